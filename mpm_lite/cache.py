@@ -1,0 +1,84 @@
+"""The feature cache: what a frozen tower says of a whole part of a set, kept on disk by content and weights.
+
+A key names everything the numbers depend on (tower fingerprint, content digest, batch). An entry is one
+safetensors file with the SHA-256 of its own array inside; it is written beside its place, synced, and renamed, so that
+a killed run leaves no entry, and a damaged entry is noticed and made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mpm_lite import runtime
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """SHA-256 over the parts, each with its length, so that ("ab", "c") and ("a", "bc") differ."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little"))
+        total.update(data)
+    return total.hexdigest()
+
+
+def folder() -> Path:
+    """Where features lie: MPM_LITE_HOME/features."""
+    return runtime.home() / "features"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write beside the place, sync, rename: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.*.tmp"):
+        stale.unlink(missing_ok=True)
+    beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        with open(beside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise runtime.UserError(f"Could not write {path}: {error.strerror}. Free some room, or set MPM_LITE_HOME to another folder.") from error
+
+
+def _read(path: Path) -> np.ndarray | None:
+    """The entry's array, or None where the file is damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            array = file.get_tensor("features")
+            expected = (file.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return None
+    return array if hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() == expected else None
+
+
+def features(key: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array under `key`; computed, stored and read back where it is missing or damaged.
+
+    Even a first run returns what was read back from the disk, so first and later runs see the same bytes.
+    """
+    path = folder() / f"{digest(key)}.safetensors"
+    if path.exists():
+        found = _read(path)
+        if found is not None:
+            return found
+        print(f"mpm_lite: the cached features {path.name} are damaged; making them again.", file=sys.stderr)
+    array = np.ascontiguousarray(compute())
+    if not np.isfinite(array).all():
+        raise runtime.UserError("A tower returned values that are not finite; nothing was cached. Check its weights.")
+    write_atomic(path, save({"features": array}, metadata={"sha256": hashlib.sha256(array.tobytes()).hexdigest()}))
+    back = _read(path)
+    if back is None:
+        raise runtime.UserError(f"{path} does not read back as written: the disk may be failing. Set MPM_LITE_HOME to another folder.")
+    return back

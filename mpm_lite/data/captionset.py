@@ -1,0 +1,192 @@
+"""CaptionSet: pictures with captions in one or more languages, drawn only when looked at."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mpm_lite import runtime
+from mpm_lite.cache import digest
+from mpm_lite.data.picture import RENDER, SIZE
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of a source: `id` ("stamps/animals/birds/owl"), captions by language (English always), its file."""
+
+    id: str
+    captions: dict[str, str]
+    file: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One whole (set, split), the unit that is encoded and cached.
+
+    `captions[lang]` has one entry an item, '' where there is none; `render(i)` gives uint8 (256, 256, 3);
+    `sources` are the files the pictures are made of; `open_licence` says whether thumbnails may be shown in notebooks.
+    """
+
+    name: str
+    ids: list[str]
+    captions: dict[str, list[str]]
+    concepts: list[str]
+    render: Callable[[int], np.ndarray]
+    sources: Sequence[Path] = field(default=())
+    open_licence: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image_digest(self) -> str:
+        """SHA-256 of what the pictures are made of: ids, source files, renderer. Draws nothing."""
+        cached = self.__dict__.get("_image_digest")
+        if cached is None:
+            pieces: list[str | bytes] = [self.name, RENDER, _renderer(), *self.ids]
+            pieces += [hashlib.sha256(Path(file).read_bytes()).digest() for file in self.sources]
+            if not self.sources:  # pictures made in memory: there is nothing but the pixels to go by
+                pieces += [np.ascontiguousarray(self.render(i)).tobytes() for i in range(len(self))]
+            cached = digest(pieces)
+            object.__setattr__(self, "_image_digest", cached)
+        return cached
+
+    def text_digest(self, language: str) -> str:
+        """SHA-256 of the captions in `language`; raises UserError for a language the part lacks."""
+        if language not in self.captions:
+            raise runtime.unknown(f"language of {self.name}", language, self.captions)
+        return digest([self.name, language, *self.captions[language]])
+
+
+def _renderer() -> str:
+    import PIL
+    import resvg_py
+
+    return f"resvg_py {resvg_py.__version__}, resvg {resvg_py.__resvg_version__}, PIL {PIL.__version__}"
+
+
+class LazyImages:
+    """Looks like a uint8 array (N, 256, 256, 3); draws a picture when it is indexed."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, parts: Sequence[tuple[Part, np.ndarray]]):
+        self._where = [(part, int(i)) for part, indices in parts for i in indices]
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self), SIZE, SIZE, 3)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        """One picture (256, 256, 3) for an int; (M, 256, 256, 3) for a slice, an int array or a boolean mask."""
+        if isinstance(index, (int, np.integer)):
+            part, i = self._where[index]
+            return part.render(i)
+        picked = np.arange(len(self))[np.asarray(index, dtype=None if len(index) else int)
+                                      if not isinstance(index, slice) else index]
+        if not len(picked):
+            return np.empty((0, SIZE, SIZE, 3), np.uint8)
+        return np.stack([self[int(i)] for i in picked])
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("These pictures are drawn on demand; an array of them is always a copy.")
+        return self[:].astype(dtype or np.uint8, copy=False)
+
+    def __repr__(self) -> str:
+        return f"LazyImages(shape={self.shape}, dtype=uint8)"
+
+
+class CaptionSet:
+    """Pictures, their captions and their concepts; made of `(Part, indices into it)` pairs, in order.
+
+    `languages` is the view: `captions[lang]` exists for each of them, with '' where an item has no such caption.
+    """
+
+    def __init__(self, parts: Iterable[tuple[Part, np.ndarray]], languages: Sequence[str] = ("en",)):
+        self.parts = [(part, np.asarray(indices, dtype=np.int64)) for part, indices in parts]
+        self.languages = list(languages)
+
+    def __len__(self) -> int:
+        return sum(len(indices) for _, indices in self.parts)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        return [part.ids[i] for part, indices in self.parts for i in indices]
+
+    @cached_property
+    def concepts(self) -> list[str]:
+        return [part.concepts[i] for part, indices in self.parts for i in indices]
+
+    @cached_property
+    def images(self) -> LazyImages:
+        return LazyImages(self.parts)
+
+    @cached_property
+    def captions(self) -> dict[str, list[str]]:
+        return {language: [part.captions[language][i] if language in part.captions else ""
+                           for part, indices in self.parts for i in indices] for language in self.languages}
+
+    def with_caption(self, language: str) -> np.ndarray:
+        """Indices (int64) of the items that have a caption in `language`; UserError where it was not loaded."""
+        if language not in self.captions:
+            raise runtime.unknown("language of this set", language, self.languages)
+        return np.flatnonzero([bool(text) for text in self.captions[language]])
+
+    def take(self, indices: Iterable[int] | np.ndarray) -> CaptionSet:
+        """The items at `indices` (ints or a boolean mask), in that order."""
+        numbers = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+        numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers.astype(np.int64)
+        owner = np.repeat(np.arange(len(self.parts)), [len(rows) for _, rows in self.parts]).astype(np.int64)
+        row = np.concatenate([rows for _, rows in self.parts] or [[]]).astype(np.int64)
+        owner, row = owner[numbers], row[numbers]
+        ends = [0, *(np.flatnonzero(np.diff(owner)) + 1), len(owner)] if len(owner) else [0]
+        pieces = [(self.parts[owner[a]][0], row[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return CaptionSet(pieces, self.languages)
+
+    def __add__(self, other: CaptionSet) -> CaptionSet:
+        if not isinstance(other, CaptionSet):
+            return NotImplemented
+        return CaptionSet([*self.parts, *other.parts], list(dict.fromkeys([*self.languages, *other.languages])))
+
+    def __repr__(self) -> str:
+        sizes: dict[str, int] = {}
+        for part, indices in self.parts:
+            sizes[part.name] = sizes.get(part.name, 0) + len(indices)
+        made_of = ", ".join(f"{name} {count}" for name, count in sizes.items())
+        more = f" and {len(self.languages) - 6} more" if len(self.languages) > 6 else ""
+        shown = ", ".join(self.languages[:6]) + more
+        return f"CaptionSet({len(self)} pictures: {made_of}; {len(set(self.concepts))} concepts; captions in {shown})"
+
+    def _repr_html_(self) -> str:
+        """A row of up to six items; pictures only where their licence is open, since notebooks are committed."""
+        flat = [(part, int(i)) for part, indices in self.parts for i in indices]
+        step = max(1, len(flat) // 6)
+        cells = []
+        for part, i in flat[::step][:6]:
+            lines = [f'<div lang="{lang}" dir="auto">{html.escape(part.captions[lang][i])}</div>'
+                     for lang in self.languages[:3] if part.captions.get(lang) and part.captions[lang][i]]
+            picture = _thumbnail(part, i) if part.open_licence else ""
+            cells.append(f'<td style="text-align:center;vertical-align:top">{picture}{"".join(lines)}</td>')
+        return f"<div>{html.escape(repr(self))}</div><table><tr>{''.join(cells)}</tr></table>"
+
+
+def _thumbnail(part: Part, i: int) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(part.render(i)).resize((96, 96)).save(buffer, "PNG")
+    alt = html.escape(part.captions.get("en", [""] * len(part))[i], quote=True)
+    return f'<img width="96" alt="{alt}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

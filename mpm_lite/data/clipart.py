@@ -1,0 +1,190 @@
+"""Open Clip Art: public-domain drawings with an English title, from the Debian package `openclipart-svg`.
+
+The English-only web crawl of this little world: noisy, and cleaned by rule. `keep()` is the rule; what it kept from the
+package is committed as assets/splits/clipart_keep.txt (paths inside the package), so nobody has to draw 3,000 pictures
+to learn which are blank. `python -m mpm_lite.data.clipart` rebuilds that list.
+
+* Folders: icon themes, buttons, geometric shapes, flags, map symbols, playing cards, patterns, gradients, LED digits,
+  arrows, logos and boating rules are left out: no pictures of things, or thousands of one kind.
+* Titles: a placeholder ("Various Cliparts", "Clipart by ...": one title pasted over a whole upload) gives way to the
+  file's own name; numbers, "(B and W)" and the like go; author names, file-like and over-long titles drop the picture.
+* English: every word must be an English word (simplemma's word list), and at least one a word of its own. Three
+  contributors titled in Italian or French; of theirs, a title that could be Italian or French is dropped too.
+* At most three pictures a title; no blank (one-colour), failing or identical pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+from mpm_lite import runtime
+from mpm_lite.data.captionset import Item
+from mpm_lite.data.picture import draw, svg_text
+
+PACKAGE = "openclipart-svg"
+INSIDE = Path("usr/share/openclipart/svg")
+KEEP = "splits/clipart_keep.txt"
+FILTER_VERSION = 1  # names the filter that the hand labels were made for
+MOST_WORDS = 6
+MOST_PER_TITLE = 3
+
+_FOLDERS = re.compile(
+    r"^(computer/(icons/.+/|icons/(gnome|stock|gtk|bb_|plastik|people_|button|70a|.*mime)|buttons|folders|diagrams|games)|shapes|signs_and_symbols/(flags|map_symbols|led)|special|buttons|logos"
+    r"|transportation/aiga-symbols/.*arrow|transportation/boating/boating_rules|recreation/games/cards|unsorted/duplicates)")
+_PLACEHOLDER = re.compile(
+    r"^(various cliparts|svg road signs|clipart by|people$|r16|australian maps|advertising|map symbols|homes clipart"
+    r"|etiquette icons|road signs|aiga|lemon theme|flat icon|blueberry|icons?$|balloons-aj"
+    r"|untitled|drawing$|image$|picture$|clip ?art$|test$|layer|new$|open clip)"
+    r"|@|https?:|\.(svg|png|gif|jpe?g|ai|eps)$", re.I)
+_ROMANCE_AUTHORS = re.compile(r"archit|rollan|francesco|yves|guillou|jean.?vic|balin|valessio|utrescu", re.I)
+_NOISE = re.compile(
+    r"\((b ?(and|&) ?w|b/w|bw|black and white|colou?r)\)"
+    r"|\b(b ?and ?w|bw|clip ?art|svg|symbol|remix|ganson|aiga|aj|hotel icon|icon|md)\b"
+    r"|\|.*$", re.I)
+# Words of other languages that an English word list knows too, and names that are not things.
+_NOT_ENGLISH = frozenset("""anatra acquila antilope arancia ampoule ananas ballon banane baum binocolo blume canard
+    cane carota carte cartes casa cavallo cervo chat cheval chien ciseaux coq corno croce dado dadi dinosauri
+    dinosauro eau elefante es farfalla flor fragola fuego gallo gateau gatto glace hund katze haus it lam lapin
+    leone libro limone luna lupo maison mare mela moto orso ours otto pane pastas pera perro pesce pinguino pipa
+    poire pomme pomodoro rana rosa sedia penna simbolo sole soleil stella tasse topo toro torta tortue uva vache
+    vino vogel volpe mr dino tux jon phillips alex fernandez gerald mike benji nicu mateya costea emule gimp gnome
+    karl lumen shi architetto francesco rollandin iconset theme""".split())
+# Not for a classroom.
+_UNFIT = frozenset("stripper sexy pimp pantyhose".split())
+# English words that the list lacks.
+_ENGLISH = frozenset("""africandrum angelfish atari ballerina beachball bonsai boombox bowsaw bull cd cheeseburger
+    chipmunk corndog crt cupcake daffodil doughnut dvd erlenmeyer floppydisk gameboy gps gumnut habanero hedgehog
+    hedgeshear icecube igloo inkpen jellyfish joypad joystick katana ladybug lcd leafrake lightbulb lightsabers
+    lindworm longsword meatgrinder mobile muffin nunchaku oceania orca pacman palmtree paperbag pc pda perogies
+    perspectival poison rose rpm sandglass scandinavia shamrock silhouettes smartcard snowman sushi teddy teddybear
+    tophat triangle tshirt tv usb vhs volleyball yoga""".split())
+
+
+def places() -> list[Path]:
+    """Where the clip art may lie, the fetched copy first."""
+    return [runtime.home() / "data" / PACKAGE / INSIDE, Path(os.sep) / INSIDE]
+
+
+def root() -> Path:
+    """The folder with the clip art; UserError saying the one command that gets it."""
+    for place in places():
+        if place.is_dir():
+            return place
+    raise runtime.UserError(
+        "The clip art is not on this machine: run `mpm-lite data get clipart` (25 MB, once; no root needed).")
+
+
+def present() -> bool:
+    """True where the clip art is on this machine."""
+    return any(place.is_dir() for place in places())
+
+
+def items() -> list[Item]:
+    """The kept pictures in path order, English title each. UserError where the package is missing."""
+    return _items(root())
+
+
+@lru_cache(maxsize=4)
+def _items(folder: Path) -> list[Item]:
+    paths = runtime.asset(KEEP).read_text(encoding="utf-8").split("\n")
+    found = []
+    for path in filter(None, paths):
+        file = folder / path
+        if file.exists():  # another version of the package may have lost some
+            found.append(Item(f"clipart/{path.removesuffix('.svg')}", {"en": title(path, svg_text(file))}, file))
+    return found
+
+
+def raw_title(text: str) -> str:
+    """The title in an SVG's metadata, '' where there is none."""
+    match = re.search(r"<dc:title[^>]*>(.*?)</dc:title>", text, re.S)
+    return html.unescape(html.unescape(re.sub(r"\s+", " ", match[1]))).strip() if match else ""
+
+
+def title(path: str, text: str) -> str:
+    """The cleaned title of a picture: its metadata's, or the file's own name where that is a placeholder."""
+    given = raw_title(text)
+    if not given or _PLACEHOLDER.search(given):
+        stem = Path(path).stem
+        given = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
+    given = re.sub(r"[_#]+|\s-\s(body part|clothing)$|(?<=\w)-(?=\d)", " ", given)
+    given = _NOISE.sub(" ", given)
+    given = re.sub(r"\(\s*\)|(?<=[A-Za-z])\d+\b|\b\d+$|\b0\d+\b|\bv\d+\b", " ", given)
+    return re.sub(r"\s+", " ", given).strip(" -,.|:")
+
+
+def english(caption: str, path: str = "", text: str = "") -> bool:
+    """True where every word is English; stricter for contributors who titled in Italian or French.
+
+    The word list is simplemma's. Short function words alone do not make a title.
+    """
+    import simplemma
+
+    words = [word.casefold() for word in re.findall(r"[^\W\d_]+", caption.replace("'s", "").replace("’s", ""))]
+    content = [word for word in words if len(word) > 2]
+    if not content or re.search(r"(^| )[.]|\bgeneral$", caption, re.I) or not (_NOT_ENGLISH | _UNFIT).isdisjoint(words):
+        return False
+    if not all(word in _ENGLISH or simplemma.is_known(word, lang="en") for word in words if len(word) > 1):
+        return False
+    creator = re.search(r"<dc:creator>.*?<dc:title[^>]*>(.*?)</dc:title>", text, re.S)
+    if _ROMANCE_AUTHORS.search(path + " " + (creator[1] if creator else "")):
+        unsure = [word for word in content if word not in _ENGLISH]
+        romance = any(all(simplemma.is_known(word, lang=lang) for word in unsure) for lang in ("it", "fr"))
+        return not unsure or not romance
+    return True
+
+
+def sample(count: int = 200) -> list[str]:
+    """`count` distinct kept titles in the order of their SHA-256: the sample that is labelled by hand.
+
+    Labelled in assets/labels/clipart_titles.csv; a small change of the filter keeps most of it.
+    """
+    titles = {item.captions["en"] for item in items()}
+    return sorted(titles, key=lambda text: hashlib.sha256(text.encode()).hexdigest())[:count]
+
+
+def keep(folder: Path) -> list[str]:
+    """The paths that the rule keeps, by folder, title, language, repetition and a look at the drawing (minutes)."""
+    from tqdm.auto import tqdm
+
+    used: Counter[str] = Counter()
+    drawn: set[bytes] = set()
+    kept = []
+    for file in tqdm(sorted(folder.rglob("*.svg")), desc="clip art", disable=runtime.quiet()):
+        path = file.relative_to(folder).as_posix()
+        if _FOLDERS.match(path):
+            continue
+        text = svg_text(file)
+        caption = title(path, text)
+        if not 1 <= len(caption.split()) <= MOST_WORDS or used[caption.casefold()] >= MOST_PER_TITLE:
+            continue
+        if not english(caption, path, text):
+            continue
+        try:
+            picture = draw(file)
+        except runtime.UserError:
+            continue
+        seen = hashlib.sha256(picture.tobytes()).digest()
+        if int(picture.max()) - int(picture.min()) < 16 or picture.std() < 4 or seen in drawn:
+            continue
+        drawn.add(seen)
+        used[caption.casefold()] += 1
+        kept.append(path)
+    return sorted(kept)
+
+
+def main() -> None:
+    """Rebuild the committed list of kept paths."""
+    kept = keep(root())
+    (Path(runtime.asset()) / KEEP).write_text("".join(f"{path}\n" for path in kept), encoding="utf-8")
+    print(f"{len(kept)} of {sum(1 for _ in root().rglob('*.svg'))} kept")
+
+
+if __name__ == "__main__":
+    main()

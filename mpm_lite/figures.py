@@ -1,0 +1,108 @@
+"""One house style and the few figures that recur. Takes tables, imports nobody of the house.
+
+Accessible: colour-blind safe colours, each with a marker or hatch of its own; language codes, never native script, on
+axes (fonts); every function returns the figure and leaves a one-sentence description in `figure.mpm_alt` for alt text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]   # Okabe and Ito
+MARKERS = ["o", "s", "^", "D", "v", "P"]
+HATCHES = ["", "//", "..", "xx", "\\\\", "++"]
+
+
+def house() -> Any:
+    """matplotlib.pyplot in the house style."""
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({
+        "figure.dpi": 90, "savefig.dpi": 90, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+        "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False,
+        "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
+    })
+    return plt
+
+
+def describe(figure: Any, text: str) -> Any:
+    """Attach alt text to a figure and return it."""
+    figure.mpm_alt = text
+    return figure
+
+
+def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] | None = None, title: str = "") -> Any:
+    """Grouped bars of `value` by language, one group colour a value of `columns`, with the chance line.
+
+    table: the rows of one metric (language, value, chance and `columns`); seeds are averaged, their spread is the whisker.
+    """
+    plt = house()
+    names = list(dict.fromkeys(table[columns]))
+    mean = table.groupby(["language", columns])["value"].mean().unstack(columns).reindex(columns=names)
+    spread = table.groupby(["language", columns])["value"].agg(lambda v: v.max() - v.min()).unstack(columns).reindex(columns=names) / 2
+    order = order or mean.mean(axis=1).sort_values(ascending=False).index.tolist()
+    figure, axis = plt.subplots(figsize=(max(6.5, 0.3 * len(order) * max(1, len(names) / 2)), 3.4))
+    width = 0.8 / len(names)
+    for i, name in enumerate(names):
+        where = np.arange(len(order)) + (i - (len(names) - 1) / 2) * width
+        axis.bar(where, mean[name].reindex(order), width, yerr=spread[name].reindex(order), label=name, color=COLOURS[i % 6], hatch=HATCHES[i % 6], edgecolor="white", error_kw={"lw": 0.8})
+    chance = table.groupby("language")["chance"].mean().reindex(order)
+    axis.step(np.arange(len(order)), chance, where="mid", color="black", lw=1.2, ls="--", label="chance")
+    axis.set_xticks(np.arange(len(order)), order, rotation=90 if len(order) > 16 else 0)
+    axis.set(ylabel="score (share of queries)", xlabel="language of the query (BCP 47)", title=title, ylim=(0, None))
+    axis.grid(axis="x", visible=False)
+    axis.legend(ncols=len(names) + 1, loc="upper right")
+    best, worst = order[0], order[-1]
+    return describe(figure, f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; highest in {best}, lowest in {worst}; the dashed line is chance.")
+
+
+CELLS = {"read": "o", "relative read": "^", "no relative read": "s", "unreadable pieces": "X"}
+
+
+def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
+    """Scatter, one panel a text tower: language points, alignment on x, rho with its interval on y, marker = cell.
+
+    table: language, text, alignment, rho, low, high, cell.
+    """
+    plt = house()
+    towers = list(dict.fromkeys(table["text"]))
+    figure, axes = plt.subplots(1, len(towers), figsize=(4.9 * len(towers), 4.1), sharey=True, squeeze=False)
+    for axis, tower in zip(axes[0], towers, strict=True):
+        rows = table[table["text"] == tower]
+        for i, (cell, marker) in enumerate(CELLS.items()):
+            of = rows[rows["cell"] == cell]
+            if of.empty:
+                continue
+            error = np.clip([of["rho"] - of["low"], of["high"] - of["rho"]], 0, None)
+            axis.errorbar(of["alignment"], of["rho"], yerr=error, fmt="none", ecolor=COLOURS[i], alpha=0.25, lw=1)
+            axis.scatter(of["alignment"], of["rho"], marker=marker, s=34, color=COLOURS[i], edgecolor="white", lw=0.5, label=f"{cell} ({len(of)})", zorder=3)
+        for row in rows.itertuples():
+            axis.annotate(row.language, (row.alignment, row.rho), fontsize=7, xytext=(3, 2), textcoords="offset points")
+        axis.axhline(0, color="black", ls="--", lw=1)
+        axis.set(title=f"{tower} {title}".strip(), xlabel="alignment: translation recall@1, text only")
+        axis.legend(loc="upper left", fontsize=8)
+    axes[0, 0].set_ylabel("retention rho (R@10 over chance, English = 1)")
+    return describe(figure, f"Scatter of retention against the text tower's own alignment for {' and '.join(towers)}; retention rises with alignment, and the languages whose pieces are unknown lie near zero.")
+
+
+def curves(table: pd.DataFrame, x: str, y: str, lines: str, low: str | None = None, high: str | None = None, log: bool = True, **labels: str) -> Any:
+    """Lines of y against x, one a value of `lines`, with a band from low to high where given."""
+    plt = house()
+    figure, axis = plt.subplots(figsize=(6.5, 3.8))
+    for i, (name, rows) in enumerate(table.groupby(lines, sort=False)):
+        rows = rows.sort_values(x)
+        axis.plot(rows[x], rows[y], color=COLOURS[i % 6], marker=MARKERS[i % 6], ls=["-", "--", "-.", ":"][i % 4], label=str(name))
+        if low and high:
+            axis.fill_between(rows[x], rows[low], rows[high], color=COLOURS[i % 6], alpha=0.13, lw=0)
+    if log:
+        axis.set_xscale("log")
+        ticks = sorted(table[x].unique())
+        axis.set_xticks(ticks, [f"{t:,.0f}" for t in ticks], fontsize=8)
+        axis.minorticks_off()
+    axis.set(**({"xlabel": x, "ylabel": y} | labels))
+    axis.legend()
+    first = table.sort_values(x)
+    return describe(figure, f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {', '.join(map(str, table[lines].unique()))}; from {first[y].iloc[0]:.2f} at the left to {first[y].iloc[-1]:.2f} at the right.")

@@ -1,0 +1,100 @@
+"""Align: a dual encoder over two frozen towers, the smallest system in which the pivot can be seen.
+
+Method. An image tower and a text tower stay frozen. A small head on each maps its features to a shared space; both heads
+and a temperature learn from image-text pairs by symmetric InfoNCE (CLIP, 2103.00020, section 2.3). Whatever languages the
+text tower placed near English then find the pictures too, though the heads saw English only (the premise of MPM,
+2308.12038, section 3.1, in its plainest form).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpm_lite import ops
+from mpm_lite.recipes.base import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class AlignOptions:
+    """Every dial of the recipe; the defaults were chosen on English validation pairs only."""
+
+    width: int = 256             # D of the shared space
+    hidden: int = 0              # width of the image head's hidden layer; 0 = linear
+    text_hidden: int = 0         # the same for the text head
+    dropout: float = 0.3         # on the features, before the heads
+    temperature: float = 0.07    # at the start
+    steps: int = 400
+    batch: int = 512
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+
+
+def head(d_in: int, d_out: int, hidden: int, dropout: float) -> nn.Module:
+    """Linear, or linear-GELU-linear where `hidden` > 0; (N, d_in) -> (N, d_out)."""
+    if not hidden:
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(d_in, d_out))
+    return nn.Sequential(
+        nn.Dropout(dropout), nn.Linear(d_in, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, d_out)
+    )
+
+
+class Align(Recipe):
+    """Two heads and a temperature. Image features (N, D_image), text features (N, D_text)."""
+
+    name = "align"
+    Options = AlignOptions
+
+    def __init__(self, d_image: int, d_text: int, options: AlignOptions = AlignOptions()) -> None:
+        super().__init__()
+        self.options = options
+        self.image_head = head(d_image, options.width, options.hidden, options.dropout)
+        self.text_head = head(d_text, options.width, options.text_hidden, options.dropout)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / options.temperature)))
+        # Features are standardised by what the training pictures and training captions show, then left alone.
+        for side, d in (("image", d_image), ("text", d_text)):
+            self.register_buffer(f"{side}_mean", torch.zeros(d))
+            self.register_buffer(f"{side}_std", torch.ones(d))
+
+    def stages(self) -> list[Stage]:
+        o = self.options
+        return [
+            Stage(
+                name="alignment",
+                learns=("image_head", "text_head", "log_scale"),
+                frozen=("image tower", "text tower"),
+                objective="symmetric InfoNCE on image-caption pairs",
+                steps=o.steps,
+                batch=o.batch,
+                lr=o.lr,
+                weight_decay=o.weight_decay,
+            )
+        ]
+
+    def prepare(self, images: Tensor, texts: Tensor) -> None:
+        """Take mean and spread of the training features: images (N, D_image), texts (N, D_text)."""
+        for side, x in (("image", images), ("text", texts)):
+            getattr(self, f"{side}_mean").copy_(x.mean(dim=0))
+            # One spread for all directions: scaling each apart would amplify the directions that say least.
+            getattr(self, f"{side}_std").fill_(x.std(dim=0, correction=0).square().mean().sqrt().clamp_min(1e-6).item())
+
+    def embed_images(self, x: Tensor) -> Tensor:
+        """(N, D_image) -> (N, D) unit norm."""
+        return F.normalize(self.image_head((x - self.image_mean) / self.image_std), dim=-1)
+
+    def embed_texts(self, x: Tensor) -> Tensor:
+        """(N, D_text) -> (N, D) unit norm."""
+        return F.normalize(self.text_head((x - self.text_mean) / self.text_std), dim=-1)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        scale = self.log_scale.clamp(max=math.log(100)).exp()                 # (), CLIP's cap
+        return ops.clip_loss(self.embed_images(batch["image"]), self.embed_texts(batch["text"]), scale)
+
+    def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"image": (N, D_image)} and / or {"text": (N, D_text)} -> the same keys, (N, D) unit norm."""
+        embed = {"image": self.embed_images, "text": self.embed_texts}
+        return {key: embed[key](x) for key, x in inputs.items()}

@@ -1,0 +1,67 @@
+"""What a recipe is: which parts are frozen and which learn, in which stages, on what, with which objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mpm_lite.runtime import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training, as a method section would state it."""
+
+    name: str
+    learns: tuple[str, ...]      # names of submodules or parameters of the recipe
+    frozen: tuple[str, ...]      # what stays as it came (towers are named here though they live outside)
+    objective: str
+    steps: int
+    batch: int
+    lr: float
+    weight_decay: float = 0.0
+    warmup: float = 0.1          # share of the steps in which the rate climbs; a cosine leads it down to zero
+
+
+class TrainData(Protocol):
+    """Training examples by number."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]: ...
+
+
+class Recipe(nn.Module):
+    """Base of all recipes. A recipe never knows devices, files or which world its data came from."""
+
+    name: str = "recipe"
+
+    def stages(self) -> list[Stage]:
+        """What is frozen and what learns, in order."""
+        raise UserError(f"Recipe {self.name!r} declares no stages; define stages().")
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The objective () of one batch."""
+        raise UserError(f"Recipe {self.name!r} declares no objective; define loss(batch).")
+
+    def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the trained recipe says of its inputs."""
+        raise UserError(f"Recipe {self.name!r} predicts nothing; define predict(inputs).")
+
+
+def build_options(kind: type, given: dict[str, Any]) -> Any:
+    """A dataclass of options from a dict; an unknown key raises UserError with the nearest one, a wrong type says so."""
+    known = {f.name: f for f in fields(kind)}
+    values = {}
+    for key, value in given.items():
+        if key not in known:
+            raise unknown("option", key, known)
+        default = known[key].default
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, type(default)) or isinstance(value, bool) != isinstance(default, bool):
+            raise UserError(f"Option {key!r} takes a {type(default).__name__} such as {default!r}; got {value!r}.")
+        values[key] = value
+    return kind(**values)

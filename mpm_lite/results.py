@@ -1,0 +1,183 @@
+"""Results: a tidy table that knows its intervals, joins, saves, searches and plots itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import save as to_safetensors
+
+from mpm_lite import evaluate
+from mpm_lite.cache import write_atomic
+from mpm_lite.data.languages import REGIONAL
+from mpm_lite.runtime import UserError
+
+MIN_QUERIES = 100                # fewer are shown, but enter no mean, count or correlation
+ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
+
+
+class Results:
+    """Scores of one or many experiments.
+
+    table: one row a score (recipe, text, image, lm, train, test, condition, seed, language, metric, value, n, chance).
+    items: one row a query, the same fields and a column a metric. models: the trained recipes by seed.
+    """
+
+    def __init__(self, table: pd.DataFrame, items: pd.DataFrame, models: dict[Any, Any] | None = None, meta: dict[str, Any] | None = None, galleries: dict[str, Any] | None = None) -> None:
+        self.table, self.items = table, items
+        self.models, self.meta, self.galleries = models or {}, meta or {}, galleries or {}
+
+    def mark(self, **columns: Any) -> Results:
+        """The same results with these columns added to both tables (a sweep's dials)."""
+        new = {k: v for k, v in columns.items() if k not in ARM}
+        return Results(self.table.assign(**new), self.items.assign(**new), self.models, self.meta, self.galleries)
+
+    @staticmethod
+    def join(several: list[Results]) -> Results:
+        """Several results as one; models and galleries are those of the first."""
+        first = several[0]
+        table = pd.concat([r.table for r in several], ignore_index=True)
+        items = pd.concat([r.items for r in several], ignore_index=True)
+        return Results(table, items, first.models, {"joined": [r.meta for r in several]}, first.galleries)
+
+    def where(self, **equal: Any) -> Results:
+        """Only the rows whose columns have these values."""
+        table, items = self.table, self.items
+        for column, value in equal.items():
+            table = table[table[column] == value]
+            items = items[items[column] == value] if column in items else items
+        return Results(table, items, self.models, self.meta, self.galleries)
+
+    def arms(self) -> list[str]:
+        """The columns that tell one arm from another: those of the contract and the dials of a sweep."""
+        hits = {*evaluate.METRICS, *(f"{p} {m}" for m in evaluate.METRICS for p in ("pivot", "chance"))}
+        return [c for c in self.items.columns if c not in hits and c not in {"seed", "language", "item", "concept"}]
+
+    def retention(self, metric: str = "t2i_r@10", floor: str | None = None, draws: int = 2000) -> pd.DataFrame:
+        """rho by arm and language: (score_L - chance) / (score_P - chance), English asked exactly L's queries.
+
+        Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly (DESIGN.md 5).
+        p: one-sided, score above chance; p_holm over the languages of an arm. With `floor` (the name of an English-only
+        text tower among these results) rho_floor puts its score in L in the place of chance. `counts`: at least 100
+        queries and no regional variant of another row. Raises UserError where the floor's rows are missing.
+        """
+        rows, arms = [], self.arms()
+        for arm, items in self.items.groupby(arms, sort=False, dropna=False):
+            rows += self._arm(dict(zip(arms, arm, strict=True)), items, metric, floor, draws)
+        return pd.DataFrame(rows)
+
+    def _arm(self, arm: dict[str, Any], items: pd.DataFrame, metric: str, floor: str | None, draws: int) -> list[dict[str, Any]]:
+        weights, seed_weights, place = _resample(items, draws)
+        rows = []
+        for language, said in items.groupby("language", sort=False):
+            mean, drawn, n = {}, {}, said["item"].nunique()
+            for name in ("", "pivot ", "chance "):
+                mean[name], drawn[name] = _score(said, name + metric, weights, seed_weights, place)
+            rho = evaluate.summarise(_ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "]))
+            above = evaluate.summarise(mean[""] - mean["chance "], drawn[""] - drawn["chance "])
+            row = {**arm, "language": language, "rho": rho.value, "low": rho.low, "high": rho.high, "score": mean[""], "pivot_score": mean["pivot "], "chance": mean["chance "], "n": n, "p": above.p, "counts": n >= MIN_QUERIES and language not in REGIONAL}
+            if floor is not None:
+                row |= self._above_floor(arm, language, metric, floor, mean, drawn, (weights, seed_weights, place))
+            rows.append(row)
+        for row, p in zip(rows, evaluate.holm(np.array([r["p"] for r in rows])), strict=True):
+            row["p_holm"] = p
+        return rows
+
+    def _above_floor(self, arm: dict[str, Any], language: str, metric: str, floor: str, mean: dict, drawn: dict, sample: tuple) -> dict[str, float]:
+        same = self.items[(self.items["text"] == floor) & (self.items["condition"] == "real") & (self.items["test"] == arm["test"]) & (self.items["language"] == language)]
+        if same.empty:
+            raise UserError(f"No rows of the floor {floor!r} on {arm['test']} in {language}; run it on the same test first.")
+        low, low_drawn = _score(same, metric, *sample)
+        found = evaluate.summarise(_ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "]))
+        return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
+
+    def mean_retention(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> evaluate.Interval:
+        """Mean rho over languages (those with enough queries), resampled jointly. One arm only.
+
+        Raises UserError where the results hold several arms or none of the languages counts.
+        """
+        return evaluate.summarise(*self.mean_retention_draws(languages, metric, draws))
+
+    def mean_retention_draws(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> tuple[float, np.ndarray]:
+        """What `mean_retention` summarises: the value and its bootstrap draws (B,). Draw b is the same draw in every arm."""
+        if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
+            raise UserError("mean_retention needs one arm; narrow down with .where(text=..., test=..., condition=...).")
+        sample = _resample(self.items, draws)
+        values, draws_of = [], []
+        for language, said in self.items.groupby("language", sort=False):
+            if language in languages and said["item"].nunique() >= MIN_QUERIES:
+                mean, drawn = zip(*(_score(said, p + metric, *sample) for p in ("", "chance ", "pivot ")), strict=True)
+                values.append(_ratio(*mean))
+                draws_of.append(_ratio(*drawn))
+        if not values:
+            raise UserError(f"None of {', '.join(languages)} has {MIN_QUERIES} queries here.")
+        return float(np.mean(values)), np.mean(draws_of, axis=0)
+
+    def search(self, query: str, text_tower: Any, test: str | None = None, top: int = 8, seed: int | None = None, images: Any = None) -> list[int]:
+        """The pictures of a held-out gallery nearest to free text in any language: their numbers, best first."""
+        from mpm_lite.towers.features import image_features
+
+        gallery = self.galleries[test or next(iter(self.galleries))]
+        recipe = self.models[seed if seed is not None else next(iter(self.models))]
+        with torch.inference_mode():
+            seen = recipe.predict({"image": torch.from_numpy(image_features(gallery, images).copy())})["image"]
+            said = recipe.predict({"text": torch.from_numpy(text_tower.encode([query]))})["text"]
+        return (seen @ said[0]).argsort(descending=True, stable=True)[:top].tolist()
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model.safetensors (first seed), results.parquet, items.parquet and config.json, each whole or not at all."""
+        folder = Path(folder)
+        for name, frame in (("results", self.table), ("items", self.items)):
+            write_atomic(folder / f"{name}.parquet", frame.to_parquet())
+        if self.models:
+            recipe = next(iter(self.models.values()))
+            write_atomic(folder / "model.safetensors", to_safetensors({k: v.contiguous() for k, v in recipe.state_dict().items()}))
+        write_atomic(folder / "config.json", json.dumps(self.meta, indent=1, default=str).encode())
+        return folder
+
+    @staticmethod
+    def load(folder: str | Path) -> Results:
+        """What `save` wrote, without the models. Raises UserError where it is not there or cannot be read."""
+        folder = Path(folder)
+        try:
+            table, items = (pd.read_parquet(folder / f"{name}.parquet") for name in ("results", "items"))
+            return Results(table, items, meta=json.loads((folder / "config.json").read_text()))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} holds no readable results ({error}); run the experiment again.") from error
+
+    def plot(self, metric: str = "t2i_r@10") -> Any:
+        """Bars of the score by language with chance; returns the matplotlib figure."""
+        from mpm_lite import figures
+
+        return figures.language_bars(self.table[self.table["metric"] == metric])
+
+    def _repr_html_(self) -> str:
+        shown = self.table.pivot_table(index="language", columns=["text", "condition", "metric"], values="value")
+        return shown.round(3).to_html()
+
+
+def _resample(items: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Bootstrap weights over all items of a test, and each item's column."""
+    known = items.drop_duplicates("item")[["item", "concept"]]
+    weights, seed_weights = evaluate.bootstrap_weights(known["concept"].tolist(), items["seed"].nunique(), draws)
+    return weights, seed_weights, {item: i for i, item in enumerate(known["item"])}
+
+
+def _score(said: pd.DataFrame, column: str, weights: np.ndarray, seed_weights: np.ndarray, place: dict[str, int]) -> tuple[float, np.ndarray]:
+    """The mean of a column over seeds and items, and the same under every draw. `said` is one language of one arm."""
+    said = said.sort_values(["seed", "item"])
+    hits = said[column].to_numpy().reshape(said["seed"].nunique(), -1)                 # (S, Q): every seed asks the same
+    columns = [place[item] for item in said["item"].iloc[: hits.shape[1]]]
+    return float(hits.mean()), evaluate.resampled_mean(hits, weights[:, columns], seed_weights)
+
+
+def _ratio(score: Any, chance: Any, pivot: Any) -> Any:
+    """(score - chance) / (pivot - chance); NaN where English itself is not above chance."""
+    over = np.asarray(pivot - chance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(over > 1e-9, (score - chance) / over, np.nan)
+    return found if found.ndim else float(found)

@@ -1,0 +1,122 @@
+"""Where things run and where things live: device, dtype, seeds, presets, folders, one-sentence errors."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import random
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: the message says what is wrong and what to do. The command line prints it and exits 2."""
+
+
+def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
+    """The error for a name nobody knows, with the nearest known name suggested."""
+    known = sorted(choices)
+    lowered = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.5)
+    hint = f" Did you mean {lowered[near[0]]!r}?" if near else ""
+    return UserError(f"Unknown {kind} {str(name)!r}.{hint} Known: {', '.join(known)}.")
+
+
+def device(name: str | torch.device | None = None) -> torch.device:
+    """The device to use: the one named, else CUDA where there is one, else the CPU."""
+    chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("Device 'cuda' was asked for, but torch sees no CUDA GPU here. Use --device cpu.")
+    return chosen
+
+
+def compute_dtype(on: torch.device) -> torch.dtype:
+    """bfloat16 from compute capability 8.0 on, float16 on older GPUs, float32 on a CPU.
+
+    The capability is asked, never `is_bf16_supported`: on a T4 that says yes to emulation, and kernels then fail.
+    """
+    if on.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(on) >= (8, 0) else torch.float16
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seed python, numpy and torch; return a CPU generator for the draws that must not depend on the device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What fits a machine: how many pictures and texts are encoded at once, and the image tower that is affordable."""
+
+    name: str
+    image_batch: int
+    text_batch: int
+    image_tower: str
+
+
+PRESETS = {
+    "cpu": Preset("cpu", image_batch=32, text_batch=64, image_tower="efficientnet-lite0"),
+    "t4": Preset("t4", image_batch=128, text_batch=256, image_tower="efficientnet-lite2"),
+    "big": Preset("big", image_batch=512, text_batch=1024, image_tower="efficientnet-lite2"),
+}
+
+
+def preset(on: torch.device | None = None) -> Preset:
+    """The preset of this machine: `cpu`, `t4` (under 20 GiB) or `big`; MPM_LITE_PRESET overrides it."""
+    asked = os.environ.get("MPM_LITE_PRESET")
+    if asked:
+        if asked not in PRESETS:
+            raise unknown("preset", asked, PRESETS)
+        return PRESETS[asked]
+    on = on or device()
+    if on.type != "cuda":
+        return PRESETS["cpu"]
+    return PRESETS["t4" if torch.cuda.get_device_properties(on).total_memory < 20 * 2**30 else "big"]
+
+
+def home() -> Path:
+    """The folder for caches and fetched data: MPM_LITE_HOME, else the user's cache folder."""
+    named = os.environ.get("MPM_LITE_HOME")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mpm_lite"
+
+
+def asset(name: str = "") -> Path:
+    """The path of a file under assets/: inside the installed package, or at the top of a checkout.
+
+    Raises UserError where no such asset exists.
+    """
+    installed = Path(str(resources.files("mpm_lite"))) / "assets"
+    root = installed if installed.is_dir() else Path(__file__).resolve().parent.parent / "assets"
+    found = root / name
+    if not found.exists():
+        names = [str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()] if root.is_dir() else []
+        raise unknown("asset", name, names)
+    return found
+
+
+def quiet() -> bool:
+    """True where progress bars would only clutter a log: MPM_LITE_QUIET, or neither a terminal nor a notebook."""
+    return bool(os.environ.get("MPM_LITE_QUIET")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
+
+
+def banner() -> str:
+    """One line on what this machine is, so that nobody trains on a CPU by accident."""
+    on = device()
+    if on.type == "cuda":
+        props = torch.cuda.get_device_properties(on)
+        where = f"{props.name}, {props.total_memory / 2**30:.0f} GiB, {str(compute_dtype(on)).removeprefix('torch.')}"
+    else:
+        where = f"CPU, {torch.get_num_threads()} threads, float32"
+    return f"mpm_lite on {where}; preset {preset(on).name}; torch {torch.__version__}"

@@ -1,0 +1,1 @@
+"""What notebooks use: showing library source, checking exercises, small widgets."""

@@ -1,0 +1,137 @@
+"""The tour: heads trained on English captions only, asked in every language there is; one table, two figures, one page."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mpm_lite import alignment, data, figures
+from mpm_lite.cache import write_atomic
+from mpm_lite.data.languages import display_name
+from mpm_lite.experiment import Experiment
+from mpm_lite.results import Results
+from mpm_lite.towers.text import load_text_tower
+
+TOWERS = ("use-m", "e5-small")
+FLOOR = "minilm-en"
+METRIC = "t2i_r@10"
+
+
+def training_sets() -> str:
+    """Everything that is on this machine: emoji always, stamps and clip art where they were fetched."""
+    return "+".join(name for name in ("emoji", "stamps", "clipart") if data.available(name))
+
+
+def base_experiment(seed: int = 0, seeds: int = 3, device: str | None = None) -> Experiment:
+    """English only; tested on held-out stamps in every language and on held-out emoji in 14."""
+    tests = [("stamps", "all")] if data.available("stamps") else []
+    val = "emoji+stamps" if tests else "emoji"
+    return Experiment(train=(training_sets(), ["en"]), val=(val, None), test=[*tests, ("emoji", "all")], seed=seed, seeds=seeds, device=device)
+
+
+def run(seed: int = 0, seeds: int = 3, device: str | None = None, progress: bool = True) -> tuple[Results, pd.DataFrame]:
+    """All arms of the tour and the alignment table of its towers.
+
+    Arms: use-m and e5-small on real pairs; the English-only floor; use-m on shuffled pairs and on one picture for all.
+    """
+    one = base_experiment(seed, seeds, device)
+    arms = [replace(one, text=text) for text in (*TOWERS, FLOOR)]
+    arms += [replace(one, text=TOWERS[0], condition=condition) for condition in ("shuffled", "blind")]
+    results = Results.join([arm.run(progress=progress) for arm in arms])
+    captions = alignment.sample("stamps" if data.available("stamps") else "emoji")
+    known = pd.concat([alignment.table(load_text_tower(text, device), captions, progress=progress) for text in TOWERS])
+    return results, known.reset_index(drop=True)
+
+
+def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:
+    """Retention of the real arms beside alignment and cell; one row a tower, test and language."""
+    rho = results.retention(METRIC, floor=FLOOR)
+    rho = rho[(rho["condition"] == "real") & rho["text"].isin([*TOWERS, FLOOR])]
+    return rho.merge(known[["text", "language", "alignment", "unknown_rate", "cell", "family"]], on=["text", "language"], how="left")
+
+
+def readable(results: Results, rho: pd.DataFrame, test: str) -> str:
+    """The table one reads: a line a language, both towers, the floor, chance; grouped by use-m's cell."""
+    of = rho[rho["test"] == test]
+    lines = [
+        f"Text-to-image R@10 on {of['n'].max()} held-out {test}, heads trained on English captions only (percent; rho: share of English kept, 95 % interval)",
+        f"{'language':24}{'n':>5}{'chance':>8} |{'use-m':>7}  {'rho':<20}|{'e5-small':>9}  {'rho':<20}|{'floor':>6}",
+    ]
+    by_language = {code: rows.set_index("text") for code, rows in of.groupby("language")}
+    first = of[of["text"] == TOWERS[0]].copy()
+    first["rank"] = first["cell"].map({c: i for i, c in enumerate(alignment.CELLS)}).fillna(len(alignment.CELLS))
+    seen = None
+    for row in first.sort_values(["rank", "score"], ascending=[True, False]).itertuples():
+        if row.cell != seen:
+            seen = row.cell
+            lines.append(f"-- use-m: {seen if isinstance(seen, str) else 'too few training captions to place'} --")
+        towers = by_language[row.language]
+        cells = []
+        for text, width in ((TOWERS[0], 7), (TOWERS[1], 9)):
+            t = towers.loc[text]
+            span = "English itself" if row.language == "en" else f"{t['rho']:5.2f} [{t['low']:5.2f}, {t['high']:5.2f}]"
+            cells.append(f"{100 * t['score']:{width}.1f}  {span:<20}")
+        few = "" if row.counts or row.language == "en" else "  *"
+        name = f"{display_name(row.language)} ({row.language})"
+        lines.append(f"{name:24.24}{row.n:5d}{100 * row.chance:8.1f} |{cells[0]}|{cells[1]}|{100 * towers.loc[FLOOR]['score']:6.1f}{few}")
+    lines.append("* under 100 queries or a regional variant: shown, in no mean.")
+    return "\n".join(lines)
+
+
+def summary(results: Results, rho: pd.DataFrame, test: str) -> list[str]:
+    """What the tour says, in a few lines of measured figures."""
+    of = rho[(rho["test"] == test) & rho["counts"] & (rho["language"] != "en")]
+    lines = []
+    for text in TOWERS:
+        english = rho[(rho["test"] == test) & (rho["text"] == text) & (rho["language"] == "en")].iloc[0]
+        lines.append(f"{text}: English R@10 {100 * english['score']:.1f} (chance {100 * english['chance']:.1f}, n {english['n']})")
+        arm = results.where(text=text, condition="real", test=test)
+        for cell in alignment.CELLS:
+            codes = of[(of["text"] == text) & (of["cell"] == cell)]["language"].tolist()
+            if codes:
+                mean = arm.mean_retention(codes, METRIC)
+                lines.append(f"  {cell:18} {len(codes):3d} languages, mean retention {mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]")
+    for condition in ("shuffled", "blind"):
+        said = results.where(text=TOWERS[0], condition=condition, test=test, metric=METRIC).table
+        lines.append(f"control, {condition} pairs ({TOWERS[0]}): mean R@10 over all languages {100 * said['value'].mean():.1f}, chance {100 * said['chance'].mean():.1f}")
+    return lines
+
+
+def to_json(results: Results) -> bytes:
+    """{"rows": [...]} with the columns of the contract, and no times: the same seed gives the same bytes."""
+    columns = ["recipe", "text", "image", "lm", "train", "test", "condition", "seed", "language", "metric", "value", "n", "chance"]
+    rows = results.table[columns].to_dict("records")
+    clean = [{k: (round(v, 9) if isinstance(v, float) else int(v) if isinstance(v, np.integer) else v) for k, v in row.items()} for row in rows]
+    return json.dumps({"rows": clean}, ensure_ascii=False, indent=0).encode()
+
+
+def write(results: Results, rho: pd.DataFrame, test: str, json_path: Path, out: Path) -> list[Path]:
+    """tour.json, the two figures and the page; returns what was written."""
+    import io
+
+    from mpm_lite import page
+
+    paths = [json_path, out / "tour-retention.png", out / "tour-languages.png", out / "tour.html"]
+    drawn = draw(rho, test)
+    write_atomic(paths[0], to_json(results))
+    for path, figure in zip(paths[1:3], drawn, strict=True):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        write_atomic(path, buffer.getvalue())
+    tests = list(dict.fromkeys(results.table["test"]))
+    write_atomic(paths[3], page.build(results, [t for t in tests if t in results.galleries], load_text_tower(TOWERS[0])).encode())
+    return paths
+
+
+def draw(rho: pd.DataFrame, test: str) -> list[Any]:
+    """The retention-against-alignment scatter and the bars by language."""
+    of = rho[(rho["test"] == test) & rho["text"].isin(TOWERS)]
+    scatter = figures.retention_against_alignment(of[of["counts"] & (of["language"] != "en") & of["alignment"].notna()])
+    bars = rho[(rho["test"] == test) & (rho["counts"] | (rho["language"] == "en"))].rename(columns={"score": "value"})
+    order = bars[bars["text"] == TOWERS[0]].sort_values("value", ascending=False)["language"].tolist()
+    return [scatter, figures.language_bars(bars, order=order, title=f"R@10 on held-out {test}, trained on English only")]

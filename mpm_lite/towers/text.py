@@ -1,0 +1,229 @@
+"""Frozen text towers behind one face: sentence vectors, token states, and what the tokenizer makes of a text.
+
+Shapes: N texts, T tokens of the longest one, D the tower's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from mpm_lite import runtime
+
+# Packaged name -> the function of packaged.py that builds it, named so that listing towers loads nothing.
+TEXT_TOWERS = {"use-m": "use_m", "e5-small": "e5_small", "minilm-en": "minilm_en"}
+TOKEN_TOWERS = ("e5-small", "minilm-en")
+
+
+class TextTower(Protocol):
+    """What a recipe may ask of a text tower. Anything with these members will do."""
+
+    name: str
+    width: int  # D
+    languages: frozenset[str]  # BCP 47 codes it was trained on; empty where nobody says
+    fingerprint: str  # SHA-256 of the weights and of the code that reads them
+    has_tokens: bool
+
+    def encode(self, texts: list[str], progress: bool = False) -> np.ndarray:
+        """Sentence vectors, float32 (N, D), unit norm."""
+
+    def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token states float32 (N, T, D) and the mask bool (N, T) of real tokens."""
+
+    def pieces(self, texts: list[str]) -> list[list[str]]:
+        """What the tokenizer cuts each text into, without special tokens or the tower's own prefix."""
+
+    def unknown_rate(self, texts: list[str]) -> float:
+        """The share of those pieces, over all the texts together, that the vocabulary lacks."""
+
+
+def load_text_tower(name: str, device: str | torch.device | None = None) -> TextTower:
+    """The text tower of that name, frozen, in float32.
+
+    `name` is a packaged tower (`use-m`, `e5-small`, `minilm-en`: the weights that pip brought, network or not), a
+    folder written by transformers, or a hub id such as `intfloat/multilingual-e5-base`. `use-m` ignores `device`: it is
+    numpy.
+    Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
+    """
+    name = str(name)
+    if name in TEXT_TOWERS:
+        from mpm_lite.towers import packaged
+
+        return getattr(packaged, TEXT_TOWERS[name])(runtime.device(device))
+    if "/" in name or Path(name).expanduser().is_dir():
+        from mpm_lite.towers import hub
+
+        return hub.text_tower(name, runtime.device(device))
+    raise runtime.unknown("text tower", name, TEXT_TOWERS)
+
+
+def check_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list; raises UserError naming the first that is empty, not a string, or not valid Unicode."""
+    if isinstance(texts, str):
+        raise runtime.UserError("A tower takes a list of texts: put the one text in a list.")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise runtime.UserError(f"Text {i} is a {type(text).__name__}, not a string: pass text only.")
+        if not text.strip():
+            raise runtime.UserError(f"Text {i} is empty: drop it or give it words.")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise runtime.UserError(f"Text {i} holds half a surrogate pair: read its file as UTF-8.") from None
+    return texts
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Rows scaled to length one, float32 (N, D)."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+
+
+def bar(steps: Sequence[int], what: str, progress: bool) -> Any:
+    """The steps behind a tqdm bar, where one was asked for and would not clutter a log."""
+    from tqdm.auto import tqdm
+
+    return tqdm(steps, desc=what, disable=not progress or runtime.quiet(), leave=False)
+
+
+class TransformerTower:
+    """A transformers encoder with mean pooling over every real token, special tokens and prefix included.
+
+    Texts longer than `max_tokens` are cut there. Equal texts are computed once. Texts run in batches of a fixed size,
+    sorted by token count (ties keep their order), so little is padding and the same list gives the same bytes.
+    """
+
+    has_tokens = True
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        fingerprint: str,
+        max_tokens: int,
+        device: torch.device,
+        languages: frozenset[str] = frozenset(),
+        prefix: str = "",
+    ) -> None:
+        self.name, self.fingerprint, self.languages, self.prefix = name, fingerprint, languages, prefix
+        self.model = model.to(device).float().eval().requires_grad_(False)
+        self.tokenizer, self.max_tokens, self.device = tokenizer, max_tokens, device
+        self.width = int(model.config.hidden_size)
+        self.batch = runtime.preset(device).text_batch
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of each text as the model reads them: prefix, content, special tokens."""
+        if not texts:
+            return []
+        whole = [self.prefix + text for text in texts]
+        return self.tokenizer(whole, truncation=True, max_length=self.max_tokens)["input_ids"]
+
+    def _states(self, ids: list[list[int]], progress: bool) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """For each batch: which texts it holds, their states (B, T, D), their mask (B, T)."""
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # stable, so deterministic
+        for start in bar(range(0, len(order), self.batch), f"{self.name}: texts / {self.batch}", progress):
+            rows = order[start : start + self.batch]
+            longest = max(1, len(ids[rows[-1]]))
+            padded = np.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=np.int64)  # (B, T)
+            real = np.zeros((len(rows), longest), dtype=bool)  # (B, T)
+            for row, i in enumerate(rows):
+                padded[row, : len(ids[i])], real[row, : len(ids[i])] = ids[i], True
+            mask = torch.from_numpy(real).to(self.device)
+            with torch.inference_mode():
+                out = self.model(input_ids=torch.from_numpy(padded).to(self.device), attention_mask=mask.long())
+            yield rows, out.last_hidden_state, mask
+
+    def encode(self, texts: list[str], progress: bool = False) -> np.ndarray:
+        """Sentence vectors, float32 (N, D), unit norm. Raises UserError for an empty text."""
+        texts = check_texts(texts)
+        first = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        vectors = np.zeros((len(first), self.width), dtype=np.float32)
+        for rows, states, mask in self._states(self._ids(list(first)), progress):
+            weight = mask[..., None].to(states.dtype)  # (B, T, 1)
+            pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)  # (B, D)
+            vectors[rows] = pooled.cpu().numpy()
+        return unit(vectors)[[first[text] for text in texts]]
+
+    def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Token states float32 (N, T, D), zero where there is no token, and their mask bool (N, T).
+
+        Every token that `encode` averages is there, so the mean under the mask, scaled to unit norm, is `encode`.
+        """
+        ids = self._ids(check_texts(texts))
+        longest = max(map(len, ids), default=0)
+        states = np.zeros((len(ids), longest, self.width), dtype=np.float32)
+        mask = np.zeros((len(ids), longest), dtype=bool)
+        for rows, part, real in self._states(ids, False):
+            wide = part.shape[1]
+            states[rows, :wide] = (part * real[..., None].to(part.dtype)).cpu().numpy()
+            mask[rows, :wide] = real.cpu().numpy()
+        return states, mask
+
+    def _content(self, texts: list[str]) -> list[list[int]]:
+        texts = check_texts(texts)
+        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
+
+    def pieces(self, texts: list[str]) -> list[list[str]]:
+        """The tokenizer's pieces of each text, uncut, without special tokens and prefix."""
+        return [self.tokenizer.convert_ids_to_tokens(ids) for ids in self._content(texts)]
+
+    def unknown_rate(self, texts: list[str]) -> float:
+        """The share of pieces, over all texts, that are the unknown piece; 0 where the vocabulary has none."""
+        ids = [i for text in self._content(texts) for i in text]
+        return sum(i == self.tokenizer.unk_token_id for i in ids) / max(1, len(ids))
+
+
+class UseTower:
+    """Universal Sentence Encoder multilingual v3: sentence vectors only, in numpy, on any platform.
+
+    `embed` maps texts to vectors (N, D); `tokenizer` is the package's SentencePiece port, whose piece 0 is the unknown.
+    The tower counts each unknown character as a piece of its own, where SentencePiece itself joins neighbours into one.
+    """
+
+    has_tokens = False
+    width = 512
+    batch = 512
+
+    def __init__(
+        self,
+        name: str,
+        embed: Callable[[list[str]], np.ndarray],
+        tokenizer: Any,
+        fingerprint: str,
+        languages: frozenset[str],
+    ) -> None:
+        self.name, self.fingerprint, self.languages = name, fingerprint, languages
+        self._embed, self.tokenizer = embed, tokenizer
+
+    def encode(self, texts: list[str], progress: bool = False) -> np.ndarray:
+        """Sentence vectors, float32 (N, D), unit norm. Raises UserError for an empty text."""
+        texts = check_texts(texts)
+        first = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        once = list(first)
+        vectors = np.zeros((len(once), self.width), dtype=np.float32)
+        for start in bar(range(0, len(once), self.batch), f"{self.name}: texts / {self.batch}", progress):
+            vectors[start : start + self.batch] = self._embed(once[start : start + self.batch])
+        return unit(vectors)[[first[text] for text in texts]]
+
+    def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Always raises UserError: this tower has no token states."""
+        others = " or ".join(TOKEN_TOWERS)
+        raise runtime.UserError(f"{self.name} gives sentence vectors only; for token states take {others}.")
+
+    def _content(self, texts: list[str], kind: type) -> list[list[Any]]:
+        return self.tokenizer.encode(check_texts(texts), out_type=kind, add_bos=False, add_eos=False)
+
+    def pieces(self, texts: list[str]) -> list[list[str]]:
+        """The SentencePiece pieces of each text; the unknown one reads <unk>."""
+        return self._content(texts, str)
+
+    def unknown_rate(self, texts: list[str]) -> float:
+        """The share of pieces, over all texts, that are the unknown piece."""
+        ids = [i for text in self._content(texts, int) for i in text]
+        return sum(i == 0 for i in ids) / max(1, len(ids))

@@ -1,0 +1,182 @@
+"""The one training loop, on Accelerate: stages, freezing, selection on validation data, checkpoint and resume.
+
+Which examples a step sees is a function of (seed, stage, step) alone, and so is the learning rate; with the weights, the
+optimizer's state and the random state in the checkpoint, a run that was killed continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mpm_lite import checkpoint, runtime
+from mpm_lite.recipes.base import Recipe, Stage, TrainData
+from mpm_lite.runtime import UserError
+
+
+@dataclass
+class History:
+    """What a run recorded: losses by step, validation scores by step, and the step whose weights were kept."""
+
+    losses: list[float] = field(default_factory=list)
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    kept_step: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to run, apart from what the recipe says: seed, saving, selection, showing."""
+
+    seed: int = 0
+    out: Path | None = None      # checkpoints go to out/checkpoints; None keeps the run in memory
+    save_every: int = 100
+    score_every: int = 50        # how often `score` is asked on validation data
+    progress: bool = True
+    label: str = ""
+
+
+def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tensor:
+    """The examples of one step, int64 (batch,): epochs are seeded permutations without their ragged ends."""
+    batch = min(batch, n)
+    per_epoch = n // batch
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed((seed * 1_009 + stage) * 1_000_003 + epoch))
+    return order[place * batch : (place + 1) * batch]
+
+
+def learning_rate(stage: Stage, step: int) -> float:
+    """Linear climb over the warm-up, then a cosine down to zero at the last step."""
+    climb = max(1, round(stage.warmup * stage.steps))
+    if step < climb:
+        return stage.lr * (step + 1) / climb
+    return stage.lr * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, stage.steps - climb)))
+
+
+def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
+    """Leave gradients on the named submodules or parameters only; returns what learns.
+
+    Raises UserError where a stage names something that the recipe does not have.
+    """
+    names = {name for name, _ in recipe.named_parameters()}
+    learning = []
+    for wanted in learns:
+        if not any(name == wanted or name.startswith(wanted + ".") for name in names):
+            raise UserError(f"Stage trains {wanted!r}, but {recipe.name!r} has no such part with parameters.")
+    for name, parameter in recipe.named_parameters():
+        parameter.requires_grad_(any(name == w or name.startswith(w + ".") for w in learns))
+        if parameter.requires_grad:
+            learning.append(parameter)
+    return learning
+
+
+def fit(
+    recipe: Recipe,
+    data: TrainData,
+    plan: Plan = Plan(),
+    score: Callable[[Recipe], float] | None = None,
+    device: str | torch.device | None = None,
+) -> History:
+    """Train `recipe` through its stages, in place; returns what was recorded.
+
+    With `score` (higher is better, on validation data) the weights of the best scored step are the ones left in the
+    recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
+    Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
+    """
+    if len(data) < 2:
+        raise UserError(f"{len(data)} training pairs are too few: a contrast needs at least 2.")
+    on = runtime.device(device)
+    accelerator = Accelerator(cpu=on.type == "cpu")
+    torch.manual_seed(plan.seed)
+    history = History()
+    folder = plan.out / "checkpoints" if plan.out else None
+    config = _config(recipe, data, plan)
+    start_stage, start_step, saved = 0, 0, checkpoint.latest(folder) if folder else None
+    if saved:
+        if saved.state["config"] != config:
+            raise UserError(f"{folder} holds a run of another configuration; choose another --out or delete that folder.")
+        start_stage, start_step = saved.state["stage"], saved.state["stage_step"]
+        history = History(saved.state["losses"], [tuple(s) for s in saved.state["scores"]], saved.state["kept_step"])
+        recipe.load_state_dict(saved.tensors["weights"])
+    recipe.to(accelerator.device)
+    best = {k: v.to(accelerator.device) for k, v in saved.tensors["best"].items()} if saved and "best" in saved.tensors else None
+    done = sum(stage.steps for stage in recipe.stages()[:start_stage]) + start_step
+    total = sum(stage.steps for stage in recipe.stages())
+    bar = tqdm(total=total, initial=done, desc=plan.label or recipe.name, disable=not plan.progress or runtime.quiet(), leave=False)
+    for number, stage in enumerate(recipe.stages()):
+        if number < start_stage:
+            continue
+        learning = freeze_all_but(recipe, stage.learns)
+        optimizer = torch.optim.AdamW(learning, lr=stage.lr, weight_decay=stage.weight_decay)
+        model, optimizer = accelerator.prepare(recipe, optimizer)
+        first = start_step if number == start_stage else 0
+        if saved and number == start_stage:
+            torch.set_rng_state(saved.tensors["random"]["cpu"])
+            if first:
+                checkpoint.unpack_optimizer(optimizer.optimizer, saved.tensors["optimizer"])
+        for step in range(first, stage.steps):
+            recipe.train()
+            indices = batch_indices(len(data), stage.batch, plan.seed, number, step)
+            batch = {k: v.to(accelerator.device) for k, v in data.batch(indices).items()}
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(stage, step)
+            loss = recipe.loss(batch)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise UserError(f"The loss became {value} at step {done + 1} of {total}; lower lr (now {stage.lr:g}) or check the features.")
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            optimizer.step()
+            done += 1
+            history.losses.append(value)
+            history.kept_step = history.kept_step if score else done
+            if score and ((step + 1) % plan.score_every == 0 or step + 1 == stage.steps):
+                recipe.eval()
+                history.scores.append((done, float(score(recipe))))
+                if history.scores[-1][1] >= max(s for _, s in history.scores):
+                    best = {k: v.detach().clone() for k, v in recipe.state_dict().items()}
+                    history.kept_step = done
+            if folder and ((step + 1) % plan.save_every == 0 or step + 1 == stage.steps):
+                last = step + 1 == stage.steps
+                _save(folder, recipe, optimizer, best, history, config, done, number + last, 0 if last else step + 1)
+            bar.update()
+    bar.close()
+    if best is not None:
+        recipe.load_state_dict(best)
+    recipe.eval()
+    return history
+
+
+def _config(recipe: Recipe, data: TrainData, plan: Plan) -> str:
+    """A digest of everything that decides the weights, so that a run is never continued as another."""
+    options: Any = getattr(recipe, "options", None)
+    described = {
+        "recipe": recipe.name,
+        "options": asdict(options) if options is not None else None,
+        "stages": [asdict(stage) for stage in recipe.stages()],
+        "shapes": {k: list(v.shape) for k, v in recipe.state_dict().items()},
+        "data": [len(data), getattr(data, "digest", "")],
+        "plan": [plan.seed, plan.score_every],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _save(folder: Path, recipe: Recipe, optimizer: Any, best: dict[str, Tensor] | None, history: History, config: str, done: int, stage: int, stage_step: int) -> None:
+    tensors = {
+        "weights": {k: v.detach().cpu() for k, v in recipe.state_dict().items()},
+        "optimizer": {k: v.cpu() for k, v in checkpoint.pack_optimizer(optimizer).items()},
+        "random": {"cpu": torch.get_rng_state()},
+    }
+    if best is not None:
+        tensors["best"] = {k: v.cpu() for k, v in best.items()}
+    state = {"config": config, "stage": stage, "stage_step": stage_step, "losses": history.losses, "scores": history.scores, "kept_step": history.kept_step}
+    checkpoint.save_checkpoint(folder, checkpoint.Checkpoint(done, tensors, state))

@@ -1,0 +1,93 @@
+"""The feature cache: whole parts only, read back as stored, rebuilt when damaged, nothing left by a killed run."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from worlds import Meaning
+
+from mpm_lite import cache
+from mpm_lite.data import CaptionSet, Part
+from mpm_lite.runtime import UserError
+from mpm_lite.towers.features import image_features, text_features
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def part(name="made/test", n=9):
+    captions = {"en": [f"thing {i}" for i in range(n)], "de": [f"Ding {i}" if i % 3 else "" for i in range(n)]}
+    return Part(name, [f"{name}/{i}" for i in range(n)], captions, [str(i) for i in range(n)], lambda i: np.full((256, 256, 3), i, np.uint8))
+
+
+def test_computed_once_and_read_back():
+    calls = []
+
+    def compute():
+        calls.append(1)
+        return np.arange(6, dtype=np.float32).reshape(2, 3)
+
+    first, second = cache.features(["k"], compute), cache.features(["k"], compute)
+    assert len(calls) == 1 and np.array_equal(first, second)
+    assert cache.digest(["ab", "c"]) != cache.digest(["a", "bc"])
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "garbage"])
+def test_a_damaged_entry_is_made_again(damage, capsys):
+    good = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    cache.features(["k"], lambda: good)
+    path = next(cache.folder().glob("*.safetensors"))
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes({"flip": bytes(raw), "truncate": bytes(raw[:50]), "empty": b"", "garbage": b"x" * 100}[damage])
+    assert np.array_equal(cache.features(["k"], lambda: good), good)
+    assert "damaged" in capsys.readouterr().err
+    assert np.array_equal(cache.features(["k"], lambda: pytest.fail("it was made again already")), good)
+
+
+def test_a_killed_run_leaves_no_entry_and_no_litter(own_home):
+    code = (
+        "import os, signal, numpy as np\nfrom mpm_lite import cache\n"
+        "real = os.replace\nos.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "cache.features(['k'], lambda: np.ones((2, 2), np.float32))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -signal.SIGKILL
+    assert not list(cache.folder().glob("*.safetensors"))
+    cache.features(["k"], lambda: np.ones((2, 2), np.float32))
+    assert [p.name for p in cache.folder().iterdir()] == [next(cache.folder().glob("*.safetensors")).name]
+
+
+def test_a_part_is_encoded_whole_whatever_is_asked():
+    tower, whole = Meaning(), CaptionSet([(part(), np.arange(9))], ["en", "de"])
+    few = whole.take([2, 5])
+    assert image_features(few, tower).shape == (2, 24) and tower.calls == [9]
+    assert np.array_equal(image_features(whole, tower)[[2, 5]], image_features(few, tower)) and tower.calls == [9]
+    german = text_features(few, "de", tower)
+    assert tower.calls == [9, 6] and np.isfinite(german).all()
+    assert np.isnan(text_features(whole, "de", tower)[[0, 3, 6]]).all()
+
+
+def test_other_weights_or_other_content_are_other_entries():
+    whole = CaptionSet([(part(), np.arange(9))])
+    image_features(whole, Meaning(seed=0)), image_features(whole, Meaning(seed=1))
+    image_features(CaptionSet([(part("made/other"), np.arange(9))]), Meaning(seed=0))
+    assert len(list(cache.folder().glob("*.safetensors"))) == 3
+
+
+def test_not_finite_is_not_cached():
+    with pytest.raises(UserError, match="not finite"):
+        cache.features(["k"], lambda: np.full((2, 2), np.nan, np.float32))
+    assert not cache.folder().exists()
+
+
+def test_a_full_or_forbidden_disk_is_one_sentence(monkeypatch, own_home):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="No space left"):
+        cache.features(["k"], lambda: np.ones((2, 2), np.float32))
+    assert not list(cache.folder().iterdir())

@@ -1,0 +1,173 @@
+"""The package as a stranger gets it: light import, the wheel with its assets, the house's floors, no machine's own paths."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import mpm_lite as mpm
+from mpm_lite import runtime
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "mpm_lite").rglob("*.py"))
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split("\n")
+
+
+def python(code, **env):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, timeout=120)
+
+
+def test_import_is_light_and_touches_no_network():
+    done = python(
+        "import socket, sys\n"
+        "def no(*a, **k): raise SystemExit('network at import')\n"
+        "socket.socket.connect = no; socket.getaddrinfo = no\n"
+        "import mpm_lite, mpm_lite.ops, mpm_lite.towers.text, mpm_lite.towers.image, mpm_lite.data, mpm_lite.experiment\n"
+        "bad = [m for m in ('triton', 'open_clip', 'diffusers', 'timm') if m in sys.modules]\n"
+        "assert not bad, bad"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_ops_import_with_torch_alone():
+    done = python(
+        "import sys\n"
+        "allowed = {'torch', 'numpy', 'mpm_lite'} | set(sys.stdlib_module_names)\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        top = name.split('.')[0]\n"
+        "        if top in {'transformers', 'safetensors', 'pandas', 'accelerate', 'timm', 'open_clip', 'diffusers', 'datasets', 'matplotlib', 'PIL', 'triton', 'tokenizers', 'tqdm'}:\n"
+        "            raise ImportError(name + ' is blocked')\n"
+        "sys.meta_path.insert(0, Block())\n"
+        "import mpm_lite.ops as ops, torch\n"
+        "print(float(ops.clip_loss(torch.eye(3), torch.eye(3), torch.tensor(1.0))))"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_bfloat16_by_capability_never_by_emulation(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: pytest.fail("is_bf16_supported was asked"))
+    for capability, expected in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *a, c=capability: c)
+        assert runtime.compute_dtype(torch.device("cuda")) == expected
+    assert runtime.compute_dtype(torch.device("cpu")) == torch.float32
+    assert not any("is_bf16_supported(" in p.read_text() for p in SOURCES)
+
+
+def test_presets(monkeypatch):
+    assert set(runtime.PRESETS) == {"cpu", "t4", "big"}
+    monkeypatch.setenv("MPM_LITE_PRESET", "t5")
+    with pytest.raises(mpm.UserError, match="Did you mean 't4'"):
+        runtime.preset()
+
+
+def test_wheel_brings_assets_and_runs_elsewhere(tmp_path):
+    built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT], capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-2000:]
+    home = tmp_path / "env"
+    venv.create(home, system_site_packages=False)
+    site = next(home.glob("lib/python*/site-packages"))
+    wheel = next(tmp_path.glob("*.whl"))
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel], check=True)
+    # The third-party packages come from this environment; mpm_lite itself may only come from the wheel.
+    ours = [p for p in sys.path if "site-packages" in p]
+    code = (
+        f"import sys; sys.path += {ours!r}\n"
+        "import mpm_lite as mpm, pathlib\n"
+        f"assert pathlib.Path(mpm.__file__).is_relative_to({str(site)!r}), mpm.__file__\n"
+        "for name in ('splits/concepts.csv', 'ATTRIBUTION.md', 'results/retention.csv'):\n"
+        "    path = mpm.asset(name); assert path.stat().st_size and 'site-packages' in str(path), path\n"
+        "print(len(mpm.load_captions('emoji', 'train')))"
+    )
+    done = subprocess.run([home / "bin/python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and int(done.stdout) > 100, done.stderr
+
+
+def test_an_unknown_asset_and_name_say_so():
+    with pytest.raises(mpm.UserError, match="concepts.csv"):
+        mpm.asset("splits/concept.csv")
+    with pytest.raises(AttributeError, match="Experiment"):
+        mpm.Experimnt  # noqa: B018
+
+
+FLOORS = [
+    {"ops", "runtime", "cache", "checkpoint", "figures"}, {"data", "towers"}, {"recipes"}, {"train", "evaluate"},
+    {"results"}, {"experiment", "alignment", "associations"}, {"tour", "studies", "page", "cli", "teaching"},
+]
+
+
+def floor(name):
+    return next((i for i, names in enumerate(FLOORS) if name in names), None)
+
+
+def test_imports_run_downward_only():
+    wrong = []
+    for path in SOURCES:
+        own = path.relative_to(ROOT / "mpm_lite").parts[0].removesuffix(".py")
+        if own == "__init__":
+            continue
+        assert floor(own) is not None, f"{own} has no floor"
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mpm_lite"):
+                rest = node.module.split(".")[1:]
+                names = [rest[0]] if rest else [a.name for a in node.names]
+            elif isinstance(node, ast.Import):
+                names = [a.name.split(".")[1] for a in node.names if a.name.startswith("mpm_lite.")]
+            wrong += [f"{path.name} imports {n}" for n in names if floor(n) is not None and floor(n) > floor(own)]
+    assert not wrong
+
+
+def test_files_stay_short_and_public_functions_are_typed():
+    assert not [p.name for p in SOURCES if len(p.read_text().splitlines()) > 350]
+    untyped = []
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            for f in [node, *inner]:
+                if isinstance(f, ast.FunctionDef) and not f.name.startswith("_"):
+                    bare = [a.arg for a in f.args.args if a.annotation is None and a.arg not in ("self", "cls")]
+                    if bare or f.returns is None:
+                        untyped.append(f"{path.name}:{f.name}")
+    assert not untyped
+
+
+def test_ruff_is_content():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "."], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_no_machine_of_its_own_and_no_pinned_ceiling():
+    host = re.compile(r"p[y]pi\.org|python[h]osted|d[e]b\.debian|/w[o]rk/|/r[o]ot/")
+    for name in TRACKED:
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".ipynb", ".cfg", ".json", ".csv", ""} and path.is_file():
+            assert not host.search(path.read_text(errors="replace")), name
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    everything = project["dependencies"] + [d for extra in project["optional-dependencies"].values() for d in extra]
+    assert not [d for d in everything if "<" in d.split(";")[0] or "==" in d.split(";")[0]]
+    assert not [d for d in everything if d.startswith("triton")]
+
+
+def test_the_tree_is_small_and_holds_no_stamps():
+    files = [ROOT / name for name in TRACKED if (ROOT / name).is_file()]
+    assert sum(p.stat().st_size for p in files) < 40 * 2**20
+    assert not [p for p in files if p.suffix in {".svg", ".ogg", ".dat"} and "stamps" in str(p)]
+
+
+def test_cards_name_commit_seeds_and_command():
+    cards = sorted((ROOT / "assets/results").glob("*.json"))
+    assert {c.stem for c in cards} >= {"retention", "english-pairs", "controls", "native-crossing"}
+    for card in cards:
+        told = json.loads(card.read_text())
+        assert len(told["seeds"]) >= 5 and re.fullmatch(r"[0-9a-f]{7,40}", told["commit"]) and "mpm-lite run" in told["command"]

@@ -1,0 +1,143 @@
+"""The loop learns, freezes what it should, and a run that was killed ends where an uninterrupted one ends, bit for bit."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from worlds import Pairs, small_recipe
+
+from mpm_lite import checkpoint, train
+from mpm_lite.recipes import Align, Recipe, Stage
+from mpm_lite.runtime import UserError
+
+HERE = Path(__file__).parent
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_it_learns_and_only_what_the_stage_names():
+    recipe, data = small_recipe(lr=0.02, dropout=0.0)
+    recipe.frozen_part = torch.nn.Linear(2, 2)
+    before = recipe.frozen_part.weight.clone()
+    history = train.fit(recipe, data, train.Plan(progress=False))
+    assert sum(history.losses[-5:]) < 0.7 * sum(history.losses[:5])
+    assert torch.equal(before, recipe.frozen_part.weight) and not recipe.frozen_part.weight.requires_grad
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    states = []
+    for seed in (0, 0, 1):
+        recipe, data = small_recipe()
+        train.fit(recipe, data, train.Plan(seed=seed, progress=False))
+        states.append(recipe.state_dict())
+    assert same(states[0], states[1]) and not same(states[0], states[2])
+
+
+def test_the_best_scored_weights_are_kept():
+    recipe, data = small_recipe()
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    seen = {}
+
+    def score(model):
+        value = next(scores)
+        seen[value] = {k: v.clone() for k, v in model.state_dict().items()}
+        return value
+
+    history = train.fit(recipe, data, train.Plan(score_every=10, progress=False), score)
+    assert history.kept_step == 20 and same(recipe.state_dict(), seen[0.9])
+
+
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+from worlds import small_recipe
+from mpm_lite import train
+recipe, data = small_recipe(dropout=0.3)
+if {die} is not None:
+    plain = data.batch
+    data.count = 0
+    def batch(indices):
+        data.count += 1
+        if data.count == {die}:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return plain(indices)
+    data.batch = batch
+from pathlib import Path
+from safetensors.torch import save_file
+train.fit(recipe, data, train.Plan(out=Path({out!r}), save_every=7, score_every=8, progress=False), lambda m: float(m.log_scale))
+save_file(recipe.state_dict(), {out!r} + "/final.safetensors")
+"""
+
+
+def child(out, die=None):
+    out.mkdir(exist_ok=True)
+    return subprocess.run([sys.executable, "-c", CHILD.format(here=str(HERE), out=str(out), die=die)], timeout=120).returncode
+
+
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path):
+    assert child(tmp_path / "whole") == 0
+    for die in (3, 16, 29):                                  # before the first checkpoint, between two, late
+        assert child(tmp_path / f"cut{die}", die) == -signal.SIGKILL
+    for die in (3, 16, 29):
+        assert child(tmp_path / f"cut{die}") == 0
+        assert same(load_file(tmp_path / "whole/final.safetensors"), load_file(tmp_path / f"cut{die}/final.safetensors"))
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path):
+    recipe, data = small_recipe()
+    train.fit(recipe, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+    folder = tmp_path / "checkpoints"
+    newest, older = sorted(folder.glob("step-*"), key=lambda p: -int(p.name[5:]))
+    raw = bytearray((newest / "weights.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (newest / "weights.safetensors").write_bytes(raw)
+    (folder / "step-99.tmp").mkdir()
+    assert checkpoint.latest(folder).step == int(older.name[5:])
+    again, _ = small_recipe()
+    train.fit(again, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+    assert same(recipe.state_dict(), again.state_dict())
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_a_run_is_never_continued_as_another(tmp_path):
+    recipe, data = small_recipe()
+    train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
+    other, _ = small_recipe(lr=0.01)
+    with pytest.raises(UserError, match="another configuration"):
+        train.fit(other, data, train.Plan(out=tmp_path, progress=False))
+
+
+def test_manifest_names_every_file(tmp_path):
+    recipe, data = small_recipe()
+    train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
+    step = next((tmp_path / "checkpoints").glob("step-*"))
+    assert set(json.loads((step / "manifest.json").read_text())) == {p.name for p in step.iterdir()} - {"manifest.json"}
+
+
+def test_nan_too_few_and_a_missing_part_are_one_sentence():
+    recipe, data = small_recipe()
+    data.texts[:] = float("nan")
+    with pytest.raises(UserError, match="loss became nan"):
+        train.fit(recipe, data, train.Plan(progress=False))
+    with pytest.raises(UserError, match="too few"):
+        train.fit(small_recipe()[0], Pairs(1), train.Plan(progress=False))
+
+    class Odd(Align):
+        def stages(self):
+            return [Stage("s", ("nose",), (), "none", 1, 4, 1e-3)]
+
+    with pytest.raises(UserError, match="'nose'"):
+        train.fit(Odd(20, 12), Pairs(), train.Plan(progress=False))
+
+
+def test_a_recipe_without_parts_says_what_to_define():
+    for call in (Recipe().stages, lambda: Recipe().loss({}), lambda: Recipe().predict({})):
+        with pytest.raises(UserError, match="define"):
+            call()
