@@ -15,7 +15,7 @@ from mpm_lite.data.languages import base, family
 
 CELLS = ("read", "relative read", "no relative read", "unreadable pieces")
 UNKNOWN_PIECES = 0.05            # from this share of unknown pieces on, the tokenizer hides the language
-SAMPLE = 150                     # training captions a language, one for each English caption
+SAMPLE = 120                     # training captions a language, one for each English caption
 
 
 def cell(code: str, read: frozenset[str], unknown_rate: float) -> str:
@@ -40,6 +40,16 @@ def sample(set_name: str = "stamps", limit: int = SAMPLE) -> CaptionSet:
     return captions.take(np.array(order[:limit]))
 
 
+def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -> np.ndarray:
+    """Sentence vectors of the sample in one language, float32 (N, D), NaN where it has no caption; cached as one whole."""
+    said = captions.captions[code]
+    there = captions.with_caption(code)
+    key = ("alignment", tower.fingerprint, cache.digest([code, *said]))
+    vectors = np.full((len(said), tower.width), np.nan, dtype=np.float32)
+    vectors[there] = cache.features(key, lambda: tower.encode([said[i] for i in there], progress=progress))
+    return vectors
+
+
 def table(tower: Any, captions: CaptionSet | None = None, languages: list[str] | None = None, progress: bool = False) -> pd.DataFrame:
     """One row a language: alignment, unknown_rate, pieces_a_caption, cell, family, n.
 
@@ -54,12 +64,7 @@ def table(tower: Any, captions: CaptionSet | None = None, languages: list[str] |
             continue
         said = [captions.captions[code][i] for i in there]
         english = [captions.captions["en"][i] for i in there]
-        key = ("alignment", tower.fingerprint, cache.digest([code, *said, "en", *english]))
-
-        def vectors(said: list[str] = said, english: list[str] = english) -> np.ndarray:
-            return np.stack([tower.encode(said, progress=progress), tower.encode(english, progress=progress)])
-
-        other, pivot = cache.features(key, vectors)
+        pivot, other = whole(captions, "en", tower, progress)[there], whole(captions, code, tower, progress)[there]
         unknown = tower.unknown_rate(said)
         rows.append({
             "text": tower.name, "language": code, "family": family(code), "cell": cell(code, tower.languages, unknown),

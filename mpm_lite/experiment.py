@@ -55,7 +55,7 @@ class Experiment:
 
     recipe: str | type[Recipe] = "align"
     text: Any = "use-m"
-    image: Any = "efficientnet-lite0"
+    image: Any = "efficientnet-lite0+efficientnet-lite1"
     lm: str | None = None
     train: Where = ("emoji+stamps+clipart", ["en"])
     val: Where | None = ("emoji+stamps", None)   # None in place of the languages: those of training

@@ -56,18 +56,17 @@ def seed_everything(seed: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Preset:
-    """What fits a machine: how many pictures and texts are encoded at once, and the image tower that is affordable."""
+    """What fits a machine: how many pictures and texts a tower encodes at once."""
 
     name: str
     image_batch: int
     text_batch: int
-    image_tower: str
 
 
 PRESETS = {
-    "cpu": Preset("cpu", image_batch=32, text_batch=64, image_tower="efficientnet-lite0"),
-    "t4": Preset("t4", image_batch=128, text_batch=256, image_tower="efficientnet-lite2"),
-    "big": Preset("big", image_batch=512, text_batch=1024, image_tower="efficientnet-lite2"),
+    "cpu": Preset("cpu", image_batch=32, text_batch=64),
+    "t4": Preset("t4", image_batch=128, text_batch=256),
+    "big": Preset("big", image_batch=512, text_batch=1024),
 }
 
 

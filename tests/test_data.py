@@ -119,7 +119,8 @@ def test_an_untabled_concept_goes_by_its_hash_and_leaks_nowhere():
     ("Holly leaves are shiny and have prickles!", "leaf"), ("A t shirt.", "tshirt"), ("t-shirt", "tshirt"),
     ("ice cream", "icecream"), ("A sail boat.", "sailboat"), ("A knight’s helmet.", "helmet"), ("Mrs. Claus", "claus"),
     ("A “Granny Smith” apple.", "apple"), ("person rowing boat", "person"), ("face with tears of joy", "face"),
-    ("Two wild boars.", "boar"), ("A spider playing soccer.", "spider"), ("grapes simple", "grape"), ("A sliced orange.", "orange"),
+    ("Two wild boars.", "boar"), ("A spider playing soccer.", "spider"), ("grapes simple", "grape"),
+    ("A sliced orange.", "orange"),
     ("A ripe, red tomato!", "tomato"), ("three o’clock", "clock"), ("", "")])
 def test_head_noun(caption, head):
     assert concepts.head_noun(caption) == head

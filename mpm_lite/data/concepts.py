@@ -65,7 +65,8 @@ _SPELLINGS = {"aeroplane": "airplane", "plane": "airplane", "aircraft": "airplan
               "ladybird": "ladybug", "grandma": "grandmother", "teepee": "tepee", "kitty": "cat", "doggy": "dog"}
 # Plurals without an s, and words in s that are no plurals or that simplemma gets wrong.
 _LEMMAS = {"men": "man", "women": "woman", "children": "child", "feet": "foot", "teeth": "tooth", "mice": "mouse",
-           "geese": "goose", "people": "person", "leaves": "leaf", "dreidels": "dreidel", "axes": "axe", "oclock": "clock",
+           "geese": "goose", "people": "person", "leaves": "leaf", "dreidels": "dreidel", "axes": "axe",
+           "oclock": "clock",
            **{word: word for word in """pants glasses sunglasses jeans scissors shorts mars venus gallows biceps thongs
               aerobics aids electronics statistics this customs crossroads""".split()}}
 

@@ -23,13 +23,13 @@ from mpm_lite.recipes.base import Recipe, Stage
 class AlignOptions:
     """Every dial of the recipe; the defaults were chosen on English validation pairs only."""
 
-    width: int = 256             # D of the shared space
+    width: int = 512             # D of the shared space
     hidden: int = 0              # width of the image head's hidden layer; 0 = linear
     text_hidden: int = 0         # the same for the text head
-    dropout: float = 0.3         # on the features, before the heads
+    dropout: float = 0.5         # on the features, before the heads
     temperature: float = 0.07    # at the start
-    steps: int = 400
-    batch: int = 512
+    steps: int = 300
+    batch: int = 256
     lr: float = 1e-3
     weight_decay: float = 0.05
 
@@ -54,6 +54,10 @@ class Align(Recipe):
         self.options = options
         self.image_head = head(d_image, options.width, options.hidden, options.dropout)
         self.text_head = head(d_text, options.width, options.text_hidden, options.dropout)
+        if not options.text_hidden:
+            # The text head starts as the identity: what the tower already holds of concepts that no pair will show stays.
+            nn.init.eye_(self.text_head[-1].weight)
+            nn.init.zeros_(self.text_head[-1].bias)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / options.temperature)))
         # Features are standardised by what the training pictures and training captions show, then left alone.
         for side, d in (("image", d_image), ("text", d_text)):

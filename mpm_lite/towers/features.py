@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from mpm_lite import cache
+from mpm_lite import cache, runtime
+
+CHUNK = 512
 
 
 def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
@@ -18,14 +21,15 @@ def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndar
     rows = []
     for part, indices in captions.parts:
         key = ("image", tower.fingerprint, part.image_digest())
-        whole = cache.features(key, lambda part=part: tower.encode(_pictures(captions, part), progress=progress))
+        whole = cache.features(key, lambda part=part: _encode(part, tower, progress))
         rows.append(whole[indices])
     return np.concatenate(rows)
 
 
-def _pictures(captions: Any, part: Any) -> Any:
-    """All pictures of the part, lazily."""
-    return type(captions)([(part, np.arange(len(part.ids)))]).images
+def _encode(part: Any, tower: Any, progress: bool) -> np.ndarray:
+    """The whole part through the tower, CHUNK pictures in memory at a time; a chunk is a whole number of batches."""
+    starts = tqdm(range(0, len(part.ids), CHUNK), desc=f"{tower.name}: {part.name}", disable=not progress or runtime.quiet(), leave=False)
+    return np.concatenate([tower.encode(part.pictures(start, start + CHUNK)) for start in starts])
 
 
 def text_features(captions: Any, language: str, tower: Any, progress: bool = False) -> np.ndarray:

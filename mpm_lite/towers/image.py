@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from mpm_lite import runtime
+from mpm_lite.cache import digest
 from mpm_lite.towers.text import bar
 
 IMAGE_TOWERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
-# Pictures a CPU computes at once: of a batch of 32 the wide early layers leave the cache, and that costs 40 % more.
-CPU_STEP = 4
+# Pictures a CPU computes at once: with 32 the wide early layers leave the cache, which costs a quarter more.
+CPU_STEP = 8
 
 # One batch of pictures float32 (B, 3, S, S) -> vectors (B, D) and patches (B, P, D'), or None where there are none.
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
@@ -46,8 +47,9 @@ class ImageTower(Protocol):
 def load_image_tower(name: str, device: str | torch.device | None = None) -> ImageTower:
     """The image tower of that name, frozen, in float32.
 
-    `name` is a packaged tower (`efficientnet-lite0`, `-lite1`, `-lite2`), `open_clip:MODEL/TAG`, a folder written by
-    transformers, timm or open_clip, or a hub id of a transformers vision model.
+    `name` is a packaged tower (`efficientnet-lite0`, `-lite1`, `-lite2`), several of them joined by '+' (their vectors
+    side by side), `open_clip:MODEL/TAG`, a folder written by transformers, timm or open_clip, or a hub id of a
+    transformers vision model.
     Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
     """
     name = str(name)
@@ -55,6 +57,8 @@ def load_image_tower(name: str, device: str | torch.device | None = None) -> Ima
         from mpm_lite.towers import packaged
 
         return packaged.efficientnet_lite(name, runtime.device(device))
+    if "+" in name and not Path(name).expanduser().is_dir():
+        return JoinedTower(name, [load_image_tower(one.strip(), device) for one in name.split("+")])
     if name.startswith("open_clip:") or "/" in name or Path(name).expanduser().is_dir():
         from mpm_lite.towers import hub
 
@@ -151,6 +155,25 @@ class TorchImageTower:
             raise runtime.UserError(f"{self.name} gives one vector a picture and no patches; take efficientnet-lite0.")
         parts = [found.float().cpu().numpy() for _, _, found in self._batches(images, progress) if found is not None]
         return np.concatenate(parts) if parts else np.zeros((0, 0, self.width), np.float32)
+
+
+class JoinedTower:
+    """Several towers side by side: their vectors one after the other, float32 (N, D1 + D2 + ...). No patches."""
+
+    has_patches = False
+
+    def __init__(self, name: str, towers: list[ImageTower]) -> None:
+        self.name, self.towers = name, towers
+        self.width, self.size = sum(t.width for t in towers), max(t.size for t in towers)
+        self.fingerprint = digest(t.fingerprint for t in towers)
+
+    def encode(self, images: Any, progress: bool = False) -> np.ndarray:
+        """One vector a picture, float32 (N, D)."""
+        return np.concatenate([tower.encode(images, progress) for tower in self.towers], axis=1)
+
+    def patches(self, images: Any, progress: bool = False) -> np.ndarray:
+        """Always raises UserError: the towers' patches do not cover the same places."""
+        raise runtime.UserError(f"{self.name} has no patches; take one of {', '.join(t.name for t in self.towers)}.")
 
 
 def fold_batchnorm(model: torch.nn.Module) -> torch.nn.Module:

@@ -38,7 +38,7 @@ E5_LANGUAGES = frozenset(
 
 # The engine has no mode without a prefix, and its `encode` takes this one unless told otherwise; so does this tower,
 # always, so that captions and queries in every language meet on equal terms. E5's authors train "query: " beside it.
-E5_PREFIX = "passage: "
+E5_PREFIX = "query: "
 
 BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # ggml's q4_0: 32 weights in 18 bytes
 

@@ -1,0 +1,90 @@
+"""The command line as a user meets it: one clear sentence and a non-zero exit for a mistake, nothing half-written."""
+
+import json
+
+import pandas as pd
+import pytest
+from need import require
+
+from mpm_lite import cli
+
+
+def run(*words):
+    return cli.main([str(w) for w in words])
+
+
+@pytest.mark.parametrize("words, said", [
+    (["run", "aling"], "Did you mean 'align'"),
+    (["run", "native-crosing"], "Did you mean 'native-crossing'"),
+    (["run", "align", "--set", "text=use-n"], "Did you mean 'use-m'"),
+    (["run", "align", "--set", "image=eficientnet-lite0"], "Did you mean 'efficientnet-lite0'"),
+    (["run", "align", "--set", "steps"], "key=value"),
+    (["run", "align", "--set", "stepz=5"], "Did you mean 'steps'"),
+    (["run", "align", "--set", "width=wide"], "takes a int"),
+    (["run", "align", "--set", "train=emojy:en"], "Did you mean 'emoji'"),
+    (["run", "align", "--set", "train=emoji:xx"], "no captions in 'xx'"),
+    (["run", "align", "--set", "condition=shufled"], "Did you mean 'shuffled'"),
+    (["run", "controls", "--set", "steps=5"], "committed configuration"),
+    (["tour", "--seeds", "0"], "at least 1"),
+    (["data", "get"], "Say what to get"),
+    (["data", "get", "stamp"], "Did you mean 'stamps'"),
+    (["run", "align", "--set", "text=nobody/nothing-here"], "hub"),
+])
+def test_mistakes_are_one_sentence(words, said, capsys, tmp_path, no_hub, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(*words) == 2
+    told = capsys.readouterr().err
+    assert said in told and "Traceback" not in told
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()], "nothing half-written"
+
+
+def test_no_cuda_here_is_said(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert run("run", "align", "--device", "cuda", "--set", "train=emoji:en", "val=emoji:en", "test=emoji:en") == 2
+    assert "--device cpu" in capsys.readouterr().err
+
+
+def test_doctor_and_data_list(capsys):
+    assert run("doctor") == 0 and run("data", "list") == 0
+    told = capsys.readouterr().out
+    assert "mpm_lite on" in told and "clipart" in told and "GPL-2" in told
+
+
+def test_run_writes_what_it_says(tmp_path, capsys):
+    words = ["run", "align", "--seeds", 1, "--out", tmp_path / "run", "--set", "train=emoji:en", "val=emoji:en", "test=emoji:en,de,zh", "steps=20"]
+    assert run(*words) == 0
+    assert {"model.safetensors", "results.parquet", "items.parquet", "config.json"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    table = pd.read_parquet(tmp_path / "run/results.parquet")
+    assert set(table["language"]) == {"en", "de", "zh"}
+    assert run(*words) == 0, "the same command again continues and ends the same"
+    pd.testing.assert_frame_equal(table, pd.read_parquet(tmp_path / "run/results.parquet"))
+    assert run(*words[:-1], "steps=21") == 2
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_path, monkeypatch, capsys):
+    require("stamps")
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("a", 0), ("b", 0), ("c", 40)):
+        assert run("tour", "--seed", seed, "--seeds", 2, "--out", name) == 0
+    assert (tmp_path / "a/tour.json").read_bytes() == (tmp_path / "b/tour.json").read_bytes()
+    assert (tmp_path / "a/tour.json").read_bytes() != (tmp_path / "c/tour.json").read_bytes()
+    verdicts = []
+    for name in "ac":
+        rows = pd.DataFrame(json.loads((tmp_path / name / "tour.json").read_text())["rows"])
+        assert list(rows.columns) == ["recipe", "text", "image", "lm", "train", "test", "condition", "seed", "language", "metric", "value", "n", "chance"]
+        assert {"real", "shuffled", "blind"} == set(rows["condition"]) and {"use-m", "e5-small", "minilm-en"} == set(rows["text"])
+        top = rows[(rows["metric"] == "t2i_r@10") & (rows["test"] == "stamps")].groupby(["text", "condition", "language"])["value"].mean()
+        chance = rows[(rows["metric"] == "t2i_r@10") & (rows["test"] == "stamps")]["chance"].mean()
+        real, floor = top["use-m", "real"], top["minilm-en", "real"]
+        verdicts.append({
+            "zh, th, ar above twice the floor": all(real[c] > 2 * floor[c] for c in ("zh", "th", "ar")),
+            "use-m never read hi, e5 did": top["e5-small", "real"]["hi"] > 2 * real["hi"],
+            "unreadable at chance": real["gu"] < 2 * chance and real["ka"] < 2 * chance,
+            "shuffled at chance": abs(top["use-m", "shuffled"].mean() - chance) < 0.02,
+            "blind at chance": abs(top["use-m", "blind"].mean() - chance) < 0.005,
+        })
+    assert verdicts[0] == verdicts[1] and all(verdicts[0].values()), verdicts
+    page = (tmp_path / "a/tour.html").read_text()
+    assert "http://" not in page and "https://" not in page and "lang=" in page and len(page) < 20e6
+    assert "mean retention" in capsys.readouterr().out

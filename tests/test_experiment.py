@@ -1,0 +1,189 @@
+"""Experiment, Results, sweep on a made-up world: the pivot is there when it should be, the controls are at chance."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from worlds import Constant, Meaning
+
+import mpm_lite as mpm
+from mpm_lite import alignment, associations, experiment, figures, studies
+from mpm_lite.data import CaptionSet, Part
+from mpm_lite.runtime import UserError
+
+
+class Polyglot(Meaning):
+    """Reads English and German alike; Finnish is noise to it, and the last word of any text is its meaning."""
+
+    languages = frozenset({"en", "de"})
+
+    def number(self, x):
+        if isinstance(x, str) and x.startswith("asia"):
+            return (int(x.split()[-1]) * 73 + 19) % 256
+        return super().number(x)
+
+    def unknown_rate(self, texts):
+        return 0.5 if texts[0].startswith("asia") else 0.0
+
+    def pieces(self, texts):
+        return [t.split() for t in texts]
+
+
+def made(split, n, start):
+    words = {"en": "thing", "de": "Ding", "fi": "asia"}
+    numbers = [(start + i) * 91 % 256 for i in range(n)]     # the splits lie between one another
+    captions = {code: [f"{word} {number}" for number in numbers] for code, word in words.items()}
+    captions["de"][0] = ""
+    where = f"made/{split}"
+    part = Part(where, [f"{where}/{i}" for i in range(n)], captions, [f"c{start + i}" for i in range(n)], lambda i: np.full((256, 256, 3), numbers[i], np.uint8))
+    return part
+
+
+PARTS = {"train": made("train", 120, 0), "val": made("val", 30, 120), "test": made("test", 106, 150)}
+
+
+class Smooth(Polyglot):
+    """Features that vary smoothly with the number, so that unseen numbers can be found."""
+
+    def encode(self, things, progress=False):
+        x = np.array([self.number(t) for t in things])[:, None] / 256
+        rng = np.random.default_rng(self.seed)
+        waves = np.concatenate([np.sin(2 * np.pi * x * k + rng.uniform(0, 6)) for k in range(1, 7)] + [x], axis=1)
+        found = waves @ rng.normal(size=(7, self.width))
+        return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+class Blank(Constant, Smooth):
+    pass
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+
+    def load(name, split="train", languages=("en",), limit=None):
+        codes = ["en", "de", "fi"] if languages == "all" else list(languages)
+        return CaptionSet([(PARTS[split], np.arange(len(PARTS[split])))], codes)
+
+    monkeypatch.setattr(experiment, "load_captions", load)
+    monkeypatch.setattr(alignment, "load_captions", load)
+    return tmp_path
+
+
+def made_experiment(**change):
+    given = {"text": Smooth(name="text"), "image": Smooth(seed=1, name="image"), "train": ("made", ["en"]), "val": ("made", None), "test": ("made", "all"), "steps": 200, "seeds": 2, "options": {"width": 16, "batch": 64, "dropout": 0.0, "lr": 5e-3}}
+    return mpm.Experiment(**(given | change))
+
+
+def test_english_pairs_only_and_german_follows(world):
+    results = made_experiment().run(progress=False)
+    assert list(results.table.columns[:13]) == ["recipe", "text", "image", "lm", "train", "test", "condition", "seed", "language", "metric", "value", "n", "chance"]
+    assert results.table["value"].between(0, 1).all() and set(results.table["seed"]) == {0, 1}
+    rho = results.retention().set_index("language")
+    assert rho.loc["en", "score"] > 0.4 and rho.loc["de", "rho"] > 0.9 and rho.loc["fi", "rho"] < 0.3
+    assert rho.loc["de", "n"] == 105 and (rho["low"] <= rho["rho"]).all() and (rho["rho"] <= rho["high"]).all()
+    assert rho.loc["de", "p_holm"] < 0.05
+    assert results.mean_retention(["de"]).value == pytest.approx(rho.loc["de", "rho"])
+    figure = results.plot()
+    assert "chance" in figure.mpm_alt
+
+
+@pytest.mark.parametrize("change", [{"condition": "shuffled"}, {"condition": "blind"}, {"condition": "random-image"}, {"image": Blank(name="blank")}])
+def test_controls_are_at_chance(world, change):
+    results = made_experiment(**change).run(progress=False)
+    rho = results.retention().set_index("language")
+    top = results.table[results.table["metric"] == "t2i_r@10"]
+    assert (top["chance"] - 10 / 106).abs().max() < 1e-3
+    assert (rho["score"] < 0.25).all(), "far below the 0.4 and more of real pairs"
+    if change.get("condition") == "blind" or "image" in change:
+        assert np.allclose(top["value"], top["chance"], atol=0.02)
+
+
+def test_same_seed_same_table_and_pairs_nest(world):
+    a, b = (made_experiment(seeds=1, pairs=50).run(progress=False) for _ in range(2))
+    pd.testing.assert_frame_equal(a.table, b.table)
+    small = experiment._Bench(made_experiment(pairs=20), False).pairs(0)
+    large = experiment._Bench(made_experiment(pairs=50), False).pairs(0)
+    assert np.array_equal(small.texts.numpy(), large.texts.numpy()[:20])
+
+
+def test_sweep_adds_a_column_a_dial_and_resumes(world):
+    results = mpm.sweep(made_experiment(seeds=1, steps=10), out=world / "sweep", pairs=[20, 60], lr=[1e-3, 1e-2])
+    assert set(results.table["pairs"]) == {20, 60} and set(results.table["lr"]) == {1e-3, 1e-2}
+    assert len(results.retention()) == 4 * 3
+    again = mpm.sweep(made_experiment(seeds=1, steps=10), out=world / "sweep", pairs=[20, 60], lr=[1e-3, 1e-2])
+    pd.testing.assert_frame_equal(results.table, again.table)
+    with pytest.raises(UserError, match="Did you mean 'pairs'"):
+        mpm.sweep(made_experiment(), pair=[1])
+
+
+def test_results_save_and_load(world):
+    results = made_experiment(seeds=1, steps=5).run(out=world / "run", progress=False)
+    results.save(world / "run")
+    back = mpm.Results.load(world / "run")
+    pd.testing.assert_frame_equal(results.table, back.table)
+    (world / "run/results.parquet").write_bytes(b"cut")
+    with pytest.raises(UserError, match="no readable results"):
+        mpm.Results.load(world / "run")
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"recipe": "aling"}, "align"), ({"condition": "shuffle"}, "shuffled"), ({"options": {"widht": 4}}, "width"),
+    ({"options": {"width": "wide"}}, "takes a int"), ({"lm": "toy"}, "no language model"),
+])
+def test_unknown_names_suggest_the_nearest(world, change, said):
+    with pytest.raises(UserError, match=said):
+        made_experiment(**change).run(progress=False)
+
+
+def test_real_loaders_suggest_too():
+    for change, said in (({"text": "use-n"}, "use-m"), ({"image": "efficientnet-lite9"}, "efficientnet-lite"), ({"train": ("emojy", ["en"])}, "emoji"), ({"train": ("emoji", ["xx"])}, "no captions in 'xx'")):
+        with pytest.raises(UserError, match=said):
+            mpm.Experiment(**change).run(progress=False)
+
+
+def test_cells_follow_the_rule():
+    read = frozenset({"en", "de", "ar", "fr"})
+    assert alignment.cell("de", read, 0.9) == "read"
+    assert alignment.cell("en-GB", read, 0.0) == "read"
+    assert alignment.cell("gl", read, 0.01) == "relative read"
+    assert alignment.cell("gl", read, 0.05) == "unreadable pieces"
+    assert alignment.cell("eu", read, 0.0) == "no relative read"
+
+
+def test_alignment_sees_training_text_only(world):
+    tower = Smooth(name="text")
+    table = alignment.table(tower, alignment.sample("made")).set_index("language")
+    assert table.loc["de", "alignment"] == 1.0 and table.loc["fi", "alignment"] < 0.2
+    assert table.loc["fi", "cell"] == "unreadable pieces"
+    assert set(alignment.sample("made").ids) <= set(PARTS["train"].ids)
+
+
+def test_rank_correlations():
+    x = np.array([1.0, 2, 3, 4, 5, 6])
+    assert associations.spearman(x, x**3) == pytest.approx(1) and associations.spearman(x, -x) == pytest.approx(-1)
+    z = np.array([1.0, 1, 2, 2, 3, 3])
+    assert abs(associations.partial_spearman(z + 0.01 * x, z - 0.01 * x[::-1], z)) <= 1
+    rows = pd.DataFrame({"alignment": x, "rho": x, "unknown_rate": 0.0, "family": list("aabbcc")})
+    assert associations.by_family(rows, "spearman", 200).low > 0.9
+
+
+def test_crossing_interpolates_in_log_and_is_bounded():
+    assert studies.crossing([100, 1000], [0.2, 0.4], 0.3) == pytest.approx(10**2.5)
+    assert studies.crossing([100, 1000], [0.2, 0.4], 0.1) == 100 and studies.crossing([100, 1000], [0.2, 0.4], 0.5) == np.inf
+
+
+def test_an_arm_that_was_run_is_not_run_again(world, monkeypatch):
+    arms = {"one": made_experiment(seeds=1, steps=5)}
+    first = studies.run_arms(arms, world / "study", 1, progress=False)
+    monkeypatch.setattr(mpm.Experiment, "run", lambda *a, **k: pytest.fail("run again"))
+    second = studies.run_arms(arms, world / "study", 1, progress=False)
+    pd.testing.assert_frame_equal(first["one"].table, second["one"].table)
+    with pytest.raises(UserError, match="another configuration"):
+        studies.run_arms({"one": made_experiment(seeds=1, steps=6)}, world / "study", 1, progress=False)
+
+
+def test_figures_describe_themselves():
+    rows = pd.DataFrame({"text": ["a"] * 4, "language": list("wxyz"), "alignment": [0.1, 0.4, 0.6, 0.9], "rho": [0, 0.3, 0.5, 0.9], "low": [0] * 4, "high": [1] * 4, "cell": ["read", "relative read", "no relative read", "unreadable pieces"]})
+    assert "alignment" in figures.retention_against_alignment(rows).mpm_alt
+    lines = pd.DataFrame({"n": [1, 10, 1, 10], "y": [0.1, 0.2, 0.3, 0.4], "arm": list("aabb")})
+    assert "from 0.10" in figures.curves(lines, "n", "y", "arm").mpm_alt
