@@ -121,7 +121,7 @@ def control_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
             drawn = evaluate.resampled_mean(by_item.to_numpy(), *evaluate.bootstrap_weights(concepts, len(by_item)))
             over = evaluate.summarise(float(by_item.to_numpy().mean()), drawn)
             rows.append({
-              X["text"], "condition": named["condition"], "group": group, "languages": len(codes),
+                "text": named["text"], "condition": named["condition"], "group": group, "languages": len(codes),
                 "score": items[METRIC].mean(), "chance": items[f"chance {METRIC}"].mean(),
                 "over_chance": over.value, "low": over.low, "high": over.high, "seeds": len(by_item), "n": by_item.shape[1],
             })
