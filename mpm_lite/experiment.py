@@ -46,7 +46,8 @@ class Pairs:
 class Experiment:
     """What is trained on what and tested on what. Every field has a default; `run()` returns `Results`.
 
-    pairs: how many training pairs a language (None = all), one number or {"en": None, "zh": 300}; smaller numbers are
+    val: where the best step is chosen; None chooses nothing, takes the last step, and trains on train + val together (the
+    last fit, after every choice was made). pairs: how many training pairs a language (None = all), one number or {"en": None, "zh": 300}; smaller numbers are
     subsets of larger ones for the same seed. require: train only on pictures that have a caption in these languages too
     (so that two languages can be compared on the same pictures). condition: real | shuffled (training pairs permuted) |
     blind (one picture for all) | random-image (noise instead of features).
@@ -136,7 +137,7 @@ class _Bench:
         name, languages = experiment.train
         self.train_languages = _languages(languages)
         wanted = list(dict.fromkeys([*self.train_languages, *_languages(experiment.require)]))
-        self.train_set = load_captions(name, "train", wanted)
+        self.train_set = load_captions(name, "train" if experiment.val else "train+val", wanted)
         tests = experiment.test if isinstance(experiment.test, list) else [experiment.test]
         self.tests = [(n, load_captions(n, "test", "all" if langs == "all" else _languages(langs))) for n, langs in tests]
         self.galleries: dict[str, CaptionSet] = dict(self.tests)

@@ -35,18 +35,18 @@ TESTS = [("stamps", "all"), ("emoji", "all")]
 
 def retention_arms() -> dict[str, Experiment]:
     """Both towers and the English-only floor, English captions only, every language."""
-    return {f"english-{text}": Experiment(text=text, train=FULL, test=TESTS) for text in (*TOWERS, FLOOR)}
+    return {f"english-{text}": Experiment(text=text, train=FULL, val=None, test=TESTS) for text in (*TOWERS, FLOOR)}
 
 
 def pairs_arms() -> dict[str, Experiment]:
     """How the other languages move as English pairs grow."""
-    return {f"{text}-{n or 'all'}": Experiment(text=text, train=FULL, test=("stamps", "all"), pairs=n) for text in TOWERS for n in (500, 1000, 2000, None)}
+    return {f"{text}-{n or 'all'}": Experiment(text=text, train=FULL, val=None, test=("stamps", "all"), pairs=n) for text in TOWERS for n in (500, 1000, 2000, None)}
 
 
 def control_arms() -> dict[str, Experiment]:
     """What could sink the claim: wrong pairs, one picture for all, noise for pictures, an encoder that reads English only."""
-    arms = {f"{condition}-{text}": Experiment(text=text, train=FULL, condition=condition) for text in TOWERS for condition in ("real", "shuffled", "blind", "random-image")}
-    return arms | {f"real-{FLOOR}": Experiment(text=FLOOR, train=FULL)}
+    arms = {f"{condition}-{text}": Experiment(text=text, train=FULL, val=None, condition=condition) for text in TOWERS for condition in ("real", "shuffled", "blind", "random-image")}
+    return arms | {f"real-{FLOOR}": Experiment(text=FLOOR, train=FULL, val=None)}
 
 
 def crossing_arms() -> dict[str, Experiment]:

@@ -30,8 +30,7 @@ def training_sets() -> str:
 def base_experiment(seed: int = 0, seeds: int = 3, device: str | None = None) -> Experiment:
     """English only; tested on held-out stamps in every language and on held-out emoji in 14."""
     tests = [("stamps", "all")] if data.available("stamps") else []
-    val = "emoji+stamps" if tests else "emoji"
-    return Experiment(train=(training_sets(), ["en"]), val=(val, None), test=[*tests, ("emoji", "all")], seed=seed, seeds=seeds, device=device)
+    return Experiment(train=(training_sets(), ["en"]), val=None, test=[*tests, ("emoji", "all")], seed=seed, seeds=seeds, device=device)
 
 
 def run(seed: int = 0, seeds: int = 3, device: str | None = None, progress: bool = True) -> tuple[Results, pd.DataFrame]:

@@ -72,6 +72,16 @@ def test_no_held_out_emoji_is_named_in_training():
     assert not [c for c in data.load_captions(ALL, "train").captions["en"] if said(c) & heads]
 
 
+def test_train_and_val_together_still_leak_nothing():
+    require(ALL)
+    both = data.load_captions(ALL, "train+val")
+    assert len(both) > len(data.load_captions(ALL, "train")) + 200
+    for held_out in ("stamps", "emoji"):
+        heads = set(data.load_captions(held_out, "test").concepts)
+        assert not [c for c in both.captions["en"] if said(c) & heads]
+    assert not set(both.ids) & set(data.load_captions(ALL, "test").ids)
+
+
 def test_splits_share_no_concept_and_are_large_enough():
     require(ALL)
     seen = {split: set(data.load_captions(ALL, split).concepts) for split in data.SPLITS}

@@ -17,6 +17,8 @@ from mpm_lite.data.picture import draw
 
 __all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "available", "counts", "load_captions"]
 
+BOTH = "train+val"
+
 
 @dataclass(frozen=True)
 class SetInfo:
@@ -53,6 +55,7 @@ def load_captions(name: str, split: str = "train", languages: str | Sequence[str
     """The pictures and captions of one set, or of several joined with '+' ("emoji+stamps+clipart").
 
     `languages` is a list of BCP 47 codes (or one code), or "all": every language of any of the sets, English first.
+    split "train+val" is for a last fit after every choice was made: both, without what mentions a test concept.
     `limit` keeps that many items by a seeded permutation, so limit=100 lies inside limit=300.
     Raises UserError for a set, split or language nobody knows, and for a set that is not on this machine.
     """
@@ -60,9 +63,10 @@ def load_captions(name: str, split: str = "train", languages: str | Sequence[str
     for one in names:
         if one not in SETS:
             raise runtime.unknown("caption set", one, SETS)
-    if split not in SPLITS:
-        raise runtime.unknown("split", split, SPLITS)
-    parts = [_parts(one)[split] for one in names]
+    if split not in (*SPLITS, BOTH):
+        raise runtime.unknown("split", split, [*SPLITS, BOTH])
+    views = [view for one in names for view in _views(one, split)]
+    parts = [part for part, _ in views]
     known = sorted({language for part in parts for language in part.captions}, key=lambda code: (code != "en", code))
     if isinstance(languages, str):
         asked = known if languages == "all" else [languages]
@@ -75,12 +79,25 @@ def load_captions(name: str, split: str = "train", languages: str | Sequence[str
             raise runtime.UserError(f"{name} has no captions in {code!r}. {hint}")
     if not asked:
         raise runtime.UserError("No language was asked for. Give at least one, such as languages=('en',), or \"all\".")
-    whole = CaptionSet([(part, np.arange(len(part))) for part in parts], asked)
+    whole = CaptionSet(views, asked)
     if limit is None or limit >= len(whole):
         return whole
     if limit < 1:
         raise runtime.UserError(f"limit={limit} leaves nothing. Use a limit of at least 1, or None for everything.")
     return whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:limit]))
+
+
+def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
+    """The parts of a split and which of their items belong to it."""
+    from mpm_lite.data.concepts import mentions, test_concepts
+
+    parts = _parts(name)
+    if split != BOTH:
+        return [(parts[split], np.arange(len(parts[split])))]
+    # Validation captions may mention what the test set is about; training captions may not.
+    test = test_concepts() | frozenset(parts["test"].concepts)
+    fit = np.flatnonzero([mentions(caption).isdisjoint(test) for caption in parts["val"].captions["en"]])
+    return [(parts["train"], np.arange(len(parts["train"]))), (parts["val"], fit)]
 
 
 def counts(name: str) -> dict[str, int]:

@@ -229,6 +229,12 @@ def _held_out() -> frozenset[str]:
     return frozenset(concept for concept, split in table().items() if split != "train")
 
 
+@lru_cache(maxsize=1)
+def test_concepts() -> frozenset[str]:
+    """The concepts of the committed table that are held out for the test."""
+    return frozenset(concept for concept, split in table().items() if split == "test")
+
+
 def split_of(caption: str, also_held_out: frozenset[str] = frozenset()) -> str | None:
     """The split of an item by its English caption; None where the strict leak rule drops it from training."""
     split = concept_split(head_noun(caption))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,8 +121,8 @@ class Search:
         return [Found(code, text, row) for (code, text), row in zip(queries.items(), order, strict=True)]
 
 
-def gallery(captions: CaptionSet, found: list[Found], asked: str = "", side: int = SIDE) -> Page:
-    """A row of pictures a query, best first. Pictures named `asked` are ringed, and marked in words as well."""
+def gallery(captions: CaptionSet, found: list[Found], asked: Collection[str] = (), side: int = SIDE) -> Page:
+    """A row of pictures a query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
     names = captions.captions["en"]
     data = {i: thumbnail(captions.images[i], side) for row in found for i in row.pictures}
     body = []
@@ -131,7 +131,7 @@ def gallery(captions: CaptionSet, found: list[Found], asked: str = "", side: int
         query = native(row.query, row.language or "und")
         cells = [f'<th scope="row" style="text-align:left">{_safe(who)}<br>{query}</th>']
         for i in row.pictures:
-            right = bool(asked) and names[i].casefold() == asked.casefold()
+            right = names[i].casefold() in {name.casefold() for name in asked}
             cells.append(_cell(names[i], data[i], right, side))
         body.append(f"<tr>{''.join(cells)}</tr>")
     firsts = "; ".join(f"{row.language or 'free text'}: {names[row.pictures[0]]}" for row in found)

@@ -13,23 +13,41 @@ from tqdm.auto import tqdm
 
 from mpm_lite import cache, runtime
 
-CHUNK = 512
+CHUNK = 512                      # a whole number of batches in every preset
+KEEP = 2048                      # pictures of a part that are kept while several towers look at them (400 MB)
 
 
 def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
-    """Features of every picture of a CaptionSet: float32 (N, D)."""
+    """Features of every picture of a CaptionSet: float32 (N, D). Towers joined by '+' are cached one by one."""
     rows = []
     for part, indices in captions.parts:
-        key = ("image", tower.fingerprint, part.image_digest())
-        whole = cache.features(key, lambda part=part: _encode(part, tower, progress))
-        rows.append(whole[indices])
+        drawn = _Drawn(part)
+        side_by_side = []
+        for one in getattr(tower, "towers", [tower]):
+            key = ("image", one.fingerprint, part.image_digest())
+            side_by_side.append(cache.features(key, lambda one=one, drawn=drawn: drawn.through(one, progress)))
+        rows.append(np.concatenate(side_by_side, axis=1)[indices])
     return np.concatenate(rows)
 
 
-def _encode(part: Any, tower: Any, progress: bool) -> np.ndarray:
-    """The whole part through the tower, CHUNK pictures in memory at a time; a chunk is a whole number of batches."""
-    starts = tqdm(range(0, len(part.ids), CHUNK), desc=f"{tower.name}: {part.name}", disable=not progress or runtime.quiet(), leave=False)
-    return np.concatenate([tower.encode(part.pictures(start, start + CHUNK)) for start in starts])
+class _Drawn:
+    """The pictures of a part, drawn at most once while its towers look at them, CHUNK at a time."""
+
+    def __init__(self, part: Any) -> None:
+        self.part, self._kept = part, {}
+
+    def chunk(self, start: int) -> np.ndarray:
+        if start in self._kept:
+            return self._kept[start]
+        pictures = self.part.pictures(start, start + CHUNK)
+        if len(self.part.ids) <= KEEP:
+            self._kept[start] = pictures
+        return pictures
+
+    def through(self, tower: Any, progress: bool) -> np.ndarray:
+        starts = range(0, len(self.part.ids), CHUNK)
+        shown = tqdm(starts, desc=f"{tower.name}: {self.part.name}", disable=not progress or runtime.quiet(), leave=False)
+        return np.concatenate([tower.encode(self.chunk(start)) for start in shown])
 
 
 def text_features(captions: Any, language: str, tower: Any, progress: bool = False) -> np.ndarray:
