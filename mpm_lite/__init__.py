@@ -12,14 +12,38 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _WHERE = {
-    "load_captions": "data", "CaptionSet": "data", "load_text_tower": "towers.text", "load_image_tower": "towers.image",
-    "Recipe": "recipes", "Stage": "recipes", "Experiment": "experiment", "sweep": "experiment", "Results": "results",
-    "asset": "runtime", "banner": "runtime", "UserError": "runtime", "show": "teaching.show",
+    "load_captions": "data",
+    "CaptionSet": "data",
+    "load_text_tower": "towers.text",
+    "load_image_tower": "towers.image",
+    "Recipe": "recipes",
+    "Stage": "recipes",
+    "Experiment": "experiment",
+    "sweep": "experiment",
+    "Results": "results",
+    "asset": "runtime",
+    "banner": "runtime",
+    "UserError": "runtime",
+    "show": "teaching.show",
 }
-_MODULES = {"ops", "runtime", "data", "towers", "recipes", "train", "evaluate", "experiment", "results", "figures", "tour", "studies", "teaching"}
+_MODULES = {
+    "ops",
+    "runtime",
+    "data",
+    "towers",
+    "recipes",
+    "train",
+    "evaluate",
+    "experiment",
+    "results",
+    "figures",
+    "tour",
+    "studies",
+    "teaching",
+}
 __all__ = sorted(_WHERE | dict.fromkeys(_MODULES))
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what editors see behind __getattr__
     from mpm_lite.data import CaptionSet, load_captions
     from mpm_lite.experiment import Experiment, sweep
     from mpm_lite.recipes import Recipe, Stage

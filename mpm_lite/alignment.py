@@ -14,8 +14,8 @@ from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.languages import base, family
 
 CELLS = ("read", "relative read", "no relative read", "unreadable pieces")
-UNKNOWN_PIECES = 0.05            # from this share of unknown pieces on, the tokenizer hides the language
-SAMPLE = 120                     # training captions a language, one for each English caption
+UNKNOWN_PIECES = 0.05  # from this share of unknown pieces on, the tokenizer hides the language
+SAMPLE = 120  # training captions a language, one for each English caption
 
 
 def cell(code: str, read: frozenset[str], unknown_rate: float) -> str:
@@ -50,7 +50,9 @@ def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -
     return vectors
 
 
-def table(tower: Any, captions: CaptionSet | None = None, languages: list[str] | None = None, progress: bool = False) -> pd.DataFrame:
+def table(
+    tower: Any, captions: CaptionSet | None = None, languages: list[str] | None = None, progress: bool = False
+) -> pd.DataFrame:
     """One row a language: alignment, unknown_rate, pieces_a_caption, cell, family, n.
 
     alignment: translation recall@1 into English among the sampled captions, expected over ties; the frozen tower's own
@@ -66,9 +68,16 @@ def table(tower: Any, captions: CaptionSet | None = None, languages: list[str] |
         english = [captions.captions["en"][i] for i in there]
         pivot, other = whole(captions, "en", tower, progress)[there], whole(captions, code, tower, progress)[there]
         unknown = tower.unknown_rate(said)
-        rows.append({
-            "text": tower.name, "language": code, "family": family(code), "cell": cell(code, tower.languages, unknown),
-            "alignment": evaluate.translation_recall(pivot, other, evaluate.equal_groups(english, said)),
-            "unknown_rate": unknown, "pieces_a_caption": float(np.mean([len(p) for p in tower.pieces(said)])), "n": len(there),
-        })
+        rows.append(
+            {
+                "text": tower.name,
+                "language": code,
+                "family": family(code),
+                "cell": cell(code, tower.languages, unknown),
+                "alignment": evaluate.translation_recall(pivot, other, evaluate.equal_groups(english, said)),
+                "unknown_rate": unknown,
+                "pieces_a_caption": float(np.mean([len(p) for p in tower.pieces(said)])),
+                "n": len(there),
+            }
+        )
     return pd.DataFrame(rows)

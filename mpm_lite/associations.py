@@ -49,13 +49,27 @@ def table(rho: pd.DataFrame, results: Results, draws: int = 2000) -> pd.DataFram
     of = rho[rho["counts"] & (rho["language"] != "en") & rho["alignment"].notna() & rho["rho"].notna()]
     rows = []
     for text, mine in of.groupby("text"):
-        parts = {"within read": mine[mine["cell"] == "read"], "within never-read": mine[mine["cell"].isin(NEVER)], "pooled": mine}
+        parts = {
+            "within read": mine[mine["cell"] == "read"],
+            "within never-read": mine[mine["cell"].isin(NEVER)],
+            "pooled": mine,
+        }
         for where, some in parts.items():
             for statistic in ("spearman", "partial"):
                 if len(some) < 6:
                     continue
                 found = by_family(some, statistic, draws)
-                rows.append({"what": f"{statistic} of alignment and retention, {where}", "text": text, "languages": len(some), "families": some["family"].nunique(), "value": found.value, "low": found.low, "high": found.high})
+                rows.append(
+                    {
+                        "what": f"{statistic} of alignment and retention, {where}",
+                        "text": text,
+                        "languages": len(some),
+                        "families": some["family"].nunique(),
+                        "value": found.value,
+                        "low": found.low,
+                        "high": found.high,
+                    }
+                )
     towers = list(of["text"].unique())
     if len(towers) == 2:
         rows.append(difference_in_differences(of, results, towers, draws))
@@ -72,10 +86,22 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
     only = cells.index[(cells[less] != "read") & (cells[more] == "read")].tolist()
     both = cells.index[(cells[less] == "read") & (cells[more] == "read")].tolist()
     test = of["test"].iloc[0]
-    mean = {(t, g): results.where(text=t, test=test).mean_retention_draws(codes, draws=draws) for t in towers for g, codes in (("only", only), ("both", both))}
+    mean = {
+        (t, g): results.where(text=t, test=test).mean_retention_draws(codes, draws=draws)
+        for t in towers
+        for g, codes in (("only", only), ("both", both))
+    }
 
     def contrast(i: int) -> np.ndarray:
         return (mean[more, "only"][i] - mean[less, "only"][i]) - (mean[more, "both"][i] - mean[less, "both"][i])
 
     found = evaluate.summarise(float(contrast(0)), contrast(1))
-    return {"what": f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read", "text": f"{more} - {less}", "languages": len(only) + len(both), "families": of["family"].nunique(), "value": found.value, "low": found.low, "high": found.high}
+    return {
+        "what": f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read",
+        "text": f"{more} - {less}",
+        "languages": len(only) + len(both),
+        "families": of["family"].nunique(),
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+    }

@@ -49,7 +49,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
-        raise runtime.UserError(f"Could not write {path}: {error.strerror}. Free some room, or set MPM_LITE_HOME to another folder.") from error
+        raise runtime.UserError(
+            f"Could not write {path}: {error.strerror}. Free some room, or set MPM_LITE_HOME to another folder."
+        ) from error
 
 
 def _read(path: Path) -> np.ndarray | None:
@@ -80,5 +82,7 @@ def features(key: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarra
     write_atomic(path, save({"features": array}, metadata={"sha256": hashlib.sha256(array.tobytes()).hexdigest()}))
     back = _read(path)
     if back is None:
-        raise runtime.UserError(f"{path} does not read back as written: the disk may be failing. Set MPM_LITE_HOME to another folder.")
+        raise runtime.UserError(
+            f"{path} does not read back as written: the disk may be failing. Set MPM_LITE_HOME to another folder."
+        )
     return back

@@ -46,9 +46,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
     final, beside = folder / f"step-{checkpoint.step}", folder / f"step-{checkpoint.step}.tmp"
     if _valid(final):
         return final
-    files = {f"{name}.safetensors": save({k: v.contiguous() for k, v in group.items()}) for name, group in checkpoint.tensors.items()}
+    files = {
+        f"{name}.safetensors": save({k: v.contiguous() for k, v in group.items()})
+        for name, group in checkpoint.tensors.items()
+    }
     files["state.json"] = json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=1).encode()
-    files["manifest.json"] = json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in files.items()}).encode()
+    files["manifest.json"] = json.dumps(
+        {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    ).encode()
     try:
         for old in folder.glob("step-*.tmp"):
             shutil.rmtree(old)
@@ -62,7 +67,9 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
         _sync(folder)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise UserError(f"Could not write a checkpoint to {folder}: {error.strerror}. Free some room or choose another --out.") from error
+        raise UserError(
+            f"Could not write a checkpoint to {folder}: {error.strerror}. Free some room or choose another --out."
+        ) from error
     for old in _steps(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return final

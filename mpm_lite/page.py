@@ -28,7 +28,9 @@ def thumbnail(picture: np.ndarray, side: int = SIDE) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def neighbours(results: Results, test: str, text_tower: Any, image_tower: Any, top: int = TOP) -> dict[str, list[list[int]]]:
+def neighbours(
+    results: Results, test: str, text_tower: Any, image_tower: Any, top: int = TOP
+) -> dict[str, list[list[int]]]:
     """For each language, a row a captioned picture: [its number, the numbers of the `top` pictures found], first seed."""
     gallery, recipe = results.galleries[test], next(iter(results.models.values()))
     found = {}
@@ -37,7 +39,9 @@ def neighbours(results: Results, test: str, text_tower: Any, image_tower: Any, t
         for language in gallery.languages:
             asked = gallery.with_caption(language)
             said = torch.from_numpy(text_features(gallery, language, text_tower)[asked])
-            order = (recipe.predict({"text": said})["text"] @ seen.T).argsort(dim=1, descending=True, stable=True)[:, :top]
+            order = (recipe.predict({"text": said})["text"] @ seen.T).argsort(dim=1, descending=True, stable=True)[
+                :, :top
+            ]
             found[language] = [[int(i), *row] for i, row in zip(asked, order.tolist(), strict=True)]
     return found
 

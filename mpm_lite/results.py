@@ -16,7 +16,7 @@ from mpm_lite.cache import write_atomic
 from mpm_lite.data.languages import REGIONAL
 from mpm_lite.runtime import UserError
 
-MIN_QUERIES = 100                # fewer are shown, but enter no mean, count or correlation
+MIN_QUERIES = 100  # fewer are shown, but enter no mean, count or correlation
 ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
 
 
@@ -27,7 +27,14 @@ class Results:
     items: one row a query, the same fields and a column a metric. models: the trained recipes by seed.
     """
 
-    def __init__(self, table: pd.DataFrame, items: pd.DataFrame, models: dict[Any, Any] | None = None, meta: dict[str, Any] | None = None, galleries: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        items: pd.DataFrame,
+        models: dict[Any, Any] | None = None,
+        meta: dict[str, Any] | None = None,
+        galleries: dict[str, Any] | None = None,
+    ) -> None:
         self.table, self.items = table, items
         self.models, self.meta, self.galleries = models or {}, meta or {}, galleries or {}
 
@@ -70,16 +77,32 @@ class Results:
             rows += self._arm(dict(zip(arms, arm, strict=True)), items, metric, floor, draws)
         return pd.DataFrame(rows)
 
-    def _arm(self, arm: dict[str, Any], items: pd.DataFrame, metric: str, floor: str | None, draws: int) -> list[dict[str, Any]]:
+    def _arm(
+        self, arm: dict[str, Any], items: pd.DataFrame, metric: str, floor: str | None, draws: int
+    ) -> list[dict[str, Any]]:
         weights, seed_weights, place = _resample(items, draws)
         rows = []
         for language, said in items.groupby("language", sort=False):
             mean, drawn, n = {}, {}, said["item"].nunique()
             for name in ("", "pivot ", "chance "):
                 mean[name], drawn[name] = _score(said, name + metric, weights, seed_weights, place)
-            rho = evaluate.summarise(_ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "]))
+            rho = evaluate.summarise(
+                _ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "])
+            )
             above = evaluate.summarise(mean[""] - mean["chance "], drawn[""] - drawn["chance "])
-            row = {**arm, "language": language, "rho": rho.value, "low": rho.low, "high": rho.high, "score": mean[""], "pivot_score": mean["pivot "], "chance": mean["chance "], "n": n, "p": above.p, "counts": n >= MIN_QUERIES and language not in REGIONAL}
+            row = {
+                **arm,
+                "language": language,
+                "rho": rho.value,
+                "low": rho.low,
+                "high": rho.high,
+                "score": mean[""],
+                "pivot_score": mean["pivot "],
+                "chance": mean["chance "],
+                "n": n,
+                "p": above.p,
+                "counts": n >= MIN_QUERIES and language not in REGIONAL,
+            }
             if floor is not None:
                 row |= self._above_floor(arm, language, metric, floor, mean, drawn, (weights, seed_weights, place))
             rows.append(row)
@@ -87,10 +110,19 @@ class Results:
             row["p_holm"] = p
         return rows
 
-    def _above_floor(self, arm: dict[str, Any], language: str, metric: str, floor: str, mean: dict, drawn: dict, sample: tuple) -> dict[str, float]:
-        same = self.items[(self.items["text"] == floor) & (self.items["condition"] == "real") & (self.items["test"] == arm["test"]) & (self.items["language"] == language)]
+    def _above_floor(
+        self, arm: dict[str, Any], language: str, metric: str, floor: str, mean: dict, drawn: dict, sample: tuple
+    ) -> dict[str, float]:
+        same = self.items[
+            (self.items["text"] == floor)
+            & (self.items["condition"] == "real")
+            & (self.items["test"] == arm["test"])
+            & (self.items["language"] == language)
+        ]
         if same.empty:
-            raise UserError(f"No rows of the floor {floor!r} on {arm['test']} in {language}; run it on the same test first.")
+            raise UserError(
+                f"No rows of the floor {floor!r} on {arm['test']} in {language}; run it on the same test first."
+            )
         low, low_drawn = _score(same, metric, *sample)
         found = evaluate.summarise(_ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "]))
         return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
@@ -102,7 +134,9 @@ class Results:
         """
         return evaluate.summarise(*self.mean_retention_draws(languages, metric, draws))
 
-    def mean_retention_draws(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> tuple[float, np.ndarray]:
+    def mean_retention_draws(
+        self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
+    ) -> tuple[float, np.ndarray]:
         """What `mean_retention` summarises: the value and its bootstrap draws (B,). Draw b is the same draw in every arm."""
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("mean_retention needs one arm; narrow down with .where(text=..., test=..., condition=...).")
@@ -117,7 +151,15 @@ class Results:
             raise UserError(f"None of {', '.join(languages)} has {MIN_QUERIES} queries here.")
         return float(np.mean(values)), np.mean(draws_of, axis=0)
 
-    def search(self, query: str, text_tower: Any, test: str | None = None, top: int = 8, seed: int | None = None, images: Any = None) -> list[int]:
+    def search(
+        self,
+        query: str,
+        text_tower: Any,
+        test: str | None = None,
+        top: int = 8,
+        seed: int | None = None,
+        images: Any = None,
+    ) -> list[int]:
         """The pictures of a held-out gallery nearest to free text in any language: their numbers, best first."""
         from mpm_lite.towers.features import image_features
 
@@ -135,7 +177,10 @@ class Results:
             write_atomic(folder / f"{name}.parquet", frame.to_parquet())
         if self.models:
             recipe = next(iter(self.models.values()))
-            write_atomic(folder / "model.safetensors", to_safetensors({k: v.contiguous() for k, v in recipe.state_dict().items()}))
+            write_atomic(
+                folder / "model.safetensors",
+                to_safetensors({k: v.contiguous() for k, v in recipe.state_dict().items()}),
+            )
         write_atomic(folder / "config.json", json.dumps(self.meta, indent=1, default=str).encode())
         return folder
 
@@ -167,10 +212,12 @@ def _resample(items: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray, 
     return weights, seed_weights, {item: i for i, item in enumerate(known["item"])}
 
 
-def _score(said: pd.DataFrame, column: str, weights: np.ndarray, seed_weights: np.ndarray, place: dict[str, int]) -> tuple[float, np.ndarray]:
+def _score(
+    said: pd.DataFrame, column: str, weights: np.ndarray, seed_weights: np.ndarray, place: dict[str, int]
+) -> tuple[float, np.ndarray]:
     """The mean of a column over seeds and items, and the same under every draw. `said` is one language of one arm."""
     said = said.sort_values(["seed", "item"])
-    hits = said[column].to_numpy().reshape(said["seed"].nunique(), -1)                 # (S, Q): every seed asks the same
+    hits = said[column].to_numpy().reshape(said["seed"].nunique(), -1)  # (S, Q): every seed asks the same
     columns = [place[item] for item in said["item"].iloc[: hits.shape[1]]]
     return float(hits.mean()), evaluate.resampled_mean(hits, weights[:, columns], seed_weights)
 

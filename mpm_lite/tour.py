@@ -15,6 +15,8 @@ from mpm_lite.cache import write_atomic
 from mpm_lite.data.languages import display_name
 from mpm_lite.experiment import Experiment
 from mpm_lite.results import Results
+from mpm_lite.towers.features import image_features, text_features
+from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.text import load_text_tower
 
 TOWERS = ("use-m", "e5-small")
@@ -30,10 +32,19 @@ def training_sets() -> str:
 def base_experiment(seed: int = 0, seeds: int = 3, device: str | None = None) -> Experiment:
     """English only; tested on held-out stamps in every language and on held-out emoji in 14."""
     tests = [("stamps", "all")] if data.available("stamps") else []
-    return Experiment(train=(training_sets(), ["en"]), val=None, test=[*tests, ("emoji", "all")], seed=seed, seeds=seeds, device=device)
+    return Experiment(
+        train=(training_sets(), ["en"]),
+        val=None,
+        test=[*tests, ("emoji", "all")],
+        seed=seed,
+        seeds=seeds,
+        device=device,
+    )
 
 
-def run(seed: int = 0, seeds: int = 3, device: str | None = None, progress: bool = True) -> tuple[Results, pd.DataFrame]:
+def run(
+    seed: int = 0, seeds: int = 3, device: str | None = None, progress: bool = True
+) -> tuple[Results, pd.DataFrame]:
     """All arms of the tour and the alignment table of its towers.
 
     Arms: use-m and e5-small on real pairs; the English-only floor; use-m on shuffled pairs and on one picture for all.
@@ -47,11 +58,29 @@ def run(seed: int = 0, seeds: int = 3, device: str | None = None, progress: bool
     return results, known.reset_index(drop=True)
 
 
+def warm() -> None:
+    """Let every tower read everything once, so that notebooks and tests find the cache full."""
+    image = load_image_tower(base_experiment().image)
+    sets = [data.load_captions(training_sets(), split) for split in ("train+val", "val")]
+    sets += [data.load_captions(name, "test", "all") for name in ("emoji", "stamps") if data.available(name)]
+    for captions in sets:
+        image_features(captions, image)
+    for text in (*TOWERS, FLOOR):
+        tower = load_text_tower(text)
+        for captions in sets:
+            for language in captions.languages:
+                text_features(captions, language, tower)
+        if text != FLOOR:
+            alignment.table(tower, alignment.sample("stamps" if data.available("stamps") else "emoji"))
+
+
 def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:
     """Retention of the real arms beside alignment and cell; one row a tower, test and language."""
     rho = results.retention(METRIC, floor=FLOOR)
     rho = rho[(rho["condition"] == "real") & rho["text"].isin([*TOWERS, FLOOR])]
-    return rho.merge(known[["text", "language", "alignment", "unknown_rate", "cell", "family"]], on=["text", "language"], how="left")
+    return rho.merge(
+        known[["text", "language", "alignment", "unknown_rate", "cell", "family"]], on=["text", "language"], how="left"
+    )
 
 
 def readable(results: Results, rho: pd.DataFrame, test: str) -> str:
@@ -77,7 +106,9 @@ def readable(results: Results, rho: pd.DataFrame, test: str) -> str:
             cells.append(f"{100 * t['score']:{width}.1f}  {span:<20}")
         few = "" if row.counts or row.language == "en" else "  *"
         name = f"{display_name(row.language)} ({row.language})"
-        lines.append(f"{name:24.24}{row.n:5d}{100 * row.chance:8.1f} |{cells[0]}|{cells[1]}|{100 * towers.loc[FLOOR]['score']:6.1f}{few}")
+        lines.append(
+            f"{name:24.24}{row.n:5d}{100 * row.chance:8.1f} |{cells[0]}|{cells[1]}|{100 * towers.loc[FLOOR]['score']:6.1f}{few}"
+        )
     lines.append("* under 100 queries or a regional variant: shown, in no mean.")
     return "\n".join(lines)
 
@@ -88,24 +119,50 @@ def summary(results: Results, rho: pd.DataFrame, test: str) -> list[str]:
     lines = []
     for text in TOWERS:
         english = rho[(rho["test"] == test) & (rho["text"] == text) & (rho["language"] == "en")].iloc[0]
-        lines.append(f"{text}: English R@10 {100 * english['score']:.1f} (chance {100 * english['chance']:.1f}, n {english['n']})")
+        lines.append(
+            f"{text}: English R@10 {100 * english['score']:.1f} (chance {100 * english['chance']:.1f}, n {english['n']})"
+        )
         arm = results.where(text=text, condition="real", test=test)
         for cell in alignment.CELLS:
             codes = of[(of["text"] == text) & (of["cell"] == cell)]["language"].tolist()
             if codes:
                 mean = arm.mean_retention(codes, METRIC)
-                lines.append(f"  {cell:18} {len(codes):3d} languages, mean retention {mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]")
+                lines.append(
+                    f"  {cell:18} {len(codes):3d} languages, mean retention {mean.value:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+                )
     for condition in ("shuffled", "blind"):
         said = results.where(text=TOWERS[0], condition=condition, test=test, metric=METRIC).table
-        lines.append(f"control, {condition} pairs ({TOWERS[0]}): mean R@10 over all languages {100 * said['value'].mean():.1f}, chance {100 * said['chance'].mean():.1f}")
+        lines.append(
+            f"control, {condition} pairs ({TOWERS[0]}): mean R@10 over all languages {100 * said['value'].mean():.1f}, chance {100 * said['chance'].mean():.1f}"
+        )
     return lines
 
 
 def to_json(results: Results) -> bytes:
     """{"rows": [...]} with the columns of the contract, and no times: the same seed gives the same bytes."""
-    columns = ["recipe", "text", "image", "lm", "train", "test", "condition", "seed", "language", "metric", "value", "n", "chance"]
+    columns = [
+        "recipe",
+        "text",
+        "image",
+        "lm",
+        "train",
+        "test",
+        "condition",
+        "seed",
+        "language",
+        "metric",
+        "value",
+        "n",
+        "chance",
+    ]
     rows = results.table[columns].to_dict("records")
-    clean = [{k: (round(v, 9) if isinstance(v, float) else int(v) if isinstance(v, np.integer) else v) for k, v in row.items()} for row in rows]
+    clean = [
+        {
+            k: (round(v, 9) if isinstance(v, float) else int(v) if isinstance(v, np.integer) else v)
+            for k, v in row.items()
+        }
+        for row in rows
+    ]
     return json.dumps({"rows": clean}, ensure_ascii=False, indent=0).encode()
 
 
@@ -123,7 +180,9 @@ def write(results: Results, rho: pd.DataFrame, test: str, json_path: Path, out: 
         figure.savefig(buffer, format="png")
         write_atomic(path, buffer.getvalue())
     tests = list(dict.fromkeys(results.table["test"]))
-    write_atomic(paths[3], page.build(results, [t for t in tests if t in results.galleries], load_text_tower(TOWERS[0])).encode())
+    write_atomic(
+        paths[3], page.build(results, [t for t in tests if t in results.galleries], load_text_tower(TOWERS[0])).encode()
+    )
     return paths
 
 
@@ -133,4 +192,7 @@ def draw(rho: pd.DataFrame, test: str) -> list[Any]:
     scatter = figures.retention_against_alignment(of[of["counts"] & (of["language"] != "en") & of["alignment"].notna()])
     bars = rho[(rho["test"] == test) & (rho["counts"] | (rho["language"] == "en"))].rename(columns={"score": "value"})
     order = bars[bars["text"] == TOWERS[0]].sort_values("value", ascending=False)["language"].tolist()
-    return [scatter, figures.language_bars(bars, order=order, title=f"R@10 on held-out {test}, trained on English only")]
+    return [
+        scatter,
+        figures.language_bars(bars, order=order, title=f"R@10 on held-out {test}, trained on English only"),
+    ]

@@ -38,9 +38,9 @@ class Plan:
     """How to run, apart from what the recipe says: seed, saving, selection, showing."""
 
     seed: int = 0
-    out: Path | None = None      # checkpoints go to out/checkpoints; None keeps the run in memory
+    out: Path | None = None  # checkpoints go to out/checkpoints; None keeps the run in memory
     save_every: int = 100
-    score_every: int = 50        # how often `score` is asked on validation data
+    score_every: int = 50  # how often `score` is asked on validation data
     progress: bool = True
     label: str = ""
 
@@ -103,15 +103,27 @@ def fit(
     start_stage, start_step, saved = 0, 0, checkpoint.latest(folder) if folder else None
     if saved:
         if saved.state["config"] != config:
-            raise UserError(f"{folder} holds a run of another configuration; choose another --out or delete that folder.")
+            raise UserError(
+                f"{folder} holds a run of another configuration; choose another --out or delete that folder."
+            )
         start_stage, start_step = saved.state["stage"], saved.state["stage_step"]
         history = History(saved.state["losses"], [tuple(s) for s in saved.state["scores"]], saved.state["kept_step"])
         recipe.load_state_dict(saved.tensors["weights"])
     recipe.to(accelerator.device)
-    best = {k: v.to(accelerator.device) for k, v in saved.tensors["best"].items()} if saved and "best" in saved.tensors else None
+    best = (
+        {k: v.to(accelerator.device) for k, v in saved.tensors["best"].items()}
+        if saved and "best" in saved.tensors
+        else None
+    )
     done = sum(stage.steps for stage in recipe.stages()[:start_stage]) + start_step
     total = sum(stage.steps for stage in recipe.stages())
-    bar = tqdm(total=total, initial=done, desc=plan.label or recipe.name, disable=not plan.progress or runtime.quiet(), leave=False)
+    bar = tqdm(
+        total=total,
+        initial=done,
+        desc=plan.label or recipe.name,
+        disable=not plan.progress or runtime.quiet(),
+        leave=False,
+    )
     for number, stage in enumerate(recipe.stages()):
         if number < start_stage:
             continue
@@ -132,7 +144,9 @@ def fit(
             loss = recipe.loss(batch)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise UserError(f"The loss became {value} at step {done + 1} of {total}; lower lr (now {stage.lr:g}) or check the features.")
+                raise UserError(
+                    f"The loss became {value} at step {done + 1} of {total}; lower lr (now {stage.lr:g}) or check the features."
+                )
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
@@ -170,7 +184,17 @@ def _config(recipe: Recipe, data: TrainData, plan: Plan) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _save(folder: Path, recipe: Recipe, optimizer: Any, best: dict[str, Tensor] | None, history: History, config: str, done: int, stage: int, stage_step: int) -> None:
+def _save(
+    folder: Path,
+    recipe: Recipe,
+    optimizer: Any,
+    best: dict[str, Tensor] | None,
+    history: History,
+    config: str,
+    done: int,
+    stage: int,
+    stage_step: int,
+) -> None:
     tensors = {
         "weights": {k: v.detach().cpu() for k, v in recipe.state_dict().items()},
         "optimizer": {k: v.cpu() for k, v in checkpoint.pack_optimizer(optimizer).items()},
@@ -178,5 +202,12 @@ def _save(folder: Path, recipe: Recipe, optimizer: Any, best: dict[str, Tensor] 
     }
     if best is not None:
         tensors["best"] = {k: v.cpu() for k, v in best.items()}
-    state = {"config": config, "stage": stage, "stage_step": stage_step, "losses": history.losses, "scores": history.scores, "kept_step": history.kept_step}
+    state = {
+        "config": config,
+        "stage": stage,
+        "stage_step": stage_step,
+        "losses": history.losses,
+        "scores": history.scores,
+        "kept_step": history.kept_step,
+    }
     checkpoint.save_checkpoint(folder, checkpoint.Checkpoint(done, tensors, state))

@@ -23,7 +23,13 @@ def own_home(tmp_path, monkeypatch):
 
 def part(name="made/test", n=9):
     captions = {"en": [f"thing {i}" for i in range(n)], "de": [f"Ding {i}" if i % 3 else "" for i in range(n)]}
-    return Part(name, [f"{name}/{i}" for i in range(n)], captions, [str(i) for i in range(n)], lambda i: np.full((256, 256, 3), i, np.uint8))
+    return Part(
+        name,
+        [f"{name}/{i}" for i in range(n)],
+        captions,
+        [str(i) for i in range(n)],
+        lambda i: np.full((256, 256, 3), i, np.uint8),
+    )
 
 
 def test_computed_once_and_read_back():

@@ -13,23 +13,26 @@ def run(*words):
     return cli.main([str(w) for w in words])
 
 
-@pytest.mark.parametrize("words, said", [
-    (["run", "aling"], "Did you mean 'align'"),
-    (["run", "native-crosing"], "Did you mean 'native-crossing'"),
-    (["run", "align", "--set", "text=use-n"], "Did you mean 'use-m'"),
-    (["run", "align", "--set", "image=eficientnet-lite0"], "Did you mean 'efficientnet-lite0'"),
-    (["run", "align", "--set", "steps"], "key=value"),
-    (["run", "align", "--set", "stepz=5"], "Did you mean 'steps'"),
-    (["run", "align", "--set", "width=wide"], "takes a int"),
-    (["run", "align", "--set", "train=emojy:en"], "Did you mean 'emoji'"),
-    (["run", "align", "--set", "train=emoji:xx"], "no captions in 'xx'"),
-    (["run", "align", "--set", "condition=shufled"], "Did you mean 'shuffled'"),
-    (["run", "controls", "--set", "steps=5"], "committed configuration"),
-    (["tour", "--seeds", "0"], "at least 1"),
-    (["data", "get"], "Say what to get"),
-    (["data", "get", "stamp"], "Did you mean 'stamps'"),
-    (["run", "align", "--set", "text=nobody/nothing-here"], "hub"),
-])
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["run", "aling"], "Did you mean 'align'"),
+        (["run", "native-crosing"], "Did you mean 'native-crossing'"),
+        (["run", "align", "--set", "text=use-n"], "Did you mean 'use-m'"),
+        (["run", "align", "--set", "image=eficientnet-lite0"], "Did you mean 'efficientnet-lite0'"),
+        (["run", "align", "--set", "steps"], "key=value"),
+        (["run", "align", "--set", "stepz=5"], "Did you mean 'steps'"),
+        (["run", "align", "--set", "width=wide"], "takes a int"),
+        (["run", "align", "--set", "train=emojy:en"], "Did you mean 'emoji'"),
+        (["run", "align", "--set", "train=emoji:xx"], "no captions in 'xx'"),
+        (["run", "align", "--set", "condition=shufled"], "Did you mean 'shuffled'"),
+        (["run", "controls", "--set", "steps=5"], "committed configuration"),
+        (["tour", "--seeds", "0"], "at least 1"),
+        (["data", "get"], "Say what to get"),
+        (["data", "get", "stamp"], "Did you mean 'stamps'"),
+        (["run", "align", "--set", "text=nobody/nothing-here"], "hub"),
+    ],
+)
 def test_mistakes_are_one_sentence(words, said, capsys, tmp_path, no_hub, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run(*words) == 2
@@ -51,9 +54,23 @@ def test_doctor_and_data_list(capsys):
 
 
 def test_run_writes_what_it_says(tmp_path, capsys):
-    words = ["run", "align", "--seeds", 1, "--out", tmp_path / "run", "--set", "train=emoji:en", "val=emoji:en", "test=emoji:en,de,zh", "steps=20"]
+    words = [
+        "run",
+        "align",
+        "--seeds",
+        1,
+        "--out",
+        tmp_path / "run",
+        "--set",
+        "train=emoji:en",
+        "val=emoji:en",
+        "test=emoji:en,de,zh",
+        "steps=20",
+    ]
     assert run(*words) == 0
-    assert {"model.safetensors", "results.parquet", "items.parquet", "config.json"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"model.safetensors", "results.parquet", "items.parquet", "config.json"} <= {
+        p.name for p in (tmp_path / "run").iterdir()
+    }
     table = pd.read_parquet(tmp_path / "run/results.parquet")
     assert set(table["language"]) == {"en", "de", "zh"}
     assert run(*words) == 0, "the same command again continues and ends the same"
@@ -72,18 +89,40 @@ def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_pa
     verdicts = []
     for name in "ac":
         rows = pd.DataFrame(json.loads((tmp_path / name / "tour.json").read_text())["rows"])
-        assert list(rows.columns) == ["recipe", "text", "image", "lm", "train", "test", "condition", "seed", "language", "metric", "value", "n", "chance"]
-        assert {"real", "shuffled", "blind"} == set(rows["condition"]) and {"use-m", "e5-small", "minilm-en"} == set(rows["text"])
-        top = rows[(rows["metric"] == "t2i_r@10") & (rows["test"] == "stamps")].groupby(["text", "condition", "language"])["value"].mean()
+        assert list(rows.columns) == [
+            "recipe",
+            "text",
+            "image",
+            "lm",
+            "train",
+            "test",
+            "condition",
+            "seed",
+            "language",
+            "metric",
+            "value",
+            "n",
+            "chance",
+        ]
+        assert {"real", "shuffled", "blind"} == set(rows["condition"]) and {"use-m", "e5-small", "minilm-en"} == set(
+            rows["text"]
+        )
+        top = (
+            rows[(rows["metric"] == "t2i_r@10") & (rows["test"] == "stamps")]
+            .groupby(["text", "condition", "language"])["value"]
+            .mean()
+        )
         chance = rows[(rows["metric"] == "t2i_r@10") & (rows["test"] == "stamps")]["chance"].mean()
         real, floor = top["use-m", "real"], top["minilm-en", "real"]
-        verdicts.append({
-            "zh, th, ar above twice the floor": all(real[c] > 2 * floor[c] for c in ("zh", "th", "ar")),
-            "use-m never read hi, e5 did": top["e5-small", "real"]["hi"] > 2 * real["hi"],
-            "unreadable at chance": real["gu"] < 2 * chance and real["ka"] < 2 * chance,
-            "shuffled at chance": abs(top["use-m", "shuffled"].mean() - chance) < 0.02,
-            "blind at chance": abs(top["use-m", "blind"].mean() - chance) < 0.005,
-        })
+        verdicts.append(
+            {
+                "zh, th, ar above twice the floor": all(real[c] > 2 * floor[c] for c in ("zh", "th", "ar")),
+                "use-m never read hi, e5 did": top["e5-small", "real"]["hi"] > 2 * real["hi"],
+                "unreadable at chance": real["gu"] < 2 * chance and real["ka"] < 2 * chance,
+                "shuffled at chance": abs(top["use-m", "shuffled"].mean() - chance) < 0.02,
+                "blind at chance": abs(top["use-m", "blind"].mean() - chance) < 0.005,
+            }
+        )
     assert verdicts[0] == verdicts[1] and all(verdicts[0].values()), verdicts
     page = (tmp_path / "a/tour.html").read_text()
     assert "http://" not in page and "https://" not in page and "lang=" in page and len(page) < 20e6

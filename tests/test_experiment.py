@@ -30,11 +30,17 @@ class Polyglot(Meaning):
 
 def made(split, n, start):
     words = {"en": "thing", "de": "Ding", "fi": "asia"}
-    numbers = [(start + i) * 91 % 256 for i in range(n)]     # the splits lie between one another
+    numbers = [(start + i) * 91 % 256 for i in range(n)]  # the splits lie between one another
     captions = {code: [f"{word} {number}" for number in numbers] for code, word in words.items()}
     captions["de"][0] = ""
     where = f"made/{split}"
-    part = Part(where, [f"{where}/{i}" for i in range(n)], captions, [f"c{start + i}" for i in range(n)], lambda i: np.full((256, 256, 3), numbers[i], np.uint8))
+    part = Part(
+        where,
+        [f"{where}/{i}" for i in range(n)],
+        captions,
+        [f"c{start + i}" for i in range(n)],
+        lambda i: np.full((256, 256, 3), numbers[i], np.uint8),
+    )
     return part
 
 
@@ -70,13 +76,36 @@ def world(monkeypatch, tmp_path):
 
 
 def made_experiment(**change):
-    given = {"text": Smooth(name="text"), "image": Smooth(seed=1, name="image"), "train": ("made", ["en"]), "val": ("made", None), "test": ("made", "all"), "steps": 200, "seeds": 2, "options": {"width": 16, "batch": 64, "dropout": 0.0, "lr": 5e-3}}
+    given = {
+        "text": Smooth(name="text"),
+        "image": Smooth(seed=1, name="image"),
+        "train": ("made", ["en"]),
+        "val": ("made", None),
+        "test": ("made", "all"),
+        "steps": 200,
+        "seeds": 2,
+        "options": {"width": 16, "batch": 64, "dropout": 0.0, "lr": 5e-3},
+    }
     return mpm.Experiment(**(given | change))
 
 
 def test_english_pairs_only_and_german_follows(world):
     results = made_experiment().run(progress=False)
-    assert list(results.table.columns[:13]) == ["recipe", "text", "image", "lm", "train", "test", "condition", "seed", "language", "metric", "value", "n", "chance"]
+    assert list(results.table.columns[:13]) == [
+        "recipe",
+        "text",
+        "image",
+        "lm",
+        "train",
+        "test",
+        "condition",
+        "seed",
+        "language",
+        "metric",
+        "value",
+        "n",
+        "chance",
+    ]
     assert results.table["value"].between(0, 1).all() and set(results.table["seed"]) == {0, 1}
     rho = results.retention().set_index("language")
     assert rho.loc["en", "score"] > 0.4 and rho.loc["de", "rho"] > 0.9 and rho.loc["fi", "rho"] < 0.3
@@ -87,7 +116,10 @@ def test_english_pairs_only_and_german_follows(world):
     assert "chance" in figure.mpm_alt
 
 
-@pytest.mark.parametrize("change", [{"condition": "shuffled"}, {"condition": "blind"}, {"condition": "random-image"}, {"image": Blank(name="blank")}])
+@pytest.mark.parametrize(
+    "change",
+    [{"condition": "shuffled"}, {"condition": "blind"}, {"condition": "random-image"}, {"image": Blank(name="blank")}],
+)
 def test_controls_are_at_chance(world, change):
     results = made_experiment(**change).run(progress=False)
     rho = results.retention().set_index("language")
@@ -126,17 +158,28 @@ def test_results_save_and_load(world):
         mpm.Results.load(world / "run")
 
 
-@pytest.mark.parametrize("change, said", [
-    ({"recipe": "aling"}, "align"), ({"condition": "shuffle"}, "shuffled"), ({"options": {"widht": 4}}, "width"),
-    ({"options": {"width": "wide"}}, "takes a int"), ({"lm": "toy"}, "no language model"),
-])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"recipe": "aling"}, "align"),
+        ({"condition": "shuffle"}, "shuffled"),
+        ({"options": {"widht": 4}}, "width"),
+        ({"options": {"width": "wide"}}, "takes a int"),
+        ({"lm": "toy"}, "no language model"),
+    ],
+)
 def test_unknown_names_suggest_the_nearest(world, change, said):
     with pytest.raises(UserError, match=said):
         made_experiment(**change).run(progress=False)
 
 
 def test_real_loaders_suggest_too():
-    for change, said in (({"text": "use-n"}, "use-m"), ({"image": "efficientnet-lite9"}, "efficientnet-lite"), ({"train": ("emojy", ["en"])}, "emoji"), ({"train": ("emoji", ["xx"])}, "no captions in 'xx'")):
+    for change, said in (
+        ({"text": "use-n"}, "use-m"),
+        ({"image": "efficientnet-lite9"}, "efficientnet-lite"),
+        ({"train": ("emojy", ["en"])}, "emoji"),
+        ({"train": ("emoji", ["xx"])}, "no captions in 'xx'"),
+    ):
         with pytest.raises(UserError, match=said):
             mpm.Experiment(**change).run(progress=False)
 
@@ -169,7 +212,10 @@ def test_rank_correlations():
 
 def test_crossing_interpolates_in_log_and_is_bounded():
     assert studies.crossing([100, 1000], [0.2, 0.4], 0.3) == pytest.approx(10**2.5)
-    assert studies.crossing([100, 1000], [0.2, 0.4], 0.1) == 100 and studies.crossing([100, 1000], [0.2, 0.4], 0.5) == np.inf
+    assert (
+        studies.crossing([100, 1000], [0.2, 0.4], 0.1) == 100
+        and studies.crossing([100, 1000], [0.2, 0.4], 0.5) == np.inf
+    )
 
 
 def test_an_arm_that_was_run_is_not_run_again(world, monkeypatch):
@@ -183,7 +229,17 @@ def test_an_arm_that_was_run_is_not_run_again(world, monkeypatch):
 
 
 def test_figures_describe_themselves():
-    rows = pd.DataFrame({"text": ["a"] * 4, "language": list("wxyz"), "alignment": [0.1, 0.4, 0.6, 0.9], "rho": [0, 0.3, 0.5, 0.9], "low": [0] * 4, "high": [1] * 4, "cell": ["read", "relative read", "no relative read", "unreadable pieces"]})
+    rows = pd.DataFrame(
+        {
+            "text": ["a"] * 4,
+            "language": list("wxyz"),
+            "alignment": [0.1, 0.4, 0.6, 0.9],
+            "rho": [0, 0.3, 0.5, 0.9],
+            "low": [0] * 4,
+            "high": [1] * 4,
+            "cell": ["read", "relative read", "no relative read", "unreadable pieces"],
+        }
+    )
     assert "alignment" in figures.retention_against_alignment(rows).mpm_alt
     lines = pd.DataFrame({"n": [1, 10, 1, 10], "y": [0.1, 0.2, 0.3, 0.4], "arm": list("aabb")})
     assert "from 0.10" in figures.curves(lines, "n", "y", "arm").mpm_alt

@@ -36,10 +36,14 @@ def test_clip_loss_of_a_half_precision_batch_is_float32():
 def test_clip_loss_rectangular_is_the_row_direction():
     a, b = (x.detach() for x in pairs())
     expected = F.cross_entropy(5 * a[3:9] @ b.T, torch.arange(3, 9))
-    torch.testing.assert_close(ops.clip_loss(a[3:9], b, torch.tensor(5.0, dtype=torch.float64), label_offset=3), expected)
+    torch.testing.assert_close(
+        ops.clip_loss(a[3:9], b, torch.tensor(5.0, dtype=torch.float64), label_offset=3), expected
+    )
 
 
-@pytest.mark.parametrize("shapes, offset", [(((3, 4), (3, 5)), 0), (((3, 4), (2, 4)), 0), (((0, 4), (3, 4)), 0), (((3, 4), (4, 4)), 2)])
+@pytest.mark.parametrize(
+    "shapes, offset", [(((3, 4), (3, 5)), 0), (((3, 4), (2, 4)), 0), (((0, 4), (3, 4)), 0), (((3, 4), (4, 4)), 2)]
+)
 def test_clip_loss_says_what_does_not_fit(shapes, offset):
     with pytest.raises(ValueError):
         ops.clip_loss(*(torch.ones(s) for s in shapes), torch.tensor(1.0), label_offset=offset)
@@ -55,7 +59,7 @@ def test_ranks_against_a_sort():
 
 def test_group_mates_are_correct_by_index():
     query = torch.tensor([[1.0, 0.0]])
-    cand = torch.tensor([[0.5, 0.0], [0.9, 0.0], [1.0, 0.0], [0.9, 0.0]])   # the query's own candidate is number 0
+    cand = torch.tensor([[0.5, 0.0], [0.9, 0.0], [1.0, 0.0], [0.9, 0.0]])  # the query's own candidate is number 0
     one = torch.zeros(1, dtype=torch.int64)
     assert ops.retrieval_ranks(query, cand, one).item() == 3
     groups = (torch.tensor([7]), torch.tensor([7, 7, 1, 2]))

@@ -20,7 +20,9 @@ TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, tex
 
 
 def python(code, **env):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+    )
 
 
 def test_import_is_light_and_touches_no_network():
@@ -70,13 +72,20 @@ def test_presets(monkeypatch):
 
 
 def test_wheel_brings_assets_and_runs_elsewhere(tmp_path):
-    built = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT], capture_output=True, text=True)
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, ROOT],
+        capture_output=True,
+        text=True,
+    )
     assert built.returncode == 0, built.stderr[-2000:]
     home = tmp_path / "env"
     venv.create(home, system_site_packages=False)
     site = next(home.glob("lib/python*/site-packages"))
     wheel = next(tmp_path.glob("*.whl"))
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel],
+        check=True,
+    )
     # The third-party packages come from this environment; mpm_lite itself may only come from the wheel.
     ours = [p for p in sys.path if "site-packages" in p]
     code = (
@@ -99,8 +108,13 @@ def test_an_unknown_asset_and_name_say_so():
 
 
 FLOORS = [
-    {"ops", "runtime", "cache", "checkpoint", "figures"}, {"data", "towers"}, {"recipes"}, {"train", "evaluate"},
-    {"results"}, {"experiment", "alignment", "associations"}, {"tour", "studies", "page", "cli", "teaching"},
+    {"ops", "runtime", "cache", "checkpoint", "figures"},
+    {"data", "towers"},
+    {"recipes"},
+    {"train", "evaluate"},
+    {"results"},
+    {"experiment", "alignment", "associations"},
+    {"tour", "page", "studies", "report", "cli", "teaching"},
 ]
 
 
@@ -170,4 +184,41 @@ def test_cards_name_commit_seeds_and_command():
     assert {c.stem for c in cards} >= {"retention", "english-pairs", "controls", "native-crossing"}
     for card in cards:
         told = json.loads(card.read_text())
-        assert len(told["seeds"]) >= 5 and re.fullmatch(r"[0-9a-f]{7,40}", told["commit"]) and "mpm-lite run" in told["command"]
+        assert (
+            len(told["seeds"]) >= 5
+            and re.fullmatch(r"[0-9a-f]{7,40}", told["commit"])
+            and "mpm-lite run" in told["command"]
+        )
+
+
+def test_readme_is_what_the_ledger_says():
+    from mpm_lite import report
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split(report.MARKS[0])[1].split(report.MARKS[1])[0]
+    assert block.strip() == report.markdown().strip(), "run `python -m mpm_lite.report`"
+    assert mpm.asset(report.FIGURE).stat().st_size > 10_000
+
+
+def test_readme_names_what_exists():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+    for command in re.findall(r"mpm-lite (\w+)", text):
+        assert command in {"tour", "run", "sweep", "data", "doctor"}, command
+    for name in re.findall(r"`([a-z0-9]+-[a-z0-9-]+)`", text):
+        assert any(name in p.read_text() for p in SOURCES) or name.startswith("-"), name
+
+
+def test_instruments_of_the_ledger():
+    """The bars that must be met whatever the claims turn out to be."""
+    from mpm_lite import report
+
+    english = report.read("retention").query("test == 'stamps' and text == 'use-m' and language == 'en'").iloc[0]
+    assert english["score"] >= 0.40 and english["n"] >= 200
+    of = report.read("controls")
+    for row in of[of["condition"] != "real"].itertuples():
+        assert row.low <= 0.02 and abs(row.over_chance) < 0.03, (row.text, row.condition, row.group)
+    for row in of[of["condition"] == "blind"].itertuples():
+        assert abs(row.over_chance) < 0.005
+    assert set(of["condition"]) == {"real", "shuffled", "blind", "random-image"} and (of["seeds"] >= 5).all()

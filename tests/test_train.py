@@ -78,16 +78,20 @@ save_file(recipe.state_dict(), {out!r} + "/final.safetensors")
 
 def child(out, die=None):
     out.mkdir(exist_ok=True)
-    return subprocess.run([sys.executable, "-c", CHILD.format(here=str(HERE), out=str(out), die=die)], timeout=120).returncode
+    return subprocess.run(
+        [sys.executable, "-c", CHILD.format(here=str(HERE), out=str(out), die=die)], timeout=120
+    ).returncode
 
 
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path):
     assert child(tmp_path / "whole") == 0
-    for die in (3, 16, 29):                                  # before the first checkpoint, between two, late
+    for die in (3, 16, 29):  # before the first checkpoint, between two, late
         assert child(tmp_path / f"cut{die}", die) == -signal.SIGKILL
     for die in (3, 16, 29):
         assert child(tmp_path / f"cut{die}") == 0
-        assert same(load_file(tmp_path / "whole/final.safetensors"), load_file(tmp_path / f"cut{die}/final.safetensors"))
+        assert same(
+            load_file(tmp_path / "whole/final.safetensors"), load_file(tmp_path / f"cut{die}/final.safetensors")
+        )
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path):

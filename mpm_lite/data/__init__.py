@@ -50,8 +50,9 @@ def available(name: str) -> bool:
     return all(one in SETS and SETS[one].present() for one in _names(name))
 
 
-def load_captions(name: str, split: str = "train", languages: str | Sequence[str] = ("en",),
-                  limit: int | None = None) -> CaptionSet:
+def load_captions(
+    name: str, split: str = "train", languages: str | Sequence[str] = ("en",), limit: int | None = None
+) -> CaptionSet:
     """The pictures and captions of one set, or of several joined with '+' ("emoji+stamps+clipart").
 
     `languages` is a list of BCP 47 codes (or one code), or "all": every language of any of the sets, English first.
@@ -139,7 +140,11 @@ def _part(name: str, items: list[Item], codes: list[str], open_licence: bool) ->
 
     files = [item.file for item in items]
     return Part(
-        name=name, ids=[item.id for item in items],
+        name=name,
+        ids=[item.id for item in items],
         captions={code: [item.captions.get(code, "") for item in items] for code in codes},
         concepts=[head_noun(item.captions["en"]) for item in items],
-        render=lambda i: draw(files[i]), sources=files, open_licence=open_licence)
+        render=lambda i: draw(files[i]),
+        sources=files,
+        open_licence=open_licence,
+    )

@@ -100,8 +100,9 @@ class LazyImages:
         if isinstance(index, (int, np.integer)):
             part, i = self._where[index]
             return part.render(i)
-        picked = np.arange(len(self))[np.asarray(index, dtype=None if len(index) else int)
-                                      if not isinstance(index, slice) else index]
+        picked = np.arange(len(self))[
+            np.asarray(index, dtype=None if len(index) else int) if not isinstance(index, slice) else index
+        ]
         if not len(picked):
             return np.empty((0, SIZE, SIZE, 3), np.uint8)
         return np.stack([self[int(i)] for i in picked])
@@ -142,8 +143,14 @@ class CaptionSet:
 
     @cached_property
     def captions(self) -> dict[str, list[str]]:
-        return {language: [part.captions[language][i] if language in part.captions else ""
-                           for part, indices in self.parts for i in indices] for language in self.languages}
+        return {
+            language: [
+                part.captions[language][i] if language in part.captions else ""
+                for part, indices in self.parts
+                for i in indices
+            ]
+            for language in self.languages
+        }
 
     def with_caption(self, language: str) -> np.ndarray:
         """Indices (int64) of the items that have a caption in `language`; UserError where it was not loaded."""
@@ -182,8 +189,11 @@ class CaptionSet:
         step = max(1, len(flat) // 6)
         cells = []
         for part, i in flat[::step][:6]:
-            lines = [f'<div lang="{lang}" dir="auto">{html.escape(part.captions[lang][i])}</div>'
-                     for lang in self.languages[:3] if part.captions.get(lang) and part.captions[lang][i]]
+            lines = [
+                f'<div lang="{lang}" dir="auto">{html.escape(part.captions[lang][i])}</div>'
+                for lang in self.languages[:3]
+                if part.captions.get(lang) and part.captions[lang][i]
+            ]
             picture = _thumbnail(part, i) if part.open_licence else ""
             cells.append(f'<td style="text-align:center;vertical-align:top">{picture}{"".join(lines)}</td>')
         return f"<div>{html.escape(repr(self))}</div><table><tr>{''.join(cells)}</tr></table>"

@@ -36,34 +36,43 @@ MOST_PER_TITLE = 3
 
 _FOLDERS = re.compile(
     r"^(computer/(icons/.+/|icons/(gnome|stock|gtk|bb_|plastik|people_|button|70a|.*mime)|buttons|folders|diagrams|games)|shapes|signs_and_symbols/(flags|map_symbols|led)|special|buttons|logos"
-    r"|transportation/aiga-symbols/.*arrow|transportation/boating/boating_rules|recreation/games/cards|unsorted/duplicates)")
+    r"|transportation/aiga-symbols/.*arrow|transportation/boating/boating_rules|recreation/games/cards|unsorted/duplicates)"
+)
 _PLACEHOLDER = re.compile(
     r"^(various cliparts|svg road signs|clipart by|people$|r16|australian maps|advertising|map symbols|homes clipart"
     r"|etiquette icons|road signs|aiga|lemon theme|flat icon|blueberry|icons?$|balloons-aj"
     r"|untitled|drawing$|image$|picture$|clip ?art$|test$|layer|new$|open clip)"
-    r"|@|https?:|\.(svg|png|gif|jpe?g|ai|eps)$", re.I)
+    r"|@|https?:|\.(svg|png|gif|jpe?g|ai|eps)$",
+    re.I,
+)
 _ROMANCE_AUTHORS = re.compile(r"archit|rollan|francesco|yves|guillou|jean.?vic|balin|valessio|utrescu", re.I)
 _NOISE = re.compile(
     r"\((b ?(and|&) ?w|b/w|bw|black and white|colou?r)\)"
     r"|\b(b ?and ?w|bw|clip ?art|svg|symbol|remix|ganson|aiga|aj|hotel icon|icon|md)\b"
-    r"|\|.*$", re.I)
+    r"|\|.*$",
+    re.I,
+)
 # Words of other languages that an English word list knows too, and names that are not things.
-_NOT_ENGLISH = frozenset("""anatra acquila antilope arancia ampoule ananas ballon banane baum binocolo blume canard
+_NOT_ENGLISH = frozenset(
+    """anatra acquila antilope arancia ampoule ananas ballon banane baum binocolo blume canard
     cane carota carte cartes casa cavallo cervo chat cheval chien ciseaux coq corno croce dado dadi dinosauri
     dinosauro eau elefante es farfalla flor fragola fuego gallo gateau gatto glace hund katze haus it lam lapin
     leone libro limone luna lupo maison mare mela moto orso ours otto pane pastas pera perro pesce pinguino pipa
     poire pomme pomodoro rana rosa sedia penna simbolo sole soleil stella tasse topo toro torta tortue uva vache
     vino vogel volpe mr dino tux jon phillips alex fernandez gerald mike benji nicu mateya costea emule gimp gnome
-    karl lumen shi architetto francesco rollandin iconset theme""".split())
+    karl lumen shi architetto francesco rollandin iconset theme""".split()
+)
 # Not for a classroom.
 _UNFIT = frozenset("stripper sexy pimp pantyhose".split())
 # English words that the list lacks.
-_ENGLISH = frozenset("""africandrum angelfish atari ballerina beachball bonsai boombox bowsaw bull cd cheeseburger
+_ENGLISH = frozenset(
+    """africandrum angelfish atari ballerina beachball bonsai boombox bowsaw bull cd cheeseburger
     chipmunk corndog crt cupcake daffodil doughnut dvd erlenmeyer floppydisk gameboy gps gumnut habanero hedgehog
     hedgeshear icecube igloo inkpen jellyfish joypad joystick katana ladybug lcd leafrake lightbulb lightsabers
     lindworm longsword meatgrinder mobile muffin nunchaku oceania orca pacman palmtree paperbag pc pda perogies
     perspectival poison rose rpm sandglass scandinavia shamrock silhouettes smartcard snowman sushi teddy teddybear
-    tophat triangle tshirt tv usb vhs volleyball yoga""".split())
+    tophat triangle tshirt tv usb vhs volleyball yoga""".split()
+)
 
 
 def places() -> list[Path]:
@@ -77,7 +86,8 @@ def root() -> Path:
         if place.is_dir():
             return place
     raise runtime.UserError(
-        "The clip art is not on this machine: run `mpm-lite data get clipart` (25 MB, once; no root needed).")
+        "The clip art is not on this machine: run `mpm-lite data get clipart` (25 MB, once; no root needed)."
+    )
 
 
 def present() -> bool:

@@ -30,7 +30,8 @@ _DROPPED = re.compile(
     r"|(large|medium|medium-small|small) (square|diamond)$"
     r"|^(orange|yellow|green|blue|purple|brown|black|white) (circle|square)$"
     r"|^(up|down|left|right)?-?(up|down|left|right) arrow|arrow curving|: (beard|blond hair)|"
-    r"^person (beard|bald|blond hair|red hair|curly hair|white hair)$|skin tone|^(red|curly|white) hair$|^bald$")
+    r"^person (beard|bald|blond hair|red hair|curly hair|white hair)$|skin tone|^(red|curly|white) hair$|^bald$"
+)
 _KEPT = frozenset({"three o’clock", "right arrow"})
 
 

@@ -78,15 +78,27 @@ def _own_lists(folder: Path) -> list[str]:
     """Options that keep apt's lists, cache and logs in `folder`, so that `apt-get update` needs no root."""
     for piece in ("lists/partial", "cache/archives/partial", "log"):
         (folder / "apt" / piece).mkdir(parents=True, exist_ok=True)
-    settings = {"Dir::State::lists": folder / "apt/lists", "Dir::Cache": folder / "apt/cache",
-                "Dir::Log": folder / "apt/log", "Dir::Cache::archives": folder / "apt/cache/archives",
-                "APT::Sandbox::User": "", "Debug::NoLocking": "1"}
+    settings = {
+        "Dir::State::lists": folder / "apt/lists",
+        "Dir::Cache": folder / "apt/cache",
+        "Dir::Log": folder / "apt/log",
+        "Dir::Cache::archives": folder / "apt/cache/archives",
+        "APT::Sandbox::User": "",
+        "Debug::NoLocking": "1",
+    }
     return [piece for key, value in settings.items() for piece in ("-o", f"{key}={value}")]
 
 
 def _run(command: list[str], folder: Path) -> None:
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=1800,
-                   env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"})
+    subprocess.run(
+        command,
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=1800,
+        env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -99,8 +111,10 @@ def _reason(error: Exception) -> str:
 def _by_hand(name: str, why: str) -> str:
     source = _SOURCES[name]
     target = runtime.home() / "data" / source.PACKAGE / source.INSIDE
-    return (f"Could not fetch {name}: {why}. On Debian or Ubuntu run `apt-get install {source.PACKAGE}`; "
-            f"elsewhere copy that package's folder {source.INSIDE} to {target}.")
+    return (
+        f"Could not fetch {name}: {why}. On Debian or Ubuntu run `apt-get install {source.PACKAGE}`; "
+        f"elsewhere copy that package's folder {source.INSIDE} to {target}."
+    )
 
 
 def listing() -> list[dict[str, object]]:
@@ -113,6 +127,14 @@ def listing() -> list[dict[str, object]]:
         if here:
             where = str(_SOURCES[name].root()) if name in _SOURCES else "installed"
         languages = len({code for item in items for code in item.captions}) if here else None
-        rows.append({"name": name, "pictures": len(items) if here else None, "languages": languages,
-                     "licence": info.licence, "where": where, "present": here})
+        rows.append(
+            {
+                "name": name,
+                "pictures": len(items) if here else None,
+                "languages": languages,
+                "licence": info.licence,
+                "where": where,
+                "present": here,
+            }
+        )
     return rows

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 SIZE = 256
 # Part of the key of cached features: raise it whenever a change here moves a pixel.
-RENDER = "render-2: drawn at 360 px; resvg 96 dpi without system fonts, or PIL; white; cropped; 4 % margin; Lanczos; 256 px"
+RENDER = (
+    "render-2: drawn at 360 px; resvg 96 dpi without system fonts, or PIL; white; cropped; 4 % margin; Lanczos; 256 px"
+)
 
-_DRAW = 360   # wide enough that most drawings, borders cut, need no second drawing; twice this takes twice the time
+_DRAW = 360  # wide enough that most drawings, borders cut, need no second drawing; twice this takes twice the time
 _MARGIN = 0.04
 _WHITE = 250
 
@@ -67,7 +69,9 @@ def _svg(path: Path) -> Picture:
     if box is None:
         return image
     long = max(box[2] - box[0], box[3] - box[1])
-    if long < SIZE * (1 - 2 * _MARGIN):  # a small drawing on a large page: draw again, larger, instead of blowing pixels up
+    if long < SIZE * (
+        1 - 2 * _MARGIN
+    ):  # a small drawing on a large page: draw again, larger, instead of blowing pixels up
         image = _resvg(text, min(16 * SIZE, round(image.width * 1.25 * SIZE / long)))
     return image
 

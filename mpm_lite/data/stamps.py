@@ -39,7 +39,8 @@ def root() -> Path:
         if place.is_dir():
             return place
     raise runtime.UserError(
-        "The stamps are not on this machine: run `mpm-lite data get stamps` (160 MB, once; no root needed).")
+        "The stamps are not on this machine: run `mpm-lite data get stamps` (160 MB, once; no root needed)."
+    )
 
 
 def present() -> bool:

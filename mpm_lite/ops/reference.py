@@ -24,8 +24,8 @@ def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor, *, label_offset: in
     if len(img) == 0 or not 0 <= label_offset <= len(txt) - len(img):
         raise ValueError(f"{len(img)} images from label {label_offset} on do not fit {len(txt)} texts.")
     exact = torch.promote_types(img.dtype, torch.float32)
-    logits = logit_scale.to(exact) * img.to(exact) @ txt.to(exact).T           # (N, M)
-    target = torch.arange(len(img), device=img.device) + label_offset         # (N,)
+    logits = logit_scale.to(exact) * img.to(exact) @ txt.to(exact).T  # (N, M)
+    target = torch.arange(len(img), device=img.device) + label_offset  # (N,)
     image_to_text = F.cross_entropy(logits, target)
     if len(img) != len(txt):
         return image_to_text
@@ -35,8 +35,8 @@ def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor, *, label_offset: in
 class Ranks(NamedTuple):
     """Where the best correct candidate of each query stands; every field int64 (N,)."""
 
-    better: Tensor        # wrong candidates that score higher than the best correct one
-    tied: Tensor          # wrong candidates that score exactly the same
+    better: Tensor  # wrong candidates that score higher than the best correct one
+    tied: Tensor  # wrong candidates that score exactly the same
     tied_correct: Tensor  # correct candidates in that tie, the best one included
 
 
@@ -59,7 +59,7 @@ def retrieval_ranks(
         raise ValueError(f"retrieval_ranks needs (N, D) and (M, D); got {tuple(query.shape)} and {tuple(cand.shape)}.")
     if target.shape != (len(query),) or (len(target) and not 0 <= int(target.min()) <= int(target.max()) < len(cand)):
         raise ValueError(f"target must name one of {len(cand)} candidates for each of {len(query)} queries.")
-    scores = query @ cand.T                                                    # (N, M)
+    scores = query @ cand.T  # (N, M)
     correct = torch.zeros_like(scores, dtype=torch.bool)
     correct[torch.arange(len(query), device=query.device), target] = True
     if groups is not None:

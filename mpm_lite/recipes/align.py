@@ -23,11 +23,11 @@ from mpm_lite.recipes.base import Recipe, Stage
 class AlignOptions:
     """Every dial of the recipe; the defaults were chosen on English validation pairs only."""
 
-    width: int = 512             # D of the shared space
-    hidden: int = 0              # width of the image head's hidden layer; 0 = linear
-    text_hidden: int = 0         # the same for the text head
-    dropout: float = 0.5         # on the features, before the heads
-    temperature: float = 0.07    # at the start
+    width: int = 512  # D of the shared space
+    hidden: int = 0  # width of the image head's hidden layer; 0 = linear
+    text_hidden: int = 0  # the same for the text head
+    dropout: float = 0.5  # on the features, before the heads
+    temperature: float = 0.07  # at the start
     steps: int = 300
     batch: int = 256
     lr: float = 1e-3
@@ -95,7 +95,7 @@ class Align(Recipe):
         return F.normalize(self.text_head((x - self.text_mean) / self.text_std), dim=-1)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        scale = self.log_scale.clamp(max=math.log(100)).exp()                 # (), CLIP's cap
+        scale = self.log_scale.clamp(max=math.log(100)).exp()  # (), CLIP's cap
         return ops.clip_loss(self.embed_images(batch["image"]), self.embed_texts(batch["text"]), scale)
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,14 +15,14 @@ class Stage:
     """One stage of training, as a method section would state it."""
 
     name: str
-    learns: tuple[str, ...]      # names of submodules or parameters of the recipe
-    frozen: tuple[str, ...]      # what stays as it came (towers are named here though they live outside)
+    learns: tuple[str, ...]  # names of submodules or parameters of the recipe
+    frozen: tuple[str, ...]  # what stays as it came (towers are named here though they live outside)
     objective: str
     steps: int
     batch: int
     lr: float
     weight_decay: float = 0.0
-    warmup: float = 0.1          # share of the steps in which the rate climbs; a cosine leads it down to zero
+    warmup: float = 0.1  # share of the steps in which the rate climbs; a cosine leads it down to zero
 
 
 class TrainData(Protocol):

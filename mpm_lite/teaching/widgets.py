@@ -73,11 +73,11 @@ def native(text: str, language: str) -> str:
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str], caption: str) -> Page:
     """A plain HTML table with a caption. Cells: text, numbers, or `Text` for native script; the first names the row."""
-    body, left = [], 'style="text-align:left"'
+    body, left, short = [], 'style="text-align:left"', 'style="text-align:left;white-space:nowrap"'
     for row in rows:
         first, *rest = (native(c.text, c.language) if isinstance(c, Text) else _safe(str(c)) for c in row)
-        cells = "".join(f"<td {left}>{cell}</td>" for cell in rest)
-        body.append(f'<tr><th scope="row" {left}>{first}</th>{cells}</tr>')
+        cells = "".join(f"<td {left if len(cell) > 24 else short}>{cell}</td>" for cell in rest)
+        body.append(f'<tr><th scope="row" {short}>{first}</th>{cells}</tr>')
     head = "".join(f'<th scope="col" {left}>{_safe(name)}</th>' for name in header)
     top = f"<caption {left}>{_safe(caption)}</caption><thead><tr>{head}</tr></thead>"
     return Page(f"<table>{top}<tbody>{''.join(body)}</tbody></table>", f"{caption} ({len(body)} rows)")

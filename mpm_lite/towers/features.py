@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 
 from mpm_lite import cache, runtime
 
-CHUNK = 512                      # a whole number of batches in every preset
-KEEP = 2048                      # pictures of a part that are kept while several towers look at them (400 MB)
+CHUNK = 512  # a whole number of batches in every preset
+KEEP = 2048  # pictures of a part that are kept while several towers look at them (400 MB)
 
 
 def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
@@ -46,7 +46,9 @@ class _Drawn:
 
     def through(self, tower: Any, progress: bool) -> np.ndarray:
         starts = range(0, len(self.part.ids), CHUNK)
-        shown = tqdm(starts, desc=f"{tower.name}: {self.part.name}", disable=not progress or runtime.quiet(), leave=False)
+        shown = tqdm(
+            starts, desc=f"{tower.name}: {self.part.name}", disable=not progress or runtime.quiet(), leave=False
+        )
         return np.concatenate([tower.encode(self.chunk(start)) for start in shown])
 
 

@@ -1,0 +1,158 @@
+"""README's figures and tables, made from the committed ledger: `python -m mpm_lite.report` rewrites them, a test compares."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from mpm_lite import figures, runtime
+from mpm_lite.alignment import CELLS
+from mpm_lite.data.languages import display_name
+from mpm_lite.runtime import UserError
+
+MARKS = ("<!-- ledger -->", "<!-- /ledger -->")
+SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
+FIGURE = "figures/retention.png"
+
+
+def read(name: str) -> pd.DataFrame:
+    """A committed table of assets/results/."""
+    return pd.read_csv(runtime.asset(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
+
+
+def card(name: str) -> dict:
+    """The card of a study: commit, seeds, options, command."""
+    return json.loads(runtime.asset(f"results/{name}.json").read_text())
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def _span(value: float, low: float, high: float) -> str:
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def languages() -> str:
+    """A few languages on the held-out stamps, both towers and the floor."""
+    of = read("retention").query("test == 'stamps'").set_index(["text", "language"])
+    rows = []
+    for code in SHOWN:
+        cells = [f"{display_name(code)} ({code})"]
+        for text in ("use-m", "e5-small"):
+            row = of.loc[(text, code)]
+            rho = "" if code == "en" else f", rho {_span(row['rho'], row['low'], row['high'])}"
+            cells.append(f"{_percent(row['score'])}{rho}" + ("" if code == "en" else f" ({row['cell']})"))
+        rows.append(
+            [*cells, _percent(of.loc[("minilm-en", code)]["score"]), _percent(of.loc[("use-m", code)]["chance"])]
+        )
+    return _table(["query in", "`use-m`", "`e5-small`", "English-only floor", "chance"], rows)
+
+
+def cells() -> str:
+    """Mean retention by cell."""
+    of = read("retention-cells").query("test == 'stamps'")
+    rows = []
+    for cell in CELLS:
+        row = [cell]
+        for text in ("use-m", "e5-small"):
+            found = of[(of["text"] == text) & (of["cell"] == cell)]
+            row.append(
+                "-"
+                if found.empty
+                else f"{_span(*found.iloc[0][['rho', 'low', 'high']])}, {found.iloc[0]['languages']} languages"
+            )
+        rows.append(row)
+    return _table(["the tower", "`use-m`", "`e5-small`"], rows)
+
+
+def controls() -> str:
+    """Every condition against chance, English and all other languages."""
+    rows = []
+    for row in read("controls").itertuples():
+        gain = f"{_percent(row.over_chance)} [{_percent(row.low)}, {_percent(row.high)}]"
+        rows.append([f"`{row.text}`", row.condition, row.group, _percent(row.score), _percent(row.chance), gain])
+    return _table(["text tower", "training pairs", "queries", "R@10", "chance", "over chance"], rows)
+
+
+def _worth(value: float, everything: int) -> str:
+    return f"> {everything:,}" if math.isinf(value) else f"{value:,.0f}"
+
+
+def exchange() -> str:
+    """What English-only training is worth in in-language pairs."""
+    rows = []
+    names = {"english-same-pictures": "same pictures, as many English pairs", "english-everything": "all English pairs"}
+    for row in read("exchange-rates").itertuples():
+        n = row.all_in_language
+        worth = f"{_worth(row.worth, n)} [{_worth(row.low, n)}, {_worth(row.high, n)}]"
+        gain = f"{100 * row.gain_over_all_in_language:+.1f} [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]"
+        rows.append([display_name(row.language), names[row.english_arm], f"{row.pairs:,}", worth, f"{n:,}", gain])
+    return _table(
+        [
+            "language",
+            "English arm",
+            "English pairs",
+            "worth in in-language pairs",
+            "in-language pairs there are",
+            "points over training on them all",
+        ],
+        rows,
+    )
+
+
+def associations() -> str:
+    """Correlations of alignment and retention and the difference in differences."""
+    rows = [
+        [row.text, row.what, str(row.languages), str(row.families), _span(row.value, row.low, row.high)]
+        for row in read("associations").itertuples()
+    ]
+    return _table(["text tower", "what", "languages", "families", "value"], rows)
+
+
+def markdown() -> str:
+    """The whole block between README's marks."""
+    told = card("retention")
+    stamps = read("retention").query("test == 'stamps'")["n"].max()
+    seeds = f"{len(told['seeds'])} seeds"
+    return "\n\n".join(
+        [
+            f"R@10 in percent: is the asked picture among the first ten of {stamps} held-out stamps? Heads trained on English captions only, {seeds}; rho is retention; in brackets how the tower stands to the language.",
+            languages(),
+            "Mean retention by what the tower read, fixed before any run (*read*; *relative read*: another language of its branch; *no relative read*; *unreadable pieces*: at least 5 % of its pieces are unknown to the tokenizer):",
+            cells(),
+            f"![Retention against the text tower's own alignment for about sixty languages and two text towers: retention rises with alignment, and languages whose pieces are unknown lie near zero.](assets/{FIGURE})",
+            "Does retention follow the tower's own alignment (translation recall@1 among training captions, no picture involved)? Spearman's rho, intervals by drawing language families:",
+            associations(),
+            "What could have sunk it:",
+            controls(),
+            "And what English-only training is worth, where people did caption the same pictures in the language (human translations: in-language, not native):",
+            exchange(),
+            f"Made by `python -m mpm_lite.report` from [assets/results](assets/results), run at commit `{told['commit']}` with seeds {told['seeds'][0]}-{told['seeds'][-1]}.",
+        ]
+    )
+
+
+def update(readme: Path) -> None:
+    """Rewrite the block in README.md and draw its figure."""
+    text = readme.read_text(encoding="utf-8")
+    if any(mark not in text for mark in MARKS):
+        raise UserError(f"{readme} lacks the marks {MARKS[0]} and {MARKS[1]}.")
+    before, rest = text.split(MARKS[0])
+    readme.write_text(f"{before}{MARKS[0]}\n{markdown()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
+    of = read("retention").query("test == 'stamps' and text != 'minilm-en' and language != 'en'")
+    drawn = figures.retention_against_alignment(of[of["counts"] & of["alignment"].notna()])
+    path = runtime.asset() / FIGURE
+    path.parent.mkdir(exist_ok=True)
+    drawn.savefig(path, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    update(Path("README.md"))
