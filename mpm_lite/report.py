@@ -128,7 +128,7 @@ def markdown() -> str:
             languages(),
             "Mean retention by what the tower read, fixed before any run (*read*; *relative read*: another language of its branch; *no relative read*; *unreadable pieces*: at least 5 % of its pieces are unknown to the tokenizer):",
             cells(),
-            f"![Retention against the text tower's own alignment for about sixty languages and two text towers: retention rises with alignment, and languages whose pieces are unknown lie near zero.](assets/{FIGURE})",
+            f"![Scatter of retention against the text tower's own alignment, one point a language, one panel a tower.](assets/{FIGURE})",
             "Does retention follow the tower's own alignment (translation recall@1 among training captions, no picture involved)? Spearman's rho, intervals by drawing language families:",
             associations(),
             "What could have sunk it:",
