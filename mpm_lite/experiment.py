@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -129,18 +130,26 @@ def _languages(asked: Any) -> Any:
     return asked if asked == "all" else [bcp47(code) for code in ([asked] if isinstance(asked, str) else asked)]
 
 
+@lru_cache(maxsize=4)
+def _text(name: str, device: str | None) -> Any:
+    """A text tower, loaded once for several experiments."""
+    return load_text_tower(name, device)
+
+
+@lru_cache(maxsize=4)
+def _image(name: str, device: str | None) -> Any:
+    """An image tower, loaded once for several experiments."""
+    return load_image_tower(name, device)
+
+
 class _Bench:
     """The features of one experiment, loaded once and used by all seeds."""
 
     def __init__(self, experiment: Experiment, progress: bool) -> None:
         self.e, self.progress = experiment, progress
-        self.text = (
-            load_text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
-        )
+        self.text = _text(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
         self.image = (
-            load_image_tower(experiment.image, experiment.device)
-            if isinstance(experiment.image, str)
-            else experiment.image
+            _image(experiment.image, experiment.device) if isinstance(experiment.image, str) else experiment.image
         )
         name, languages = experiment.train
         self.train_languages = _languages(languages)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from mpm_lite import alignment, data, figures
-from mpm_lite.cache import write_atomic
+from mpm_lite import __version__, alignment, data, figures, runtime
+from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data.languages import display_name
 from mpm_lite.experiment import Experiment
 from mpm_lite.results import Results
+from mpm_lite.runtime import UserError
 from mpm_lite.towers.features import image_features, text_features
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.text import load_text_tower
@@ -53,10 +56,28 @@ def run(
     one = base_experiment(seed, seeds, device)
     arms = [replace(one, text=text) for text in (*TOWERS, FLOOR)]
     arms += [replace(one, text=TOWERS[0], condition=condition, seeds=1) for condition in ("shuffled", "blind")]
-    results = Results.join([arm.run(progress=progress) for arm in arms])
+    results = Results.join([_kept(arm, progress) for arm in arms])
     captions = alignment.sample("stamps" if data.available("stamps") else "emoji")
     known = pd.concat([alignment.table(load_text_tower(text, device), captions, progress=progress) for text in TOWERS])
     return results, known.reset_index(drop=True)
+
+
+def _kept(arm: Experiment, progress: bool) -> Results:
+    """Run an arm with its checkpoints in the cache: a stopped tour continues, a repeated one trains nothing again."""
+    told = json.dumps(arm.describe(), sort_keys=True)
+    folder = runs() / digest([__version__, torch.__version__, told])[:16]
+    try:
+        return arm.run(out=folder, progress=progress)
+    except UserError as error:
+        if "another configuration" not in str(error):
+            raise
+        shutil.rmtree(folder)  # the pictures or captions on this machine have changed since
+        return arm.run(out=folder, progress=progress)
+
+
+def runs() -> Path:
+    """Where the tour keeps its checkpoints."""
+    return runtime.home() / "runs" / "tour"
 
 
 def warm() -> None:
@@ -77,8 +98,7 @@ def warm() -> None:
 
 def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:
     """Retention of the real arms beside alignment and cell; one row a tower, test and language."""
-    rho = results.retention(METRIC, floor=FLOOR)
-    rho = rho[(rho["condition"] == "real") & rho["text"].isin([*TOWERS, FLOOR])]
+    rho = results.where(condition="real").retention(METRIC, floor=FLOOR)
     return rho.merge(
         known[["text", "language", "alignment", "unknown_rate", "cell", "family"]], on=["text", "language"], how="left"
     )

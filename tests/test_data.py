@@ -9,12 +9,12 @@ import subprocess
 
 import numpy as np
 import pytest
+from need import require
 
 from mpm_lite import data, runtime
 from mpm_lite.data import clipart, concepts, emoji, fetch, languages, stamps
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.picture import SIZE, draw
-from tests.need import require
 
 ALL = "emoji+stamps+clipart"
 
