@@ -120,6 +120,6 @@ function show() {
 fill($('world'), Object.keys(worlds).map(w => [w, w]));
 $('world').onchange = languages; $('language').onchange = queries; $('query').onchange = show;
 $('dice').onclick = () => { $('query').selectedIndex = Math.floor(Math.random() * $('query').length); show(); };
-languages();
+languages(); $('dice').onclick();
 </script></body></html>
 """

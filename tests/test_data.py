@@ -25,8 +25,9 @@ def singulars(word: str) -> set[str]:
     for ending, instead in (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("men", "man")):
         if word.endswith(ending):
             forms.add(word[: -len(ending)] + instead)
-    return forms | {{"mice": "mouse", "geese": "goose", "teeth": "tooth", "feet": "foot",
-                     "children": "child"}.get(word, word)}
+    return forms | {
+        {"mice": "mouse", "geese": "goose", "teeth": "tooth", "feet": "foot", "children": "child"}.get(word, word)
+    }
 
 
 def said(caption: str) -> set[str]:
@@ -60,8 +61,11 @@ def test_no_held_out_stamp_leaks_by_an_independent_head_noun():
     require(ALL)
     train_words = set().union(*(said(caption) for caption in data.load_captions(ALL, "train").captions["en"]))
     out = data.load_captions("stamps", "test")
-    agreeing = [(caption, concept) for caption, concept in zip(out.captions["en"], out.concepts, strict=True)
-                if concept in plain_head(caption)]
+    agreeing = [
+        (caption, concept)
+        for caption, concept in zip(out.captions["en"], out.concepts, strict=True)
+        if concept in plain_head(caption)
+    ]
     assert len(agreeing) >= 0.85 * len(out)  # two ways to find a head noun mostly agree
     assert not [caption for caption, concept in agreeing if concept in train_words]
 
@@ -123,15 +127,33 @@ def test_an_untabled_concept_goes_by_its_hash_and_leaks_nowhere():
     assert concepts.split_of(f"a face near a {word}", frozenset({word})) is None
 
 
-@pytest.mark.parametrize(("caption", "head"), [
-    ("A red kangaroo.", "kangaroo"), ("A pair of blue jeans with patches.", "jeans"), ("A cup of coffee.", "coffee"),
-    ("A hat worn by a university student.", "hat"), ("Mars—the red planet. It’s just beyond earth.", "mars"),
-    ("Holly leaves are shiny and have prickles!", "leaf"), ("A t shirt.", "tshirt"), ("t-shirt", "tshirt"),
-    ("ice cream", "icecream"), ("A sail boat.", "sailboat"), ("A knight’s helmet.", "helmet"), ("Mrs. Claus", "claus"),
-    ("A “Granny Smith” apple.", "apple"), ("person rowing boat", "person"), ("face with tears of joy", "face"),
-    ("Two wild boars.", "boar"), ("A spider playing soccer.", "spider"), ("grapes simple", "grape"),
-    ("A sliced orange.", "orange"),
-    ("A ripe, red tomato!", "tomato"), ("three o’clock", "clock"), ("", "")])
+@pytest.mark.parametrize(
+    ("caption", "head"),
+    [
+        ("A red kangaroo.", "kangaroo"),
+        ("A pair of blue jeans with patches.", "jeans"),
+        ("A cup of coffee.", "coffee"),
+        ("A hat worn by a university student.", "hat"),
+        ("Mars—the red planet. It’s just beyond earth.", "mars"),
+        ("Holly leaves are shiny and have prickles!", "leaf"),
+        ("A t shirt.", "tshirt"),
+        ("t-shirt", "tshirt"),
+        ("ice cream", "icecream"),
+        ("A sail boat.", "sailboat"),
+        ("A knight’s helmet.", "helmet"),
+        ("Mrs. Claus", "claus"),
+        ("A “Granny Smith” apple.", "apple"),
+        ("person rowing boat", "person"),
+        ("face with tears of joy", "face"),
+        ("Two wild boars.", "boar"),
+        ("A spider playing soccer.", "spider"),
+        ("grapes simple", "grape"),
+        ("A sliced orange.", "orange"),
+        ("A ripe, red tomato!", "tomato"),
+        ("three o’clock", "clock"),
+        ("", ""),
+    ],
+)
 def test_head_noun(caption, head):
     assert concepts.head_noun(caption) == head
 
@@ -153,9 +175,20 @@ def test_languages_of_the_sets():
     assert len([code for code in many.languages if len(many.with_caption(code)) >= 100]) >= 55
 
 
-@pytest.mark.parametrize(("locale", "code"), [
-    ("zh_CN", "zh"), ("zh_TW", "zh-TW"), ("pt", "pt"), ("pt_BR", "pt-BR"), ("ca@valencia", "ca-valencia"),
-    ("sr@latin", "sr-Latn"), ("en_GB", "en-GB"), ("de", "de"), ("nso", "nso")])
+@pytest.mark.parametrize(
+    ("locale", "code"),
+    [
+        ("zh_CN", "zh"),
+        ("zh_TW", "zh-TW"),
+        ("pt", "pt"),
+        ("pt_BR", "pt-BR"),
+        ("ca@valencia", "ca-valencia"),
+        ("sr@latin", "sr-Latn"),
+        ("en_GB", "en-GB"),
+        ("de", "de"),
+        ("nso", "nso"),
+    ],
+)
 def test_bcp47(locale, code):
     assert languages.bcp47(locale) == code
 
@@ -167,8 +200,10 @@ def test_language_facts():
 
 
 def test_untranslated_captions_count_as_missing():
-    text = ("A piano.\nde.utf8=Ein Klavier.\nit.utf8= a PIANO. \nen_GB.utf8=A piano.\nhi.utf8=एक पियानो|\n"
-            "fr.utf8=\njunk line\n")
+    text = (
+        "A piano.\nde.utf8=Ein Klavier.\nit.utf8= a PIANO. \nen_GB.utf8=A piano.\nhi.utf8=एक पियानो|\n"
+        "fr.utf8=\njunk line\n"
+    )
     found = {"en": "A piano.", "de": "Ein Klavier.", "en-GB": "A piano.", "hi": "एक पियानो"}
     assert stamps.read_captions(text) == found
     assert stamps.read_captions("") == {}
@@ -221,8 +256,9 @@ def test_digests_follow_content():
     assert made.image_digest() != other.image_digest() and len(CaptionSet([(made, np.arange(1))])) == 1
 
 
-@pytest.mark.parametrize("size", [
-    "", 'width="210mm" height="297mm"', 'width="20pt" height="20pt"', 'viewBox="0 0 40 20"'])
+@pytest.mark.parametrize(
+    "size", ["", 'width="210mm" height="297mm"', 'width="20pt" height="20pt"', 'viewBox="0 0 40 20"']
+)
 def test_svg_with_and_without_size(tmp_path, size):
     file = tmp_path / "x.svg"
     shape = '<rect x="2" y="2" width="12" height="6" fill="red"/>'
@@ -240,11 +276,15 @@ def test_blank_and_broken_pictures(tmp_path):
         draw(tmp_path / "bad.svg")
 
 
-@pytest.mark.parametrize(("args", "message"), [
-    (("stmps",), "Unknown caption set 'stmps'. Did you mean 'stamps'"),
-    (("emoji", "tset"), "Unknown split 'tset'. Did you mean 'test'"),
-    (("emoji", "train", ("xx",)), "emoji has no captions in 'xx'"),
-    (("multi30k",), "Unknown caption set 'multi30k'")])
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("stmps",), "Unknown caption set 'stmps'. Did you mean 'stamps'"),
+        (("emoji", "tset"), "Unknown split 'tset'. Did you mean 'test'"),
+        (("emoji", "train", ("xx",)), "emoji has no captions in 'xx'"),
+        (("multi30k",), "Unknown caption set 'multi30k'"),
+    ],
+)
 def test_unknown_names(args, message):
     with pytest.raises(runtime.UserError) as error:
         data.load_captions(*args)
@@ -280,6 +320,7 @@ def test_a_failed_unpacking_leaves_nothing(monkeypatch, tmp_path):
         if command[0] == "dpkg-deb":
             (tmp_path / "data" / command[-1]).mkdir(parents=True, exist_ok=True)
             raise subprocess.CalledProcessError(2, command, stderr="dpkg-deb: error: no space left")
+
     monkeypatch.setattr(fetch, "_run", run)
     with pytest.raises(runtime.UserError, match="no space left"):
         fetch.get("stamps", progress=False)
@@ -296,9 +337,19 @@ def test_clip_art_titles_are_english():
     assert sum(row["english"] == "0" for row in rows) < 0.01 * len(rows)
 
 
-@pytest.mark.parametrize(("title", "english"), [
-    ("Blue Dragonfly", True), ("leone", False), ("coniglio", False), ("sapone liquido", False), ("Hund", False),
-    ("Eiffel Tower", True), ("cane", False), ("Clipart", False)])
+@pytest.mark.parametrize(
+    ("title", "english"),
+    [
+        ("Blue Dragonfly", True),
+        ("leone", False),
+        ("coniglio", False),
+        ("sapone liquido", False),
+        ("Hund", False),
+        ("Eiffel Tower", True),
+        ("cane", False),
+        ("Clipart", False),
+    ],
+)
 def test_english_filter(title, english):
     assert clipart.english(title) is english
 
