@@ -1,6 +1,7 @@
 """Committed configurations: what `mpm-lite run NAME` runs and assets/results/ holds.
 
-Rules, splits and dials were fixed before these runs; seeds 10-14 were never used while choosing them. An arm that was
+Rules, splits and dials were fixed before these runs, and no dial was chosen on seeds 10-14; one earlier configuration of
+`retention` (without the last fit on train + val) was tested on them too. An arm that was
 run is kept under OUT/arms and not run again, so a study can be stopped and continued.
 """
 
