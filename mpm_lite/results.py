@@ -1,4 +1,4 @@
-"""Results: a tidy table that knows its intervals, joins, saves, searches and plots itself."""
+"""Results: a tidy table that knows its intervals, joins, saves and plots itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from safetensors.torch import save as to_safetensors
 
 from mpm_lite import evaluate
@@ -150,25 +149,6 @@ class Results:
         if not values:
             raise UserError(f"None of {', '.join(languages)} has {MIN_QUERIES} queries here.")
         return float(np.mean(values)), np.mean(draws_of, axis=0)
-
-    def search(
-        self,
-        query: str,
-        text_tower: Any,
-        test: str | None = None,
-        top: int = 8,
-        seed: int | None = None,
-        images: Any = None,
-    ) -> list[int]:
-        """The pictures of a held-out gallery nearest to free text in any language: their numbers, best first."""
-        from mpm_lite.towers.features import image_features
-
-        gallery = self.galleries[test or next(iter(self.galleries))]
-        recipe = self.models[seed if seed is not None else next(iter(self.models))]
-        with torch.inference_mode():
-            seen = recipe.predict({"image": torch.from_numpy(image_features(gallery, images).copy())})["image"]
-            said = recipe.predict({"text": torch.from_numpy(text_tower.encode([query]))})["text"]
-        return (seen @ said[0]).argsort(descending=True, stable=True)[:top].tolist()
 
     def save(self, folder: str | Path) -> Path:
         """Write model.safetensors (first seed), results.parquet, items.parquet and config.json, each whole or not at all."""

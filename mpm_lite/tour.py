@@ -17,10 +17,10 @@ from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data.languages import display_name
 from mpm_lite.experiment import Experiment
 from mpm_lite.results import Results
-from mpm_lite.runtime import UserError
 from mpm_lite.towers.features import image_features, text_features
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.text import load_text_tower
+from mpm_lite.train import OtherRun
 
 TOWERS = ("use-m", "e5-small")
 FLOOR = "minilm-en"
@@ -68,9 +68,7 @@ def _kept(arm: Experiment, progress: bool) -> Results:
     folder = runs() / digest([__version__, torch.__version__, told])[:16]
     try:
         return arm.run(out=folder, progress=progress)
-    except UserError as error:
-        if "another configuration" not in str(error):
-            raise
+    except OtherRun:
         shutil.rmtree(folder)  # the pictures or captions on this machine have changed since
         return arm.run(out=folder, progress=progress)
 

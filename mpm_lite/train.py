@@ -24,6 +24,10 @@ from mpm_lite.recipes.base import Recipe, Stage, TrainData
 from mpm_lite.runtime import UserError
 
 
+class OtherRun(UserError):
+    """The checkpoints found belong to another configuration."""
+
+
 @dataclass
 class History:
     """What a run recorded: losses by step, validation scores by step, and the step whose weights were kept."""
@@ -103,7 +107,7 @@ def fit(
     start_stage, start_step, saved = 0, 0, checkpoint.latest(folder) if folder else None
     if saved:
         if saved.state["config"] != config:
-            raise UserError(
+            raise OtherRun(
                 f"{folder} holds a run of another configuration; choose another --out or delete that folder."
             )
         start_stage, start_step = saved.state["stage"], saved.state["stage_step"]
