@@ -57,7 +57,7 @@ class Experiment:
 
     recipe: str | type[Recipe] = "align"
     text: Any = "use-m"
-    image: Any = "efficientnet-lite0+efficientnet-lite1"
+    image: Any = "efficientnet-lite1"
     lm: str | None = None
     train: Where = ("emoji+stamps+clipart", ["en"])
     val: Where | None = ("emoji+stamps", None)  # None in place of the languages: those of training
@@ -131,14 +131,14 @@ def _languages(asked: Any) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _text(name: str, device: str | None) -> Any:
-    """A text tower, loaded once for several experiments."""
+def text_tower(name: str, device: str | None = None) -> Any:
+    """A text tower, loaded once for all experiments of a process."""
     return load_text_tower(name, device)
 
 
 @lru_cache(maxsize=4)
-def _image(name: str, device: str | None) -> Any:
-    """An image tower, loaded once for several experiments."""
+def image_tower(name: str, device: str | None = None) -> Any:
+    """An image tower, loaded once for all experiments of a process."""
     return load_image_tower(name, device)
 
 
@@ -147,9 +147,9 @@ class _Bench:
 
     def __init__(self, experiment: Experiment, progress: bool) -> None:
         self.e, self.progress = experiment, progress
-        self.text = _text(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
+        self.text = text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
         self.image = (
-            _image(experiment.image, experiment.device) if isinstance(experiment.image, str) else experiment.image
+            image_tower(experiment.image, experiment.device) if isinstance(experiment.image, str) else experiment.image
         )
         name, languages = experiment.train
         self.train_languages = _languages(languages)

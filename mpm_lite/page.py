@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from mpm_lite.data.languages import display_name, is_rtl
+from mpm_lite.experiment import image_tower as tower_of
 from mpm_lite.results import Results
 from mpm_lite.towers.features import image_features, text_features
-from mpm_lite.towers.image import load_image_tower
 
 TOP, SIDE = 8, 88
 
@@ -48,12 +48,12 @@ def neighbours(
 
 def build(results: Results, tests: list[str], text_tower: Any, image_tower: Any = None) -> str:
     """The page as one HTML string: pictures, captions and results inside, no request to anywhere."""
-    image_tower = image_tower or load_image_tower(results.table["image"].iloc[0])
+    image_tower = image_tower or tower_of(results.table["image"].iloc[0])
     worlds = {}
     for test in tests:
         gallery = results.galleries[test]
         worlds[test] = {
-            "pictures": [thumbnail(gallery.images[i]) for i in range(len(gallery))],
+            "pictures": [thumbnail(picture) for picture in gallery.images[:]],
             "english": gallery.captions["en"],
             "captions": gallery.captions,
             "found": neighbours(results, test, text_tower, image_tower),

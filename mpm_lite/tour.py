@@ -15,11 +15,9 @@ import torch
 from mpm_lite import __version__, alignment, data, figures, runtime
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data.languages import display_name
-from mpm_lite.experiment import Experiment
+from mpm_lite.experiment import Experiment, image_tower, text_tower
 from mpm_lite.results import Results
 from mpm_lite.towers.features import image_features, text_features
-from mpm_lite.towers.image import load_image_tower
-from mpm_lite.towers.text import load_text_tower
 from mpm_lite.train import OtherRun
 
 TOWERS = ("use-m", "e5-small")
@@ -58,7 +56,7 @@ def run(
     arms += [replace(one, text=TOWERS[0], condition=condition, seeds=1) for condition in ("shuffled", "blind")]
     results = Results.join([_kept(arm, progress) for arm in arms])
     captions = alignment.sample("stamps" if data.available("stamps") else "emoji")
-    known = pd.concat([alignment.table(load_text_tower(text, device), captions, progress=progress) for text in TOWERS])
+    known = pd.concat([alignment.table(text_tower(text, device), captions, progress=progress) for text in TOWERS])
     return results, known.reset_index(drop=True)
 
 
@@ -80,13 +78,13 @@ def runs() -> Path:
 
 def warm() -> None:
     """Let every tower read everything once, so that notebooks and tests find the cache full."""
-    image = load_image_tower(base_experiment().image)
+    image = image_tower(base_experiment().image)
     sets = [data.load_captions(training_sets(), split) for split in ("train+val", "val")]
     sets += [data.load_captions(name, "test", "all") for name in ("emoji", "stamps") if data.available(name)]
     for captions in sets:
         image_features(captions, image)
     for text in (*TOWERS, FLOOR):
-        tower = load_text_tower(text)
+        tower = text_tower(text)
         for captions in sets:
             for language in captions.languages:
                 text_features(captions, language, tower)
@@ -200,7 +198,7 @@ def write(results: Results, rho: pd.DataFrame, test: str, json_path: Path, out: 
         write_atomic(path, buffer.getvalue())
     tests = list(dict.fromkeys(results.table["test"]))
     write_atomic(
-        paths[3], page.build(results, [t for t in tests if t in results.galleries], load_text_tower(TOWERS[0])).encode()
+        paths[3], page.build(results, [t for t in tests if t in results.galleries], text_tower(TOWERS[0])).encode()
     )
     return paths
 

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +49,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def pictures(self, start: int, stop: int) -> np.ndarray:
-        """Pictures number `start` to `stop`, uint8 (N, 256, 256, 3); from files they are drawn on all cores."""
+    def pictures(self, which: Sequence[int]) -> np.ndarray:
+        """The pictures of these numbers, uint8 (N, 256, 256, 3); from files they are drawn on all cores."""
         if self.sources:
-            return draw_many(self.sources[start:stop])
-        return np.stack([self.render(i) for i in range(start, min(stop, len(self)))])
+            return draw_many([self.sources[i] for i in which])
+        return np.stack([self.render(i) for i in which])
 
     def image_digest(self) -> str:
         """SHA-256 of what the pictures are made of: ids, source files, renderer. Draws nothing."""
@@ -105,7 +106,8 @@ class LazyImages:
         ]
         if not len(picked):
             return np.empty((0, SIZE, SIZE, 3), np.uint8)
-        return np.stack([self[int(i)] for i in picked])
+        runs = groupby((self._where[i] for i in picked), key=lambda place: place[0])
+        return np.concatenate([part.pictures([i for _, i in places]) for part, places in runs])
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:

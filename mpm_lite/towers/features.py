@@ -39,7 +39,7 @@ class _Drawn:
     def chunk(self, start: int) -> np.ndarray:
         if start in self._kept:
             return self._kept[start]
-        pictures = self.part.pictures(start, start + CHUNK)
+        pictures = self.part.pictures(range(start, min(start + CHUNK, len(self.part.ids))))
         if len(self.part.ids) <= KEEP:
             self._kept[start] = pictures
         return pictures
