@@ -147,7 +147,9 @@ class _Bench:
 
     def __init__(self, experiment: Experiment, progress: bool) -> None:
         self.e, self.progress = experiment, progress
-        self.text = text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
+        self.text = (
+            text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
+        )
         self.image = (
             image_tower(experiment.image, experiment.device) if isinstance(experiment.image, str) else experiment.image
         )

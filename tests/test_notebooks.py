@@ -98,8 +98,16 @@ def test_headings_and_badge(book):
 
 def test_skeleton(book):
     text = prose(book)
-    for part in ("**After this notebook you can**", "**Time**", "**Prerequisites**", "**Contents**", "redict",
-                 "What surprised you", "Exercises", "Summary and where next"):
+    for part in (
+        "**After this notebook you can**",
+        "**Time**",
+        "**Prerequisites**",
+        "**Contents**",
+        "redict",
+        "What surprised you",
+        "Exercises",
+        "Summary and where next",
+    ):
         assert part in text, part
     exercises = re.findall(r"^### .*?(?=^### |^## |\Z)", text, re.M | re.S)
     assert len(exercises) >= 3
@@ -166,10 +174,21 @@ def test_answers(capsys):
     assert lines == ["[not tried yet] a. Hint: look", "[PASS] b", "[not yet] c. Hint: look", "[PASS] d", "[PASS] e"]
 
 
-@pytest.mark.parametrize(("yours", "ours", "equal"), [
-    (1, 1.0, True), (1.0 + 1e-9, 1.0, True), (1.1, 1.0, False), ("a", "a", True), ("a", 1.0, False), (1.0, "a", False),
-    ([1, 2], [1, 2, 3], False), (float("nan"), float("nan"), True), ({"x"}, {"x"}, True), ([[1], [2, 3]], 1.0, False),
-])
+@pytest.mark.parametrize(
+    ("yours", "ours", "equal"),
+    [
+        (1, 1.0, True),
+        (1.0 + 1e-9, 1.0, True),
+        (1.1, 1.0, False),
+        ("a", "a", True),
+        ("a", 1.0, False),
+        (1.0, "a", False),
+        ([1, 2], [1, 2, 3], False),
+        (float("nan"), float("nan"), True),
+        ({"x"}, {"x"}, True),
+        ([[1], [2, 3]], 1.0, False),
+    ],
+)
 def test_same(yours, ours, equal):
     assert check.same(yours, ours) is equal
 
@@ -188,6 +207,7 @@ def test_functions(capsys):
 
 def test_figure_needs_a_description():
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
