@@ -1,4 +1,4 @@
-"""The command line: mpm-lite tour | run | sweep | data | doctor. A mistake gives one sentence and exit code 2."""
+"""The command line: mpm-lite tour | run | sweep | data | bench | doctor. A mistake gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -144,6 +144,34 @@ def data_command(args: argparse.Namespace) -> None:
         print(f"{name}: {fetch.get(name)}")
 
 
+def bench(args: argparse.Namespace) -> None:
+    """Time the ops beside their peers; every case is written as soon as it is measured."""
+    from mpm_lite.ops import bench as b
+
+    device = runtime.device(args.device)
+    print(runtime.banner())
+    path = Path(args.out or "runs/bench") / (f"{device.type}.csv" if not args.small else "small.csv")
+    wanted = [c for c in b.cases("small" if args.small else device.type) if not args.op or c.op in args.op]
+    if not wanted:
+        raise unknown("op", args.op[0], [c.op for c in b.cases("small")])
+    if args.rounds < 3:
+        raise UserError("--rounds must be at least 3: a median of fewer says nothing.")
+    for case in wanted:
+        done = {(r["op"], r["n"], r["m"], r["d"], r["dtype"]) for r in b.read(path)}
+        if args.keep and (case.op, *map(str, (case.n, case.m, case.d)), b.short(case.dtype)) in done:
+            print(f"{case}: kept")
+            continue
+        print(case)
+        rows = list(b.run_case(case, device, args.rounds, peers=not args.no_peers))
+        b.write(path, rows)
+        for row in rows:
+            print(
+                f"  {row['direction']:17} {row['provider']:32} {row['ms']:9.2f} ms [{row['p20']:.2f}, {row['p80']:.2f}]"
+                f" {row['peak_mb']:9.1f} MB {row['tflops']:8.3f} TFLOP/s  errors {row['loss_error']:.1e} {row['grad_error']:.1e}"
+            )
+    print(f"Written: {path}")
+
+
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has and what will be slow."""
     import platform
@@ -208,6 +236,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("action", choices=["list", "get"])
     one.add_argument("names", nargs="*")
     one.set_defaults(do=data_command)
+    one = commands.add_parser("bench", parents=[shared], help="time the ops beside the naive form and their peers")
+    one.add_argument("--op", nargs="+", default=[], help="only these ops")
+    one.add_argument("--rounds", type=int, default=15, help="timed runs of each provider, taken in turns (default 15)")
+    one.add_argument("--small", action="store_true", help="shapes that take seconds, to see that everything runs")
+    one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
+    one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
+    one.set_defaults(do=bench)
     one = commands.add_parser("doctor", help="what this machine has, what will be slow")
     one.set_defaults(do=doctor)
     return top

@@ -1,5 +1,228 @@
-"""The GPU-bound core. Importable with torch alone; today the readable references, in which every other form is judged."""
+"""The GPU-bound core: contrastive losses, the loss over a large vocabulary, ranking against a large gallery.
 
-from mpm_lite.ops.reference import Ranks, clip_loss, retrieval_ranks
+Every op has a readable form (reference.py), one in chunks that runs everywhere (chunked.py) and Triton kernels for recent
+cards (kernels/); choose.py picks. Importable with torch alone; triton is imported when a kernel first runs.
 
-__all__ = ["Ranks", "clip_loss", "retrieval_ranks"]
+The public functions take, beside what reference.py documents:
+  impl         "auto", "reference", "chunked" or "triton"
+  chunk_bytes  what a chunk may take; default 16 MiB (64 for linear_cross_entropy) on a CPU, 256 MiB (1 GiB) on CUDA
+  accum_dtype  dtype of sums and losses; default float32, or float64 for float64 inputs
+  check        look for NaN and for targets out of range; default only on a CPU, as it makes CUDA wait
+They raise ValueError for inputs that do not fit and RuntimeError where an implementation cannot run here. Gradients are
+exact (nothing is filtered), nothing is atomic, and the same call gives the same bits. Under torch.autocast the matrices
+are converted to its dtype, as for any product. Twice differentiable and usable under torch.func: "reference" only.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mpm_lite.ops import check as _check
+from mpm_lite.ops import chunked as _chunked
+from mpm_lite.ops import reference as _reference
+from mpm_lite.ops.choose import Plan
+from mpm_lite.ops.choose import plan as _plan
+from mpm_lite.ops.explain import explain
+from mpm_lite.ops.reference import Ranks
+
+__all__ = ["Ranks", "clip_loss", "explain", "linear_cross_entropy", "retrieval_ranks", "siglip_loss"]
+
+
+def _matrices(op: str, **named: Tensor) -> list[Tensor]:
+    """The matrices, in autocast's dtype where it is on, checked and contiguous."""
+    tensors = list(named.values())
+    kind = tensors[0].device.type if isinstance(tensors[0], Tensor) else "cpu"
+    if torch.is_autocast_enabled(kind):
+        low = torch.get_autocast_dtype(kind)
+        named = {k: t.to(low) if t.is_floating_point() and t.dtype != torch.float64 else t for k, t in named.items()}
+    _check.matrices(op, **named)
+    return [_learning(t).contiguous() for t in named.values()]
+
+
+def _learning(t: Tensor) -> Tensor:
+    """A function of autograd's is told that its inputs need gradients even under no_grad: there they are cut off first."""
+    return t if torch.is_grad_enabled() else t.detach()
+
+
+def _scalar(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
+    value = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float32, device=like.device)
+    _check.scalar(op, name, value)
+    return _learning(value)
+
+
+def _looks(check: bool | None, tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" if check is None else check
+
+
+def _composable(op: str, plan: Plan) -> None:
+    transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+    if plan.impl != "reference" and transforming():
+        raise RuntimeError(f"{op}: only impl='reference' works inside torch.func transforms.")
+
+
+def _finite(op: str, check: bool | None, loss: Tensor, **inputs: Tensor | None) -> None:
+    """NaN in an input shows in the loss, so the inputs are only searched once the loss is not finite."""
+    if _looks(check, loss) and not bool(torch.isfinite(loss.detach()).all()):
+        _check.finite(op, **inputs)
+
+
+@torch.compiler.disable
+def clip_loss(
+    img: Tensor,
+    txt: Tensor,
+    logit_scale: Tensor | float,
+    *,
+    label_offset: int = 0,
+    impl: str = "auto",
+    chunk_bytes: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    return_lse: bool = False,
+    check: bool | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Symmetric InfoNCE (CLIP, 2103.00020, figure 3): img (N, D), txt (M, D), logit_scale () -> ().
+
+    Row i of `img` matches row i + label_offset of `txt`; for M != N it is the image-to-text direction alone, and across
+    processes the loss is the mean of the two local-against-gathered calls. With return_lse also the log-sum-exp of each
+    image's logits (N,), without gradient. Raises ValueError on what does not fit.
+    """
+    op = "clip_loss"
+    img, txt = _matrices(op, img=img, txt=txt)
+    scale = _scalar(op, "logit_scale", logit_scale, img)
+    _check.offset(op, len(img), len(txt), label_offset)
+    plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
+    _composable(op, plan)
+    with torch.autocast(img.device.type, enabled=False):
+        if plan.impl == "reference":
+            loss = _reference.clip_loss(img, txt, scale, label_offset=label_offset)
+            exact = loss.dtype
+            lse = (scale.to(exact) * img.to(exact) @ txt.to(exact).T).logsumexp(1).detach() if return_lse else None
+        else:
+            loss, lse = _chunked.ClipLoss.apply(img, txt, scale, label_offset, plan)
+    _finite(op, check, loss, img=img, txt=txt, logit_scale=scale)
+    return (loss, lse) if return_lse else loss
+
+
+@torch.compiler.disable
+def siglip_loss(
+    img: Tensor,
+    txt: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+    *,
+    label_offset: int | None = 0,
+    impl: str = "auto",
+    chunk_bytes: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    check: bool | None = None,
+) -> Tensor:
+    """The pairwise sigmoid loss (SigLIP, 2303.15343, section 3.2): img (N, D), txt (M, D), scale (), bias () -> ().
+
+    Row i of `img` matches row i + label_offset of `txt`; with None all N x M combinations are negatives. The sum is
+    divided by N. Raises ValueError on what does not fit.
+    """
+    op = "siglip_loss"
+    img, txt = _matrices(op, img=img, txt=txt)
+    scale = _scalar(op, "logit_scale", logit_scale, img)
+    bias = _scalar(op, "logit_bias", logit_bias, img)
+    if label_offset is not None:
+        _check.offset(op, len(img), len(txt), label_offset)
+    plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
+    _composable(op, plan)
+    with torch.autocast(img.device.type, enabled=False):
+        if plan.impl == "reference":
+            loss = _reference.siglip_loss(img, txt, scale, bias, label_offset=label_offset)
+        else:
+            loss = _chunked.SiglipLoss.apply(img, txt, scale, bias, label_offset, plan)
+    _finite(op, check, loss, img=img, txt=txt, logit_scale=scale, logit_bias=bias)
+    return loss
+
+
+@torch.compiler.disable
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    softcap: float | None = None,
+    impl: str = "auto",
+    chunk_bytes: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+    check: bool | None = None,
+) -> Tensor:
+    """Cross-entropy of a linear layer into V tokens: x (N, D), weight (V, D), target int64 (N,), bias (V,) -> () or (N,).
+
+    Rows whose target is ignore_index are dropped before the product and lose nothing; like torch, the mean of no rows is
+    NaN. softcap c bends logits into c tanh(z / c). reduction: mean, sum or none. Raises ValueError on what does not fit.
+    """
+    op = "linear_cross_entropy"
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{op}: reduction must be 'mean', 'sum' or 'none'; got {reduction!r}.")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"{op}: softcap must be above 0, or None; got {softcap}.")
+    x, weight = _matrices(op, x=x, weight=weight)
+    _check.targets(op, target, len(x), x.device)
+    if bias is not None:
+        if bias.shape != (len(weight),) or not bias.is_floating_point() or bias.device != x.device:
+            raise ValueError(f"{op} needs bias ({len(weight)},) as floats on {x.device}; got {tuple(bias.shape)}.")
+        bias = _learning(bias.to(x.dtype))
+    plan = _plan(op, x.device, x.dtype, len(weight), impl, chunk_bytes, accum_dtype)
+    _composable(op, plan)
+    counts = target != ignore_index
+    whole = bool(counts.all())
+    if _looks(check, x):
+        _check.in_range(op, target if whole else target[counts], len(weight))
+    with torch.autocast(x.device.type, enabled=False):
+        if plan.impl == "reference":
+            options = {"ignore_index": ignore_index, "reduction": reduction, "softcap": softcap}
+            loss = _reference.linear_cross_entropy(x, weight, target, bias, **options)
+        else:
+            rows, named = (x, target) if whole else (x[counts], target[counts])
+            loss = _chunked.LinearCrossEntropy.apply(rows, weight, bias, named, softcap, reduction, plan)
+            if reduction == "none" and not whole:
+                loss = loss.new_zeros(len(x)).masked_scatter(counts, loss)
+    if whole or bool(counts.any()):
+        _finite(op, check, loss, x=x if whole else x[counts], weight=weight, bias=bias)
+    return loss
+
+
+@torch.compiler.disable
+def retrieval_ranks(
+    query: Tensor,
+    cand: Tensor,
+    target: Tensor,
+    *,
+    groups: tuple[Tensor, Tensor] | None = None,
+    return_ties: bool = False,
+    impl: str = "auto",
+    chunk_bytes: int | None = None,
+    check: bool | None = None,
+) -> Tensor | Ranks:
+    """How many wrong candidates beat the best correct one: query (N, D), cand (M, D), target int64 (N,) -> int64 (N,).
+
+    With groups=(query_group (N,), cand_group (M,)), integers, every candidate of a query's group is correct too. With
+    return_ties the candidates that score the same are counted apart, see `Ranks`. Raises ValueError on what does not fit.
+    """
+    op = "retrieval_ranks"
+    query, cand = _matrices(op, query=query.detach(), cand=cand.detach())
+    _check.targets(op, target, len(query), query.device)
+    if groups is not None:
+        for name, group, length in zip(("query_group", "cand_group"), groups, (len(query), len(cand)), strict=True):
+            if group.shape != (length,) or group.is_floating_point() or group.device != query.device:
+                raise ValueError(
+                    f"{op} needs {name} as integers ({length},) on {query.device}; got {tuple(group.shape)}."
+                )
+        groups = (groups[0].long(), groups[1].long())
+    plan = _plan(op, query.device, query.dtype, len(cand), impl, chunk_bytes)
+    if _looks(check, query):
+        _check.in_range(op, target, len(cand))
+        _check.finite(op, query=query, cand=cand)
+    with torch.autocast(query.device.type, enabled=False):
+        if plan.impl == "reference":
+            found = _reference.retrieval_ranks(query, cand, target, groups=groups, return_ties=True)
+        else:
+            found = _chunked.ranks(query, cand, target, groups, plan)
+    return found if return_ties else found.better

@@ -1,6 +1,7 @@
-"""Readable references: the formula, a page, plain autograd.
+"""Readable references: the formula, a page, plain autograd. Every other implementation is judged by these.
 
-Letters, here and in the whole project: N queries or pairs, M candidates, D width, T tokens, P patches, H W a picture.
+Letters, here and in the whole project: N queries or pairs, M candidates, D width, V vocabulary, T tokens, P patches, H W
+a picture. Loss and scalar gradients are float32, or float64 for float64 inputs, whatever the dtype of the features.
 """
 
 from __future__ import annotations
@@ -16,13 +17,8 @@ def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor, *, label_offset: in
     """Symmetric InfoNCE over a batch of matching pairs (CLIP, 2103.00020, figure 3; InfoNCE, 1807.03748).
 
     img (N, D) and txt (M, D), unit norm; logit_scale () is the multiplier itself, after exp. Row i of `img` matches row
-    i + label_offset of `txt`. For M != N only the image-to-text direction is defined. Returns () in float32, or in
-    float64 for float64 inputs. Raises ValueError on shapes that do not fit.
+    i + label_offset of `txt`. For M != N only the image-to-text direction is defined. Returns ().
     """
-    if img.ndim != 2 or txt.ndim != 2 or img.shape[1] != txt.shape[1]:
-        raise ValueError(f"clip_loss needs img (N, D) and txt (M, D); got {tuple(img.shape)} and {tuple(txt.shape)}.")
-    if len(img) == 0 or not 0 <= label_offset <= len(txt) - len(img):
-        raise ValueError(f"{len(img)} images from label {label_offset} on do not fit {len(txt)} texts.")
     exact = torch.promote_types(img.dtype, torch.float32)
     logits = logit_scale.to(exact) * img.to(exact) @ txt.to(exact).T  # (N, M)
     target = torch.arange(len(img), device=img.device) + label_offset  # (N,)
@@ -30,6 +26,45 @@ def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor, *, label_offset: in
     if len(img) != len(txt):
         return image_to_text
     return (image_to_text + F.cross_entropy(logits.T, target)) / 2
+
+
+def siglip_loss(
+    img: Tensor, txt: Tensor, logit_scale: Tensor, logit_bias: Tensor, *, label_offset: int | None = 0
+) -> Tensor:
+    """A yes-or-no question for every image-text combination (SigLIP, 2303.15343, section 3.2 and algorithm 1).
+
+    img (N, D), txt (M, D), logit_scale () and logit_bias (). Row i of `img` matches row i + label_offset of `txt`, and
+    nothing matches where label_offset is None. Returns (): the sum over all N x M divided by N.
+    """
+    exact = torch.promote_types(img.dtype, torch.float32)
+    logits = logit_scale.to(exact) * img.to(exact) @ txt.to(exact).T + logit_bias.to(exact)  # (N, M)
+    sign = torch.full_like(logits, -1)
+    if label_offset is not None:
+        sign.diagonal(label_offset)[: len(img)] = 1
+    return -F.logsigmoid(sign * logits).sum() / len(img)
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    bias: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    softcap: float | None = None,
+) -> Tensor:
+    """Cross-entropy of a linear layer into a vocabulary: the last step of every language model.
+
+    x (N, D), weight (V, D), target int64 (N,), bias (V,) or None. Rows whose target is ignore_index count for nothing.
+    softcap c bends the logits z into c tanh(z / c) (Gemma 2, 2408.00118, section 2). reduction: mean (over the rows that
+    count), sum, or none. Returns () or (N,).
+    """
+    exact = torch.promote_types(x.dtype, torch.float32)
+    logits = F.linear(x.to(exact), weight.to(exact), None if bias is None else bias.to(exact))  # (N, V)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
 
 
 class Ranks(NamedTuple):
@@ -52,14 +87,10 @@ def retrieval_ranks(
 
     query (N, D), cand (M, D), target int64 (N,): the index of each query's own candidate. With groups=(query_group (N,),
     cand_group (M,)) every candidate of a query's group is correct as well. Correct candidates are left out by index,
-    never by comparing scores. Returns int64 (N,), or `Ranks` with `return_ties`. Raises ValueError on a target that is
-    no candidate.
+    never by comparing scores. Returns int64 (N,), or `Ranks` with `return_ties`.
     """
-    if query.ndim != 2 or cand.ndim != 2 or query.shape[1] != cand.shape[1]:
-        raise ValueError(f"retrieval_ranks needs (N, D) and (M, D); got {tuple(query.shape)} and {tuple(cand.shape)}.")
-    if target.shape != (len(query),) or (len(target) and not 0 <= int(target.min()) <= int(target.max()) < len(cand)):
-        raise ValueError(f"target must name one of {len(cand)} candidates for each of {len(query)} queries.")
-    scores = query @ cand.T  # (N, M)
+    exact = torch.promote_types(query.dtype, torch.float32)
+    scores = query.to(exact) @ cand.to(exact).T  # (N, M)
     correct = torch.zeros_like(scores, dtype=torch.bool)
     correct[torch.arange(len(query), device=query.device), target] = True
     if groups is not None:
