@@ -170,3 +170,39 @@ def curves(
         figure,
         f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {', '.join(map(str, table[lines].unique()))}; from {first[y].iloc[0]:.2f} at the left to {first[y].iloc[-1]:.2f} at the right.",
     )
+
+
+def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite chunked", "naive")) -> Any:
+    """Benchmark rows as two lines of panels, one column an op: milliseconds and megabytes against size, log-log.
+
+    `rows` are those of assets/bench: op, n, m, direction, provider, ms, p20, p80, peak_mb. The size is n * m, the entries of
+    the matrix that the naive form makes.
+    """
+    plt = house()
+    whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
+    whole = whole.assign(size=whole["n"].astype(float) * whole["m"])
+    ops = list(dict.fromkeys(whole["op"]))
+    figure, axes = plt.subplots(2, len(ops), figsize=(2.6 * len(ops), 5), squeeze=False)
+    for column, op in enumerate(ops):
+        for i, provider in enumerate(providers):
+            of = whole[(whole["op"] == op) & (whole["provider"] == provider)].sort_values("size")
+            style = {
+                "color": COLOURS[i % 6],
+                "marker": MARKERS[i % 6],
+                "ls": ["-", "--", "-.", ":"][i % 4],
+                "label": provider,
+            }
+            axes[0, column].plot(of["size"], of["ms"], **style)
+            axes[0, column].fill_between(of["size"], of["p20"], of["p80"], color=COLOURS[i % 6], alpha=0.15, lw=0)
+            axes[1, column].plot(of["size"], of["peak_mb"], **style)
+        axes[0, column].set_title(op, fontsize=9)
+        for axis in axes[:, column]:
+            axis.set(xscale="log", yscale="log")
+            axis.tick_params(labelsize=7)
+        axes[1, column].set_xlabel("matrix entries", fontsize=8)
+    axes[0, 0].set_ylabel("ms")
+    axes[1, 0].set_ylabel("MB beside inputs, gradients", fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(providers))
+    return describe(
+        figure, f"Time and memory against size on logarithmic axes for {', '.join(ops)}: {', '.join(providers)}."
+    )

@@ -14,8 +14,10 @@ from mpm_lite.data.languages import display_name
 from mpm_lite.runtime import UserError
 
 MARKS = ("<!-- ledger -->", "<!-- /ledger -->")
+BENCH_MARKS = ("<!-- bench -->", "<!-- /bench -->")
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
 FIGURE = "figures/retention.png"
+BENCH_FIGURE = "figures/bench-cpu.png"
 
 
 def read(name: str) -> pd.DataFrame:
@@ -140,18 +142,79 @@ def markdown() -> str:
     )
 
 
+def bench_rows() -> pd.DataFrame:
+    """Every committed benchmark row, all machines."""
+    files = sorted(runtime.asset("bench").glob("*.csv"))
+    return pd.concat([pd.read_csv(file, keep_default_na=False, na_values=["", "nan"]) for file in files])
+
+
+def bench() -> str:
+    """Time, memory and error of the ops beside the naive form and peers, one line a shape and provider."""
+    rows = bench_rows()
+    lines = []
+    whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
+    for (hardware, op), of in whole.groupby(["hardware", "op"], sort=False):
+        for (n, m, d, dtype), shape in of.groupby(["n", "m", "d", "dtype"], sort=False):
+            naive = shape[shape["provider"] == "naive"]
+            for row in shape.itertuples():
+                times = naive["ms"].iloc[0] / row.ms if len(naive) else math.nan
+                error = row.loss_error if op == "retrieval_ranks" else row.grad_error
+                lines.append(
+                    [
+                        op,
+                        f"{n:,} x {m:,} x {d} {dtype}",
+                        row.provider,
+                        f"{row.ms:,.0f} [{row.p20:,.0f}, {row.p80:,.0f}]",
+                    ]
+                    + [f"{times:.2f}", f"{row.peak_mb:,.0f}", f"{error:.0e}", hardware]
+                )
+    header = [
+        "op",
+        "shape",
+        "provider",
+        "ms [p20, p80]",
+        "speed over naive",
+        "MB beside inputs and gradients",
+        "error",
+        "on",
+    ]
+    return _table(header, lines)
+
+
+def bench_markdown() -> str:
+    """The block between README's bench marks."""
+    rows = bench_rows()
+    cards = rows[~rows["hardware"].str.contains("(", regex=False)]["hardware"].unique().tolist()
+    first = rows.iloc[0]
+    gpu = f"GPU rows: {', '.join(cards)}." if cards else "On a GPU: not measured. No row is estimated."
+    return "\n\n".join(
+        [
+            f"Forward and gradients (ranks: forward), float32, medians of {first['rounds']} runs in turns, torch {first['torch']}, {first['threads']} threads. The error is the relative error of the worse gradient against float64 on the same inputs; for ranks the share of queries whose rank differs. {gpu}",
+            bench(),
+            f"![Time and memory of each op against its size, ours and the naive form, on logarithmic axes.](assets/{BENCH_FIGURE})",
+            "Made by `python -m mpm_lite.report` from [assets/bench](assets/bench); `mpm-lite bench --out assets/bench` measures your machine.",
+        ]
+    )
+
+
 def update(readme: Path) -> None:
-    """Rewrite the block in README.md and draw its figure."""
+    """Rewrite the blocks in README.md and draw their figures."""
     text = readme.read_text(encoding="utf-8")
-    if any(mark not in text for mark in MARKS):
-        raise UserError(f"{readme} lacks the marks {MARKS[0]} and {MARKS[1]}.")
-    before, rest = text.split(MARKS[0])
-    readme.write_text(f"{before}{MARKS[0]}\n{markdown()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}", encoding="utf-8")
+    for marks, block in ((MARKS, markdown()), (BENCH_MARKS, bench_markdown())):
+        if any(mark not in text for mark in marks):
+            raise UserError(f"{readme} lacks the marks {marks[0]} and {marks[1]}.")
+        before, rest = text.split(marks[0])
+        text = f"{before}{marks[0]}\n{block}\n{marks[1]}{rest.split(marks[1])[1]}"
+    readme.write_text(text, encoding="utf-8")
     of = read("retention").query("test == 'stamps' and text != 'minilm-en' and language != 'en'")
-    drawn = figures.retention_against_alignment(of[of["counts"] & of["alignment"].notna()])
-    path = runtime.asset() / FIGURE
-    path.parent.mkdir(exist_ok=True)
-    drawn.savefig(path, metadata={"Software": None})
+    drawn = {
+        FIGURE: figures.retention_against_alignment(of[of["counts"] & of["alignment"].notna()]),
+        BENCH_FIGURE: figures.time_and_memory(bench_rows().query("hardware.str.contains('CPU|Processor', regex=True)")),
+    }
+    for name, figure in drawn.items():
+        path = runtime.asset() / name
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path, metadata={"Software": None})
 
 
 if __name__ == "__main__":

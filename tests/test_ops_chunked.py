@@ -330,6 +330,15 @@ def test_chunks_hold_a_fraction_of_the_matrix(case, monkeypatch):
     assert peaks["mpm_lite chunked"] < peaks["naive"] / 5
 
 
+def test_a_batch_of_16k_fits_where_its_matrix_would_not():
+    """16,384 x 16,384 logits are a GiB in float32, and the naive form keeps several such matrices."""
+    case = bench.Case("clip_loss", 16_384, 16_384, 8)
+    device = torch.device("cpu")
+    loss = bench.providers(case, device, peers=False)["mpm_lite chunked"]
+    peak = bench._peak(bench._caller(loss, bench.tensors(case, device), True), device)
+    assert peak < 40e6
+
+
 def test_rows_are_kept_by_hardware_and_shape(tmp_path):
     path = tmp_path / "rows.csv"
     rows = list(bench.run_case(bench.Case("retrieval_ranks", 20, 30, 8), torch.device("cpu"), rounds=3, peers=False))

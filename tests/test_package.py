@@ -190,9 +190,27 @@ def test_readme_is_what_the_ledger_says():
     from mpm_lite import report
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text.split(report.MARKS[0])[1].split(report.MARKS[1])[0]
-    assert block.strip() == report.markdown().strip(), "run `python -m mpm_lite.report`"
-    assert mpm.asset(report.FIGURE).stat().st_size > 10_000
+    for marks, made in ((report.MARKS, report.markdown()), (report.BENCH_MARKS, report.bench_markdown())):
+        block = text.split(marks[0])[1].split(marks[1])[0]
+        assert block.strip() == made.strip(), "run `python -m mpm_lite.report`"
+    for figure in (report.FIGURE, report.BENCH_FIGURE):
+        assert mpm.asset(figure).stat().st_size > 10_000
+
+
+def test_benchmark_rows_say_what_they_must():
+    """Hardware, versions, date and error in every row; chunks exact; the bars of time and memory where they were set."""
+    from mpm_lite import report
+
+    rows = report.bench_rows()
+    told = ["date", "hardware", "torch", "op", "provider", "ms", "p20", "p80", "rounds", "peak_mb", "loss_error"]
+    assert rows[told].notna().all().all() and (rows["rounds"] >= 9).all()
+    ours = rows[rows["provider"].str.startswith("mpm_lite") & (rows["dtype"] == "float32")]
+    assert (ours["loss_error"] <= 1e-5).all() and (ours["grad_error"].dropna() <= 1e-5).all()
+    barred = {("clip_loss", 4096, 4096), ("siglip_loss", 4096, 4096), ("linear_cross_entropy", 2048, 50_000)}
+    both = rows[rows["direction"] == "forward+backward"].set_index(["op", "n", "m", "provider"])
+    for op, n, m in barred:
+        mine, naive = both.loc[(op, n, m, "mpm_lite chunked")].iloc[0], both.loc[(op, n, m, "naive")].iloc[0]
+        assert mine["ms"] <= naive["ms"] and mine["peak_mb"] <= naive["peak_mb"] / 5, op
 
 
 def test_readme_names_what_exists():

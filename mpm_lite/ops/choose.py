@@ -75,8 +75,10 @@ def decide(
         raise ValueError(f"{op}: accum_dtype must be float32 or float64 and hold {dtype}; got {exact}.")
     no_kernel = missing or ("there is no float64 kernel" if exact == torch.float64 else "")
     old = "" if able >= (8, 0) or kind == "cpu" else "tl.dot has no tensor cores before capability 8.0"
-    if impl == "triton" and no_kernel:
-        raise RuntimeError(f"{op}: impl='triton' cannot run: {no_kernel}. Use impl='chunked' or 'auto'.")
+    if impl == "triton" and (no_kernel or old):
+        raise RuntimeError(
+            f"{op}: impl='triton' cannot run: {(no_kernel or old).rstrip('.')}. Use impl='chunked' or 'auto'."
+        )
     why = "asked for"
     if impl == "auto" and kind == "cuda" and not no_kernel and not old:
         impl, why = "triton", "CUDA from capability 8.0 on"

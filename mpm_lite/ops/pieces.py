@@ -42,7 +42,19 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: Plan) -> t
         return contrastive.lse(img, txt, scale, columns=columns)
     rows, top, total = [], None, None
     for i in range(0, len(img), plan.rows):
-        z = product(img[i : i + plan.rows], txt.T, plan.exact).mul_(scale)  # (R, M)
+        cos = product(img[i : i + plan.rows], txt.T, plan.exact)  # (R, M)
+        if plan.elementwise:
+            from mpm_lite.ops.kernels import elementwise
+
+            rows.append(elementwise.row_lse(cos, scale))
+            if columns:
+                high, found = elementwise.col_partials(cos, scale)
+                new = high if top is None else torch.maximum(top, high)
+                found *= (high - new).exp_()
+                total = found if total is None else total * (top - new).exp_() + found
+                top = new
+            continue
+        z = cos.mul_(scale)
         # amax, exp and sum by hand: torch.logsumexp along a row takes many times longer on a CPU.
         highest = z.amax(dim=1, keepdim=True)
         e = (z - highest).exp_()

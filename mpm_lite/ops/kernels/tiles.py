@@ -1,0 +1,103 @@
+"""Tile sizes of every kernel by card, precision and width: tables, no autotuning, so a run is the same run twice.
+
+Chosen by arithmetic and by what compiles without a spilled register; no card has measured them yet. 128 x 256 reads
+less from L2 for each product than 128 x 128, where its results and what is made of them fit into the registers. fp32
+stays IEEE, without tensor cores: small tiles, because that product is unrolled along its depth. Every row is compiled
+by tests/cross_compile.py. sm_100 and newer borrow these rows and are not compiled there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from mpm_lite.ops import kernels
+
+PRODUCTS = ("lse", "clip_grad", "siglip_grad", "rank", "rank_groups")
+ELEMENTWISE = ("clip_elementwise", "siglip_elementwise", "cross_entropy", "row_lse", "col_partials")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """bm x bn results per step, bd deep; warps of 32 threads; stages of loads in flight."""
+
+    bm: int
+    bn: int
+    bd: int
+    warps: int
+    stages: int
+
+
+SMALL = Tile(32, 32, 32, 4, 1)  # for the interpreter: ragged edges already with small inputs
+WIDE = 256  # up to this width there is too little product to pay for a large tile
+
+_IEEE = Tile(64, 64, 16, 8, 2)
+_ROW = Tile(1, 4096, 1, 8, 1)
+
+# card -> kernel -> (half precision up to WIDE, half precision beyond, fp32)
+_SQUARE = Tile(128, 128, 64, 8, 3)
+_LONG = Tile(128, 256, 64, 8, 3)
+_PRODUCT: dict[int, dict[str, tuple[Tile, Tile, Tile]]] = {
+    80: dict.fromkeys(PRODUCTS, (_SQUARE, _SQUARE, _IEEE)),
+    89: dict.fromkeys(PRODUCTS, (_SQUARE, _SQUARE, _IEEE)),
+    90: {
+        "lse": (_SQUARE, _LONG, _IEEE),
+        # with a gradient to write as well, 128 x 256 does not fit into the registers
+        "clip_grad": (_SQUARE, _SQUARE, _IEEE),
+        "siglip_grad": (_SQUARE, _SQUARE, _IEEE),
+        "rank": (_SQUARE, _LONG, _IEEE),
+        "rank_groups": (_SQUARE, _SQUARE, _IEEE),
+    },
+}
+# Bound by memory on every card, so one tile each: enough bytes in flight per thread, nothing kept but sums.
+_ELEMENTWISE: dict[str, Tile] = {
+    "clip_elementwise": Tile(4, 512, 1, 8, 1),
+    "siglip_elementwise": Tile(4, 512, 1, 8, 1),
+    "cross_entropy": _ROW,
+    "row_lse": _ROW,
+    "col_partials": Tile(16, 128, 1, 8, 1),
+}
+
+
+def card(capability: tuple[int, int]) -> int:
+    """The column of the tables for a compute capability: 75, 80, 89 or 90."""
+    major, minor = capability
+    if major in (9, 10, 11):
+        return 90  # 227 KB of shared memory per program
+    if (major, minor) in ((8, 0), (8, 7)):
+        return 80  # 163 KB
+    return 89 if major >= 8 else 75  # 99 KB (sm_86, sm_89, sm_120), 64 KB
+
+
+def pick(kernel: str, capability: tuple[int, int], dtype: torch.dtype, width: int = 0) -> Tile:
+    """The tile of `kernel` on a card of this compute capability for inputs of `dtype` and rows of `width` numbers."""
+    if kernel in _ELEMENTWISE:
+        return _ELEMENTWISE[kernel]
+    column = card(capability)
+    if column == 75:
+        raise ValueError(f"Triton has no tensor cores before sm_80: kernel {kernel!r} is not offered there")
+    narrow, wide, ieee = _PRODUCT[column][kernel]
+    if dtype == torch.float32:
+        return ieee
+    return narrow if width <= WIDE else wide
+
+
+def here(kernel: str, device: torch.device, dtype: torch.dtype, width: int = 0) -> Tile:
+    """`pick` for a device of this machine; small tiles in the interpreter."""
+    if kernels.interpreting() or device.type != "cuda":
+        return replace(SMALL, bm=1) if kernel in ("cross_entropy", "row_lse") else SMALL
+    return pick(kernel, torch.cuda.get_device_capability(device), dtype, width)
+
+
+def shipped() -> Iterator[tuple[str, int, str, Tile]]:
+    """Every (kernel, card, 'half' or 'float', tile) that `pick` can return, once."""
+    for column in (75, 80, 89, 90):
+        for name, tile in _ELEMENTWISE.items():
+            yield name, column, "half", tile
+            yield name, column, "float", tile
+        for name, (narrow, wide, ieee) in _PRODUCT.get(column, {}).items():
+            for tile in dict.fromkeys((narrow, wide)):
+                yield name, column, "half", tile
+            yield name, column, "float", ieee
