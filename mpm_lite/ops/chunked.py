@@ -63,6 +63,7 @@ class ClipLoss(torch.autograd.Function):
             g, dot = pieces.clip_grad(img[at], txt, s, row_lse[at], col_lse, ctx.offset + i, plan)
             d_scale += dot
             _gradients(g, img[at], txt, d_img, d_txt, at, plan.exact)
+            del g  # before the next chunk is made, not after
         each = upstream.to(plan.exact) / (n if col_lse is None else 2 * n)
         return (
             d_img.mul_(each * s).to(img.dtype) if need_img else None,
@@ -93,6 +94,7 @@ class SiglipLoss(torch.autograd.Function):
             sums += torch.stack(found)
             if g is not None:
                 _gradients(g, img[at], txt, d_img, d_txt, at, plan.exact)
+            del g
         sums /= n
         for d in (d_img, d_txt):
             if d is not None:
@@ -168,6 +170,7 @@ def _token_sweep(
             _gradients(g, x[at], weight, d_x, d_weight, at, plan.exact)
             if d_bias is not None:
                 d_bias += g.sum(dim=0, dtype=plan.exact)
+        del g
     return losses, grads
 
 
