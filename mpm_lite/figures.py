@@ -178,6 +178,8 @@ def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite 
     `rows` are those of assets/bench: op, n, m, direction, provider, ms, p20, p80, peak_mb. The size is n * m, the entries of
     the matrix that the naive form makes.
     """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     plt = house()
     whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
     whole = whole.assign(size=whole["n"].astype(float) * whole["m"])
@@ -198,6 +200,10 @@ def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite 
         axes[0, column].set_title(op, fontsize=9)
         for axis in axes[:, column]:
             axis.set(xscale="log", yscale="log")
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_locator(LogLocator(subs=(1, 3)))
+                side.set_major_formatter(EngFormatter(sep=""))
+                side.set_minor_formatter(NullFormatter())
             axis.tick_params(labelsize=7)
         axes[1, column].set_xlabel("matrix entries", fontsize=8)
     axes[0, 0].set_ylabel("ms")

@@ -142,7 +142,8 @@ def test_files_stay_short_and_public_functions_are_typed():
         for node in ast.parse(path.read_text()).body:
             inner = node.body if isinstance(node, ast.ClassDef) else []
             for f in [node, *inner]:
-                if isinstance(f, ast.FunctionDef) and not f.name.startswith("_"):
+                compiled = any("triton.jit" in ast.unparse(d) for d in getattr(f, "decorator_list", []))
+                if isinstance(f, ast.FunctionDef) and not f.name.startswith("_") and not compiled:
                     bare = [a.arg for a in f.args.args if a.annotation is None and a.arg not in ("self", "cls")]
                     if bare or f.returns is None:
                         untyped.append(f"{path.name}:{f.name}")
@@ -207,9 +208,9 @@ def test_benchmark_rows_say_what_they_must():
     ours = rows[rows["provider"].str.startswith("mpm_lite") & (rows["dtype"] == "float32")]
     assert (ours["loss_error"] <= 1e-5).all() and (ours["grad_error"].dropna() <= 1e-5).all()
     barred = {("clip_loss", 4096, 4096), ("siglip_loss", 4096, 4096), ("linear_cross_entropy", 2048, 50_000)}
-    both = rows[rows["direction"] == "forward+backward"].set_index(["op", "n", "m", "provider"])
+    both = rows[(rows["direction"] == "forward+backward") & (rows["threads"] == 2)].set_index(["op", "n", "m", "provider"])
     for op, n, m in barred:
-        mine, naive = both.loc[(op, n, m, "mpm_lite chunked")].iloc[0], both.loc[(op, n, m, "naive")].iloc[0]
+        mine, naive = both.loc[(op, n, m, "mpm_lite chunked")], both.loc[(op, n, m, "naive")]
         assert mine["ms"] <= naive["ms"] and mine["peak_mb"] <= naive["peak_mb"] / 5, op
 
 
@@ -218,7 +219,7 @@ def test_readme_names_what_exists():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
     for command in re.findall(r"mpm-lite (\w+)", text):
-        assert command in {"tour", "run", "sweep", "data", "doctor"}, command
+        assert command in {"tour", "run", "sweep", "data", "bench", "doctor"}, command
     for name in re.findall(r"`([a-z0-9]+-[a-z0-9-]+)`", text):
         assert any(name in p.read_text() for p in SOURCES) or name.startswith("-"), name
 

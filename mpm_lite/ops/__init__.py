@@ -5,7 +5,7 @@ cards (kernels/); choose.py picks. Importable with torch alone; triton is import
 
 The public functions take, beside what reference.py documents:
   impl         "auto", "reference", "chunked" or "triton"
-  chunk_bytes  what a chunk may take; default 16 MiB (64 for linear_cross_entropy) on a CPU, 256 MiB (1 GiB) on CUDA
+  chunk_bytes  what a chunk may take; default 16 to 64 MiB on a CPU, 256 MiB to 1 GiB on CUDA (choose.BUDGET)
   accum_dtype  dtype of sums and losses; default float32, or float64 for float64 inputs
   check        look for NaN and for targets out of range; default only on a CPU, as it makes CUDA wait
 They raise ValueError for inputs that do not fit and RuntimeError where an implementation cannot run here. Gradients are
@@ -14,6 +14,11 @@ are converted to its dtype, as for any product. Twice differentiable and usable 
 """
 
 from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +32,21 @@ from mpm_lite.ops.explain import explain
 from mpm_lite.ops.reference import Ranks
 
 __all__ = ["Ranks", "clip_loss", "explain", "linear_cross_entropy", "retrieval_ranks", "siglip_loss"]
+
+
+def _eager(fn: Callable) -> Callable:
+    """torch.compiler.disable, but only once somebody compiles: the decorator itself imports dynamo, and with it triton."""
+    kept: list[Callable] = []
+
+    @functools.wraps(fn)
+    def call(*args: Any, **options: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return fn(*args, **options)
+        if not kept:
+            kept.append(torch.compiler.disable(fn))
+        return kept[0](*args, **options)
+
+    return call
 
 
 def _matrices(op: str, **named: Tensor) -> list[Tensor]:
@@ -67,7 +87,7 @@ def _finite(op: str, check: bool | None, loss: Tensor, **inputs: Tensor | None) 
         _check.finite(op, **inputs)
 
 
-@torch.compiler.disable
+@_eager
 def clip_loss(
     img: Tensor,
     txt: Tensor,
@@ -103,7 +123,7 @@ def clip_loss(
     return (loss, lse) if return_lse else loss
 
 
-@torch.compiler.disable
+@_eager
 def siglip_loss(
     img: Tensor,
     txt: Tensor,
@@ -138,7 +158,7 @@ def siglip_loss(
     return loss
 
 
-@torch.compiler.disable
+@_eager
 def linear_cross_entropy(
     x: Tensor,
     weight: Tensor,
@@ -189,7 +209,7 @@ def linear_cross_entropy(
     return loss
 
 
-@torch.compiler.disable
+@_eager
 def retrieval_ranks(
     query: Tensor,
     cand: Tensor,

@@ -153,11 +153,14 @@ def token_grad(
 def rank_counts(query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: Plan) -> Ranks:
     """Ranks of one chunk of queries (R, D) among all candidates (M, D)."""
     scores = product(query, cand.T, plan.exact)  # (R, M)
-    correct = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    correct.scatter_(1, target[:, None], True)
-    if groups is not None:
-        correct |= groups[0][:, None] == groups[1]
-    best = scores.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)  # (R, 1)
-    tied_correct = ((scores == best) & correct).sum(dim=1)
-    scores.masked_fill_(correct, -torch.inf)
+    own = target[:, None]
+    if groups is None:
+        best = scores.gather(1, own)  # (R, 1)
+        tied_correct = torch.ones_like(target)
+        scores.scatter_(1, own, -torch.inf)
+    else:
+        correct = (groups[0][:, None] == groups[1]).scatter_(1, own, True)  # (R, M)
+        best = scores.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)
+        tied_correct = ((scores == best) & correct).sum(dim=1)
+        scores.masked_fill_(correct, -torch.inf)
     return Ranks((scores > best).sum(dim=1), (scores == best).sum(dim=1), tied_correct)
