@@ -36,8 +36,8 @@ RGB = {
     "purple": (140, 60, 180),
     "brown": (125, 78, 42),
 }
-_GROUND = (176, 188, 196)  # far from all eight colours, white and black among them
-_RADIUS = {"small": 0.23, "large": 0.42}  # of a cell; jitter keeps the two apart, and a shape inside its cell
+_GROUND = (158, 170, 180)  # far from all eight colours, white and black among them
+_RADIUS = {"small": 0.27, "large": 0.42}  # of a cell; jitter keeps the two apart, and a shape inside its cell
 _FINE = 4  # drawn this many times larger, then averaged: soft edges
 
 assert set(RGB) == set(COLOURS)

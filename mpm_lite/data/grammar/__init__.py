@@ -10,6 +10,7 @@ Each language is one file of this folder, which opens with its rules and glossed
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -118,26 +119,30 @@ def _plans(scene: Scene) -> Iterator[list[Part]]:
 
 def parse(text: str, language: str) -> Facts | None:
     """What a caption states: the exact inverse of the generator, so None for anything it would not say."""
-    return grammar(language).parse(text)
+    return grammar(language).parse(_composed(text))
 
 
 def spot(text: str, language: str) -> Slots:
     """The content words of any text, in its order, whatever their form and whatever stands between them."""
-    return grammar(language).spot(text)
+    return grammar(language).spot(_composed(text))
 
 
 def mistakes(text: str, language: str) -> list[tuple[str, str]] | None:
     """(written, right) for every word in a wrong form; None where more than agreement is amiss."""
-    return grammar(language).errors(text)
+    return grammar(language).errors(_composed(text))
 
 
 def agreement(text: str, language: str) -> float | None:
     """The share of the words that have their right form, 1.0 for none wrong; None where the content is unclear."""
-    one = grammar(language)
-    wrong = one.errors(text)
-    if wrong is None or not text:
+    wrong = mistakes(text, language)
+    if wrong is None:
         return None
-    return 1 - len(wrong) / max(1, len(one.tokens(text)))
+    return 1 - len(wrong) / len(grammar(language).tokens(_composed(text)))
+
+
+def _composed(text: str) -> str:
+    """The same letters in the one way that the grammars write them (é as one character; Hindi's nukta as two)."""
+    return unicodedata.normalize("NFC", text)
 
 
 @dataclass(frozen=True)

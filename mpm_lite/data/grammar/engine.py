@@ -20,7 +20,7 @@ from mpm_lite.data.scenes import COLOURS, CONVERSE, SHAPES, SIZES
 
 # Patterns by kind of sentence, and the placeholder whose values it runs over.
 KINDS = {"exists": "", "counted": "", "placed": "place", "relate": "rel", "row": "row"}
-SLOTS = ("shape", "colour", "size", "count", "relation")
+SLOTS = ("shape", "colour", "size", "count", "relation", "place")
 _PIECE = re.compile(r"\{(\w):([\w.']+)\}")
 _MARKS = ".,:;?!،؛؟।。，：？、（）()¿¡"
 _SPACED = re.compile(rf"[{re.escape(_MARKS)}]|[^\s'’{re.escape(_MARKS)}]+['’]?")
@@ -81,6 +81,7 @@ class Slots:
     size: tuple[str, ...] = ()
     count: tuple[str, ...] = ()
     relation: tuple[str, ...] = ()
+    place: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,14 +175,19 @@ class Grammar:
 
     @cached_property
     def spotted(self) -> dict[str, tuple[str, str]]:
-        """Each form of a content word, lower case, to its (slot, value)."""
-        found = {
+        """Each form of a content word, lower case, to its (slot, value).
+
+        Whole phrases come in too, lest "from left to right" be read as two relations and "on the left of the picture"
+        as one.
+        """
+        whole = {"relation": self.phrases["row"], "place": self.phrases["place"]}
+        found = {self.lower(text): (slot, value) for slot, texts in whole.items() for value, text in texts.items()}
+        return found | {
             self.lower(form): (slot, value)
             for slot, values in self.lexicon.items()
             for value, forms in values.items()
             for form in forms
         }
-        return found
 
     @cached_property
     def _long(self) -> dict[str, list[tuple[str, ...]]]:
@@ -290,6 +296,8 @@ class Grammar:
     def errors(self, text: str) -> list[tuple[str, str]] | None:
         """(written, right) for each word in the wrong form; None where more than agreement is amiss."""
         wrong: list[tuple[str, str]] = []
+        if not self.tokens(text):
+            return None
         for sentence in self.split(text):
             given = self.tokens(sentence.removesuffix(self.stop))
             right = (self.tokens(spelling.removesuffix(self.stop)) for spelling, _ in self.analyses(sentence))
