@@ -10,6 +10,7 @@ Each language is one file of this folder, which opens with its rules and glossed
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -33,12 +34,12 @@ from mpm_lite.data.scenes import (
     split_of_combination,
 )
 
-__all__ = ["Facts", "Mention", "Question", "Slots", "agreement", "asked", "captions", "languages", "mistakes"]
-__all__ += ["one_caption", "parse", "questions", "spot", "stated"]
+__all__ = ["Facts", "Mention", "Question", "Slots", "agreement", "asked", "captions", "glosses", "languages"]
+__all__ += ["mistakes", "one_caption", "parse", "questions", "spot", "stated"]
 
 LANGUAGES = ("en", "de", "es", "fr", "zh", "ja", "ar", "hi", "sw", "tr")
-# A part of a plan: kind of sentence, value of its placeholder, what is named, which of the patterns (None: each).
-Part = tuple[str, str, dict[str, Mention], int | None]
+# One sentence of a plan: kind of sentence, value of its placeholder, what is named, which of the patterns (None: each).
+Planned = tuple[str, str, dict[str, Mention], int | None]
 
 
 def languages() -> tuple[str, ...]:
@@ -52,6 +53,19 @@ def grammar(language: str) -> Grammar:
     if language not in LANGUAGES:
         raise runtime.unknown("toyworld language", language, LANGUAGES)
     return import_module(f"mpm_lite.data.grammar.{language}").GRAMMAR
+
+
+def glosses(language: str) -> list[tuple[str, list[tuple[str, str]], str]]:
+    """The glossed examples of a language's page: (sentence, its pieces with their glosses, what it says in English)."""
+    one = grammar(language)
+    page = (import_module(f"mpm_lite.data.grammar.{language}").__doc__ or "").split("Glossed examples")[1]
+    found = []
+    for block in page.split("\n\n"):
+        pieces, glossed, english = (line.strip() for line in block.strip().split("\n")[-3:])
+        columns = list(zip(re.split(r"\s{2,}", pieces), re.split(r"\s{2,}", glossed), strict=True))
+        text = (" " if one.spaced else "").join(piece for piece, _ in columns).replace("-", "").replace("' ", "'")
+        found.append((text, columns, english.strip("'")))
+    return found
 
 
 def captions(scene: Scene, language: str) -> list[str]:
@@ -94,7 +108,7 @@ def mention(thing: Thing, sized: bool, count: int = 1) -> Mention:
     return Mention(thing.shape, thing.colour, thing.size if sized else None, count)
 
 
-def _plans(scene: Scene) -> Iterator[list[Part]]:
+def _plans(scene: Scene) -> Iterator[list[Planned]]:
     """What to say of a scene, and in which kinds of sentences: the same for all languages."""
     for sized in (False, True):
         if scene.kind in ("one", "group"):

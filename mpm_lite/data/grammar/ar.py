@@ -14,16 +14,16 @@ Verb            يوجد / توجد 'there is' agrees in gender with the thing a
 And             و is written together with the next word.
 
 Glossed examples (each line in reading order)
-  توجد            دائرة            حمراء   صغيرة.
-  exist.3SG.F     circle[F].INDEF  red.F   small.F
+  توجد         دائرة            حمراء  صغيرة.
+  exist.3SG.F  circle[F].INDEF  red.F  small.F
   'There is a small red circle.'
 
-  هناك    ثلاثة          كتب           حمراء.
-  there   three.CNT.M    book[M].PL    red.SG.F
+  هناك   ثلاثة        كتب         حمراء.
+  there  three.CNT.M  book[M].PL  red.SG.F
   'There are three red books.'
 
-  المربع          الأزرق       على  يسار   النجمة          الخضراء.
-  DEF-square[M]   DEF-blue.M   on   left   DEF-star[F]     DEF-green.F
+  المربع         الأزرق      على  يسار  النجمة       الخضراء.
+  DEF.square[M]  DEF.blue.M  on   left  DEF.star[F]  DEF.green.F
   'The blue square is to the left of the green star.'
 """
 

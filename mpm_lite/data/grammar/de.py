@@ -13,17 +13,17 @@ Nouns           plural Kreise, Sterne, Quadrate, Dreiecke, Herzen, Bücher, Blum
 Order           verb second: "Links von einem Quadrat ist ein Kreis."
 
 Glossed examples
-  Ein              rot-er            Kreis        ist     links  von  ein-em          blau-en           Herz-en.
-  INDEF.NOM.SG.M   red-NOM.SG.M.MIX  circle[M].SG be.3SG  left   of   INDEF-DAT.SG.N  blue-DAT.SG.MIX   heart[N]-DAT.SG
-  'A red circle is to the left of a blue heart.'
+  Der           rot-e          Kreis         ist     links  vom              blau-en         Herz-en.
+  DEF.NOM.SG.M  red-NOM.SG.WK  circle[M].SG  be.3SG  left   of.DEF.DAT.SG.N  blue-DAT.SG.WK  heart[N]-DAT.SG
+  'The red circle is to the left of the blue heart.'
 
-  Es    gibt      ein-en          klein-en              Stern.
-  EXPL  give.3SG  INDEF-ACC.SG.M  small-ACC.SG.M.MIX    star[M].SG
-  'There is a small star.'
+  Es    gibt      ein-en          klein-en            gelb-en              Stern.
+  EXPL  give.3SG  INDEF-ACC.SG.M  small-ACC.SG.M.MIX  yellow-ACC.SG.M.MIX  star[M].SG
+  'There is a small yellow star.'
 
-  Die           gelb-e            Blume         ist     über   dem           schwarz-en          Buch.
-  DEF.NOM.SG.F  yellow-NOM.SG.WK  flower[F].SG  be.3SG  above  DEF.DAT.SG.N  black-DAT.SG.WK     book[N].SG
-  'The yellow flower is above the black book.'
+  Über   ein-em          schwarz-en        Buch        ist     ein-e           gelb-e               Blume.
+  above  INDEF-DAT.SG.N  black-DAT.SG.MIX  book[N].SG  be.3SG  INDEF-NOM.SG.F  yellow-NOM.SG.F.MIX  flower[F].SG
+  'There is a yellow flower above a black book.'
 """
 
 from mpm_lite.data.grammar.engine import Grammar, Mention

@@ -8,12 +8,12 @@ Order           subject - verb - place. "There is" introduces; "the" speaks of w
 Relations       to the left of, to the right of, above, below.
 
 Glossed examples
-  There   is      a           small  red  circle.
-  EXPL    be.3SG  INDEF.SG    small  red  circle.SG
+  There  is      a         small  red  circle.
+  EXPL   be.3SG  INDEF.SG  small  red  circle.SG
   'There is a small red circle.'
 
-  There   are     three  red  flower-s.
-  EXPL    be.3PL  three  red  flower-PL
+  There  are     three  red  flower-s.
+  EXPL   be.3PL  three  red  flower-PL
   'There are three red flowers.'
 
   The  red  book     is      to the left of  the  blue  star.

@@ -11,16 +11,16 @@ Contraction     de + el = del; "de la", "de un", "de una" stay.
 Verbs           "hay" there is / are, for one or several; "está" for where a thing is.
 
 Glossed examples
-  Hay    una             gran      estrella        roj-a.
-  exist  INDEF.SG.F      large.SG  star[F].SG      red-SG.F
+  Hay    un-a        gran      estrella    roj-a.
+  exist  INDEF-SG.F  large.SG  star[F].SG  red-SG.F
   'There is a large red star.'
 
-  El        libro        está        a la izquierda  del         círculo        azul.
-  DEF.SG.M  book[M].SG   be.LOC.3SG  at the left     of.DEF.SG.M circle[M].SG   blue.SG
-  'The book is to the left of the blue circle.'
+  El        libro       roj-o     está        a la izquierda  del          círculo       azul.
+  DEF.SG.M  book[M].SG  red-SG.M  be.LOC.3SG  at.the.left     of.DEF.SG.M  circle[M].SG  blue.SG
+  'The red book is to the left of the blue circle.'
 
-  Hay    tres   pequeñ-as    flor-es      blanc-as.
-  exist  three  small-PL.F   flower[F]-PL white-PL.F
+  Hay    tres   pequeñ-as   flor-es       blanc-as.
+  exist  three  small-PL.F  flower[F]-PL  white-PL.F
   'There are three small white flowers.'
 """
 

@@ -11,16 +11,16 @@ Contraction     de + le = du; "de la" and "de l'" stay: à gauche du carré, de 
 Verbs           "il y a" for one or several; "est" for where a thing is.
 
 Glossed examples
-  Il   y      a         une         grand-e     étoile        vert-e.
-  it   there  have.3SG  INDEF.SG.F  large-SG.F  star[F].SG    green-SG.F
+  Il  y      a         un-e        grand-e     étoile      vert-e.
+  it  there  have.3SG  INDEF-SG.F  large-SG.F  star[F].SG  green-SG.F
   'There is a large green star.'
 
-  Le        livre        rouge   est     à gauche  de  l'      étoile       bleu-e.
-  DEF.SG.M  book[M].SG   red.SG  be.3SG  at left   of  DEF.SG  star[F].SG   blue-SG.F
+  Le        livre       rouge   est     à gauche  de  l'      étoile      bleu-e.
+  DEF.SG.M  book[M].SG  red.SG  be.3SG  at.left   of  DEF.SG  star[F].SG  blue-SG.F
   'The red book is to the left of the blue star.'
 
-  Il   y      a         trois  petit-s     carré-s       marron.
-  it   there  have.3SG  three  small-PL.M  square[M]-PL  brown
+  Il  y      a         trois  petit-s     carré-s       marron.
+  it  there  have.3SG  three  small-PL.M  square[M]-PL  brown
   'There are three small brown squares.'
 """
 

@@ -7,21 +7,22 @@ Plural          direct plural: तारे, किताबें; the masculin
 Adjectives      before the noun. In -ā they agree: -ā masculine singular direct, -e masculine oblique or plural, -ī feminine
                 (नीला नीले नीली). लाल सफ़ेद बैंगनी never change.
 Order           एक / numeral + size + colour + noun; the verb is last. है with one, हैं with several.
-Relations       compound postpositions with के: के बाईं ओर, के दाईं ओर, के ऊपर, के नीचे. ओर 'side' is feminine, hence बाईं.
+Relations       compound postpositions with के: के बाईं ओर, के दाईं ओर, के ऊपर, के नीचे. ओर 'side' is feminine, hence बाईं;
+                with बाईं or दाईं before it the postposition is के by usage.
 Known things    are named bare, new ones with एक.
 
 Glossed examples
-  चित्र     में  एक   छोटा             नीला             वर्ग          है।
-  picture  in   one  small.M.SG.DIR   blue.M.SG.DIR    square[M].SG  be.PRS.3SG
-  'In the picture there is a small blue square.'
+  चित्र     में   एक   छोटा            नीला           वर्ग           है।
+  picture  in  one  small.M.SG.DIR  blue.M.SG.DIR  square[M].SG  be.PRS.3SG
+  'There is a small blue square.'
 
-  किताब        नीले            तारे              के     ऊपर    है।
-  book[F].SG   blue.M.SG.OBL   star[M].SG.OBL    GEN    above  be.PRS.3SG
-  'The book is above the blue star.'
+  हरी      किताब       नीले            तारे             के    ऊपर    है।
+  green.F  book[F].SG  blue.M.SG.OBL  star[M].SG.OBL  GEN  above  be.PRS.3SG
+  'The green book is above the blue star.'
 
-  चित्र     में  तीन    हरी        किताबें       हैं।
-  picture  in   three  green.F    book[F].PL    be.PRS.3PL
-  'In the picture there are three green books.'
+  चित्र     में   तीन    हरी      किताबें       हैं।
+  picture  in  three  green.F  book[F].PL  be.PRS.3PL
+  'There are three green books.'
 """
 
 from mpm_lite.data.grammar.engine import Grammar, Mention

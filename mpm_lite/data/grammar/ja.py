@@ -5,17 +5,17 @@ Colours         are i-adjectives (赤い 青い 黄色い 黒い 白い 茶色�
                 Asked for by name, a colour is a noun: 赤, 青, 黄色.
 Counters        円 正方形 三角形 星 ハート take つ (二つ 三つ 四つ); 花 take 輪 (三輪); 本 take 冊 (三冊).
                 Noun + が + number + counter floats before the verb (赤い円が三つあります); before the noun it takes の
-                (三つの赤い円).
+                (三つの赤い円). 個 would do for figures too; this grammar always says つ.
 Particles       が marks what is introduced, は what is known and spoken of, に where it is, の joins noun to noun.
 Verb            あります, the being of things that do not live; last. Before a noun in its plain form: 左にある円.
 
 Glossed examples
-  絵   の   中      に   小さい  赤い  円      が    あります。
-  picture GEN inside LOC  small   red   circle  NOM   exist.POL
-  'In the picture there is a small red circle.'
+  絵       の   中      に   小さい  赤い  円      が   あります。
+  picture  GEN  inside  LOC  small   red   circle  NOM  exist.POL
+  'There is a small red circle.'
 
-  赤い  本    が   三    冊  あります。
-  red   book  NOM  three CL  exist.POL
+  赤い  本    が   三     冊  あります。
+  red   book  NOM  three  CL  exist.POL
   'There are three red books.'
 
   赤い  円      は   青い  正方形  の   左    に   あります。
@@ -97,7 +97,7 @@ GRAMMAR = Grammar(
         "count": {str(n): (NUMERALS[n],) for n in (2, 3, 4)},
         "relation": {r: (side,) for r, side in _SIDES.items()},
     },
-    function=(("つ", "輪", "冊", "個", "枚"),),
+    function=(("つ", "輪", "冊"),),
     extra={
         "赤の": ("colour", "red"),
         "小さな": ("size", "small"),

@@ -13,16 +13,16 @@ Verb            "kuna" there is / are (class 17, invariable). A known thing is "
 Relations       kushoto kwa, kulia kwa (left, right of), juu ya, chini ya (above, below). No articles.
 
 Glossed examples
-  Ku-na     duara      dogo       j-ekundu.
-  17-have   5.circle   5.small    5-red
+  Ku-na    duara     dogo     j-ekundu.
+  17-have  5.circle  5.small  5-red
   'There is a small red circle.'
 
-  Ki-tabu   ch-eusi   ki-ko       kushoto  kwa    m-raba    w-a      bluu.
-  7-book    7-black   7-LOC.COP   left     17.of  3-square  3-ASSOC  blue
+  Ki-tabu  ch-eusi  ki-ko    kushoto  kwa  m-raba    w-a      bluu.
+  7-book   7-black  7-be.at  left     of   3-square  3-ASSOC  blue
   'The black book is to the left of the blue square.'
 
-  Ku-na     ma-ua     m-eupe    ma-tatu.
-  17-have   6-flower  6-white   6-three
+  Ku-na    ma-ua     m-eupe   ma-tatu.
+  17-have  6-flower  6-white  6-three
   'There are three white flowers.'
 """
 

@@ -13,9 +13,9 @@ Question        mı / mi follows what is asked, in harmony: solunda mı, üstün
 Letters         i and ı are two letters; their capitals are İ and I.
 
 Glossed examples
-  Resim-de     küçük  kırmızı  bir   daire    var.
-  picture-LOC  small  red      INDEF circle   exist
-  'There is a small red circle in the picture.'
+  Resim-de     küçük  kırmızı  bir    daire   var.
+  picture-LOC  small  red      INDEF  circle  exist
+  'There is a small red circle.'
 
   Kırmızı  kitap  mavi  çiçeğ-in    sol-u-n-da.
   red      book   blue  flower-GEN  left-POSS.3SG-n-LOC

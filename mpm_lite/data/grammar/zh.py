@@ -2,7 +2,8 @@
 
 Noun phrase     numeral + classifier + colour + 的 + size + noun: 一个红色的小圆形. No gender, case, number or article.
 Classifiers     a numeral never meets its noun bare. 个 for the figures (圆形 正方形 三角形 心形), 颗 for stars (星星),
-                朵 for flowers (花), 本 for books (书).
+                朵 for flowers (花), 本 for books (书). The general 个 is heard for stars and flowers in speech;
+                this grammar takes it for a wrong classifier there.
 Two             两 before a classifier, never 二: 两本书.
 的              joins an attribute to its noun. Colour takes it (红色的); the one-syllable size does not (小圆形).
                 A place before a noun takes it too: 蓝色的书左边的红色的花 'the red flower left of the blue book'.
@@ -11,16 +12,16 @@ Question        是不是 before the predicate asks yes or no, answered 是 or �
 Order           place - 有 - thing introduces; known thing - 在 - place locates.
 
 Glossed examples
-  图  里    有     三     朵   红色 的   小     花。
-  picture in  exist  three  CL  red  ATTR small flower
-  'There are three small red flowers in the picture.'
+  图       里      有     三     朵  红色  的    小     花。
+  picture  inside  exist  three  CL  red   ATTR  small  flower
+  'There are three small red flowers.'
 
-  蓝色 的   书   左边  有     一   颗  黄色   的   星星。
-  blue ATTR book  left  exist  one  CL  yellow ATTR star
-  'To the left of a blue book there is a yellow star.' (a bare noun may be known or new)
+  蓝色  的    书    左边  有     一   颗  黄色    的    星星。
+  blue  ATTR  book  left  exist  one  CL  yellow  ATTR  star
+  'There is a yellow star to the left of a blue book.'
 
-  红色 的   圆形   在  绿色  的   正方形  上面。
-  red  ATTR circle  at  green ATTR square  above
+  红色  的    圆形    在     绿色   的    正方形  的    上面。
+  red   ATTR  circle  be.at  green  ATTR  square  ATTR  top
   'The red circle is above the green square.'
 """
 
