@@ -33,6 +33,11 @@ class SetInfo:
         """Every kept item, in order. UserError where the set is not on this machine."""
         return import_module(f"mpm_lite.data.{self.name}").items()
 
+    def parts(self) -> dict[str, Part] | None:
+        """The three parts of a set that splits itself; None for one that is split by its concepts."""
+        own = getattr(import_module(f"mpm_lite.data.{self.name}"), "parts", None)
+        return own() if own else None
+
     def present(self) -> bool:
         """True where the set is on this machine."""
         return import_module(f"mpm_lite.data.{self.name}").present()
@@ -42,6 +47,7 @@ SETS = {
     "emoji": SetInfo("emoji", "14", "OpenMoji CC BY-SA 4.0; names Unicode", True),
     "stamps": SetInfo("stamps", "70+", "GPL-2", False),
     "clipart": SetInfo("clipart", "English", "public domain", True),
+    "toyworld": SetInfo("toyworld", "10", "drawn here, MIT", True),
 }
 
 
@@ -95,6 +101,8 @@ def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
     parts = _parts(name)
     if split != BOTH:
         return [(parts[split], np.arange(len(parts[split])))]
+    if SETS[name].parts():  # split by combinations: no part states what another holds out
+        return [(parts[one], np.arange(len(parts[one]))) for one in ("train", "val")]
     # Validation captions may mention what the test set is about; training captions may not.
     test = test_concepts() | frozenset(parts["test"].concepts)
     fit = np.flatnonzero([mentions(caption).isdisjoint(test) for caption in parts["val"].captions["en"]])
@@ -115,6 +123,9 @@ def _names(name: str) -> list[str]:
 
 
 def _parts(name: str) -> dict[str, Part]:
+    own = SETS[name].parts()
+    if own:
+        return own
     items = SETS[name].items()
     return _split(name, items[0].file.parent if items else Path(), len(items))
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import html
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -26,7 +26,7 @@ class Item:
     """One picture of a source: `id` ("stamps/animals/birds/owl"), captions by language (English always), its file."""
 
     id: str
-    captions: dict[str, str]
+    captions: Mapping[str, str]
     file: Path
 
 
@@ -34,23 +34,26 @@ class Item:
 class Part:
     """One whole (set, split), the unit that is encoded and cached.
 
-    `captions[lang]` has one entry an item, '' where there is none; `render(i)` gives uint8 (256, 256, 3);
+    `captions[lang]` has one entry an item, '' where there is none; `render(i)` gives uint8 (size, size, 3);
     `sources` are the files the pictures are made of; `open_licence` says whether thumbnails may be shown in notebooks.
+    `made_by` names a renderer whose pictures follow from the ids alone, so that no digest need draw them.
     """
 
     name: str
     ids: list[str]
-    captions: dict[str, list[str]]
+    captions: Mapping[str, list[str]]
     concepts: list[str]
     render: Callable[[int], np.ndarray]
     sources: Sequence[Path] = field(default=())
     open_licence: bool = False
+    size: int = SIZE
+    made_by: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def pictures(self, which: Sequence[int]) -> np.ndarray:
-        """The pictures of these numbers, uint8 (N, 256, 256, 3); from files they are drawn on all cores."""
+        """The pictures of these numbers, uint8 (N, size, size, 3); from files they are drawn on all cores."""
         if self.sources:
             return draw_many([self.sources[i] for i in which])
         return np.stack([self.render(i) for i in which])
@@ -59,9 +62,14 @@ class Part:
         """SHA-256 of what the pictures are made of: ids, source files, renderer. Draws nothing."""
         cached = self.__dict__.get("_image_digest")
         if cached is None:
-            pieces: list[str | bytes] = [self.name, RENDER, _renderer(), *self.ids]
+            if self.made_by:
+                pieces: list[str | bytes] = [self.name, self.made_by, str(self.size), *self.ids]
+            else:
+                pieces = [self.name, RENDER, _renderer(), *self.ids]
             pieces += [hashlib.sha256(Path(file).read_bytes()).digest() for file in self.sources]
-            if not self.sources:  # pictures made in memory: there is nothing but the pixels to go by
+            if (
+                not self.sources and not self.made_by
+            ):  # pictures made in memory: there is nothing but the pixels to go by
                 pieces += [np.ascontiguousarray(self.render(i)).tobytes() for i in range(len(self))]
             cached = digest(pieces)
             object.__setattr__(self, "_image_digest", cached)
@@ -82,11 +90,18 @@ def _renderer() -> str:
 
 
 class LazyImages:
-    """Looks like a uint8 array (N, 256, 256, 3); draws a picture when it is indexed."""
+    """Looks like a uint8 array (N, H, W, 3); draws a picture when it is indexed. UserError for parts of two sizes."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, parts: Sequence[tuple[Part, np.ndarray]]):
+        sizes = {part.size: part.name for part, _ in parts}
+        if len(sizes) > 1:
+            listed = ", ".join(f"{name} {size}" for size, name in sorted(sizes.items()))
+            raise runtime.UserError(
+                f"Pictures of different sizes are no one array (pixels: {listed}). Load the sets apart."
+            )
+        self._size = next(iter(sizes), SIZE)
         self._where = [(part, int(i)) for part, indices in parts for i in indices]
 
     def __len__(self) -> int:
@@ -94,10 +109,10 @@ class LazyImages:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return (len(self), SIZE, SIZE, 3)
+        return (len(self), self._size, self._size, 3)
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """One picture (256, 256, 3) for an int; (M, 256, 256, 3) for a slice, an int array or a boolean mask."""
+        """One picture (H, W, 3) for an int; (M, H, W, 3) for a slice, an int array or a boolean mask."""
         if isinstance(index, (int, np.integer)):
             part, i = self._where[index]
             return part.render(i)
@@ -105,7 +120,7 @@ class LazyImages:
             np.asarray(index, dtype=None if len(index) else int) if not isinstance(index, slice) else index
         ]
         if not len(picked):
-            return np.empty((0, SIZE, SIZE, 3), np.uint8)
+            return np.empty((0, self._size, self._size, 3), np.uint8)
         runs = groupby((self._where[i] for i in picked), key=lambda place: place[0])
         return np.concatenate([part.pictures([i for _, i in places]) for part, places in runs])
 

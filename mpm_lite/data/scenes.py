@@ -1,0 +1,171 @@
+"""Scenes of the toy world: a few coloured shapes on a three by three grid, drawn by a seed, split by what they combine.
+
+A scene is one thing, a counted group of two to four equal things, a pair, or three things in a row or column.
+Things of one scene differ in (colour, shape), so that "the red circle" names exactly one of them.
+
+What is held out are *combinations*: (colour, shape) pairs, relations between two such pairs, and counts of one. Each
+belongs to train, val or test by a hash of its name alone, so no later scene, seed or list can move it. A scene belongs
+to test when it holds a combination of test and none of val, and the other way round; one that holds both belongs
+nowhere. Size and place are in no combination: they vary freely everywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "flower", "book")
+COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "brown")
+SIZES = ("small", "large")
+RELATIONS = ("left", "right", "above", "below")
+PLACES = ("left", "right", "top", "bottom", "middle")
+CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+SALT = "mpm-lite toyworld v1:"
+HELD_PAIRS = (0.14, 0.10)  # of the (colour, shape) pairs: test, val
+HELD_MEETINGS = (0.08, 0.05)  # of the relations of two pairs, and of the counts of one
+_CELLS = {"left": (0, 1), "right": (2, 1), "top": (1, 0), "bottom": (1, 2), "middle": (1, 1)}
+# Where the members of a group stand, by how many they are.
+_GROUPS = {2: ((0, 1), (2, 1)), 3: ((0, 0), (2, 0), (1, 2)), 4: ((0, 0), (2, 0), (0, 2), (2, 2))}
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One drawn shape; (column, row) is its cell, (0, 0) at the top left."""
+
+    shape: str
+    colour: str
+    size: str
+    column: int
+    row: int
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Its (colour, shape)."""
+        return (self.colour, self.shape)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Things on the grid. `kind` is "one", "group", "pair" or "three"; pairs and threes stand in one row or column."""
+
+    things: tuple[Thing, ...]
+
+    @property
+    def kind(self) -> str:
+        if len(self.things) > 1 and len({thing.pair for thing in self.things}) == 1:
+            return "group"
+        return {1: "one", 2: "pair", 3: "three"}[len(self.things)]
+
+    @property
+    def place(self) -> str | None:
+        """Where the only thing is; None for scenes of several."""
+        if self.kind != "one":
+            return None
+        cell = (self.things[0].column, self.things[0].row)
+        return next(name for name, at in _CELLS.items() if at == cell)
+
+    @property
+    def id(self) -> str:
+        """A short name of its content, the same in every process."""
+        return hashlib.sha256(repr(self.things).encode()).hexdigest()[:12]
+
+
+def relation(a: Thing, b: Thing) -> str | None:
+    """How a stands to b: "left", "right", "above" or "below"; None where they share neither row nor column."""
+    if a.row == b.row and a.column != b.column:
+        return "left" if a.column < b.column else "right"
+    if a.column == b.column and a.row != b.row:
+        return "above" if a.row < b.row else "below"
+    return None
+
+
+def combinations(scene: Scene) -> frozenset[str]:
+    """The names of everything in the scene that a split may hold out."""
+    names = {pair_name(thing.pair) for thing in scene.things}
+    if scene.kind == "group":
+        names.add(count_name(len(scene.things), scene.things[0].pair))
+    else:
+        for a in scene.things:
+            for b in scene.things:
+                held = relation(a, b)
+                if held:
+                    names.add(meeting_name(a.pair, held, b.pair))
+    return frozenset(names)
+
+
+def pair_name(pair: tuple[str, str]) -> str:
+    """ "red circle" """
+    return " ".join(pair)
+
+
+def count_name(count: int, pair: tuple[str, str]) -> str:
+    """ "3 red circle" """
+    return f"{count} {pair_name(pair)}"
+
+
+def meeting_name(a: tuple[str, str], how: str, b: tuple[str, str]) -> str:
+    """ "red circle left blue square"; the same name whichever of the two is named first."""
+    if how in ("right", "below"):
+        a, how, b = b, CONVERSE[how], a
+    return f"{pair_name(a)} {how} {pair_name(b)}"
+
+
+@cache
+def split_of_combination(name: str) -> str:
+    """The split of one combination, by the hash of its name and nothing else."""
+    test, val = HELD_PAIRS if len(name.split()) == 2 else HELD_MEETINGS
+    place = int.from_bytes(hashlib.sha256((SALT + name).encode()).digest()[:8], "big") / 2**64
+    return "test" if place < test else "val" if place < test + val else "train"
+
+
+def split_of(scene: Scene) -> str | None:
+    """ "train", "val" or "test"; None for a scene with combinations of both val and test."""
+    splits = {split_of_combination(name) for name in combinations(scene)} - {"train"}
+    if not splits:
+        return "train"
+    return splits.pop() if len(splits) == 1 else None
+
+
+def draw_scene(rng: np.random.Generator) -> Scene:
+    """One scene of any split."""
+    kind = ("one", "group", "pair", "pair", "three")[rng.integers(5)]
+    if kind == "one":
+        return Scene((_thing(rng, *_CELLS[PLACES[rng.integers(len(PLACES))]]),))
+    if kind == "group":
+        first, *rest = _GROUPS[int(rng.integers(2, 5))]
+        thing = _thing(rng, *first)
+        others = [Thing(thing.shape, thing.colour, thing.size, column, row) for column, row in rest]
+        return Scene((thing, *others))
+    line, cells = int(rng.integers(3)), sorted(rng.permutation(3)[: 2 if kind == "pair" else 3].tolist())
+    across = bool(rng.integers(2))
+    while True:
+        things = tuple(_thing(rng, *((at, line) if across else (line, at))) for at in cells)
+        if len({thing.pair for thing in things}) == len(things):
+            # The order of naming must not give the order of standing away.
+            return Scene(tuple(things[i] for i in rng.permutation(len(things))))
+
+
+def _thing(rng: np.random.Generator, column: int, row: int) -> Thing:
+    shape, colour, size = (names[rng.integers(len(names))] for names in (SHAPES, COLOURS, SIZES))
+    return Thing(shape, colour, size, int(column), int(row))
+
+
+def scenes(split: str, seed: int = 0) -> Iterator[Scene]:
+    """An endless stream of different scenes of one split; the stream of a seed never changes."""
+    rng = np.random.default_rng([seed, ("train", "val", "test").index(split)])
+    seen = set()
+    while True:
+        scene = draw_scene(rng)
+        if split_of(scene) == split and scene.id not in seen:
+            seen.add(scene.id)
+            yield scene
+
+
+def text_scenes(seed: int = 0) -> Iterator[Scene]:
+    """The scenes that a text for a language model may describe: those of train, so no held-out combination is read."""
+    return scenes("train", seed)
