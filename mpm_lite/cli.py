@@ -135,7 +135,7 @@ def data_command(args: argparse.Namespace) -> None:
     if args.action == "list":
         for row in fetch.listing():
             print(
-                f"{row['name']:10} {row['pictures']:>6} pictures  {row['languages']:>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
+                f"{row['name']:10} {'-' if row['pictures'] is None else row['pictures']:>6} pictures  {row['languages'] or '-':>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
             )
         return
     if not args.names:

@@ -208,7 +208,9 @@ def test_benchmark_rows_say_what_they_must():
     ours = rows[rows["provider"].str.startswith("mpm_lite") & (rows["dtype"] == "float32")]
     assert (ours["loss_error"] <= 1e-5).all() and (ours["grad_error"].dropna() <= 1e-5).all()
     barred = {("clip_loss", 4096, 4096), ("siglip_loss", 4096, 4096), ("linear_cross_entropy", 2048, 50_000)}
-    both = rows[(rows["direction"] == "forward+backward") & (rows["threads"] == 2)].set_index(["op", "n", "m", "provider"])
+    both = rows[(rows["direction"] == "forward+backward") & (rows["threads"] == 2)].set_index(
+        ["op", "n", "m", "provider"]
+    )
     for op, n, m in barred:
         mine, naive = both.loc[(op, n, m, "mpm_lite chunked")], both.loc[(op, n, m, "naive")]
         assert mine["ms"] <= naive["ms"] and mine["peak_mb"] <= naive["peak_mb"] / 5, op
