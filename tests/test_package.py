@@ -91,7 +91,7 @@ def test_wheel_brings_assets_and_runs_elsewhere(tmp_path):
         "    path = mpm.asset(name); assert path.stat().st_size and 'site-packages' in str(path), path\n"
         "print(len(mpm.load_captions('emoji', 'train')))"
     )
-    done = subprocess.run([home / "bin/python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([home / "bin/python", "-E", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and int(done.stdout) > 100, done.stderr
 
 
