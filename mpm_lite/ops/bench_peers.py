@@ -26,6 +26,18 @@ def installed(op: str, device: torch.device, bias: Tensor) -> dict[str, Loss]:
     return build[op](device, bias)
 
 
+def naive_clip(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
+    """InfoNCE by one product in the input dtype, as a training loop without this library has it."""
+    logits = s.to(a.dtype) * a @ b.T
+    target = torch.arange(len(a), device=a.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def naive_tokens(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
+    """The loss over a vocabulary with all logits at once."""
+    return F.cross_entropy(F.linear(x, w), t)
+
+
 def _lazily(make: Callable[[], Loss]) -> Loss:
     """A provider that is built at its first call, so that one that fails to import fails alone."""
     made: list[Loss] = []
@@ -39,11 +51,6 @@ def _lazily(make: Callable[[], Loss]) -> Loss:
 
 
 def _clip(device: torch.device, bias: Tensor) -> dict[str, Loss]:
-    def naive(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
-        logits = s.to(a.dtype) * a @ b.T
-        target = torch.arange(len(a), device=a.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
     def open_clip() -> Loss:
         return importlib.import_module("open_clip.loss").ClipLoss()
 
@@ -51,7 +58,7 @@ def _clip(device: torch.device, bias: Tensor) -> dict[str, Loss]:
         one_way = importlib.import_module("inf_cl").cal_flash_loss
         return lambda a, b, s: (one_way(a, b, scale=s, head_dim=256) + one_way(b, a, scale=s, head_dim=256)) / 2
 
-    peers = {"torch compile": _lazily(lambda: torch.compile(naive))}
+    peers = {"torch compile": _lazily(lambda: torch.compile(naive_clip))}
     if has("open_clip"):
         peers["open_clip_torch"] = _lazily(open_clip)
     if has("inf_cl") and device.type == "cuda":
@@ -96,7 +103,7 @@ def _tokens(device: torch.device, bias: Tensor) -> dict[str, Loss]:
         given = [options.get(p.name, None if p.default is p.empty else p.default) for p in order]
         unknown = set(options) - {p.name for p in order}
         if unknown:
-            raise NotImplementedError(f"this Liger-Kernel has no {', '.join(sorted(unknown))}")
+            raise ValueError(f"this Liger-Kernel has no {', '.join(sorted(unknown))}")
         return lambda x, w, t: function.apply(x, w, t, None, *given)[0]
 
     def cce(**options: Any) -> Loss:
@@ -107,7 +114,7 @@ def _tokens(device: torch.device, bias: Tensor) -> dict[str, Loss]:
         loss = importlib.import_module("quack.linear_cross_entropy").chunked_linear_cross_entropy
         return lambda x, w, t: loss(x, w, t, chunk_size=4096)
 
-    peers = {"torch compile": _lazily(lambda: torch.compile(lambda x, w, t: F.cross_entropy(F.linear(x, w), t)))}
+    peers = {"torch compile": _lazily(lambda: torch.compile(naive_tokens))}
     if hasattr(F, "linear_cross_entropy"):
         peers["torch linear_cross_entropy auto"] = _lazily(torch_own)
         fixed = {"batch_chunk_size": 256, "chunking_method": None}

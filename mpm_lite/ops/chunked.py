@@ -100,8 +100,7 @@ class SiglipLoss(torch.autograd.Function):
             if d is not None:
                 d.mul_(s / n)
         ctx.save_for_backward(d_img, d_txt, sums[1] if need_scale else None, sums[2] if need_bias else None)
-        ctx.like = (img, txt, scale, bias)
-        ctx.like = [(x.dtype, x.shape) for x in ctx.like]
+        ctx.like = [(x.dtype, x.shape) for x in (img, txt, scale, bias)]
         return sums[0].to(plan.exact)
 
     @staticmethod

@@ -117,7 +117,7 @@ def _here() -> str:
         return "cpu"
     name = torch.cuda.get_device_name().lower()
     for known in MACHINES:
-        if known in name.replace("-", " ").split() or known in name:
+        if known in name:
             return known
     raise ValueError(f"explain has no rates for {name!r}; name the nearest of {', '.join(MACHINES)} as machine.")
 
