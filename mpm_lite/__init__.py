@@ -16,6 +16,7 @@ _WHERE = {
     "CaptionSet": "data",
     "load_text_tower": "towers.text",
     "load_image_tower": "towers.image",
+    "load_lm": "towers.lm",
     "Recipe": "recipes",
     "Stage": "recipes",
     "Experiment": "experiment",
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # what editors see behind __getattr__
     from mpm_lite.runtime import UserError, asset, banner
     from mpm_lite.teaching.show import show
     from mpm_lite.towers.image import load_image_tower
+    from mpm_lite.towers.lm import load_lm
     from mpm_lite.towers.text import load_text_tower
 
 

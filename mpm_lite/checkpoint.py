@@ -47,7 +47,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path
     if _valid(final):
         return final
     files = {
-        f"{name}.safetensors": save({k: v.contiguous() for k, v in group.items()})
+        # Cloned: tied weights share their memory, which the format refuses.
+        f"{name}.safetensors": save({k: v.contiguous().clone() for k, v in group.items()})
         for name, group in checkpoint.tensors.items()
     }
     files["state.json"] = json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=1).encode()

@@ -1,4 +1,4 @@
-"""The command line: mpm-lite tour | run | sweep | data | bench | doctor. A mistake gives one sentence and exit code 2."""
+"""The command line: mpm-lite tour | run | sweep | data | bench | pretrain | world | doctor. A mistake gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -172,6 +172,30 @@ def bench(args: argparse.Namespace) -> None:
     print(f"Written: {path}")
 
 
+def pretrain(args: argparse.Namespace) -> None:
+    """Rebuild the toy world's language models and towers; what is there already, and intact, is kept."""
+    from mpm_lite import pretrain as p
+    from mpm_lite import pretrain_towers as t
+
+    out, every = Path(args.out or "runs/pretrain"), not args.names or "all" in args.names
+    towers = list(t.TOWERS) if every else [name for name in args.names if name in t.TOWERS]
+    named = [name for name in args.names if name not in towers]
+    models = p.chosen(["all"] if every else named) if every or named else []
+    print(runtime.banner())
+    for name in towers:
+        print(f"{name}: {t.build(name, out)}", flush=True)
+    for variant, seed in models:
+        print(f"{variant.name}:{seed}: {p.build(variant, seed, out)}", flush=True)
+
+
+def world(args: argparse.Namespace) -> None:
+    """One scene of the toy world, its captions in ten languages, and what each language model says of it."""
+    from mpm_lite import world as w
+
+    for line in w.lines(args.seed):
+        print(line, flush=True)
+
+
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has and what will be slow."""
     import platform
@@ -243,6 +267,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
     one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
     one.set_defaults(do=bench)
+    one = commands.add_parser("pretrain", parents=[shared], help="rebuild the toy world's language models and towers")
+    one.add_argument("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
+    one.set_defaults(do=pretrain)
+    one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")
+    one.set_defaults(do=world)
     one = commands.add_parser("doctor", help="what this machine has, what will be slow")
     one.set_defaults(do=doctor)
     return top

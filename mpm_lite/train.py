@@ -133,7 +133,8 @@ def fit(
             continue
         learning = freeze_all_but(recipe, stage.learns)
         # Fused: one pass over the weights, a quarter of the time of the default on a CPU.
-        optimizer = torch.optim.AdamW(learning, lr=stage.lr, weight_decay=stage.weight_decay, fused=True)
+        betas = (0.9, stage.beta2)
+        optimizer = torch.optim.AdamW(learning, lr=stage.lr, betas=betas, weight_decay=stage.weight_decay, fused=True)
         model, optimizer = accelerator.prepare(recipe, optimizer)
         first = start_step if number == start_stage else 0
         if saved and number == start_stage:
@@ -154,6 +155,8 @@ def fit(
                 )
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
+            if stage.clip:
+                accelerator.clip_grad_norm_(learning, stage.clip)
             optimizer.step()
             done += 1
             history.losses.append(value)

@@ -7,13 +7,17 @@ What is held out are *combinations*: (colour, shape) pairs, relations between tw
 belongs to train, val or test by a hash of its name alone, so no later scene, seed or list can move it. A scene belongs
 to test when it holds a combination of test and none of val, and the other way round; one that holds both belongs
 nowhere. Size and place are in no combination: they vary freely everywhere.
+
+Text is wider than pictures: a language model may have read of blue stars though no training picture shows one. Half of
+the relations and counts that hold a held-out pair (by the same hash) are therefore for text alone: no picture of any
+split shows them, and text says nothing of the other half. What a test scene shows is thus in no text, pair by pair.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -28,6 +32,7 @@ CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"
 SALT = "mpm-lite toyworld v1:"
 HELD_PAIRS = (0.14, 0.10)  # of the (colour, shape) pairs: test, val
 HELD_MEETINGS = (0.08, 0.05)  # of the relations of two pairs, and of the counts of one
+TEXT_SHARE = 0.5  # of the relations and counts with a held-out pair: for text alone
 _CELLS = {"left": (0, 1), "right": (2, 1), "top": (1, 0), "bottom": (1, 2), "middle": (1, 1)}
 # Where the members of a group stand, by how many they are.
 _GROUPS = {2: ((0, 1), (2, 1)), 3: ((0, 0), (2, 0), (1, 2)), 4: ((0, 0), (2, 0), (0, 2), (2, 2))}
@@ -117,15 +122,31 @@ def meeting_name(a: tuple[str, str], how: str, b: tuple[str, str]) -> str:
 
 @cache
 def split_of_combination(name: str) -> str:
-    """The split of one combination, by the hash of its name and nothing else."""
-    test, val = HELD_PAIRS if len(name.split()) == 2 else HELD_MEETINGS
-    place = int.from_bytes(hashlib.sha256((SALT + name).encode()).digest()[:8], "big") / 2**64
+    """The split of one combination, by hashes of its name and nothing else: "train", "val", "test", or "text"."""
+    words = name.split()
+    if len(words) > 2:
+        pairs = [words[-2:]] + ([words[:2]] if len(words) == 5 else [])
+        held = [split_of_combination(" ".join(pair)) for pair in pairs]
+        held = [split for split in held if split != "train"]
+        if held:
+            return "text" if _hash("text " + name) < TEXT_SHARE else held[0]
+    test, val = HELD_PAIRS if len(words) == 2 else HELD_MEETINGS
+    place = _hash(name)
     return "test" if place < test else "val" if place < test + val else "train"
 
 
+def _hash(name: str) -> float:
+    return int.from_bytes(hashlib.sha256((SALT + name).encode()).digest()[:8], "big") / 2**64
+
+
 def split_of(scene: Scene) -> str | None:
-    """ "train", "val" or "test"; None for a scene with combinations of both val and test."""
-    splits = {split_of_combination(name) for name in combinations(scene)} - {"train"}
+    """ "train", "val", "test", "text" for a scene that only text may tell of; None for one that belongs nowhere."""
+    names = combinations(scene)
+    splits = {split_of_combination(name) for name in names} - {"train"}
+    if "text" in splits:
+        # Of text alone are scenes whose held-out pairs meet everything in relations or counts that are of text alone.
+        told = {split_of_combination(name) for name in names if len(name.split()) > 2} - {"train"}
+        return "text" if told == {"text"} else None
     if not splits:
         return "train"
     return splits.pop() if len(splits) == 1 else None
@@ -156,16 +177,43 @@ def _thing(rng: np.random.Generator, column: int, row: int) -> Thing:
 
 
 def scenes(split: str, seed: int = 0) -> Iterator[Scene]:
-    """An endless stream of different scenes of one split; the stream of a seed never changes."""
-    rng = np.random.default_rng([seed, ("train", "val", "test").index(split)])
+    """An endless stream of different scenes of one split; the stream of a seed never changes.
+
+    Scenes of one thing and of equal things run out after some hundreds; what follows are pairs and threes.
+    """
     seen = set()
-    while True:
-        scene = draw_scene(rng)
-        if split_of(scene) == split and scene.id not in seen:
+    for scene in _stream([seed, ("train", "val", "test").index(split)], (split,)):
+        if scene.id not in seen:
             seen.add(scene.id)
             yield scene
 
 
 def text_scenes(seed: int = 0) -> Iterator[Scene]:
-    """The scenes that a text for a language model may describe: those of train, so no held-out combination is read."""
-    return scenes("train", seed)
+    """The scenes that a text for a language model may describe: those of train, and those of text alone.
+
+    A scene may come again, as things do that people write about.
+    """
+    yield from _stream([seed, 3], ("train", "text"))
+
+
+def _stream(seed: list[int], splits: tuple[str, ...]) -> Iterator[Scene]:
+    rng = np.random.default_rng(seed)
+    while True:
+        scene = draw_scene(rng)
+        if split_of(scene) in splits:
+            yield scene
+
+
+def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
+    """Scenes of train that differ from a scene in one attribute of one thing, of all equal things in a group."""
+    found: list[Scene] = []
+    while len(found) < count:
+        slot, values = (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES))[rng.integers(3)]
+        value, which = values[rng.integers(len(values))], int(rng.integers(len(scene.things)))
+        changed = [i for i in range(len(scene.things)) if i == which or scene.kind == "group"]
+        things = [replace(t, **{slot: value}) if i in changed else t for i, t in enumerate(scene.things)]
+        other = Scene(tuple(things))
+        apart = scene.kind == "group" or len({thing.pair for thing in things}) == len(things)
+        if apart and other != scene and other not in found and split_of(other) == "train":
+            found.append(other)
+    return found

@@ -23,6 +23,8 @@ class Stage:
     lr: float
     weight_decay: float = 0.0
     warmup: float = 0.1  # share of the steps in which the rate climbs; a cosine leads it down to zero
+    beta2: float = 0.999  # of AdamW
+    clip: float = 0.0  # largest norm of a step's gradient; 0 = any
 
 
 class TrainData(Protocol):

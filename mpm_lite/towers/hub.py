@@ -20,12 +20,14 @@ import torch
 from safetensors import SafetensorError
 
 from mpm_lite import runtime
+from mpm_lite.towers import lm
 from mpm_lite.towers.image import IMAGE_TOWERS, TorchImageTower, timm_tower
 from mpm_lite.towers.packaged import fingerprint
 from mpm_lite.towers.text import TEXT_TOWERS, TransformerTower
 
 CODE = "hub-1"
-PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS}
+PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS, "lm": lm.TOY_LMS}
+_KINDS = {"text": "text towers", "image": "image towers", "lm": "language models"}
 # What the libraries raise on a checkpoint that is torn, pickled, or not what its config says.
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]  # weights, configuration, vocabularies; never code
@@ -67,7 +69,7 @@ def reachable() -> bool:
 
 def _no_hub(kind: str, name: str) -> runtime.UserError:
     return runtime.UserError(
-        f"The model hub cannot be reached and {name!r} is not in its cache; these {kind} towers run without it: "
+        f"The model hub cannot be reached and {name!r} is not in its cache; these {_KINDS[kind]} run without it: "
         f"{', '.join(PACKAGED[kind])}."
     )
 
@@ -123,8 +125,10 @@ def _load(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
     """A transformers model from a folder, and which of its weights the folder lacks (poolers only, or UserError)."""
     from transformers.utils import logging
 
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # a second's work; its bar only clutters
+    # A second's work: its bar only clutters, and what is missing is looked at below.
+    bars, loudness = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         with torch.random.fork_rng(devices=[]):  # what a checkpoint lacks is drawn: it must not move the caller's seed
             model, info = loader.from_pretrained(
@@ -134,6 +138,7 @@ def _load(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
     except BROKEN as error:
         raise _broken(root, error) from error
     finally:
+        logging.set_verbosity(loudness)
         if bars:
             logging.enable_progress_bar()
     missing = sorted(info["missing_keys"])
@@ -141,6 +146,36 @@ def _load(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
     if vital:
         raise runtime.UserError(f"The checkpoint in {root} lacks weights of its own model ({vital[0]} and the like).")
     return model, missing
+
+
+def _tokenizer(root: Path) -> Any:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # A folder that names no tokenizer of its own means its tokenizer.json as it stands; left to choose by the model's
+    # type, transformers would rebuild some of them with the rules of that type.
+    own = _read(root / "tokenizer_config.json").get("tokenizer_class")
+    loader = PreTrainedTokenizerFast if own == "PreTrainedTokenizerFast" else AutoTokenizer
+    try:
+        tokenizer = loader.from_pretrained(root, local_files_only=True, trust_remote_code=False)
+    except BROKEN as error:
+        raise _broken(root, error) from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def lm_from_folder(root: Path, name: str, device: torch.device) -> lm.LM:
+    """A transformers causal or encoder-decoder language model from a folder; a card.json there names its languages.
+
+    Raises UserError for a folder without safetensors, tokenizer or a usable config, and where the two do not fit.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    sided = bool(_read(root / "config.json").get("is_encoder_decoder"))
+    model, _ = _load(AutoModelForSeq2SeqLM if sided else AutoModelForCausalLM, root)
+    kind = lm.EncoderDecoder if sided else lm.LM
+    languages = frozenset(_read(root / "card.json").get("languages", ()))
+    return kind(name, model, _tokenizer(root), _mark(root), device, languages)
 
 
 def text_from_folder(
@@ -152,23 +187,19 @@ def text_from_folder(
     model's limit.
     Raises UserError for a folder without safetensors, tokenizer or a usable config.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
     model, _ = _load(AutoModel, root)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True, trust_remote_code=False)
-    except BROKEN as error:
-        raise _broken(root, error) from error
+    tokenizer = _tokenizer(root)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     positions = getattr(model.config, "max_position_embeddings", None) or 512
     if model.config.model_type in {"roberta", "xlm-roberta", "camembert"}:
         positions -= 2  # their positions start behind the padding index
     said = _read(root / "sentence_bert_config.json").get("max_seq_length")
     limit = min(int(said or positions), positions, tokenizer.model_max_length)
+    languages = languages or frozenset(_read(root / "card.json").get("languages", ()))
     return TransformerTower(name, model, tokenizer, _mark(root), limit, device, languages)
 
 
@@ -235,8 +266,11 @@ def _transformers_vision(name: str, root: Path, device: torch.device) -> TorchIm
     return TorchImageTower(name, model, forward, size, mean, std, _mark(root), device)
 
 
-def image_tower(name: str, device: torch.device) -> TorchImageTower:
-    """An image tower from `open_clip:MODEL/TAG`, a folder, or a hub id; its own files say which library wrote it."""
+def image_tower(name: str, device: torch.device, shown: str | None = None) -> TorchImageTower:
+    """An image tower from `open_clip:MODEL/TAG`, a folder, or a hub id; its own files say which library wrote it.
+
+    `shown` is what the tower calls itself, where that is not `name`.
+    """
     root = _open_clip_folder(name) if name.startswith("open_clip:") else folder("image", name)
     if (root / "open_clip_config.json").exists():
         return _open_clip(name, root, device)
@@ -252,5 +286,5 @@ def image_tower(name: str, device: torch.device) -> TorchImageTower:
         said = timm.data.resolve_model_data_config(model)
         return timm_tower(name, model, said["input_size"][-1], said["mean"], said["std"], _mark(root), device)
     if "model_type" in config:
-        return _transformers_vision(name, root, device)
+        return _transformers_vision(shown or name, root, device)
     raise runtime.UserError(f"{root} has no config of transformers, timm or open_clip: use save_pretrained.")

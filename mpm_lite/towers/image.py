@@ -16,7 +16,7 @@ from mpm_lite import runtime
 from mpm_lite.cache import digest
 from mpm_lite.towers.text import bar
 
-IMAGE_TOWERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
+IMAGE_TOWERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "toy")
 
 # Pictures a CPU computes at once: with 32 the wide early layers leave the cache, which costs a quarter more.
 CPU_STEP = 8
@@ -47,12 +47,16 @@ class ImageTower(Protocol):
 def load_image_tower(name: str, device: str | torch.device | None = None) -> ImageTower:
     """The image tower of that name, frozen, in float32.
 
-    `name` is a packaged tower (`efficientnet-lite0`, `-lite1`, `-lite2`), several of them joined by '+' (their vectors
+    `name` is a packaged tower (`efficientnet-lite0`, `-lite1`, `-lite2`, `toy`), several of them joined by '+' (their vectors
     side by side), `open_clip:MODEL/TAG`, a folder written by transformers, timm or open_clip, or a hub id of a
     transformers vision model.
     Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
     """
     name = str(name)
+    if name == "toy":
+        from mpm_lite.towers import hub
+
+        return hub.image_tower(str(runtime.asset("towers") / "toy-image"), runtime.device(device), name)
     if name in IMAGE_TOWERS:
         from mpm_lite.towers import packaged
 

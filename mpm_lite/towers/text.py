@@ -16,6 +16,8 @@ from mpm_lite import runtime
 
 # Packaged name -> the function of packaged.py that builds it, named so that listing towers loads nothing.
 TEXT_TOWERS = {"use-m": "use_m", "e5-small": "e5_small", "minilm-en": "minilm_en"}
+# The toy world's own, and the folder of each among the assets.
+TOY_TOWERS = {"toy": "toy-text", "toy-en": "toy-text-en"}
 TOKEN_TOWERS = ("e5-small", "minilm-en")
 
 
@@ -44,7 +46,8 @@ class TextTower(Protocol):
 def load_text_tower(name: str, device: str | torch.device | None = None) -> TextTower:
     """The text tower of that name, frozen, in float32.
 
-    `name` is a packaged tower (`use-m`, `e5-small`, `minilm-en`: the weights that pip brought, network or not), a
+    `name` is a packaged tower (`use-m`, `e5-small`, `minilm-en`: the weights that pip brought, network or not), one of the toy world
+    (`toy`, `toy-en`), a
     folder written by transformers, or a hub id such as `intfloat/multilingual-e5-base`. `use-m` ignores `device`: it is
     numpy.
     Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
@@ -54,11 +57,16 @@ def load_text_tower(name: str, device: str | torch.device | None = None) -> Text
         from mpm_lite.towers import packaged
 
         return getattr(packaged, TEXT_TOWERS[name])(runtime.device(device))
+    if name in TOY_TOWERS:
+        from mpm_lite.towers import hub
+
+        root = runtime.asset("towers") / TOY_TOWERS[name]
+        return hub.text_from_folder(root, name, runtime.device(device))
     if "/" in name or Path(name).expanduser().is_dir():
         from mpm_lite.towers import hub
 
         return hub.text_tower(name, runtime.device(device))
-    raise runtime.unknown("text tower", name, TEXT_TOWERS)
+    raise runtime.unknown("text tower", name, [*TEXT_TOWERS, *TOY_TOWERS])
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:

@@ -28,18 +28,32 @@ from mpm_lite.data.scenes import (
     SHAPES,
     Scene,
     Thing,
+    count_name,
     meeting_name,
     pair_name,
     relation,
     split_of_combination,
 )
 
-__all__ = ["Facts", "Mention", "Question", "Slots", "agreement", "asked", "captions", "glosses", "languages"]
-__all__ += ["mistakes", "one_caption", "parse", "questions", "spot", "stated"]
+__all__ = ["Facts", "Mention", "Question", "Slots", "agreement", "asked", "captions", "describe", "glosses", "held_out"]
+__all__ += [
+    "languages",
+    "mistakes",
+    "one_caption",
+    "other_forms",
+    "parse",
+    "plans",
+    "questions",
+    "say",
+    "spot",
+    "stated",
+]
 
 LANGUAGES = ("en", "de", "es", "fr", "zh", "ja", "ar", "hi", "sw", "tr")
 # One sentence of a plan: kind of sentence, value of its placeholder, what is named, which of the patterns (None: each).
 Planned = tuple[str, str, dict[str, Mention], int | None]
+# A caption before it is worded: for each sentence its pattern, and the thing in each of its places.
+Said = list[tuple[Pattern, dict[str, Mention]]]
 
 
 def languages() -> tuple[str, ...]:
@@ -75,8 +89,24 @@ def captions(scene: Scene, language: str) -> list[str]:
 
 def stated(scene: Scene, language: str) -> list[tuple[str, Facts]]:
     """Every caption with what it states; a size may be left out, relations of pairs and threes never are."""
+    return [say(plan, language) for plan in plans(scene, language)]
+
+
+def plans(scene: Scene, language: str) -> list[Said]:
+    """Every caption before it is worded: for each of its sentences the pattern, and the things it names."""
+    return list(_choices(scene, grammar(language)))
+
+
+def say(plan: Said, language: str) -> tuple[str, Facts]:
+    """A plan, or one with other things in the places of its own, in words; and what it states."""
+    return _say(grammar(language), plan)
+
+
+def other_forms(word: str, language: str) -> list[str]:
+    """The forms among which agreement chooses the word's own, without it; none for a word that never changes."""
     one = grammar(language)
-    return [_say(one, parts) for parts in _choices(scene, one)]
+    group = one.groups.get(word)
+    return [form for form, of in one.groups.items() if of == group and form != word] if group else []
 
 
 def one_caption(scene: Scene, language: str, pick: int) -> str:
@@ -86,14 +116,14 @@ def one_caption(scene: Scene, language: str, pick: int) -> str:
     return _say(one, choices[pick % len(choices)])[0]
 
 
-def _say(one: Grammar, parts: list[tuple[Pattern, dict[str, Mention]]]) -> tuple[str, Facts]:
+def _say(one: Grammar, parts: Said) -> tuple[str, Facts]:
     facts = Facts()
     for pattern, named in parts:
         facts = facts | meaning(pattern.kind, pattern.value, named)
     return one.join(one.sentence(pattern, named) for pattern, named in parts), facts
 
 
-def _choices(scene: Scene, one: Grammar) -> Iterator[list[tuple[Pattern, dict[str, Mention]]]]:
+def _choices(scene: Scene, one: Grammar) -> Iterator[Said]:
     """The patterns of each caption, sentence by sentence."""
     for plan in _plans(scene):
         kind, value, named, which = plan[0]
@@ -129,6 +159,21 @@ def _plans(scene: Scene) -> Iterator[list[Planned]]:
         # Two sentences: the first introduces, the second speaks of what is known.
         yield [("relate", how, {"a": a, "b": b}, 1), ("relate", how, {"a": b, "b": c}, 2)]
         yield [("relate", CONVERSE[how], {"a": c, "b": b}, 1), ("relate", CONVERSE[how], {"a": b, "b": a}, 2)]
+
+
+def held_out(facts: Facts) -> frozenset[str]:
+    """The combinations of val and test that a text stating this shows, in its relations and counts.
+
+    A thing without its colour shows none. A pair of val or test that is merely named alone counts too.
+    """
+    named = [thing for thing in facts.things if thing.colour]
+    alone = [] if facts.relations else [t for t in named if t.count == 1]
+    names = {pair_name((str(t.colour), t.shape)) for t in alone}
+    names |= {count_name(t.count, (str(t.colour), t.shape)) for t in named if t.count > 1}
+    for a, how, b in facts.relations:
+        if a.colour and b.colour:
+            names.add(meeting_name((a.colour, a.shape), how, (b.colour, b.shape)))
+    return frozenset(name for name in names if not _readable(name))
 
 
 def parse(text: str, language: str) -> Facts | None:
@@ -205,12 +250,18 @@ def asked(scene: Scene) -> list[Question]:
 
 
 def _readable(name: str) -> bool:
-    return split_of_combination(name) == "train"
+    return split_of_combination(name) in ("train", "text")
 
 
 def questions(scene: Scene, language: str) -> list[tuple[str, str]]:
     """The closed questions on a scene in one language, each with its answer."""
     return [(_ask(grammar(language), q), _answer(grammar(language), q)) for q in asked(scene)]
+
+
+def describe(language: str) -> str:
+    """The open question that asks for a caption, in one language; what language it is in is all it says of language."""
+    one = grammar(language)
+    return one.capital(one.ask["describe"])
 
 
 def _ask(one: Grammar, q: Question) -> str:

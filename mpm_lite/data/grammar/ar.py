@@ -131,6 +131,7 @@ GRAMMAR = Grammar(
     # A dual says its shape and the number two in one word.
     extra={form: ("count", "2") for _, _, dual, _ in NOUNS.values() for form in (dual, dual[:-2] + "ين")},
     ask={
+        "describe": "ماذا في الصورة؟",
         "exists": "هل {a:exist}؟",
         "holds": "هل {a:def} {rel.def}؟",
         "colour": "ما لون {a:def}؟",

@@ -134,6 +134,7 @@ GRAMMAR = Grammar(
     ),
     extra={"kreisen": ("shape", "circle"), "büchern": ("shape", "book"), "unterhalb": ("relation", "below")},
     ask={
+        "describe": "was ist auf dem Bild?",
         "exists": "gibt es {a:ein.acc}?",
         "holds": "ist {a:der.nom} {rel.def}?",
         "colour": "welche Farbe hat {a:der.nom}?",

@@ -82,6 +82,7 @@ GRAMMAR = Grammar(
     function=(("a", "an", "one"), ("is", "are"), ("shows", "show")),
     extra={"little": ("size", "small"), "big": ("size", "large"), "under": ("relation", "below")},
     ask={
+        "describe": "what does the picture show?",
         "exists": "is there {a:a}?",
         "holds": "is {a:the} {rel.def}?",
         "colour": "what colour is {a:the}?",

@@ -119,6 +119,7 @@ GRAMMAR = Grammar(
         ("ve", "ven"),
     ),
     ask={
+        "describe": "¿qué se ve en la imagen?",
         "exists": "¿hay {a:un}?",
         "holds": "¿{a:el} está {rel.def}?",
         "colour": "¿cuál es el color {a:del}?",

@@ -126,6 +126,7 @@ GRAMMAR = Grammar(
         ("est", "sont"),
     ),
     ask={
+        "describe": "que voit-on sur l'image ?",
         "exists": "y a-t-il {a:un} ?",
         "holds": "est-ce que {a:le} est {rel.def} ?",
         "colour": "quelle est la couleur {a:du} ?",

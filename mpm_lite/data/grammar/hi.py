@@ -111,6 +111,7 @@ GRAMMAR = Grammar(
     },
     function=(("है", "हैं"), ("के", "का", "की")),
     ask={
+        "describe": "चित्र में क्या है?",
         "exists": "क्या चित्र में {a:ek} है?",
         "holds": "क्या {a:bare} {rel.def} है?",
         "colour": "{a:obl} का रंग क्या है?",

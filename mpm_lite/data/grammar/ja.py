@@ -105,6 +105,7 @@ GRAMMAR = Grammar(
         "丸": ("shape", "circle"),
     },
     ask={
+        "describe": "絵の中に何がありますか。",
         "exists": "{a:bare}はありますか。",
         "holds": "{a:bare}は{rel.def}にありますか。",
         "colour": "{a:bare}は何色ですか。",

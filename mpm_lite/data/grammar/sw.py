@@ -135,6 +135,7 @@ GRAMMAR = Grammar(
         {subject + "ko" for _, _, _, subject in CLASSES.values()} | {"yuko", "wako"},
     ),
     ask={
+        "describe": "kwenye picha kuna nini?",
         "exists": "je, kuna {a:bare}?",
         "holds": "je, {a:ko} {rel.def}?",
         "colour": "{a:na} rangi gani?",

@@ -125,6 +125,7 @@ GRAMMAR = Grammar(
     ),
     extra={"üzerinde": ("relation", "above"), "solundaki": ("relation", "left"), "sağındaki": ("relation", "right")},
     ask={
+        "describe": "resimde ne var?",
         "exists": "resimde {a:bir} var mı?",
         "holds": "{a:bare} {rel.ask}?",
         "colour": "{a:gen} rengi ne?",

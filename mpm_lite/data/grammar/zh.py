@@ -95,6 +95,7 @@ GRAMMAR = Grammar(
     function=(("个", "颗", "朵", "本", "只", "张", "条", "把"),),
     extra={"红": ("colour", "red"), "蓝": ("colour", "blue"), "圆": ("shape", "circle"), "方形": ("shape", "square")},
     ask={
+        "describe": "图里有什么？",
         "exists": "图里是不是有{a:bare}？",
         "holds": "{a:bare}是不是在{rel.def}？",
         "colour": "{a:bare}是什么颜色的？",

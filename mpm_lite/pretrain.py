@@ -1,0 +1,221 @@
+"""The language models that the project trains itself: which there are, how each is rebuilt, and the card it gets.
+
+    mpm-lite pretrain toy-multilingual:0 --out assets      one model
+    mpm-lite pretrain all --out assets                     every one; stopped and called again, it goes on
+
+All variants share tokenizer, size, steps and documents; what differs is what the documents are.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpm_lite import competence, runtime, train
+from mpm_lite.cache import digest, write_atomic
+from mpm_lite.data import grammar, text
+from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageModelOptions
+from mpm_lite.studies import commit
+from mpm_lite.towers.lm import TOY_LMS, load_lm
+from mpm_lite.towers.tokens import save_tokenizer, train_tokenizer
+
+VOCABULARY = 2048  # at most: byte-pair merging runs out of pairs before
+DOCUMENTS = 96_000  # different ones; a run reads them `steps` buckets at a time
+BUCKET = 16
+SPLITS = ("val", "test")  # the gate looks at val
+_UNSEEN = ("hi", "sw")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of pretraining: the languages read, the share of translation pairs, and the seeds trained apart."""
+
+    name: str
+    languages: tuple[str, ...]
+    parallel: float
+    seeds: tuple[int, ...]
+
+    @property
+    def kept(self) -> bool:
+        """Whether its weights are among the assets; of the others the assets hold what was measured."""
+        return self.name in TOY_LMS
+
+
+_ALL = grammar.LANGUAGES
+VARIANTS = {
+    v.name: v
+    for v in (
+        Variant("toy-multilingual", _ALL, 0.05, (0, 1, 2)),
+        Variant("toy-noparallel", _ALL, 0.0, (0, 1, 2)),
+        Variant("toy-english", ("en",), 0.0, (0, 1, 2)),
+        Variant("toy-unseen", tuple(code for code in _ALL if code not in _UNSEEN), 0.05, (0,)),
+        Variant("toy-parallel-1", _ALL, 0.01, (0,)),
+        Variant("toy-parallel-20", _ALL, 0.20, (0,)),
+        Variant("toy-parallel-70", _ALL, 0.70, (0,)),
+    )
+}
+
+
+def chosen(names: Sequence[str]) -> list[tuple[Variant, int]]:
+    """The models that NAME, NAME:SEED or "all" mean, in order. UserError for one nobody knows."""
+    every = [(variant, seed) for variant in VARIANTS.values() for seed in variant.seeds]
+    if not names or "all" in names:
+        return every
+    found = []
+    for name in names:
+        variant, _, seed = name.partition(":")
+        if variant not in VARIANTS:
+            raise runtime.unknown("language model to pretrain", variant, [*VARIANTS, "all"])
+        if seed and not seed.isdigit():
+            raise runtime.UserError(f"{name!r}: behind the colon goes the number of a seed, such as {variant}:0.")
+        seeds = (int(seed),) if seed else VARIANTS[variant].seeds
+        found += [(VARIANTS[variant], one) for one in seeds]
+    return found
+
+
+@lru_cache(maxsize=1)
+def shared_tokenizer() -> Any:
+    """The tokenizer of every model here: trained on 20,000 documents of the multilingual mix, the same each time."""
+    return train_tokenizer((d.text for d in islice(text.documents(text.Mix()), 20_000)), VOCABULARY)
+
+
+def mix(variant: Variant, seed: int) -> text.Mix:
+    """What a model of that variant and seed reads."""
+    return text.Mix(languages=variant.languages, parallel=variant.parallel, seed=seed)
+
+
+def corpus(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[Buckets, dict[str, Any]]:
+    """The documents as training data, and what they are in numbers, for the card."""
+    tokenizer = shared_tokenizer()
+    many = list(islice(text.documents(mix(variant, seed)), count))
+    ids = tokenizer([d.text for d in many])["input_ids"]
+    rows = [row + [tokenizer.eos_token_id] for row in ids]
+    tokens, kinds = Counter(), Counter(d.kind for d in many)
+    for document, row in zip(many, rows, strict=True):
+        if document.kind != text.PARALLEL:
+            tokens[document.languages[0]] += len(row)
+    said = {
+        "documents": count,
+        "documents_by_kind": dict(sorted(kinds.items())),
+        "monolingual_tokens": dict(sorted(tokens.items())),
+        "parallel_sentences": kinds[text.PARALLEL],
+        "withheld_from_pairs": sorted(text.withheld(seed)) if variant.parallel else [],
+    }
+    return Buckets(rows, BUCKET, digest=digest(d.text for d in many)), said
+
+
+def build(variant: Variant, seed: int, out: Path, options: LanguageModelOptions | None = None) -> Path:
+    """Train, save, measure and describe one model, unless all that is done; returns the path of its card.
+
+    Weights go to OUT/lm/NAME-SEED, measures to OUT/results/lm/NAME-SEED.csv, both whole or not at all; checkpoints lie
+    in the cache folder, so that a stopped run goes on where it was.
+    """
+    options = options or LanguageModelOptions()
+    folder, rows = out / "lm" / f"{variant.name}-{seed}", out / "results" / "lm" / f"{variant.name}-{seed}.csv"
+    card = rows.with_suffix(".json")
+    if card.exists() and (not variant.kept or intact(folder, card)):
+        return card
+    started = time.perf_counter()
+    data, said = corpus(variant, seed)
+    special = {"bos_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(seed)
+    recipe = LanguageModel(len(shared_tokenizer()), options, **special)
+    work = runtime.home() / "pretrain" / f"{variant.name}-{seed}"
+    history = train.fit(recipe, data, train.Plan(seed, work, save_every=250, label=f"{variant.name}:{seed}"))
+    seconds = time.perf_counter() - started
+    target = folder if variant.kept else work / "model"
+
+    def extras(beside: Path) -> None:
+        save_tokenizer(shared_tokenizer(), beside)
+        write_json(beside / "card.json", {"languages": list(variant.languages)})
+
+    sha = save(recipe.decoder, target, extras)
+    lm = load_lm(str(target))
+    import pandas as pd
+
+    tables = [competence.measure(lm, _ALL, text.withheld(seed), split).assign(split=split) for split in SPLITS]
+    table = pd.concat(tables).assign(model=variant.name, seed=seed)
+    write_atomic(rows, table.to_csv(index=False, float_format="%.4f").encode())
+    val = table[table["split"] == "val"]
+    described = {
+        "name": variant.name,
+        "seed": seed,
+        **asdict(mix(variant, seed)),
+        **said,
+        "options": asdict(options),
+        "parameters": sum(p.numel() for p in recipe.decoder.parameters()),
+        "documents_read": options.steps * BUCKET,
+        "last_loss": round(sum(history.losses[-50:]) / len(history.losses[-50:]), 4),
+        "gate": competence.GATE,
+        "lowest_on_val": {k: round(v, 4) for k, v in competence.gate(val, variant.languages).items()},
+        "passes": competence.passes(val, variant.languages),
+        **provenance(sha, seconds, f"{variant.name}:{seed}"),
+    }
+    write_json(card, described)
+    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    return card
+
+
+def save(model: Any, folder: Path, extras: Callable[[Path], None]) -> str:
+    """The model as a transformers checkpoint in float16, and what `extras` writes beside it, whole or not at all.
+
+    Returns the SHA-256 of the weights.
+    """
+    beside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    copy.deepcopy(model).half().save_pretrained(beside)
+    extras(beside)
+    (beside / "generation_config.json").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(beside, folder)
+    return _sha(folder)
+
+
+def _sha(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def intact(folder: Path, card: Path) -> bool:
+    """Whether the weights in `folder` are there and those that the card names."""
+    try:
+        return _sha(folder) == json.loads(card.read_text())["sha256"]
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def write_json(path: Path, said: dict[str, Any]) -> None:
+    """A dict as a file, whole or not at all."""
+    write_atomic(path, (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def provenance(sha: str, seconds: float, name: str) -> dict[str, Any]:
+    """What every card ends with: what was made, how long it took, where, from which commit, by which command."""
+    return {
+        "sha256": sha,
+        "seconds": round(seconds),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "commit": commit(),
+        "command": f"mpm-lite pretrain {name} --out assets",
+    }
+
+
+def cards() -> Iterator[dict[str, Any]]:
+    """The cards of every model measured, in the order of VARIANTS."""
+    for variant in VARIANTS.values():
+        for path in sorted((runtime.asset("results") / "lm").glob(f"{variant.name}-[0-9].json")):
+            yield json.loads(path.read_text())

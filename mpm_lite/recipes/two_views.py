@@ -1,0 +1,117 @@
+"""Two views: the toy world's towers, each trained on one kind of data alone.
+
+Method. An encoder sees two views of every scene and learns to tell which belong together, by symmetric InfoNCE (SimCLR,
+2002.05709, section 2.1). For the image tower a view is a drawing: it never meets a word. For the text towers a view is a
+caption: a paraphrase, or in the multilingual tower the same said in another language. Scenes come with neighbours that
+differ in one attribute of one thing, so that no single glance is enough.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpm_lite import ops
+from mpm_lite.recipes.base import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class TwoViewsOptions:
+    """Every dial of the recipe."""
+
+    width: int = 128  # D
+    layers: int = 4
+    heads: int = 4
+    hidden: int = 256
+    temperature: float = 0.07
+    steps: int = 800
+    batch: int = 32  # groups of a scene and its neighbours
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+
+
+class TwoViews(Recipe):
+    """An encoder over batches of groups: {"first": (N, G, ...), "second": (N, G, ...)}, G scenes a group."""
+
+    name = "two-views"
+    Options = TwoViewsOptions
+
+    def __init__(self, encoder: nn.Module, options: TwoViewsOptions = TwoViewsOptions()) -> None:
+        super().__init__()
+        self.options, self.encoder, d = options, encoder, options.width
+        self.head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
+
+    def stages(self) -> list[Stage]:
+        o = self.options
+        return [
+            Stage(
+                name="two views",
+                learns=("encoder", "head"),
+                frozen=(),
+                objective="symmetric InfoNCE between two views of a scene",
+                steps=o.steps,
+                batch=o.batch,
+                lr=o.lr,
+                weight_decay=o.weight_decay,
+            )
+        ]
+
+    def vectors(self, view: Tensor) -> Tensor:
+        """One view of B scenes -> (B, D). Subclasses say how a view is encoded."""
+        raise NotImplementedError
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        first, second = (
+            F.normalize(self.head(self.vectors(batch[k].flatten(0, 1))), dim=-1) for k in ("first", "second")
+        )
+        return ops.clip_loss(first, second, first.new_tensor(1 / self.options.temperature), check=False)
+
+
+class PictureViews(TwoViews):
+    """Views are drawings uint8 (B, S, S, 3); the vector is a vision transformer's class token, without a head."""
+
+    name = "picture-views"
+
+    def __init__(self, size: int, patch: int, options: TwoViewsOptions = TwoViewsOptions()) -> None:
+        from transformers import ViTConfig, ViTModel
+
+        o = options
+        config = ViTConfig(image_size=size, patch_size=patch, **_shape(o))
+        super().__init__(ViTModel(config, add_pooling_layer=False), o)
+
+    def vectors(self, view: Tensor) -> Tensor:
+        x = view.permute(0, 3, 1, 2).float() / 127.5 - 1  # (B, 3, S, S)
+        return self.encoder(pixel_values=x).last_hidden_state[:, 0]
+
+
+class CaptionViews(TwoViews):
+    """Views are token ids int64 (B, T), 0 for padding; the vector is the mean over real tokens."""
+
+    name = "caption-views"
+
+    def __init__(self, vocabulary: int, options: TwoViewsOptions = TwoViewsOptions()) -> None:
+        from transformers import BertConfig, BertModel
+
+        o = options
+        config = BertConfig(vocab_size=vocabulary, max_position_embeddings=128, pad_token_id=0, **_shape(o))
+        super().__init__(BertModel(config, add_pooling_layer=False), o)
+
+    def vectors(self, view: Tensor) -> Tensor:
+        mask = view != 0
+        view, mask = (x[:, : int(mask.sum(1).max())] for x in (view, mask))
+        states = self.encoder(input_ids=view, attention_mask=mask.long()).last_hidden_state  # (B, T, D)
+        return (states * mask[..., None]).sum(1) / mask.sum(1)[:, None]
+
+
+def _shape(o: TwoViewsOptions) -> dict[str, Any]:
+    return {
+        "hidden_size": o.width,
+        "num_hidden_layers": o.layers,
+        "num_attention_heads": o.heads,
+        "intermediate_size": o.hidden,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }

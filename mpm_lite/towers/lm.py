@@ -1,0 +1,346 @@
+"""Language models behind one face: read a prompt (and soft tokens), score a continuation, write one, choose one.
+
+The small models of the toy world are checkpoints like any other: what loads them loads a transformers causal model, and
+an encoder-decoder in the manner of mT0, from a folder or the hub.
+
+Shapes: N prompts, T tokens of the longest one, P soft tokens, D the model's width, V its vocabulary, L its layers.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpm_lite import ops, runtime
+from mpm_lite.towers.text import bar
+
+TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
+CODE = "lm-1"
+IGNORE = -100
+WAYS = ("greedy", "beam", "sample")
+
+
+def load_lm(name: str, seed: int = 0, device: str | torch.device | None = None) -> LM:
+    """The language model of that name, frozen, in float32.
+
+    `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`; `seed` picks one
+    of those pretrained apart), a folder written by transformers, or a hub id such as `bigscience/mt0-small`.
+    Raises UserError for a name nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its
+    tokenizer, or a hub that cannot be reached.
+    """
+    from mpm_lite.towers import hub
+
+    name, on = str(name), runtime.device(device)
+    if name in TOY_LMS:
+        root = runtime.asset("lm")
+        there = sorted(int(p.name.rsplit("-", 1)[1]) for p in root.glob(f"{name}-[0-9]*"))
+        if seed not in there:
+            raise runtime.UserError(f"{name} was pretrained with seeds {there}, not {seed}: ask for one of those.")
+        return hub.lm_from_folder(root / f"{name}-{seed}", f"{name}:{seed}" if seed else name, on)
+    if "/" in name or Path(name).expanduser().is_dir():
+        return hub.lm_from_folder(hub.folder("lm", name), name, on)
+    raise runtime.unknown("language model", name, TOY_LMS)
+
+
+@dataclass
+class Context:
+    """What a model reads before it writes: embeddings (N, T, D) with soft tokens among them, and their mask (N, T)."""
+
+    embeds: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+
+class LM:
+    """A causal language model. `EncoderDecoder` below is the other kind; a recipe does not ask which it has.
+
+    Members beside the methods: name, width (D), vocabulary (V), context (the most tokens it reads and writes together),
+    languages (BCP 47 codes it was trained on, empty where nobody says), fingerprint (SHA-256 of weights and code),
+    model (the transformers module), tokenizer.
+    """
+
+    kind = "causal"
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        fingerprint: str,
+        device: torch.device,
+        languages: frozenset[str] = frozenset(),
+    ) -> None:
+        self.name, self.fingerprint, self.languages, self.device = name, fingerprint, languages, device
+        self.model = model.to(device).float().eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.vocabulary, self.width = model.get_input_embeddings().weight.shape
+        if len(tokenizer) > self.vocabulary:
+            raise runtime.UserError(
+                f"{name}: its tokenizer knows {len(tokenizer)} tokens and its embedding {self.vocabulary}: "
+                "the two belong to different models; fetch or save that checkpoint again."
+            )
+        self.context = _context_of(model.config)
+        self.batch = runtime.preset(device).text_batch
+        self.head = model.get_output_embeddings()  # its weight (V, D)
+        self._knows_places = "position_ids" in inspect.signature(model.base_model.forward).parameters
+        self._plain = self._head_is_plain()
+
+    # text and tokens
+
+    def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """Token ids of each text; `special` adds what the tokenizer puts around a text of its own accord."""
+        if isinstance(texts, str):
+            raise runtime.UserError("A language model takes a list of texts: put the one text in a list.")
+        if not texts:
+            return []
+        return self.tokenizer(list(texts), add_special_tokens=special, return_token_type_ids=False)["input_ids"]
+
+    def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """The text of each row of ids, special tokens left out."""
+        said = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
+        return [text.replace("\n ", "\n").strip() for text in said]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids int64 (..., T) -> embeddings (..., T, D)."""
+        return self.model.get_input_embeddings()(ids.to(self.device))
+
+    def read(self, prompts: Sequence[str], soft: Tensor | None = None) -> Context:
+        """Prompts, and before each its soft tokens (N, P, D) if there are any: behind the beginning-of-text token.
+
+        Rows are padded on the left. Raises UserError for as many soft tokens as the model cannot take.
+        """
+        begin = self.tokenizer.bos_token_id or self.tokenizer.eos_token_id
+        rows = [row or [begin] for row in self.encode(prompts)]  # an empty prompt still needs something to read
+        if soft is not None and (soft.ndim != 3 or len(soft) != len(rows) or soft.shape[-1] != self.width):
+            raise runtime.UserError(
+                f"{self.name} takes soft tokens ({len(rows)}, P, {self.width}); got {tuple(soft.shape)}."
+            )
+        longest = max((len(row) for row in rows), default=0)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, -len(row) :] = torch.tensor(row)
+            mask[i, -len(row) :] = True
+        embeds, mask = self.embed(ids), mask.to(self.device)
+        if soft is not None:
+            embeds, mask = self._insert(embeds, mask, rows, soft.to(embeds))
+        self._fits(embeds.shape[1], 0)
+        return Context(embeds, mask)
+
+    def _insert(self, embeds: Tensor, mask: Tensor, rows: list[list[int]], soft: Tensor) -> tuple[Tensor, Tensor]:
+        """Soft tokens at the head of each row, behind its first token where that is the beginning-of-text token."""
+        begins, out, kept = self.tokenizer.bos_token_id, [], []
+        for row, e, m, s in zip(rows, embeds, mask, soft, strict=True):
+            at = len(m) - len(row) + (row[0] == begins)
+            out.append(torch.cat([e[:at], s, e[at:]]))
+            kept.append(torch.cat([m[:at], m.new_ones(len(s)), m[at:]]))
+        return torch.stack(out), torch.stack(kept)
+
+    def _fits(self, read: int, write: int) -> None:
+        if read + write > self.context:
+            raise runtime.UserError(
+                f"{self.name} holds {self.context} tokens, and {read} to read with {write} to write are more: "
+                "shorten the prompt or ask for fewer new tokens."
+            )
+
+    def _targets(self, continuations: Sequence[str], end: bool) -> list[list[int]]:
+        rows = self.encode(continuations, special=False)
+        return [row + [self.tokenizer.eos_token_id] for row in rows] if end else rows
+
+    # scoring
+
+    def losses(self, context: Context, continuations: Sequence[str], end: bool = True) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of every token of the continuations, (N, T') in nats, 0 behind a row's end; and their mask.
+
+        Gradients reach the soft tokens of the context, and the model where it may learn. `end`: the end-of-text token
+        counts as part of a continuation.
+        """
+        rows = self._targets(continuations, end)
+        width = max((len(row) for row in rows), default=0)
+        labels = torch.full((len(rows), width), IGNORE, device=self.device)
+        for i, row in enumerate(rows):
+            labels[i, : len(row)] = torch.tensor(row)
+        there = labels != IGNORE
+        states = self._states_before(context, labels.clamp(min=0), there)  # (N, T', D), or (N, T', V) logits
+        flat = labels.flatten()
+        if self._plain:
+            x, weight, bias = states.flatten(0, 1), self.head.weight, getattr(self.head, "bias", None)
+            lost = ops.linear_cross_entropy(x, weight, flat, bias, reduction="none", check=False)
+        else:
+            lost = torch.nn.functional.cross_entropy(states.flatten(0, 1), flat, reduction="none")
+        return lost.view_as(labels), there
+
+    def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
+        """For every token of the continuations (N, T'), the state that predicts it."""
+        self._fits(context.embeds.shape[1], ids.shape[1])
+        embeds = torch.cat([context.embeds, self.embed(ids)], dim=1)
+        mask = torch.cat([context.mask, there], dim=1)
+        places = (mask.long().cumsum(1) - 1).clamp(min=0)
+        options = {"inputs_embeds": embeds, "attention_mask": mask.long(), "use_cache": False}
+        if self._knows_places:
+            options["position_ids"] = places
+        out = self.model.base_model(**options).last_hidden_state if self._plain else self.model(**options).logits
+        first = context.embeds.shape[1] - 1
+        return out[:, first : first + ids.shape[1]]
+
+    @torch.no_grad()
+    def _head_is_plain(self) -> bool:
+        """Whether the logits are just the head's product with the last states, so that they need not be built."""
+        ids = torch.arange(3, 6, device=self.device)[None]
+        states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return torch.allclose(self.head(states), self.model(input_ids=ids, use_cache=False).logits, atol=1e-4)
+
+    def log_likelihood(
+        self, prompts: Sequence[str], continuations: Sequence[str], soft: Tensor | None = None, end: bool = True
+    ) -> np.ndarray:
+        """log p(continuation | prompt) in nats, float64 (N,). `soft` as in `read`."""
+        if len(prompts) != len(continuations):
+            raise runtime.UserError(f"{len(prompts)} prompts and {len(continuations)} continuations do not pair up.")
+        found = np.zeros(len(prompts))
+        with torch.inference_mode():
+            for place in self._slices(len(prompts)):
+                context = self.read(prompts[place], None if soft is None else soft[place])
+                found[place] = -self.losses(context, continuations[place], end)[0].sum(1).double().cpu().numpy()
+        return found
+
+    def choose(self, prompts: Sequence[str], options: Sequence[Sequence[str]], soft: Tensor | None = None) -> list[int]:
+        """Constrained choice: for each prompt the number of the likeliest of its options, ends counted."""
+        if any(not few for few in options):
+            raise runtime.UserError("A choice needs at least one option for every prompt.")
+        of = [i for i, few in enumerate(options) for _ in few]
+        flat = [one for few in options for one in few]
+        scores = self.log_likelihood([prompts[i] for i in of], flat, None if soft is None else soft[of])
+        ends = np.cumsum([len(few) for few in options])
+        return [int(part.argmax()) for part in np.split(scores, ends[:-1])]
+
+    # writing
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        soft: Tensor | None = None,
+        new_tokens: int = 48,
+        how: str = "greedy",
+        beams: int = 4,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: str | None = None,
+        cache: bool = True,
+        progress: bool = False,
+    ) -> list[str]:
+        """A continuation of each prompt: `greedy`, `beam` (beams) or `sample` (temperature, top_p, seed).
+
+        A continuation ends at the end-of-text token, before `stop` (one token, such as a line break), or after
+        `new_tokens`. `cache`: keep keys and values; without it the same text comes, more slowly.
+        Raises UserError for another way, and where prompt and continuation exceed the model's context.
+        """
+        from transformers import GenerationConfig
+
+        if how not in WAYS:
+            raise runtime.unknown("way to generate", how, WAYS)
+        ends = [self.tokenizer.eos_token_id, *self._stop(stop)]
+        config = GenerationConfig(
+            max_new_tokens=new_tokens, use_cache=cache, do_sample=how == "sample",
+            num_beams=beams if how == "beam" else 1, eos_token_id=ends, pad_token_id=self.tokenizer.pad_token_id,
+            decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
+            **({"temperature": temperature, "top_p": top_p} if how == "sample" else {}),
+        )  # fmt: skip
+        said: list[str] = []
+        # Not inference_mode: some models keep buffers that later calls must be able to change.
+        with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            places = list(self._slices(len(prompts)))
+            for i in bar(range(len(places)), f"{self.name}: prompts / {self.batch}", progress):
+                context = self.read(prompts[places[i]], None if soft is None else soft[places[i]])
+                self._fits(context.embeds.shape[1] if self.kind == "causal" else 0, new_tokens)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    ids = self.model.generate(
+                        inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config
+                    )
+                said += self.decode([_until(row.tolist(), ends) for row in ids])
+        return said
+
+    def _stop(self, stop: str | None) -> list[int]:
+        if stop is None:
+            return []
+        ids = self.encode([stop], special=False)[0]
+        if len(ids) != 1:
+            raise runtime.UserError(f"{self.name} writes {stop!r} as {len(ids)} tokens: stop takes a text of one.")
+        return ids
+
+    def _slices(self, n: int) -> list[slice]:
+        return [slice(start, min(start + self.batch, n)) for start in range(0, n, self.batch)]
+
+    # looking inside
+
+    def layer_states(self, texts: Sequence[str]) -> np.ndarray:
+        """Sentence vectors after every layer, the embeddings first: mean over a text's tokens, float32 (L + 1, N, D)."""
+        found = []
+        with torch.inference_mode():
+            for place in self._slices(len(texts)):
+                context = self.read(texts[place])
+                weight = context.mask[..., None] / context.mask.sum(1)[:, None, None]  # (N, T, 1)
+                layers = self._all_layers(context)
+                found.append(torch.stack([(states * weight).sum(1) for states in layers]).cpu().numpy())
+        return np.concatenate(found, axis=1).astype(np.float32)
+
+    def _all_layers(self, context: Context) -> tuple[Tensor, ...]:
+        mask = context.mask.long()
+        options: dict[str, Any] = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._knows_places else {}
+        return self.model.base_model(
+            inputs_embeds=context.embeds, attention_mask=mask, output_hidden_states=True, use_cache=False, **options
+        ).hidden_states
+
+
+class EncoderDecoder(LM):
+    """A model whose encoder reads and whose decoder writes, such as mT0: soft tokens go before the encoder's input."""
+
+    kind = "encoder-decoder"
+
+    def _head_is_plain(self) -> bool:
+        """Never taken for plain: some of these scale their states before the head."""
+        return False
+
+    def _fits(self, read: int, write: int) -> None:
+        if max(read, write) > self.context:
+            raise runtime.UserError(
+                f"{self.name} holds {self.context} tokens a side: {read} to read or {write} to write are more."
+            )
+
+    def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
+        start = ids.new_full((len(ids), 1), self.model.config.decoder_start_token_id)
+        read = torch.cat([start, ids[:, :-1]], dim=1)
+        self._fits(context.embeds.shape[1], ids.shape[1])
+        return self.model(
+            inputs_embeds=context.embeds, attention_mask=context.mask.long(), decoder_input_ids=read, use_cache=False
+        ).logits
+
+    def _all_layers(self, context: Context) -> tuple[Tensor, ...]:
+        encoder = self.model.get_encoder()
+        mask = context.mask.long()
+        return encoder(inputs_embeds=context.embeds, attention_mask=mask, output_hidden_states=True).hidden_states
+
+
+def _context_of(config: Any) -> int:
+    """The most tokens a model was made for; models without a table of positions say none, and get 2,048."""
+    for name in ("max_position_embeddings", "n_positions", "seq_length", "n_ctx"):
+        if getattr(config, name, None):
+            return int(getattr(config, name))
+    return 2048
+
+
+def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """The ids before the first end."""
+    return ids[: next((i for i, one in enumerate(ids) if one in ends), len(ids))]

@@ -1,0 +1,59 @@
+"""The subword tokenizer that the toy world's models share: byte-pair encoding over text of all ten languages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"
+SPECIAL = (PAD, BEGIN, END, UNKNOWN)  # ids 0 to 3
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+    """A `tokenizers` BPE of at most `vocabulary` tokens, as a transformers tokenizer.
+
+    Every line of a text begins a word, and a line break is a token of its own. A text is read behind <s>. No token
+    reaches over punctuation, a Han character or a run of katakana: a noun is the same token with a full stop behind it
+    or without, which is what a model must see to say it again.
+    """
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(),
+            pre_tokenizers.Split(Regex(r"\p{Han}|[\p{Katakana}ー]+"), "isolated"),
+            pre_tokenizers.Punctuation("isolated"),
+        ]
+    )
+    bpe.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary - 1, special_tokens=list(SPECIAL), show_progress=False)
+    bpe.train_from_iterator((line for text in texts for line in text.split(BREAK)), trainer)
+    bpe.add_tokens([AddedToken(BREAK, normalized=False)])
+    bpe.post_processor = processors.TemplateProcessing(f"{BEGIN} $A", None, [(BEGIN, 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, bos_token=BEGIN, eos_token=END, unk_token=UNKNOWN, padding_side="left"
+    )
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer so that every transformers version reads it: later ones write a class that earlier lack."""
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    said = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    said.pop("model_max_length", None)
+    path.write_text(json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

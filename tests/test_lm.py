@@ -1,0 +1,291 @@
+"""Language models behind one face: tiny random checkpoints in the real formats, and the toy world's own."""
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mpm_lite as mpm
+from mpm_lite import UserError
+from mpm_lite.data import grammar, text
+from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageModelOptions
+from mpm_lite.towers.tokens import save_tokenizer, train_tokenizer
+
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+VOCABULARY = 600
+KINDS = ("llama", "qwen", "bloom", "mt0")
+PROMPTS = ["The picture shows a", "图里有什么？\n", "Es gibt"]
+
+
+def random_model(kind):
+    import transformers as t
+
+    torch.manual_seed(0)
+    rope = {"intermediate_size": 64, "max_position_embeddings": 96, **SIZE}
+    if kind == "llama":
+        return t.LlamaForCausalLM(t.LlamaConfig(vocab_size=VOCABULARY, tie_word_embeddings=True, **rope))
+    if kind == "qwen":  # more rows in its embedding than its tokenizer has tokens, as the real ones have
+        config = t.Qwen2Config(vocab_size=VOCABULARY + 40, num_key_value_heads=2, **rope)
+        return t.Qwen2ForCausalLM(config)
+    if kind == "bloom":
+        return t.BloomForCausalLM(t.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4))
+    config = t.MT5Config(
+        vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0
+    )
+    return t.MT5ForConditionalGeneration(config)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer((d.text for d in islice(text.documents(text.Mix()), 1000)), VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizer):
+    root = tmp_path_factory.mktemp("lms")
+    for kind in KINDS:
+        model = random_model(kind)
+        with torch.no_grad():
+            for p in model.parameters():
+                p.mul_(1.5 if kind == "mt0" else 3)  # far enough from uniform that texts differ
+        model.save_pretrained(root / kind)
+        save_tokenizer(tokenizer, root / kind)
+    return root
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def lm(request, folders):
+    return mpm.load_lm(str(folders / request.param))
+
+
+def soft_tokens(lm, n=len(PROMPTS), count=4):
+    return torch.randn(n, count, lm.width, generator=torch.Generator().manual_seed(1))
+
+
+def test_tokenizer_is_the_same_whatever_model_it_lies_beside(lm, tokenizer):
+    some = [d.text for d in islice(text.documents(text.Mix(seed=3)), 40)]
+    assert lm.encode(some) == tokenizer(some)["input_ids"]
+    assert lm.decode(lm.encode(some)) == some
+
+
+@pytest.mark.parametrize("how", ["greedy", "beam", "sample"])
+@pytest.mark.parametrize("soft", [False, True], ids=["text", "soft tokens"])
+def test_generation_with_and_without_cache_is_identical(lm, how, soft):
+    given = {"soft": soft_tokens(lm) if soft else None, "how": how, "new_tokens": 8}
+    said = lm.generate(PROMPTS, **given)
+    assert said == lm.generate(PROMPTS, cache=False, **given) and len(said) == 3 and any(said)
+
+
+def test_a_batch_writes_what_each_prompt_writes_alone(lm):
+    soft = soft_tokens(lm)
+    together = lm.generate(PROMPTS, soft=soft, new_tokens=8)
+    assert together == [lm.generate([p], soft=soft[i : i + 1], new_tokens=8)[0] for i, p in enumerate(PROMPTS)]
+
+
+def test_samples_follow_their_seed_and_leave_the_callers_alone(lm):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    draw = {"how": "sample", "new_tokens": 12, "temperature": 9.0}
+    one, two, other = (lm.generate(PROMPTS, seed=s, **draw) for s in (0, 0, 1))
+    assert one == two != other and torch.equal(before, torch.get_rng_state())
+
+
+def test_log_likelihood_is_that_of_the_models_own_logits(lm):
+    told = ["red circle.", "书", "ein roter Kreis"]
+    found = lm.log_likelihood(PROMPTS, told)
+    for prompt, continuation, score in zip(PROMPTS, told, found, strict=True):
+        read, write = lm.encode([prompt])[0], [*lm.encode([continuation], special=False)[0], lm.tokenizer.eos_token_id]
+        with torch.no_grad():
+            if lm.kind == "causal":
+                logits = lm.model(torch.tensor([read + write])).logits[0, len(read) - 1 : -1]
+            else:
+                start = [lm.model.config.decoder_start_token_id]
+                ids = torch.tensor([start + write[:-1]])
+                logits = lm.model(input_ids=torch.tensor([read]), decoder_input_ids=ids).logits[0]
+        own = logits.double().log_softmax(-1)[range(len(write)), write].sum().item()
+        assert score == pytest.approx(own, abs=2e-3)
+
+
+def test_choice_takes_the_likeliest(lm):
+    options = [["red", "blue", "green"], ["是", "不是"], ["ein Kreis"]]
+    chosen = lm.choose(PROMPTS, options)
+    for prompt, few, pick in zip(PROMPTS, options, chosen, strict=True):
+        assert pick == int(np.argmax(lm.log_likelihood([prompt] * len(few), few)))
+
+
+def test_gradients_reach_soft_tokens_and_nothing_else(lm):
+    soft = soft_tokens(lm).requires_grad_()
+    lost, there = lm.losses(lm.read(PROMPTS, soft), ["red", "红色的书", "rot"])
+    assert lost.shape == there.shape and (lost[~there] == 0).all() and (lost[there] > 0).all()
+    lost.sum().backward()
+    assert soft.grad.abs().sum() > 0 and all(p.grad is None for p in lm.model.parameters())
+    # The gradient is the slope of the loss, along itself, where the slope is large against rounding.
+    x, texts = soft.detach(), ["red", "红色的书", "rot"]
+    step = soft.grad / soft.grad.norm() * 1e-2 * x.norm() / x.numel() ** 0.5
+    with torch.no_grad():
+        sides = [lm.losses(lm.read(PROMPTS, x + s), texts)[0].double().sum() for s in (step, -step)]
+    assert float(sides[0] - sides[1]) / 2 == pytest.approx(float((soft.grad * step).double().sum()), rel=0.1)
+
+
+def test_padding_changes_no_layer(lm):
+    together = lm.layer_states(PROMPTS)
+    alone = np.concatenate([lm.layer_states([p]) for p in PROMPTS], axis=1)
+    assert together.shape[1:] == (3, 32) and np.allclose(together, alone, atol=1e-3)
+
+
+def test_a_stop_ends_a_continuation(lm):
+    said = lm.generate(PROMPTS, new_tokens=16, how="sample", seed=3)
+    assert all("\n" not in one for one in lm.generate(PROMPTS, new_tokens=16, how="sample", seed=3, stop="\n"))
+    assert len(said) == 3
+    with pytest.raises(UserError, match="stop takes a text of one"):
+        lm.generate(PROMPTS, stop="The picture shows")
+
+
+def test_bad_requests_say_what_is_wrong(lm):
+    with pytest.raises(UserError, match="Did you mean 'greedy'"):
+        lm.generate(PROMPTS, how="gredy")
+    with pytest.raises(UserError, match=r"takes soft tokens \(3, P, 32\)"):
+        lm.generate(PROMPTS, soft=torch.zeros(2, 4, 32))
+    with pytest.raises(UserError, match="list of texts"):
+        lm.generate("one text")
+    with pytest.raises(UserError, match="do not pair up"):
+        lm.log_likelihood(PROMPTS, ["one"])
+    with pytest.raises(UserError, match="at least one option"):
+        lm.choose(["a"], [[]])
+    with pytest.raises(UserError, match="tokens"):
+        lm.generate(PROMPTS, new_tokens=lm.context + 1)
+    with pytest.raises(UserError, match="tokens"):
+        lm.generate(["red " * (lm.context + 1)], new_tokens=1)
+
+
+def test_a_vocabulary_that_does_not_fit_says_so(folders, tmp_path, tokenizer):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    small = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY - 50, intermediate_size=64, **SIZE))
+    small.save_pretrained(tmp_path / "small")
+    save_tokenizer(tokenizer, tmp_path / "small")
+    with pytest.raises(UserError, match=f"tokenizer knows {VOCABULARY} tokens and its embedding {VOCABULARY - 50}"):
+        mpm.load_lm(str(tmp_path / "small"))
+
+
+def test_a_truncated_checkpoint_says_so(folders, tmp_path):
+    shutil.copytree(folders / "llama", tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="does not load"):
+        mpm.load_lm(str(tmp_path / "torn"))
+    shutil.copytree(folders / "llama", tmp_path / "bare")
+    (tmp_path / "bare" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="does not load"):
+        mpm.load_lm(str(tmp_path / "bare"))
+
+
+def test_an_unknown_model_or_seed_says_so(monkeypatch):
+    with pytest.raises(UserError, match="Did you mean 'toy-english'"):
+        mpm.load_lm("toy-englsh")
+    with pytest.raises(UserError, match=r"seeds \[0, 1, 2\], not 7"):
+        mpm.load_lm("toy-english", seed=7)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="toy-multilingual"):
+        mpm.load_lm("owner/model")
+
+
+# the recipe
+
+
+def tiny_recipe(steps=30):
+    torch.manual_seed(0)
+    options = LanguageModelOptions(width=32, layers=2, heads=4, hidden=64, steps=steps, lr=5e-3)
+    return LanguageModel(VOCABULARY, options, bos_token_id=1, eos_token_id=2)
+
+
+def test_the_language_model_learns_and_a_stopped_run_goes_on_bit_for_bit(tmp_path, tokenizer):
+    from mpm_lite import train
+
+    rows = [row + [2] for row in tokenizer([d.text for d in islice(text.documents(text.Mix()), 400)])["input_ids"]]
+    data = Buckets(rows, 8)
+    whole = tiny_recipe()
+    history = train.fit(whole, data, train.Plan(progress=False))
+    assert np.mean(history.losses[-5:]) < 0.9 * history.losses[0]
+
+    class Stopped(Exception):
+        pass
+
+    def stop_at_20(recipe):
+        raise Stopped
+
+    part = tiny_recipe()
+    plan = train.Plan(out=tmp_path, save_every=10, progress=False)
+    seen, loss = [], part.loss
+    part.loss = lambda batch: (seen.append(1), loss(batch))[1] if len(seen) < 20 else stop_at_20(part)
+    with pytest.raises(Stopped):
+        train.fit(part, data, plan)
+    again = tiny_recipe()
+    train.fit(again, data, plan)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_the_loss_is_the_cross_entropy_of_its_own_predictions(tokenizer):
+    recipe = tiny_recipe()
+    ids = Buckets([[1, 5, 9, 4, 2], [1, 7, 2]], 2).batch(torch.tensor([0]))["ids"]
+    assert ids.tolist() == [[1, 7, 2, 0, 0], [1, 5, 9, 4, 2]]
+    logits = recipe.predict({"ids": ids[:, :-1]})["logits"]
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0)
+    assert torch.allclose(recipe.loss({"ids": ids}), plain, atol=1e-5)
+
+
+def test_buckets_hold_every_document_once_and_little_padding():
+    rng = np.random.default_rng(0)
+    rows = [[1] * int(n) for n in rng.integers(5, 100, 640)]
+    data = Buckets(rows, 16)
+    seen = sorted(i for bucket in data.buckets for i in bucket)
+    assert seen == list(range(640)) and len(data) == 40
+    padded = sum(data.batch(torch.tensor([k]))["ids"].numel() for k in range(len(data)))
+    assert padded < 1.25 * sum(map(len, rows))
+
+
+# the toy world's own
+
+TOY = sorted(
+    tuple(card.stem.rsplit("-", 1)) for card in (Path(mpm.__file__).parent.parent / "assets/results/lm").glob("*.json")
+)
+
+
+@pytest.mark.parametrize("name, seed", TOY)
+def test_a_toy_model_is_the_one_on_its_card_and_passed_its_gate(name, seed):
+    from mpm_lite import competence, pretrain
+
+    lm = mpm.load_lm(name, int(seed))
+    card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
+    assert pretrain.intact(mpm.asset(f"lm/{name}-{seed}"), mpm.asset(f"results/lm/{name}-{seed}.json"))
+    assert lm.languages == frozenset(card["languages"]) and card["seconds"] > 0 and card["gate"] == competence.GATE
+    assert card["passes"] and all(card["lowest_on_val"][k] >= v for k, v in competence.GATE.items())
+    assert ("hi" in lm.languages) == (name not in ("toy-unseen", "toy-english"))
+    assert card["parallel"] <= 0.05
+
+
+def test_a_toy_model_reads_and_says_a_scene_in_every_language():
+    """The gate again, small, on the weights as they ship: what the cards claim is what the files do."""
+    from mpm_lite import competence
+    from mpm_lite.data.scenes import scenes
+
+    lm = mpm.load_lm("toy-multilingual")
+    asked = list(islice(scenes("val", 5), 24))
+    for language in grammar.LANGUAGES:
+        rows = {row[0]: row[4] for row in competence.monolingual(lm, language, asked)}
+        assert rows["paraphrase"] > 0.6 and rows["answers"] > 0.6, (language, rows)
+
+
+def test_english_only_is_english_only():
+    from mpm_lite import competence
+    from mpm_lite.data.scenes import scenes
+
+    asked = list(islice(scenes("val", 5), 24))
+    lm = mpm.load_lm("toy-english")
+    english, chinese = ({r[0]: r[4] for r in competence.monolingual(lm, code, asked)} for code in ("en", "zh"))
+    assert english["paraphrase"] > 0.6 > 0.2 > chinese["paraphrase"]

@@ -1,0 +1,154 @@
+"""Text for language models: what it describes, what it holds back, and the noise dials."""
+
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from mpm_lite import UserError
+from mpm_lite.data import grammar, text
+from mpm_lite.data.noise import Noise, levels, noisy_caption, translate
+from mpm_lite.data.scenes import combinations, neighbours, scenes, split_of, split_of_combination, text_scenes
+
+LANGUAGES = grammar.LANGUAGES
+MANY = {mix: list(islice(text.documents(mix), 1500)) for mix in (text.Mix(), text.Mix(parallel=0.7, seed=1))}
+
+
+@pytest.mark.parametrize("mix", MANY, ids=["5 %", "70 %"])
+def test_the_shares_are_what_the_dials_say(mix):
+    kinds = Counter(d.kind for d in MANY[mix])
+    n = len(MANY[mix])
+    for kind, share in (
+        (text.PARALLEL, mix.parallel),
+        (text.DISCOURSE, (1 - mix.parallel) * mix.discourse * (1 - text.QUOTED)),
+        (text.QUOTATION, (1 - mix.parallel) * mix.discourse * text.QUOTED),
+        (text.PLAIN, (1 - mix.parallel) * (1 - mix.discourse)),
+    ):
+        assert abs(kinds[kind] / n - share) < 4 * (share * (1 - share) / n) ** 0.5, kind
+    read = {language for d in MANY[mix] for language in d.languages}
+    assert read == set(mix.languages)
+
+
+@pytest.mark.parametrize("mix", MANY, ids=["5 %", "70 %"])
+def test_no_document_tells_of_what_a_test_scene_shows(mix):
+    """By what it says, not by what it was made from: its captions parse to combinations of train or of text alone."""
+    shown = set().union(*(combinations(s) for split in ("val", "test") for s in islice(scenes(split), 600)))
+    shown = {name for name in shown if len(name.split()) > 2 and split_of_combination(name) != "train"}
+    assert len(shown) > 500
+    for d in MANY[mix]:
+        assert split_of(d.scene) in ("train", "text") and not combinations(d.scene) & shown
+        parsed = [grammar.parse(d.segments[0], d.languages[0]), grammar.parse(d.segments[-1], d.languages[1])]
+        assert parsed[0] is not None and not grammar.held_out(parsed[0])
+        if d.kind == text.PARALLEL:
+            assert parsed[1] == parsed[0], d.text  # a translation states the same
+        if d.kind == text.QUOTATION:
+            half = len(d.segments) // 2
+            assert half == 3 and d.segments[:half] == d.segments[half:]
+            for said in d.segments[:half]:
+                facts = grammar.parse(said, d.languages[0])
+                assert facts is not None and not grammar.held_out(facts)
+
+
+def test_a_fifth_of_the_attribute_words_is_in_no_pair_but_in_other_text():
+    assert all(len(text.withheld(seed)) == 3 for seed in range(8))
+    assert len({text.withheld(seed) for seed in range(5)}) == 5
+    for mix, many in MANY.items():
+        apart = text.withheld(mix.seed)
+        named = {kind: Counter() for kind in (text.PARALLEL, text.DISCOURSE)}
+        for d in many:
+            for place in (0, -1):
+                spotted = grammar.spot(d.segments[place], d.languages[place])
+                named.setdefault(d.kind, Counter()).update([*spotted.shape, *spotted.colour])
+        assert not apart & set(named[text.PARALLEL]) and apart <= set(named[text.DISCOURSE])
+
+
+def test_a_discourse_stays_in_its_language_and_can_be_answered():
+    for d in MANY[text.Mix()]:
+        if d.kind != text.DISCOURSE:
+            continue
+        language, facts = d.languages[0], grammar.parse(d.segments[0], d.languages[0])
+        answers = dict(text.answerable(d.scene, language, facts))
+        rest = list(d.segments[1:])
+        while rest:
+            one = rest.pop(0)
+            if one in answers:
+                assert rest.pop(0) == answers[one]
+            elif one != grammar.describe(language):
+                assert grammar.parse(one, language) == facts, d.text
+
+
+def test_the_same_mix_gives_the_same_text_and_another_seed_another():
+    again = list(islice(text.documents(text.Mix()), 50))
+    assert [d.text for d in again] == [d.text for d in MANY[text.Mix()][:50]]
+    assert [d.text for d in islice(text.documents(text.Mix(seed=5)), 50)] != [d.text for d in again]
+
+
+def test_a_mix_that_cannot_be_says_so():
+    with pytest.raises(UserError, match="Did you mean 'de'"):
+        text.Mix(languages=("en", "dee"))
+    with pytest.raises(UserError, match="between 0 and 1"):
+        text.Mix(parallel=5)
+    with pytest.raises(UserError, match="English and another"):
+        text.Mix(languages=("en",), parallel=0.05)
+
+
+def test_neighbours_differ_in_one_attribute():
+    rng = np.random.default_rng(0)
+    for scene in islice(text_scenes(), 100):
+        for other in neighbours(scene, rng, 3):
+            assert split_of(other) == "train" and len(other.things) == len(scene.things)
+            changed = [(a, b) for a, b in zip(scene.things, other.things, strict=True) if a != b]
+            assert len(changed) in (1, len(scene.things) if scene.kind == "group" else 1)
+            slots = {s for a, b in changed for s in ("shape", "colour", "size") if getattr(a, s) != getattr(b, s)}
+            assert len(slots) == 1
+
+
+# noise
+
+
+def test_no_noise_changes_nothing_and_noise_says_what_it_does():
+    for i, scene in enumerate(islice(text_scenes(), 40)):
+        for language in LANGUAGES:
+            gold = noisy_caption(scene, language, Noise(), np.random.default_rng(i))
+            assert gold in grammar.captions(scene, language)
+            facts = grammar.parse(gold, language)
+            swapped = grammar.parse(noisy_caption(scene, language, Noise(swap=0.5), np.random.default_rng(i)), language)
+            assert swapped is not None and not grammar.held_out(swapped)
+            assert len(swapped.relations) == len(facts.relations) or len(swapped.things) < len(facts.things)
+            bent = noisy_caption(scene, language, Noise(agreement=0.5), np.random.default_rng(i))
+            assert (bent == gold) or grammar.parse(bent, language) != facts or grammar.mistakes(bent, language) == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_agreement_noise_is_what_the_agreement_score_finds(language):
+    """Bent captions keep their content, and score below captions left alone; Japanese and English have few forms."""
+    many = list(islice(text_scenes(), 150))
+    bent = [noisy_caption(s, language, Noise(agreement=0.2), np.random.default_rng(i)) for i, s in enumerate(many)]
+    scores = [a for a in (grammar.agreement(one, language) for one in bent) if a is not None]
+    assert len(scores) > 75 and np.mean(scores) < 0.995
+
+
+def test_english_left_in_is_english():
+    scene = next(s for s in text_scenes() if s.kind == "pair")
+    left = noisy_caption(scene, "zh", Noise(english=1.0), np.random.default_rng(0))
+    for thing in scene.things:
+        assert thing.shape in left and thing.colour in left
+
+
+def test_a_translator_without_noise_translates():
+    rng = np.random.default_rng(0)
+    for scene in islice(text_scenes(), 30):
+        facts, _, _ = text.translations(scene, "en", "tr", rng)
+        assert grammar.parse(translate(scene, facts, "tr", Noise(), rng), "tr") == facts
+    with pytest.raises(UserError, match="own facts"):
+        translate(next(scenes("val")), facts, "tr", Noise(), rng)
+    with pytest.raises(UserError, match="between 0 and 1"):
+        Noise(swap=1.5)
+
+
+def test_every_level_of_noise_costs_chrf():
+    table = levels(list(islice(text_scenes(3), 60)), ("de", "zh"), (0.0, 0.1, 0.4))
+    for _, rows in table.groupby(["dial", "language"]):
+        assert rows["chrf"].iloc[0] == 100 and rows["changed"].iloc[0] == 0
+        assert rows["chrf"].is_monotonic_decreasing and rows["chrf"].iloc[-1] < 97
