@@ -6,6 +6,7 @@ axes (fonts); every function returns the figure and leaves a one-sentence descri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -212,3 +213,18 @@ def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite 
     return describe(
         figure, f"Time and memory against size on logarithmic axes for {', '.join(ops)}: {', '.join(providers)}."
     )
+
+
+def picture_row(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 3) -> Any:
+    """Pictures uint8 (H, W, 3) in rows, each above its caption."""
+    import textwrap
+
+    plt = house()
+    rows = -(-len(pictures) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(2.6 * columns, 3.0 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
+        axis.imshow(picture, interpolation="nearest")
+        axis.set_title(textwrap.fill(caption, 30), fontsize=8, y=-0.02, va="top")
+    return describe(figure, "Pictures with captions: " + " | ".join(captions))

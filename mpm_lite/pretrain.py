@@ -118,7 +118,14 @@ def corpus(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[Buckets
     return Buckets(rows, BUCKET, digest=digest(d.text for d in many)), said
 
 
-def build(variant: Variant, seed: int, out: Path, options: LanguageModelOptions | None = None) -> Path:
+def build(
+    variant: Variant,
+    seed: int,
+    out: Path,
+    options: LanguageModelOptions | None = None,
+    documents: int = DOCUMENTS,
+    asked: int = competence.SCENES,
+) -> Path:
     """Train, save, measure and describe one model, unless all that is done; returns the path of its card.
 
     Weights go to OUT/lm/NAME-SEED, measures to OUT/results/lm/NAME-SEED.csv, both whole or not at all; checkpoints lie
@@ -130,7 +137,7 @@ def build(variant: Variant, seed: int, out: Path, options: LanguageModelOptions 
     if card.exists() and (not variant.kept or intact(folder, card)):
         return card
     started = time.perf_counter()
-    data, said = corpus(variant, seed)
+    data, said = corpus(variant, seed, documents)
     special = {"bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(seed)
     recipe = LanguageModel(len(shared_tokenizer()), options, **special)
@@ -147,7 +154,7 @@ def build(variant: Variant, seed: int, out: Path, options: LanguageModelOptions 
     lm = load_lm(str(target))
     import pandas as pd
 
-    tables = [competence.measure(lm, _ALL, text.withheld(seed), split).assign(split=split) for split in SPLITS]
+    tables = [competence.measure(lm, _ALL, text.withheld(seed), split, asked).assign(split=split) for split in SPLITS]
     table = pd.concat(tables).assign(model=variant.name, seed=seed)
     write_atomic(rows, table.to_csv(index=False, float_format="%.4f").encode())
     val = table[table["split"] == "val"]

@@ -21,7 +21,7 @@ from torch import Tensor
 from mpm_lite import ops, pretrain, runtime, train
 from mpm_lite.cache import digest
 from mpm_lite.data import grammar, text, toyworld
-from mpm_lite.data.scenes import COLOURS, SHAPES, SIZES, Scene, neighbours, scenes, text_scenes
+from mpm_lite.data.scenes import COLOURS, SHAPES, SIZES, Scene, neighbours, scenes
 from mpm_lite.recipes.two_views import CaptionViews, PictureViews, TwoViews, TwoViewsOptions
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.text import load_text_tower
@@ -41,7 +41,8 @@ OPTIONS = {"toy-image": TwoViewsOptions(steps=800), "toy-text": TwoViewsOptions(
 def groups(count: int, seed: int) -> list[list[Scene]]:
     """Scenes of train, each with neighbours that are hard to tell from it."""
     rng = np.random.default_rng([seed, 9])
-    return [[scene, *neighbours(scene, rng, TOGETHER - 1)] for scene in islice(text_scenes(seed + 100), count)]
+    found = ([scene, *neighbours(scene, rng, TOGETHER - 1)] for scene in scenes("train", seed + 100))
+    return list(islice((group for group in found if len(group) == TOGETHER), count))
 
 
 class Pictures:

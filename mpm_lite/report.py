@@ -39,7 +39,8 @@ def _span(value: float, low: float, high: float) -> str:
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
 
 
@@ -56,7 +57,7 @@ def languages() -> str:
         rows.append(
             [*cells, _percent(of.loc[("minilm-en", code)]["score"]), _percent(of.loc[("use-m", code)]["chance"])]
         )
-    return _table(["query in", "`use-m`", "`e5-small`", "English-only floor", "chance"], rows)
+    return markdown_table(["query in", "`use-m`", "`e5-small`", "English-only floor", "chance"], rows)
 
 
 def cells() -> str:
@@ -73,7 +74,7 @@ def cells() -> str:
                 else f"{_span(*found.iloc[0][['rho', 'low', 'high']])}, {found.iloc[0]['languages']} languages"
             )
         rows.append(row)
-    return _table(["the tower", "`use-m`", "`e5-small`"], rows)
+    return markdown_table(["the tower", "`use-m`", "`e5-small`"], rows)
 
 
 def controls() -> str:
@@ -82,7 +83,7 @@ def controls() -> str:
     for row in read("controls").itertuples():
         gain = f"{_percent(row.over_chance)} [{_percent(row.low)}, {_percent(row.high)}]"
         rows.append([f"`{row.text}`", row.condition, row.group, _percent(row.score), _percent(row.chance), gain])
-    return _table(["text tower", "training pairs", "queries", "R@10", "chance", "over chance"], rows)
+    return markdown_table(["text tower", "training pairs", "queries", "R@10", "chance", "over chance"], rows)
 
 
 def _worth(value: float, everything: int) -> str:
@@ -98,7 +99,7 @@ def exchange() -> str:
         worth = f"{_worth(row.worth, n)} [{_worth(row.low, n)}, {_worth(row.high, n)}]"
         gain = f"{100 * row.gain_over_all_in_language:+.1f} [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]"
         rows.append([display_name(row.language), names[row.english_arm], f"{row.pairs:,}", worth, f"{n:,}", gain])
-    return _table(
+    return markdown_table(
         [
             "language",
             "English arm",
@@ -117,7 +118,7 @@ def associations() -> str:
         [row.text, row.what, str(row.languages), str(row.families), _span(row.value, row.low, row.high)]
         for row in read("associations").itertuples()
     ]
-    return _table(["text tower", "what", "languages", "families", "value"], rows)
+    return markdown_table(["text tower", "what", "languages", "families", "value"], rows)
 
 
 def markdown() -> str:
@@ -180,7 +181,7 @@ def bench() -> str:
         "error",
         "on",
     ]
-    return _table(header, lines)
+    return markdown_table(header, lines)
 
 
 def bench_markdown() -> str:

@@ -109,7 +109,7 @@ FLOORS = [
     {"train", "evaluate"},
     {"results"},
     {"experiment", "alignment", "associations", "competence"},
-    {"tour", "page", "studies", "pretrain", "pretrain_towers", "world", "report", "cli", "teaching"},
+    {"tour", "page", "studies", "pretrain", "pretrain_towers", "world", "toyworld_page", "report", "cli", "teaching"},
 ]
 
 

@@ -205,15 +205,16 @@ def _stream(seed: list[int], splits: tuple[str, ...]) -> Iterator[Scene]:
 
 
 def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
-    """Scenes of train that differ from a scene in one attribute of one thing, of all equal things in a group."""
+    """At most `count` scenes of train that differ in one attribute of one thing, of all equal things in a group."""
     found: list[Scene] = []
-    while len(found) < count:
-        slot, values = (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES))[rng.integers(3)]
-        value, which = values[rng.integers(len(values))], int(rng.integers(len(scene.things)))
-        changed = [i for i in range(len(scene.things)) if i == which or scene.kind == "group"]
-        things = [replace(t, **{slot: value}) if i in changed else t for i, t in enumerate(scene.things)]
-        other = Scene(tuple(things))
-        apart = scene.kind == "group" or len({thing.pair for thing in things}) == len(things)
-        if apart and other != scene and other not in found and split_of(other) == "train":
-            found.append(other)
-    return found
+    numbers = range(len(scene.things))
+    every = [set(numbers)] if scene.kind == "group" else [{i} for i in numbers]
+    for which in every:
+        for slot, values in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES)):
+            for value in values:
+                things = [replace(t, **{slot: value}) if i in which else t for i, t in enumerate(scene.things)]
+                other = Scene(tuple(things))
+                apart = scene.kind == "group" or len({thing.pair for thing in things}) == len(things)
+                if apart and other != scene and split_of(other) == "train":
+                    found.append(other)
+    return [found[i] for i in rng.permutation(len(found))[:count]]

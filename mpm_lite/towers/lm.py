@@ -40,8 +40,11 @@ def load_lm(name: str, seed: int = 0, device: str | torch.device | None = None) 
 
     name, on = str(name), runtime.device(device)
     if name in TOY_LMS:
-        root = runtime.asset("lm")
+        root = runtime.asset() / "lm"
         there = sorted(int(p.name.rsplit("-", 1)[1]) for p in root.glob(f"{name}-[0-9]*"))
+        if not there:
+            make = f"mpm-lite pretrain {name}:{seed} --out assets"
+            raise runtime.UserError(f"{name} is not among the assets: `{make}` makes it (an hour on a CPU).")
         if seed not in there:
             raise runtime.UserError(f"{name} was pretrained with seeds {there}, not {seed}: ask for one of those.")
         return hub.lm_from_folder(root / f"{name}-{seed}", f"{name}:{seed}" if seed else name, on)

@@ -1,0 +1,149 @@
+"""assets/toyworld.md: the toy world on one page, made from its grammars and from committed measures, never typed.
+
+python -m mpm_lite.toyworld_page            rewrites the page and its figure
+python -m mpm_lite.toyworld_page noise      measures the noise dials again first (a minute)
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mpm_lite import competence, figures, pretrain, runtime
+from mpm_lite.cache import write_atomic
+from mpm_lite.data import grammar, noise, text, toyworld
+from mpm_lite.data.languages import display_name
+from mpm_lite.data.scenes import scenes, text_scenes
+from mpm_lite.report import markdown_table
+
+PAGE = "toyworld.md"
+NOISE = "results/noise.csv"
+FIGURE = "figures/toyworld.png"
+_SHOWN = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
+
+
+def one_scene(seed: int = 3) -> str:
+    """A scene of test and one caption of it in each language, with the question that asks for it."""
+    scene = next(islice((s for s in scenes("test") if s.kind == "pair"), seed, None))
+    rows = [[display_name(c), toyworld.caption(scene, c), grammar.describe(c)] for c in grammar.LANGUAGES]
+    return markdown_table(["language", "a caption", "the question that asks for it"], rows)
+
+
+def glossed() -> str:
+    """The first glossed example of each language, piece by piece."""
+    blocks = []
+    for code in grammar.LANGUAGES:
+        said, columns, english = grammar.glosses(code)[0]
+        table = markdown_table([piece for piece, _ in columns], [[gloss for _, gloss in columns]])
+        blocks.append(f"**{display_name(code)}** ({code}): {said}\n\n{table}\n\n'{english}'")
+    return "\n\n".join(blocks)
+
+
+def measure_noise(count: int = 300) -> pd.DataFrame:
+    """chrF of every noise dial at every strength in every language, on scenes that text may tell of."""
+    return noise.levels(list(islice(text_scenes(11), count)), grammar.LANGUAGES)
+
+
+def noise_table(rows: pd.DataFrame) -> str:
+    """chrF against gold, a line a dial and strength."""
+    wide = rows.pivot_table(index=["dial", "strength"], columns="language", values="chrf")[list(grammar.LANGUAGES)]
+    body = [[dial, f"{s:.2f}", *(f"{v:.1f}" for v in wide.loc[dial, s])] for dial, s in wide.index if s > 0]
+    return markdown_table(["dial", "chance", *grammar.LANGUAGES], body)
+
+
+def model_rows() -> pd.DataFrame:
+    """Every measure of every model on test, with the share of parallel text and whether the model read the language."""
+    tables = []
+    for card in pretrain.cards():
+        table = pd.read_csv(runtime.asset(f"results/lm/{card['name']}-{card['seed']}.csv"))
+        read = table["language"].isin(card["languages"]) & table["to"].isin(card["languages"])
+        tables.append(table[table["split"] == "test"].assign(parallel=card["parallel"], read=read))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def model_table() -> str:
+    """A line a model: the gate on val (its lowest language), and on test the means over the languages it read."""
+    rows, body = model_rows(), []
+    for card in pretrain.cards():
+        own = rows[(rows["model"] == card["name"]) & (rows["seed"] == card["seed"])]
+        lowest = card["lowest_on_val"]
+        cells = [f"`{card['name']}`", str(card["seed"]), f"{100 * card['parallel']:g}"]
+        cells += [f"{100 * lowest[k]:.0f} / {100 * bar:.0f}" for k, bar in competence.GATE.items()]
+        cells += ["yes" if card["passes"] else "**no**"]
+        cells += [_mean(own[own["read"] & (own["metric"] == m)]) for m in ("fluency", "agreement")]
+        cells += [_mean(own[own["read"] & (own["metric"] == "perplexity")], 1, 2)]
+        for metric in ("translation", "translation slots", "paired words", "withheld words"):
+            of = own[own["read"] & (own["metric"] == metric)]
+            cells += [_mean(of[of["language"] == text.PIVOT]) + " / " + _mean(of[of["language"] != text.PIVOT])]
+        layers = own[own["read"] & (own["metric"] == "alignment")].groupby("layer")["value"].mean()
+        cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
+        body.append([*cells, f"{card['seconds'] / 60:.0f}"])
+    header = ["model", "seed", "parallel %", "paraphrase / bar", "answers / bar", "passes", "fluency", "agreement",
+              "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
+              "alignment by layer", "minutes"]  # fmt: skip
+    return markdown_table(header, body)
+
+
+def _mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
+    return f"{scale * rows['value'].mean():.{digits}f}" if len(rows) else "-"
+
+
+def tower_table() -> str:
+    """A line a tower: what its card says was measured on val."""
+    body = []
+    for path in sorted(runtime.asset("towers").glob("*/card.json")):
+        card = json.loads(path.read_text())
+        found = ", ".join(f"{what} {100 * value:.0f}" for what, value in card["measured_on_val"].items())
+        body.append([f"`{card['name']}`", f"{card['parameters']:,}", found, f"{card['seconds'] / 60:.0f}"])
+    return markdown_table(["tower", "parameters", "on val, percent", "minutes"], body)
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [
+        "# The toy world",
+        "Made by `python -m mpm_lite.toyworld_page` from the grammars in `mpm_lite/data/grammar` and from the measures in `assets/results`.",
+        "## A scene in ten languages",
+        f"![Six drawn scenes of coloured shapes, each with its English caption.]({FIGURE})",
+        one_scene(),
+        "## Glossed examples",
+        "The first of each language; every grammar file opens with its rules and more of them.",
+        glossed(),
+        "## Noise",
+        "chrF (sacrebleu) of captions with mistakes against the same captions without. `swap` and `omit` are chances per attribute, `agreement` and `english` per word; nothing is English in English.",
+        noise_table(pd.read_csv(runtime.asset(NOISE))),
+        "## Towers",
+        tower_table(),
+    ]
+    if list(pretrain.cards()):
+        parts += [
+            "## Language models",
+            "The gate (lowest language on val / bar) is monolingual and was fixed before these were trained. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first.",
+            model_table(),
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def update(again: Sequence[str] = ()) -> None:
+    """Rewrite the page and its figure; `again` may name "noise", which is then measured first."""
+    root = runtime.asset()
+    if "noise" in again:
+        write_atomic(root / NOISE, measure_noise().to_csv(index=False).encode())
+    shown = [s for s, _ in zip(scenes("test", 2), range(6), strict=False)]
+    figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
+    figure.savefig(root / FIGURE, metadata={"Software": None})
+    write_atomic(root / PAGE, page().encode())
+
+
+if __name__ == "__main__":
+    try:
+        update(sys.argv[1:])
+    except runtime.UserError as error:
+        sys.exit(str(error))
+    print(Path("assets") / PAGE)

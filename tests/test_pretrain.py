@@ -1,0 +1,201 @@
+"""The command that makes the toy world's models and towers: end to end on tiny ones, stopped and resumed, and its cards."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import mpm_lite as mpm
+from mpm_lite import UserError, competence, pretrain, pretrain_towers
+from mpm_lite.cli import main
+from mpm_lite.data import grammar, text
+from mpm_lite.data.scenes import scenes, split_of
+from mpm_lite.recipes.language_model import LanguageModelOptions
+
+TINY = LanguageModelOptions(width=32, layers=2, hidden=64, steps=12)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A tiny model made by the real command's code, and where its files are."""
+    root = tmp_path_factory.mktemp("pretrain")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPM_LITE_HOME", str(root / "home"))
+        card = pretrain.build(pretrain.VARIANTS["toy-unseen"], 1, root / "out", TINY, documents=300, asked=6)
+    return root, card
+
+
+def test_a_card_says_what_was_done(built):
+    root, card = built
+    said = json.loads(card.read_text())
+    assert said["name"] == "toy-unseen" and said["seed"] == 1 and said["parallel"] == 0.05
+    assert set(said["languages"]) == set(grammar.LANGUAGES) - {"hi", "sw"} == set(said["monolingual_tokens"])
+    assert said["documents"] == 300 == sum(said["documents_by_kind"].values())
+    assert said["withheld_from_pairs"] == sorted(text.withheld(1)) and said["passes"] is False
+    assert said["command"].startswith("mpm-lite pretrain toy-unseen:1") and len(said["sha256"]) == 64
+    assert pretrain.intact(root / "out/lm/toy-unseen-1", card)
+
+
+def test_what_was_made_loads_under_the_face_of_all(built):
+    root, card = built
+    lm = mpm.load_lm(str(root / "out/lm/toy-unseen-1"))
+    assert "sw" not in lm.languages and lm.context == TINY.context and lm.width == TINY.width
+    assert len(lm.generate(["The picture shows"], new_tokens=4)) == 1
+    assert {p.suffix for p in (root / "out/lm/toy-unseen-1").iterdir()} == {".json", ".safetensors"}
+
+
+def test_measures_cover_every_language_direction_and_layer(built):
+    import pandas as pd
+
+    root, card = built
+    rows = pd.read_csv(card.with_suffix(".csv"))
+    assert set(rows["split"]) == {"val", "test"} and set(rows["language"]) == set(grammar.LANGUAGES)
+    of = rows[rows["split"] == "val"].groupby("metric")["value"].count()
+    assert of["paraphrase"] == of["answers"] == of["perplexity"] == 10
+    assert of["translation"] == of["withheld words"] == of["paired words"] == 18
+    assert of["alignment"] == 9 * (TINY.layers + 1)
+
+
+def test_what_is_there_and_intact_is_kept_and_what_is_damaged_is_made_again(built, monkeypatch):
+    root, card = built
+    weights, before = root / "out/lm/toy-unseen-1/model.safetensors", card.stat().st_mtime_ns
+    variant = pretrain.VARIANTS["toy-unseen"]
+    pretrain.build(variant, 1, root / "out", TINY)  # with all documents it would take minutes: nothing is done
+    assert card.stat().st_mtime_ns == before
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    monkeypatch.setenv("MPM_LITE_HOME", str(root / "home2"))
+    pretrain.build(variant, 1, root / "out", TINY, documents=300, asked=6)
+    assert weights.read_bytes() == whole  # the same again, bit for bit
+
+
+def test_variants_are_those_of_the_design():
+    found = {v.name: (len(v.languages), v.parallel, len(v.seeds), v.kept) for v in pretrain.VARIANTS.values()}
+    assert found["toy-multilingual"] == (10, 0.05, 3, True) and found["toy-noparallel"] == (10, 0.0, 3, True)
+    assert found["toy-english"] == (1, 0.0, 3, True) and found["toy-unseen"] == (8, 0.05, 1, True)
+    assert sorted(v.parallel for v in pretrain.VARIANTS.values() if len(v.languages) == 10) == [0, 0.01, 0.05, 0.2, 0.7]
+
+
+def test_the_command_names_models_and_seeds(capsys):
+    assert [(v.name, s) for v, s in pretrain.chosen(["toy-english", "toy-unseen:4"])] == [
+        ("toy-english", 0),
+        ("toy-english", 1),
+        ("toy-english", 2),
+        ("toy-unseen", 4),
+    ]
+    assert len(pretrain.chosen(["all"])) == 13
+    for wrong, told in (("toy-englsh", "Did you mean 'toy-english'"), ("toy-english:x", "number of a seed")):
+        assert main(["pretrain", wrong]) == 2
+        assert told in capsys.readouterr().err
+
+
+# competence, on readers whose ability is known
+
+
+class Reader:
+    """Stands where a language model stands, and says what `reply` makes of the caption and the language asked for."""
+
+    def __init__(self, reply):
+        self.reply = reply
+
+    def generate(self, prompts, stop=None, new_tokens=48):
+        asked = {grammar.describe(code): code for code in grammar.LANGUAGES}
+        said = []
+        for prompt in prompts:
+            caption, question = prompt.strip("\n").split("\n")
+            said.append(self.reply(caption, asked.get(question)))
+        return said
+
+
+def told(split="val", n=40):
+    from itertools import islice
+
+    return list(islice(scenes(split, 5), n))
+
+
+def test_a_perfect_translator_scores_one_and_a_mute_one_nothing():
+    asked, other = told(), {}
+    rng = np.random.default_rng(competence._SEED)
+    for scene in asked:
+        _, first, gold = text.translations(scene, "en", "de", rng)
+        other[first] = gold
+    rows = {
+        r[0]: r[4] for r in competence.translation(Reader(lambda c, _: other[c]), "en", "de", asked, text.withheld(0))
+    }
+    assert rows == {"translation": 1, "translation slots": 1, "paired words": 1, "withheld words": 1}
+    rows = {r[0]: r[4] for r in competence.translation(Reader(lambda c, _: ""), "en", "de", asked, text.withheld(0))}
+    assert set(rows.values()) == {0}
+
+
+def test_words_are_counted_apart_by_whether_pairs_held_them():
+    """A reader that knows every word but the withheld ones."""
+    asked, apart, other = told(n=80), text.withheld(0), {}
+    rng = np.random.default_rng(competence._SEED)
+    for scene in asked:
+        _, first, gold = text.translations(scene, "en", "de", rng)
+        one = grammar.grammar("de")
+        other[first] = " ".join(t for t in one.tokens(gold) if one.spotted.get(t, ("", ""))[1] not in apart)
+    rows = {r[0]: r[4] for r in competence.translation(Reader(lambda c, _: other[c]), "en", "de", asked, apart)}
+    assert rows["paired words"] == 1 and rows["withheld words"] == 0 and 0 < rows["translation slots"] < 1
+
+
+def test_slots_right_by_hand():
+    right = "A red circle to the left of a blue star."
+    assert competence.slots_right(right, right, "en") == 1
+    assert (
+        competence.slots_right("A red star to the left of a blue circle.", right, "en") == 1
+    )  # of words, not of places
+    assert competence.slots_right("A red circle.", right, "en") == 0.5
+    assert competence.slots_right("Ein roter Kreis", right, "en") == 0
+
+
+def test_the_gate_looks_at_the_lowest_of_the_languages_read():
+    import pandas as pd
+
+    rows = [("paraphrase", c, c, -1, v, 9) for c, v in (("en", 0.99), ("de", 0.95), ("hi", 0.1))]
+    rows += [("answers", c, c, -1, v, 9) for c, v in (("en", 0.93), ("de", 0.91), ("hi", 0.1))]
+    table = pd.DataFrame(rows, columns=list(competence.COLUMNS))
+    assert competence.gate(table, ("en", "de")) == {"paraphrase": 0.95, "answers": 0.91}
+    assert competence.passes(table, ("en", "de")) and not competence.passes(table, ("en", "hi"))
+
+
+# towers
+
+
+@pytest.mark.parametrize("name", pretrain_towers.TOWERS)
+def test_a_tower_is_made_and_loads_as_any_other(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    options = replace(pretrain_towers.OPTIONS[name], steps=3, batch=4, width=32, layers=1, hidden=32)
+    card = pretrain_towers.build(name, tmp_path, options, count=12)
+    said = json.loads(card.read_text())
+    assert said["name"] == name and said["measured_on_val"] and len(said["sha256"]) == 64
+    if name == "toy-image":
+        tower = mpm.load_image_tower(str(card.parent))
+        pictures = np.zeros((2, 64, 64, 3), np.uint8)
+        assert tower.encode(pictures).shape == (2, 32) and tower.patches(pictures).shape == (2, 36, 32)
+    else:
+        tower = mpm.load_text_tower(str(card.parent))
+        assert tower.encode(["A red circle.", "一个圆形"]).shape == (2, 32) and tower.has_tokens
+        assert tower.languages == frozenset(said["languages"])
+    before = card.stat().st_mtime_ns
+    assert pretrain_towers.build(name, tmp_path).stat().st_mtime_ns == before
+    with pytest.raises(UserError, match="Did you mean"):
+        pretrain_towers.build("toy-imge", tmp_path)
+
+
+def test_groups_are_of_train_and_views_of_one_scene():
+    for group in pretrain_towers.groups(30, 0):
+        assert len(group) == pretrain_towers.TOGETHER == len({s.id for s in group})
+        assert {split_of(s) for s in group} == {"train"}
+    captions = pretrain_towers.Captions(pretrain_towers.groups(20, 0), grammar.LANGUAGES, 0.5)
+    batch = captions.batch(torch.arange(20))
+    tokenizer = pretrain.shared_tokenizer()
+    pairs = zip(batch["first"].flatten(0, 1), batch["second"].flatten(0, 1), strict=True)
+    for one, two in pairs:
+        read = []
+        for ids in (one, two):
+            said = tokenizer.decode(ids, skip_special_tokens=True).strip()
+            read.append({facts for code in grammar.LANGUAGES if (facts := grammar.parse(said, code))})
+        assert read[0] & read[1]
