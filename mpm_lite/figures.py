@@ -226,5 +226,5 @@ def picture_row(pictures: Sequence[np.ndarray], captions: Sequence[str], columns
         axis.axis("off")
     for axis, picture, caption in zip(axes.flat, pictures, captions, strict=False):
         axis.imshow(picture, interpolation="nearest")
-        axis.set_title(textwrap.fill(caption, 30), fontsize=8, y=-0.02, va="top")
+        axis.set_title(textwrap.fill(caption, 30), fontsize=8, y=-0.05, va="top")
     return describe(figure, "Pictures with captions: " + " | ".join(captions))
