@@ -48,9 +48,8 @@ def groups(count: int, seed: int) -> list[list[Scene]]:
 class Pictures:
     """Drawings of groups of scenes: an example is a group, its two views differ in jitter."""
 
-    digest = toyworld.RENDER
-
     def __init__(self, many: Sequence[Sequence[Scene]]) -> None:
+        self.digest = digest([toyworld.RENDER, *(s.id for group in many for s in group)])
         drawn = [[[toyworld.render(s, SIZE, seed=k) for k in range(VIEWS)] for s in group] for group in many]
         self.drawn = torch.from_numpy(np.array(drawn))  # (N, G, VIEWS, S, S, 3)
 
