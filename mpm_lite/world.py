@@ -13,6 +13,7 @@ import numpy as np
 
 from mpm_lite.data import grammar, text
 from mpm_lite.data.scenes import Scene, scenes
+from mpm_lite.runtime import UserError
 from mpm_lite.towers.lm import TOY_LMS, load_lm
 
 _LETTERS = {"circle": "o", "square": "#", "triangle": "^", "star": "*", "heart": "v", "flower": "@", "book": "="}
@@ -24,18 +25,14 @@ def sketch(scene: Scene) -> str:
     return "\n".join(" ".join(f"{cells.get((row, column), '.'):^6}" for column in range(3)) for row in range(3))
 
 
-def told(scene: Scene, language: str, seed: int = 0) -> str:
-    """One caption of the scene."""
-    return text.paraphrases(scene, language, np.random.default_rng(seed))[1]
-
-
 def lines(
     seed: int = 0, models: Sequence[str] = TOY_LMS, languages: Sequence[str] = grammar.LANGUAGES
 ) -> Iterator[str]:
     """The page, line by line: the scene, its captions, and what each model says when it has read one.
 
     A model reads the caption in a language and is asked, in the same language, what the picture shows; and it reads the
-    English caption and is asked in the other language. (right) marks an answer that states exactly what was read.
+    English caption and is asked in the other language. (right) marks an answer that states exactly what was read. Of a
+    model that is not among the assets, the line says how to make it.
     """
     scene = next(islice((s for s in scenes("test") if s.kind == "pair"), seed, None))
     yield f"Scene {scene.id}, of test\n{sketch(scene)}\n"
@@ -44,12 +41,16 @@ def lines(
     for code in languages:
         yield f"{code}  {pairs[code][2]}"
     for name in models:
-        lm = load_lm(name)
+        try:
+            lm = load_lm(name)
+        except UserError as missing:
+            yield f"\n{missing}"
+            continue
         yield f"\n{name}, read {', '.join(code for code in languages if code in lm.languages)}"
         own = [f"{pairs[code][2]}\n{grammar.describe(code)}\n" for code in languages]
         english = [f"{pairs[code][1]}\n{grammar.describe(code)}\n" for code in languages]
         said = lm.generate([*own, *english], stop="\n")
         for i, code in enumerate(languages):
-            for what, reply in ((code, said[i]), (text.PIVOT, said[len(languages) + i])):
+            for what, reply in {code: said[i], text.PIVOT: said[len(languages) + i]}.items():
                 right = grammar.parse(reply, code) == pairs[code][0]
                 yield f"  {what} > {code}  {reply}{'  (right)' if right else ''}"

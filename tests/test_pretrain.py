@@ -91,6 +91,24 @@ def test_the_command_names_models_and_seeds(capsys):
         assert told in capsys.readouterr().err
 
 
+def test_the_world_shows_a_scene_its_captions_and_each_models_words(built, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    root, _ = built
+    shutil.copytree(root / "out/lm/toy-unseen-1", tmp_path / "lm/toy-unseen-0")
+    monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    assert main(["world", "--seed", "2"]) == 0
+    said = capsys.readouterr().out
+    lines = said.splitlines()
+    for code in grammar.LANGUAGES:
+        caption = next(line for line in lines if line.startswith(f"{code}  "))[4:]
+        facts = grammar.parse(caption, code)
+        assert facts is not None and len(facts.things) == 2 and len(facts.relations) == 1
+    assert "toy-unseen, read en, de, es, fr, zh, ja, ar, tr" in said  # what it has not read is not claimed
+    assert sum(line.startswith("  en > ") for line in lines) == 10
+    assert "mpm-lite pretrain toy-multilingual:0 --out assets" in said
+
+
 # competence, on readers whose ability is known
 
 
