@@ -118,9 +118,9 @@ def page() -> str:
         "## Noise",
         "chrF (sacrebleu) of captions with mistakes against the same captions without. `swap` and `omit` are chances per attribute, `agreement` and `english` per word; nothing is English in English.",
         noise_table(pd.read_csv(runtime.asset(NOISE))),
-        "## Towers",
-        tower_table(),
     ]
+    if (runtime.asset() / "towers").is_dir():
+        parts += ["## Towers", tower_table()]
     if list(pretrain.cards()):
         parts += [
             "## Language models",

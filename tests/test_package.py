@@ -198,6 +198,16 @@ def test_readme_is_what_the_ledger_says():
         assert mpm.asset(figure).stat().st_size > 10_000
 
 
+def test_the_toy_worlds_page_is_what_its_grammars_and_measures_say():
+    from mpm_lite import toyworld_page
+
+    assert mpm.asset(toyworld_page.PAGE).read_text(encoding="utf-8") == toyworld_page.page(), (
+        "run `python -m mpm_lite.toyworld_page`"
+    )
+    assert all(f"({code}): " in toyworld_page.glossed() for code in toyworld_page.grammar.LANGUAGES)
+    assert mpm.asset(toyworld_page.FIGURE).stat().st_size > 5_000
+
+
 def test_benchmark_rows_say_what_they_must():
     """Hardware, versions, date and error in every row; chunks exact; the bars of time and memory where they were set."""
     from mpm_lite import report

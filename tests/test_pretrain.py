@@ -203,6 +203,17 @@ def test_a_tower_is_made_and_loads_as_any_other(name, tmp_path, monkeypatch):
         pretrain_towers.build("toy-imge", tmp_path)
 
 
+def test_a_toy_tower_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    for load, name, made in (
+        (mpm.load_image_tower, "toy", "toy-image"),
+        (mpm.load_text_tower, "toy", "toy-text"),
+        (mpm.load_text_tower, "toy-en", "toy-text-en"),
+    ):
+        with pytest.raises(UserError, match=f"mpm-lite pretrain {made} --out assets"):
+            load(name)
+
+
 def test_groups_are_of_train_and_views_of_one_scene():
     for group in pretrain_towers.groups(30, 0):
         assert len(group) == pretrain_towers.TOGETHER == len({s.id for s in group})

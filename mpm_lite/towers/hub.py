@@ -102,6 +102,14 @@ def folder(kind: str, name: str) -> Path:
     return _snapshot(kind, name, WANTED)
 
 
+def toy_folder(name: str) -> Path:
+    """The folder of one of the toy world's own towers. Raises UserError that says how to make it where it is missing."""
+    path = runtime.asset() / "towers" / name
+    if not path.is_dir():
+        raise runtime.UserError(f"{name} is not among the assets: `mpm-lite pretrain {name} --out assets` makes it.")
+    return path
+
+
 def _read(path: Path) -> dict[str, Any]:
     """A JSON file's object, {} where there is no such file. Raises UserError for a damaged one."""
     try:

@@ -56,7 +56,7 @@ def load_image_tower(name: str, device: str | torch.device | None = None) -> Ima
     if name == "toy":
         from mpm_lite.towers import hub
 
-        return hub.image_tower(str(runtime.asset("towers") / "toy-image"), runtime.device(device), name)
+        return hub.image_tower(str(hub.toy_folder("toy-image")), runtime.device(device), name)
     if name in IMAGE_TOWERS:
         from mpm_lite.towers import packaged
 

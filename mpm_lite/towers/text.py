@@ -60,8 +60,7 @@ def load_text_tower(name: str, device: str | torch.device | None = None) -> Text
     if name in TOY_TOWERS:
         from mpm_lite.towers import hub
 
-        root = runtime.asset("towers") / TOY_TOWERS[name]
-        return hub.text_from_folder(root, name, runtime.device(device))
+        return hub.text_from_folder(hub.toy_folder(TOY_TOWERS[name]), name, runtime.device(device))
     if "/" in name or Path(name).expanduser().is_dir():
         from mpm_lite.towers import hub
 
