@@ -21,7 +21,17 @@ from torch import Tensor
 from mpm_lite import ops, pretrain, runtime, train
 from mpm_lite.cache import digest
 from mpm_lite.data import grammar, text, toyworld
-from mpm_lite.data.scenes import COLOURS, SHAPES, SIZES, Scene, neighbours, scenes
+from mpm_lite.data.scenes import (
+    COLOURS,
+    SHAPES,
+    SIZES,
+    Scene,
+    Thing,
+    neighbours,
+    pair_name,
+    scenes,
+    split_of_combination,
+)
 from mpm_lite.recipes.two_views import CaptionViews, PictureViews, TwoViews, TwoViewsOptions
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.text import load_text_tower
@@ -57,16 +67,18 @@ class Pictures:
         return len(self.drawn)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Two different views of each group."""
-        one, two = _two(indices)
-        some = self.drawn[indices]
-        return {"first": some[:, :, one], "second": some[:, :, two]}
+        """Two different views of each group; every other group with its colours interchanged, in each view otherwise.
 
-
-def _two(indices: Tensor) -> tuple[int, int]:
-    """Which two of the views a batch shows, by the batch itself, so that a resumed run sees the same."""
-    one, two = np.random.default_rng(indices.numpy()).permutation(VIEWS)[:2]
-    return int(one), int(two)
+        Where colours cannot help, shapes must: without this a shape is known only in the colours it was seen in.
+        """
+        rng = np.random.default_rng(indices.numpy())  # of the batch, so that a resumed run sees the same
+        views = {}
+        for name, k in zip(("first", "second"), rng.permutation(VIEWS), strict=False):
+            view = self.drawn[indices][:, :, k].clone()
+            for i in range(0, len(view), 2):
+                view[i] = view[i][..., rng.permutation(3).tolist()] ^ (255 * int(rng.integers(2)))
+            views[name] = view
+        return views
 
 
 class Captions:
@@ -144,41 +156,41 @@ def build(name: str, out: Path, options: TwoViewsOptions | None = None, count: i
 
 
 def probe(folder: Path, count: int = 1500) -> dict[str, float]:
-    """Accuracy of linear probes on the frozen tower, fitted on train scenes and asked on val scenes of one thing.
+    """Accuracy of linear probes on the frozen tower's patches, fitted on things of train scenes, asked of val scenes.
 
-    From the whole picture's vector and from the mean of its patches: shape, colour, size and place of the thing.
+    Shape, colour and size from the four patches of a thing's cell; "unseen" are things whose (colour, shape) no train
+    picture shows.
     """
     tower = load_image_tower(str(folder))
     sides = []
-    for split in ("train", "val"):
-        one = [s for s in islice(scenes(split, 55), 12 * count) if s.kind == "one"][
-            : count if split == "train" else 300
-        ]
-        pictures = np.stack([toyworld.render(s, SIZE, seed=99) for s in one])
-        sides.append((one, tower.encode(pictures), tower.patches(pictures)))
+    for split, many in (("train", count), ("val", 400)):
+        some = list(islice(scenes(split, 55), many))
+        patches = tower.patches(np.stack([toyworld.render(s, SIZE, seed=99) for s in some]))
+        things = [(i, thing) for i, s in enumerate(some) for thing in s.things]
+        sides.append(([thing for _, thing in things], np.stack([_cell(patches[i], thing) for i, thing in things])))
+    unseen = np.array([split_of_combination(pair_name(thing.pair)) != "train" for thing in sides[1][0]])
     found = {}
     for slot, values in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES)):
-        labels = [torch.tensor([values.index(getattr(s.things[0], slot)) for s in one]) for one, _, _ in sides]
-        for what, x in (("picture", [v for _, v, _ in sides]), ("patches", [_at_thing(o, p) for o, _, p in sides])):
-            found[f"{slot} from {what}"] = round(_linear(x, labels, len(values)), 3)
+        labels = [torch.tensor([values.index(getattr(thing, slot)) for thing in things]) for things, _ in sides]
+        right = _linear([x for _, x in sides], labels, len(values))
+        found[slot], found[f"{slot}, unseen"] = (round(float(r.mean()), 3) for r in (right, right[unseen]))
     return found
 
 
-def _at_thing(one: Sequence[Scene], patches: np.ndarray) -> np.ndarray:
-    """The four patches of the thing's own cell, side by side: (N, 4 D)."""
-    n, side = len(one), SIZE // PATCH
-    grid = patches.reshape(n, side, side, -1)
-    cells = [(s.things[0].row * 2, s.things[0].column * 2) for s in one]
-    return np.stack([g[r : r + 2, c : c + 2].reshape(-1) for g, (r, c) in zip(grid, cells, strict=True)])
+def _cell(patches: np.ndarray, thing: Thing) -> np.ndarray:
+    """The four patches of the thing's own cell, side by side: (P, D) -> (4 D,)."""
+    side = SIZE // PATCH
+    row, column = 2 * thing.row, 2 * thing.column
+    return patches.reshape(side, side, -1)[row : row + 2, column : column + 2].reshape(-1)
 
 
-def _linear(x: Sequence[np.ndarray], labels: Sequence[Tensor], classes: int) -> float:
-    """Ridge regression on one-hot labels: fitted on the first part, its accuracy on the second."""
+def _linear(x: Sequence[np.ndarray], labels: Sequence[Tensor], classes: int) -> np.ndarray:
+    """Ridge regression on one-hot labels: fitted on the first part, which of the second it gets right."""
     mean, spread = x[0].mean(0), x[0].std(0) + 1e-6
     a, b = (torch.from_numpy(np.c_[(v - mean) / spread, np.ones(len(v))]).double() for v in x)
     y = torch.nn.functional.one_hot(labels[0], classes).double()
     w = torch.linalg.solve(a.T @ a + 1.0 * torch.eye(a.shape[1]), a.T @ y)
-    return float(((b @ w).argmax(1) == labels[1]).double().mean())
+    return ((b @ w).argmax(1) == labels[1]).numpy()
 
 
 def search(folder: Path, languages: Sequence[str], count: int = 300) -> dict[str, float]:
