@@ -8,18 +8,18 @@ picture either. Translation, words that no translation pair contained, and align
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 
-from mpm_lite import ops
+from mpm_lite import evaluate
 from mpm_lite.data import grammar, text
 from mpm_lite.data.grammar import Facts
 from mpm_lite.data.scenes import Scene, scenes
 from mpm_lite.towers.lm import LM
+from mpm_lite.towers.text import unit
 
 GATE = {"paraphrase": 0.90, "answers": 0.90}  # fixed before the models that the project ships were trained
 COLUMNS = ("metric", "language", "to", "layer", "value", "n")
@@ -28,7 +28,6 @@ _SEED = 77  # of the scenes and captions asked; no model's text was drawn with i
 SLOTS = ("shape", "colour", "size", "count", "place")
 
 Row = tuple[str, str, str, int, float, int]
-Telling = Callable[[Scene, np.random.Generator], tuple[Facts, str, str]]
 
 
 def measure(lm: LM, languages: Sequence[str], withheld: frozenset[str], split: str = "val", n: int = SCENES) -> Any:
@@ -136,16 +135,10 @@ def alignment(lm: LM, language: str, asked: Sequence[Scene]) -> list[Row]:
         facts, ours, theirs = text.translations(scene, text.PIVOT, language, rng)
         pairs.setdefault(facts, (ours, theirs))
     ours, theirs = (lm.layer_states([pair[k] for pair in pairs.values()]) for k in (0, 1))  # (L + 1, N, D)
-    own = torch.arange(len(pairs))
+    each = np.arange(len(pairs))
     rows: list[Row] = []
     for layer, (a, b) in enumerate(zip(ours, theirs, strict=True)):
-        x, y = (_centred(v) for v in (a, b))
-        hits = [float((ops.retrieval_ranks(q, g, own) < 1).float().mean()) for q, g in ((x, y), (y, x))]
+        x, y = (unit(v - v.mean(axis=0)) for v in (a, b))
+        hits = [evaluate.translation_recall(*way, each) for way in ((x, y), (y, x))]
         rows.append(("alignment", text.PIVOT, language, layer, float(np.mean(hits)), len(pairs)))
     return rows
-
-
-def _centred(states: np.ndarray) -> torch.Tensor:
-    """(N, D) -> unit rows (N, D) around the mean."""
-    x = torch.from_numpy(states)
-    return torch.nn.functional.normalize(x - x.mean(0), dim=-1)

@@ -138,9 +138,10 @@ def build(
         return card
     started = time.perf_counter()
     data, said = corpus(variant, seed, documents)
-    special = {"bos_token_id": 1, "eos_token_id": 2}
     torch.manual_seed(seed)
-    recipe = LanguageModel(len(shared_tokenizer()), options, **special)
+    tokenizer = shared_tokenizer()
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    recipe = LanguageModel(len(tokenizer), options, **special)
     work = runtime.home() / "pretrain" / f"{variant.name}-{seed}"
     history = train.fit(recipe, data, train.Plan(seed, work, save_every=250, label=f"{variant.name}:{seed}"))
     seconds = time.perf_counter() - started

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from mpm_lite import ops, pretrain, runtime, train
+from mpm_lite import evaluate, pretrain, runtime, train
 from mpm_lite.cache import digest
 from mpm_lite.data import grammar, text, toyworld
 from mpm_lite.data.scenes import (
@@ -41,8 +42,9 @@ SIZE, PATCH = 48, 8  # pixels: each of the nine cells is two by two patches
 GROUPS, TOGETHER = 2_000, 4  # scenes, each with three neighbours
 VIEWS = 4  # drawings or captions of a scene
 SEED = 0
+# Name of each tower, which is its folder under assets/towers, and the languages it reads.
 TOWERS = {"toy-image": (), "toy-text": grammar.LANGUAGES, "toy-text-en": ("en",)}
-# Folder of each tower under assets/towers, and how much of a text tower's pairs are translations.
+# How much of a text tower's pairs are translations.
 TRANSLATED = {"toy-text": 0.5, "toy-text-en": 0.0}
 OPTIONS = {"toy-image": TwoViewsOptions(steps=800), "toy-text": TwoViewsOptions(steps=1200),
            "toy-text-en": TwoViewsOptions(steps=400)}  # fmt: skip
@@ -95,9 +97,7 @@ class Captions:
             told += [self._tell(scene, first, other, rng) for scene in group]
         self.digest = digest(t for pair in told for t in pair)
         flat = [row for pair in told for row in tokenizer(list(pair))["input_ids"]]
-        ids = torch.zeros(len(flat), max(map(len, flat)), dtype=torch.long)
-        for i, row in enumerate(flat):
-            ids[i, : len(row)] = torch.tensor(row)
+        ids = pad_sequence([torch.tensor(row) for row in flat], batch_first=True)
         self.ids = ids.view(len(many), TOGETHER, 2, -1)  # (N, G, 2, T)
 
     @staticmethod
@@ -148,7 +148,7 @@ def build(name: str, out: Path, options: TwoViewsOptions | None = None, count: i
         "translated": TRANSLATED.get(name), "options": asdict(options),
         "parameters": sum(p.numel() for p in recipe.encoder.parameters()),
         "last_loss": round(float(np.mean(history.losses[-50:])), 4),
-        "measured_on_val": probe(folder) if name == "toy-image" else search(folder, TOWERS[name]),
+        "measured_on_val": probe(folder) if name == "toy-image" else search(folder),
         **pretrain.provenance(sha, seconds, name),
     }  # fmt: skip
     pretrain.write_json(folder / "card.json", card)
@@ -193,15 +193,15 @@ def _linear(x: Sequence[np.ndarray], labels: Sequence[Tensor], classes: int) -> 
     return ((b @ w).argmax(1) == labels[1]).numpy()
 
 
-def search(folder: Path, languages: Sequence[str], count: int = 300) -> dict[str, float]:
+def search(folder: Path, count: int = 300) -> dict[str, float]:
     """Recall@1 among val captions: an English caption's paraphrase, and each language's translation of it."""
     tower, rng = load_text_tower(str(folder)), np.random.default_rng(55)
     found = {}
+    asked = list(islice(scenes("val", 55), count))
     for language in grammar.LANGUAGES:
-        asked = list(islice(scenes("val", 55), count))
         tell = text.paraphrases if language == text.PIVOT else text.translations
         args = (language,) if language == text.PIVOT else (text.PIVOT, language)
         pairs = {facts: (a, b) for facts, a, b in (tell(s, *args, rng) for s in asked)}
-        a, b = (torch.from_numpy(tower.encode([p[k] for p in pairs.values()])) for k in (0, 1))
-        found[language] = round(float((ops.retrieval_ranks(b, a, torch.arange(len(a))) < 1).float().mean()), 3)
+        a, b = (tower.encode([pair[k] for pair in pairs.values()]) for k in (0, 1))
+        found[language] = round(evaluate.translation_recall(a, b, np.arange(len(a))), 3)
     return found

@@ -19,6 +19,11 @@ from mpm_lite.towers.lm import TOY_LMS, load_lm
 _LETTERS = {"circle": "o", "square": "#", "triangle": "^", "star": "*", "heart": "v", "flower": "@", "book": "="}
 
 
+def pair_of_test(number: int) -> Scene:
+    """The test scene of two things with that number."""
+    return next(islice((scene for scene in scenes("test") if scene.kind == "pair"), number, None))
+
+
 def sketch(scene: Scene) -> str:
     """The three by three grid in letters: shape signs, twice for large things, with the first letters of the colour."""
     cells = {(t.row, t.column): _LETTERS[t.shape] * (1 + (t.size == "large")) + t.colour[:3] for t in scene.things}
@@ -34,7 +39,7 @@ def lines(
     English caption and is asked in the other language. (right) marks an answer that states exactly what was read. Of a
     model that is not among the assets, the line says how to make it.
     """
-    scene = next(islice((s for s in scenes("test") if s.kind == "pair"), seed, None))
+    scene = pair_of_test(seed)
     yield f"Scene {scene.id}, of test\n{sketch(scene)}\n"
     rng = np.random.default_rng(seed)
     pairs = {code: text.translations(scene, text.PIVOT, code, rng) for code in languages}

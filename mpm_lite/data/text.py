@@ -2,7 +2,8 @@
 
 Two dials that a web crawl confounds are apart here. *Discourse* teaches to read a scene from the context and to say it
 again: a caption, then a paraphrase, or questions and answers, all in one language. *Parallel* text teaches that two
-languages say the same. What a text describes are scenes of train and of text alone, so nothing that a test scene shows is read.
+languages say the same. What a text describes are scenes of train and of text alone, so nothing that a test scene
+shows is read.
 
 A document is its segments joined by line breaks. Nothing in it names its language.
 """
@@ -47,9 +48,13 @@ class Mix:
         for name in ("parallel", "discourse"):
             if not 0 <= getattr(self, name) <= 1:
                 raise runtime.UserError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
-        others = [language for language in self.languages if language != PIVOT]
-        if self.parallel and (not others or PIVOT not in self.languages):
+        if self.parallel and (not self.others or PIVOT not in self.languages):
             raise runtime.UserError("Translation pairs need English and another language: set parallel=0 or add one.")
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The languages beside English."""
+        return tuple(language for language in self.languages if language != PIVOT)
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def answerable(scene: Scene, language: str, facts: Facts) -> list[tuple[str, str
 def documents(mix: Mix) -> Iterator[Document]:
     """An endless stream of documents, each of one scene; the stream of a mix never changes."""
     rng = np.random.default_rng([mix.seed, 4])
-    others = [language for language in mix.languages if language != PIVOT]
+    others = mix.others
     apart, spare = withheld(mix.seed), text_scenes(mix.seed + 1_000)
     for scene in text_scenes(mix.seed):
         if rng.random() < mix.parallel:

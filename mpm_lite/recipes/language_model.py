@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
 from mpm_lite.recipes.base import Recipe, Stage
@@ -60,10 +61,7 @@ class Buckets:
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """The documents of some buckets: {"ids": int64 (N, T)}, padded on the right with 0."""
         rows = [self.rows[i] for k in indices.tolist() for i in self.buckets[k]]
-        ids = torch.full((len(rows), max(map(len, rows))), PAD)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row)
-        return {"ids": ids}
+        return {"ids": pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=PAD)}
 
 
 class LanguageModel(Recipe):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mpm_lite import ops
 from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.runtime import UserError
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class TwoViews(Recipe):
 
     def vectors(self, view: Tensor) -> Tensor:
         """One view of B scenes -> (B, D). Subclasses say how a view is encoded."""
-        raise NotImplementedError
+        raise UserError(f"Recipe {self.name!r} encodes no views; define vectors(view).")
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         first, second = (

@@ -23,7 +23,6 @@ from mpm_lite import ops, runtime
 from mpm_lite.towers.text import bar
 
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
-CODE = "lm-1"
 IGNORE = -100
 WAYS = ("greedy", "beam", "sample")
 
@@ -188,13 +187,15 @@ class LM:
         self._fits(context.embeds.shape[1], ids.shape[1])
         embeds = torch.cat([context.embeds, self.embed(ids)], dim=1)
         mask = torch.cat([context.mask, there], dim=1)
-        places = (mask.long().cumsum(1) - 1).clamp(min=0)
-        options = {"inputs_embeds": embeds, "attention_mask": mask.long(), "use_cache": False}
-        if self._knows_places:
-            options["position_ids"] = places
+        options = self._inputs(embeds, mask)
         out = self.model.base_model(**options).last_hidden_state if self._plain else self.model(**options).logits
         first = context.embeds.shape[1] - 1
         return out[:, first : first + ids.shape[1]]
+
+    def _inputs(self, embeds: Tensor, mask: Tensor) -> dict[str, Any]:
+        """What the model is called with: (N, T, D) and (N, T); places are counted over real tokens only."""
+        places = {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)} if self._knows_places else {}
+        return {"inputs_embeds": embeds, "attention_mask": mask.long(), "use_cache": False, **places}
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
@@ -300,10 +301,8 @@ class LM:
         return np.concatenate(found, axis=1).astype(np.float32)
 
     def _all_layers(self, context: Context) -> tuple[Tensor, ...]:
-        mask = context.mask.long()
-        options: dict[str, Any] = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if self._knows_places else {}
         return self.model.base_model(
-            inputs_embeds=context.embeds, attention_mask=mask, output_hidden_states=True, use_cache=False, **options
+            **self._inputs(context.embeds, context.mask), output_hidden_states=True
         ).hidden_states
 
 

@@ -99,7 +99,10 @@ def plans(scene: Scene, language: str) -> list[Said]:
 
 def say(plan: Said, language: str) -> tuple[str, Facts]:
     """A plan, or one with other things in the places of its own, in words; and what it states."""
-    return _say(grammar(language), plan)
+    one, facts = grammar(language), Facts()
+    for pattern, named in plan:
+        facts = facts | meaning(pattern.kind, pattern.value, named)
+    return one.join(one.sentence(pattern, named) for pattern, named in plan), facts
 
 
 def other_forms(word: str, language: str) -> list[str]:
@@ -111,16 +114,8 @@ def other_forms(word: str, language: str) -> list[str]:
 
 def one_caption(scene: Scene, language: str, pick: int) -> str:
     """The caption of number `pick` modulo their number, without making the others."""
-    one = grammar(language)
-    choices = list(_choices(scene, one))
-    return _say(one, choices[pick % len(choices)])[0]
-
-
-def _say(one: Grammar, parts: Said) -> tuple[str, Facts]:
-    facts = Facts()
-    for pattern, named in parts:
-        facts = facts | meaning(pattern.kind, pattern.value, named)
-    return one.join(one.sentence(pattern, named) for pattern, named in parts), facts
+    every = plans(scene, language)
+    return say(every[pick % len(every)], language)[0]
 
 
 def _choices(scene: Scene, one: Grammar) -> Iterator[Said]:
