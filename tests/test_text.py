@@ -129,6 +129,26 @@ def test_agreement_noise_is_what_the_agreement_score_finds(language):
     assert len(scores) > 75 and np.mean(scores) < 0.995
 
 
+def test_noise_is_the_same_in_every_process():
+    """The forms of a word come from sets, whose order is another in every process."""
+    import os
+    import subprocess
+    import sys
+
+    code = (
+        "import numpy as np; from itertools import islice; from mpm_lite.data.noise import Noise, noisy_caption\n"
+        "from mpm_lite.data.scenes import text_scenes\n"
+        "for i, s in enumerate(islice(text_scenes(), 20)):\n"
+        "    print(ascii(noisy_caption(s, 'de', Noise(agreement=0.5), np.random.default_rng(i))))"
+    )
+    said = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    ]
+    assert said[0].returncode == 0, said[0].stderr.decode()[-500:]
+    assert said[0].stdout == said[1].stdout and said[0].stdout.count(b"\n") == 20
+
+
 def test_english_left_in_is_english():
     scene = next(s for s in text_scenes() if s.kind == "pair")
     left = noisy_caption(scene, "zh", Noise(english=1.0), np.random.default_rng(0))

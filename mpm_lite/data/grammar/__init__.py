@@ -109,7 +109,8 @@ def other_forms(word: str, language: str) -> list[str]:
     """The forms among which agreement chooses the word's own, without it; none for a word that never changes."""
     one = grammar(language)
     group = one.groups.get(word)
-    return [form for form, of in one.groups.items() if of == group and form != word] if group else []
+    # Sorted: the forms come from sets, whose order is another in every process.
+    return sorted(form for form, of in one.groups.items() if of == group and form != word) if group else []
 
 
 def one_caption(scene: Scene, language: str, pick: int) -> str:
