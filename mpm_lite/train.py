@@ -83,6 +83,16 @@ def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
     return learning
 
 
+def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
+    """What learns, together where it learns at the same rate; `times` is how many times the stage's rate that is."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, parameter in recipe.named_parameters():
+        if parameter.requires_grad:
+            times = [times for part, times in stage.faster if name == part or name.startswith(part + ".")]
+            groups.setdefault(times[0] if times else 1.0, []).append(parameter)
+    return [{"params": parameters, "times": times} for times, parameters in groups.items()]
+
+
 def fit(
     recipe: Recipe,
     data: TrainData,
@@ -134,7 +144,8 @@ def fit(
         learning = freeze_all_but(recipe, stage.learns)
         # Fused: one pass over the weights, a quarter of the time of the default on a CPU.
         betas = (0.9, stage.beta2)
-        optimizer = torch.optim.AdamW(learning, lr=stage.lr, betas=betas, weight_decay=stage.weight_decay, fused=True)
+        groups = _groups(recipe, stage)
+        optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=betas, weight_decay=stage.weight_decay, fused=True)
         model, optimizer = accelerator.prepare(recipe, optimizer)
         first = start_step if number == start_stage else 0
         if saved and number == start_stage:
@@ -146,7 +157,7 @@ def fit(
             indices = batch_indices(len(data), stage.batch, plan.seed, number, step)
             batch = {k: v.to(accelerator.device) for k, v in data.batch(indices).items()}
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(stage, step)
+                group["lr"] = group["times"] * learning_rate(stage, step)
             loss = recipe.loss(batch)
             value = float(loss.detach())
             if not math.isfinite(value):

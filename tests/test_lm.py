@@ -235,11 +235,17 @@ def test_the_language_model_learns_and_a_stopped_run_goes_on_bit_for_bit(tmp_pat
 
 def test_the_loss_is_the_cross_entropy_of_its_own_predictions(tokenizer):
     recipe = tiny_recipe()
-    ids = Buckets([[1, 5, 9, 4, 2], [1, 7, 2]], 2).batch(torch.tensor([0]))["ids"]
+    rows = [[1, 5, 9, 4, 2], [1, 7, 2]]
+    batch = Buckets(rows, 2).batch(torch.tensor([0]))
+    ids = batch["ids"]
     assert ids.tolist() == [[1, 7, 2, 0, 0], [1, 5, 9, 4, 2]]
     logits = recipe.predict({"ids": ids[:, :-1]})["logits"]
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=0)
-    assert torch.allclose(recipe.loss({"ids": ids}), plain, atol=1e-5)
+    assert torch.allclose(recipe.loss(batch), plain, atol=1e-5)
+    some = Buckets(rows, 2, [[False, False, True, False, True], [True] * 3]).batch(torch.tensor([0]))
+    targets = torch.tensor([[7, 2, 0, 0], [0, 9, 0, 2]])
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
+    assert torch.allclose(recipe.loss(some), plain, atol=1e-5)
 
 
 def test_buckets_hold_every_document_once_and_little_padding():

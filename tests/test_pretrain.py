@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -69,6 +70,22 @@ def test_what_is_there_and_intact_is_kept_and_what_is_damaged_is_made_again(buil
     monkeypatch.setenv("MPM_LITE_HOME", str(root / "home2"))
     pretrain.build(variant, 1, root / "out", TINY, documents=300, asked=6)
     assert weights.read_bytes() == whole  # the same again, bit for bit
+
+
+def test_what_counts_are_the_segments_that_can_be_foreseen():
+    tokenizer = pretrain.shared_tokenizer()
+    line_break = tokenizer.convert_tokens_to_ids("\n")
+    kinds = set()
+    for d in islice(text.documents(text.Mix(parallel=0.3)), 60):
+        row = tokenizer(d.text)["input_ids"] + [tokenizer.eos_token_id]
+        assert all(pretrain.counted(row, d, line_break, True))
+        counts = pretrain.counted(row, d, line_break, False)
+        told = "\n".join(said for said, foreseen in zip(d.segments, d.foreseen, strict=True) if foreseen)
+        kept = tokenizer.decode([t for t, c in zip(row, counts, strict=True) if c], skip_special_tokens=True)
+        assert kept.strip().replace(" ", "") == (told or d.text).replace(" ", "")
+        assert d.kind == text.PLAIN or (not d.foreseen[0] and d.foreseen[-1] and len(d.foreseen) == len(d.segments))
+        kinds.add(d.kind)
+    assert kinds == {text.PLAIN, text.DISCOURSE, text.QUOTATION, text.PARALLEL}
 
 
 def test_variants_are_those_of_the_design():

@@ -68,7 +68,7 @@ def test_a_discourse_stays_in_its_language_and_can_be_answered():
         if d.kind != text.DISCOURSE:
             continue
         language, facts = d.languages[0], grammar.parse(d.segments[0], d.languages[0])
-        answers = dict(text.answerable(d.scene, language, facts))
+        answers = dict(said for _, *said in text.answerable(d.scene, language, facts))
         rest = list(d.segments[1:])
         while rest:
             one = rest.pop(0)

@@ -18,13 +18,14 @@ import numpy as np
 
 from mpm_lite import runtime
 from mpm_lite.data import grammar
-from mpm_lite.data.grammar import Facts
+from mpm_lite.data.grammar import Facts, Mention, Question
 from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
 
 PIVOT = "en"
 PLAIN, DISCOURSE, QUOTATION, PARALLEL = "plain", "discourse", "quotation", "parallel"
+QUOTED = 0.3  # of what goes on: captions of several scenes, all said again in the same words
 MOVES = 3  # what a discourse adds to its first caption
-QUOTED = 0.3  # of what is not plain: captions of several scenes, all said again in the same words
+ASKED = 0.6  # of these: questions with their answers, as long as there are any
 _WITHHELD = {"shape": 1, "colour": 2}  # of 7 and 8: three of fifteen attributes, a fifth
 
 
@@ -33,19 +34,23 @@ class Mix:
     """What a language model reads, as dials.
 
     `parallel` is the share of documents that are translation pairs (English and one other language, either first),
-    `discourse` the share of the monolingual rest that goes on: three times a paraphrase or a question with its answer.
+    `discourse` the share of the monolingual rest that goes on: with paraphrases, and with questions and their answers.
+    `same_order` of these begin with what the first caption began with. At a half, whether "left" is said again or turned
+    into "right" is an exclusive or of two coins, and a model of a million parameters guesses for a hundred thousand
+    documents.
     """
 
     languages: tuple[str, ...] = grammar.LANGUAGES
     parallel: float = 0.05
     discourse: float = 0.9
+    same_order: float = 0.8
     seed: int = 0
 
     def __post_init__(self) -> None:
         for language in self.languages:
             if language not in grammar.LANGUAGES:
                 raise runtime.unknown("toyworld language", language, grammar.LANGUAGES)
-        for name in ("parallel", "discourse"):
+        for name in ("parallel", "discourse", "same_order"):
             if not 0 <= getattr(self, name) <= 1:
                 raise runtime.UserError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
         if self.parallel and (not self.others or PIVOT not in self.languages):
@@ -65,6 +70,8 @@ class Document:
     kind: str
     languages: tuple[str, str]
     scene: Scene
+    # For each segment whether the ones before it say what it can say: not so for news, and not for a question.
+    foreseen: tuple[bool, ...]
 
     @property
     def text(self) -> str:
@@ -97,6 +104,15 @@ def by_facts(scene: Scene, language: str) -> dict[Facts, list[str]]:
     return found
 
 
+def by_order(scene: Scene, language: str) -> dict[Facts, dict[Mention, list[str]]]:
+    """The captions of a scene in one language, together where they state the same, and by what they name first."""
+    found: dict[Facts, dict[Mention, list[str]]] = {}
+    for plan in grammar.plans(scene, language):
+        text, facts = grammar.say(plan, language)
+        found.setdefault(facts, {}).setdefault(plan[0][1]["a"], []).append(text)
+    return found
+
+
 def paraphrases(scene: Scene, language: str, rng: np.random.Generator) -> tuple[Facts, str, str]:
     """Two different captions that state the same, and what they state."""
     every = [(facts, texts) for facts, texts in by_facts(scene, language).items() if len(texts) > 1]
@@ -113,10 +129,10 @@ def translations(scene: Scene, source: str, target: str, rng: np.random.Generato
     return facts, _one(ours[facts], rng), _one(theirs[facts], rng)
 
 
-def answerable(scene: Scene, language: str, facts: Facts) -> list[tuple[str, str]]:
-    """The closed questions with their answers that a text stating `facts` of the scene lets one answer."""
-    pairs = zip(grammar.asked(scene), grammar.questions(scene, language), strict=True)
-    return [said for q, said in pairs if facts.places or not (q.kind == "where" and isinstance(q.answer, str))]
+def answerable(scene: Scene, language: str, facts: Facts) -> list[tuple[Question, str, str]]:
+    """The closed questions that a text stating `facts` of the scene lets one answer, each in words with its answer."""
+    every = zip(grammar.asked(scene), grammar.questions(scene, language), strict=True)
+    return [(q, *said) for q, said in every if facts.places or not (q.kind == "where" and isinstance(q.answer, str))]
 
 
 def documents(mix: Mix) -> Iterator[Document]:
@@ -133,47 +149,59 @@ def documents(mix: Mix) -> Iterator[Document]:
         else:
             language = mix.languages[rng.integers(len(mix.languages))]
             if rng.random() >= mix.discourse:
-                yield Document((_told(scene, language, rng),), PLAIN, (language, language), scene)
+                yield Document((_told(scene, language, rng),), PLAIN, (language, language), scene, (False,))
             elif rng.random() < QUOTED:
                 yield _quotation([scene, next(spare), next(spare)], language, rng)
             else:
-                yield _discourse(scene, language, rng)
+                yield _discourse(scene, language, mix.same_order, rng)
 
 
 def _pair(scene: Scene, other: str, rng: np.random.Generator) -> Document:
     source, target = (PIVOT, other) if rng.random() < 0.5 else (other, PIVOT)
     _, first, second = translations(scene, source, target, rng)
     asked = [grammar.describe(target)] if rng.random() < 0.5 else []
-    return Document((first, *asked, second), PARALLEL, (source, target), scene)
+    foreseen = (False, *(False for _ in asked), True)
+    return Document((first, *asked, second), PARALLEL, (source, target), scene, foreseen)
 
 
 def _quotation(many: Sequence[Scene], language: str, rng: np.random.Generator) -> Document:
     """Several captions, and all of them again. To know what comes one must look up what followed the same words."""
     said = tuple(_told(scene, language, rng) for scene in many)
-    return Document(said + said, QUOTATION, (language, language), many[0])
+    foreseen = tuple(i >= len(said) for i in range(2 * len(said)))
+    return Document(said + said, QUOTATION, (language, language), many[0], foreseen)
 
 
-def _discourse(scene: Scene, language: str, rng: np.random.Generator) -> Document:
-    every = by_facts(scene, language)
-    facts = list(every)[rng.integers(len(every))]
-    said = [_one(every[facts], rng), *_moves(scene, language, facts, every[facts], rng)]
-    return Document(tuple(said), DISCOURSE, (language, language), scene)
+def _discourse(scene: Scene, language: str, same_order: float, rng: np.random.Generator) -> Document:
+    """A caption and what follows: it is said again, asked for or not, in other words or by chance in the same; or
+    questions on the scene come with their answers. `same_order` of that begins with what the caption began with."""
+    every = list(by_order(scene, language).items())
+    facts, orders = every[rng.integers(len(every))]
+    named = list(orders)
+    first, other = named[0], named[-1]
+    if rng.random() < 0.5:
+        first, other = other, first
+    asked = answerable(scene, language, facts)
+    asked = [asked[i] for i in rng.permutation(len(asked))]
+    said, answers = [(_one(orders[first], rng), False)], (False, True)
+    for _ in range(MOVES):
+        topic = first if rng.random() < same_order else other
+        if asked and rng.random() < ASKED:
+            on_topic = [_about(question, topic) for question, _, _ in asked]
+            said += zip(asked.pop(on_topic.index(True) if True in on_topic else 0)[1:], answers, strict=True)
+        else:
+            said += [(grammar.describe(language), False)] if rng.random() < 0.5 else []
+            said.append((_one(orders[topic], rng), True))
+    segments, foreseen = zip(*said, strict=True)
+    return Document(segments, DISCOURSE, (language, language), scene, foreseen)
+
+
+def _about(question: Question, topic: Mention) -> bool:
+    """Whether a question is about the topic; whether something is there may always be asked."""
+    return question.kind == "exists" or (question.a.shape == topic.shape and question.a.colour in (None, topic.colour))
 
 
 def _told(scene: Scene, language: str, rng: np.random.Generator) -> str:
     return grammar.one_caption(scene, language, int(rng.integers(2**31)))
-
-
-def _moves(scene: Scene, language: str, facts: Facts, texts: list[str], rng: np.random.Generator) -> Iterator[str]:
-    """What follows a caption: it is said again, asked for or not, in other words or by chance in the same; or questions
-    on the scene come with their answers."""
-    asked = [list(pair) for pair in rng.permutation(answerable(scene, language, facts))]
-    for _ in range(MOVES):
-        if rng.random() < 0.5 or not asked:
-            yield from [grammar.describe(language)] if rng.random() < 0.5 else []
-            yield _one(texts, rng)
-        else:
-            yield from asked.pop()
 
 
 def _one(texts: Sequence[str], rng: np.random.Generator) -> str:

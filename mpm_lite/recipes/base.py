@@ -25,6 +25,7 @@ class Stage:
     warmup: float = 0.1  # share of the steps in which the rate climbs; a cosine leads it down to zero
     beta2: float = 0.999  # of AdamW
     clip: float = 0.0  # largest norm of a step's gradient; 0 = any
+    faster: tuple[tuple[str, float], ...] = ()  # submodules or parameters, and how many times lr they learn at
 
 
 class TrainData(Protocol):

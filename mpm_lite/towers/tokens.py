@@ -11,12 +11,13 @@ PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"
 SPECIAL = (PAD, BEGIN, END, UNKNOWN)  # ids 0 to 3
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
+def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] = ()) -> Any:
     """A `tokenizers` BPE of at most `vocabulary` tokens, as a transformers tokenizer.
 
     Every line of a text begins a word, and a line break is a token of its own. A text is read behind <s>. No token
     reaches over punctuation, a Han character or a run of katakana: a noun is the same token with a full stop behind it
-    or without, which is what a model must see to say it again.
+    or without, which is what a model must see to say it again. `words` are those that a script without spaces keeps
+    together, as a segmenter would.
     """
     from tokenizers import (
         AddedToken,
@@ -31,12 +32,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     )
     from transformers import PreTrainedTokenizerFast
 
+    apart = [*sorted(words, key=lambda word: (-len(word), word)), r"\p{Han}", r"[\p{Katakana}ー]+"]
     bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(),
-            pre_tokenizers.Split(Regex(r"\p{Han}|[\p{Katakana}ー]+"), "isolated"),
+            pre_tokenizers.Split(Regex("|".join(apart)), "isolated"),
             pre_tokenizers.Punctuation("isolated"),
         ]
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
@@ -216,15 +216,19 @@ class Question:
 
 
 def asked(scene: Scene) -> list[Question]:
-    """The closed questions on a scene with their answers. A false one names no held-out combination in a train scene."""
+    """The closed questions on a scene with their answers. A false one names no held-out combination in a train scene.
+
+    What a false "exists" asks for shares in half of the scenes a shape or a colour with a thing that is there.
+    """
     rng = np.random.default_rng(int(scene.id, 16))
-    first = scene.things[0]
-    a = mention(first, False, len(scene.things) if scene.kind == "group" else 1)
-    found = [Question("exists", replace(a, count=1), None, "", "yes")]
+    a = mention(scene.things[0], False, len(scene.things) if scene.kind == "group" else 1)
+    there = scene.things[rng.integers(len(scene.things))]
+    found = [Question("exists", mention(there, False), None, "", "yes")]
     pairs = {thing.pair for thing in scene.things}
     others = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in pairs and _readable(pair_name((c, s)))]
-    near = [pair for pair in others if (pair[0] == first.colour) != (pair[1] == first.shape)]
-    colour, shape = near[rng.integers(len(near))]
+    if rng.random() < 0.5:
+        others = [(c, s) for c, s in others if (c == there.colour) != (s == there.shape)]
+    colour, shape = others[rng.integers(len(others))]
     found.append(Question("exists", Mention(shape, colour), None, "", "no"))
     for thing in scene.things:
         if scene.kind != "group" and [t.shape for t in scene.things].count(thing.shape) == 1:
@@ -234,14 +238,15 @@ def asked(scene: Scene) -> list[Question]:
     if scene.place:
         return [*found, Question("where", a, None, "", scene.place)]
     for one, two in zip(scene.things, scene.things[1:], strict=False):
-        how = relation(one, two) or ""
-        m, n = mention(one, False), mention(two, False)
-        found.append(Question("holds", m, n, how, "yes"))
-        false = [r for r in RELATIONS if r != how and _readable(meeting_name(one.pair, r, two.pair))]
-        if false:
-            found.append(Question("holds", m, n, false[rng.integers(len(false))], "no"))
-        if scene.kind == "pair":
-            found += [Question("where", m, None, "", (how, n)), Question("where", n, None, "", (CONVERSE[how], m))]
+        ways = [(one, two), (two, one)]
+        for (m, n), true in zip(ways, rng.permutation(2), strict=True):
+            how = relation(m, n) or ""
+            false = [r for r in RELATIONS if r != how and _readable(meeting_name(m.pair, r, n.pair))]
+            if true or false:
+                said = how if true else false[rng.integers(len(false))]
+                found.append(Question("holds", mention(m, False), mention(n, False), said, "yes" if true else "no"))
+            if scene.kind == "pair":
+                found.append(Question("where", mention(m, False), None, "", (how, mention(n, False))))
     return found
 
 
