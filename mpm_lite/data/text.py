@@ -35,9 +35,9 @@ class Mix:
 
     `parallel` is the share of documents that are translation pairs (English and one other language, either first),
     `discourse` the share of the monolingual rest that goes on: with paraphrases, and with questions and their answers.
-    `same_order` of these begin with what the first caption began with. At a half, whether "left" is said again or turned
-    into "right" is an exclusive or of two coins, and a model of a million parameters guesses for a hundred thousand
-    documents.
+    `same_order` of these keep the topic and the order of the first caption. At a half, whether "left" is said again or
+    turned into "right" is an exclusive or of two coins, and a model of a million parameters guesses for a hundred
+    thousand documents.
     """
 
     languages: tuple[str, ...] = grammar.LANGUAGES
@@ -60,6 +60,14 @@ class Mix:
     def others(self) -> tuple[str, ...]:
         """The languages beside English."""
         return tuple(language for language in self.languages if language != PIVOT)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a caption speaks of, and whether it names that first ("the circle left of the square") or last."""
+
+    topic: Mention
+    first: bool
 
 
 @dataclass(frozen=True)
@@ -104,12 +112,14 @@ def by_facts(scene: Scene, language: str) -> dict[Facts, list[str]]:
     return found
 
 
-def by_order(scene: Scene, language: str) -> dict[Facts, dict[Mention, list[str]]]:
-    """The captions of a scene in one language, together where they state the same, and by what they name first."""
-    found: dict[Facts, dict[Mention, list[str]]] = {}
+def by_order(scene: Scene, language: str) -> dict[Facts, dict[Order, list[str]]]:
+    """The captions of a scene in one language, together where they state the same, and in the same order."""
+    found: dict[Facts, dict[Order, list[str]]] = {}
     for plan in grammar.plans(scene, language):
         text, facts = grammar.say(plan, language)
-        found.setdefault(facts, {}).setdefault(plan[0][1]["a"], []).append(text)
+        pattern, named = plan[0]
+        order = Order(named["a"], pattern.slots[0][0] == "a")
+        found.setdefault(facts, {}).setdefault(order, []).append(text)
     return found
 
 
@@ -173,24 +183,21 @@ def _quotation(many: Sequence[Scene], language: str, rng: np.random.Generator) -
 
 def _discourse(scene: Scene, language: str, same_order: float, rng: np.random.Generator) -> Document:
     """A caption and what follows: it is said again, asked for or not, in other words or by chance in the same; or
-    questions on the scene come with their answers. `same_order` of that begins with what the caption began with."""
+    questions on the scene come with their answers. `same_order` of that keeps to the order of the caption."""
     every = list(by_order(scene, language).items())
     facts, orders = every[rng.integers(len(every))]
-    named = list(orders)
-    first, other = named[0], named[-1]
-    if rng.random() < 0.5:
-        first, other = other, first
+    first, *others = [list(orders)[i] for i in rng.permutation(len(orders))]
+    said, answers = [(_one(orders[first], rng), False)], (False, True)
     asked = answerable(scene, language, facts)
     asked = [asked[i] for i in rng.permutation(len(asked))]
-    said, answers = [(_one(orders[first], rng), False)], (False, True)
     for _ in range(MOVES):
-        topic = first if rng.random() < same_order else other
+        order = first if not others or rng.random() < same_order else others[rng.integers(len(others))]
         if asked and rng.random() < ASKED:
-            on_topic = [_about(question, topic) for question, _, _ in asked]
+            on_topic = [_about(question, order.topic) for question, _, _ in asked]
             said += zip(asked.pop(on_topic.index(True) if True in on_topic else 0)[1:], answers, strict=True)
         else:
             said += [(grammar.describe(language), False)] if rng.random() < 0.5 else []
-            said.append((_one(orders[topic], rng), True))
+            said.append((_one(orders[order], rng), True))
     segments, foreseen = zip(*said, strict=True)
     return Document(segments, DISCOURSE, (language, language), scene, foreseen)
 

@@ -40,7 +40,7 @@ class LanguageModelOptions:
     branch_scale: float = 0.35
     # Of the rotary positions: small, because a context is short, and which token stood two places ago must be told apart.
     theta: float = 100.0
-    steps: int = 15_000
+    steps: int = 20_000
     lr: float = 2e-3
     embedding_lr: float = 5.0  # times lr: a word occurs in few steps, a weight of a layer in all
     weight_decay: float = 0.01
