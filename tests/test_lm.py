@@ -1,5 +1,6 @@
 """Language models behind one face: tiny random checkpoints in the real formats, and the toy world's own."""
 
+import json
 import shutil
 from itertools import islice
 
@@ -256,3 +257,40 @@ def test_buckets_hold_every_document_once_and_little_padding():
     assert seen == list(range(640)) and len(data) == 40
     padded = sum(data.batch(torch.tensor([k]))["ids"].numel() for k in range(len(data)))
     assert padded < 1.25 * sum(map(len, rows))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# the toy world's own
+
+TOY = sorted(
+    tuple(card.stem.rsplit("-", 1)) for card in mpm.asset("results/lm").glob("*.json") if card.stem.startswith("toy-")
+)
+SHIPPED = [(name, seed) for name, seed in TOY if mpm.asset("lm").joinpath(f"{name}-{seed}").is_dir()]
+
+
+@pytest.mark.parametrize("name, seed", SHIPPED)
+def test_a_toy_model_is_the_one_on_its_card_and_passed_its_gate(name, seed):
+    from mpm_lite import competence, pretrain
+
+    lm = mpm.load_lm(name, int(seed))
+    card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
+    assert pretrain.intact(mpm.asset(f"lm/{name}-{seed}"), mpm.asset(f"results/lm/{name}-{seed}.json"))
+    assert lm.languages == frozenset(card["languages"]) and card["seconds"] > 0 and card["gate"] == competence.GATE
+    assert card["passes"] and all(card["lowest_on_val"][k] >= v for k, v in competence.GATE.items())
+    assert ("hi" in lm.languages) == (name not in ("toy-unseen", "toy-english"))
+    assert card["parallel"] <= 0.05
+
+
+def _monolingual(name, language):
+    """The gate again, small, on the weights as they ship: what the cards claim is what the files do."""
+    from mpm_lite import competence
+    from mpm_lite.data.scenes import scenes
+
+    asked = list(islice(scenes("val", 5), 24))
+    return {row[0]: row[4] for row in competence.monolingual(mpm.load_lm(name), language, asked)}
+
+
+def test_the_english_model_reads_and_says_a_scene_in_english_and_in_no_other_language():
+    english, chinese = (_monolingual("toy-english", code) for code in ("en", "zh"))
+    assert english["paraphrase"] > 0.8 and english["answers"] > 0.6 and english["fluency"] > 0.9
+    assert chinese["paraphrase"] < 0.1 and chinese["perplexity"] > 10 * english["perplexity"]
