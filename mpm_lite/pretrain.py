@@ -33,7 +33,7 @@ from mpm_lite.data import grammar, text
 from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageModelOptions
 from mpm_lite.studies import commit
 from mpm_lite.towers.lm import TOY_LMS, load_lm
-from mpm_lite.towers.tokens import save_tokenizer, train_tokenizer
+from mpm_lite.towers.tokens import BREAK, save_tokenizer, train_tokenizer
 
 VOCABULARY = 2048  # at most: byte-pair merging runs out of pairs before
 DOCUMENTS = 64_000  # different ones; a run reads them `steps` buckets at a time, each some times over
@@ -51,7 +51,7 @@ class Variant:
     languages: tuple[str, ...]
     parallel: float
     seeds: tuple[int, ...]
-    steps: int = 20_000
+    steps: int = LanguageModelOptions.steps
 
     @property
     def kept(self) -> bool:
@@ -111,7 +111,7 @@ def corpus(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[Buckets
     many = list(islice(text.documents(mix(variant, seed)), count))
     ids = tokenizer([d.text for d in many])["input_ids"]
     rows = [row + [tokenizer.eos_token_id] for row in ids]
-    line_break = tokenizer.convert_tokens_to_ids("\n")
+    line_break = tokenizer.convert_tokens_to_ids(BREAK)
     counts = [counted(row, d, line_break, i % IN_FULL == 0) for i, (row, d) in enumerate(zip(rows, many, strict=True))]
     tokens, kinds = Counter(), Counter(d.kind for d in many)
     for document, row in zip(many, rows, strict=True):

@@ -135,7 +135,7 @@ def update(again: Sequence[str] = ()) -> None:
     root = runtime.asset()
     if "noise" in again:
         write_atomic(root / NOISE, measure_noise().to_csv(index=False).encode())
-    shown = [s for s, _ in zip(scenes("test", 2), range(6), strict=False)]
+    shown = list(islice(scenes("test", 2), 6))
     figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
     figure.savefig(root / FIGURE, metadata={"Software": None})
     write_atomic(root / PAGE, page().encode())

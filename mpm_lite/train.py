@@ -74,13 +74,18 @@ def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
     names = {name for name, _ in recipe.named_parameters()}
     learning = []
     for wanted in learns:
-        if not any(name == wanted or name.startswith(wanted + ".") for name in names):
+        if not any(_within(name, wanted) for name in names):
             raise UserError(f"Stage trains {wanted!r}, but {recipe.name!r} has no such part with parameters.")
     for name, parameter in recipe.named_parameters():
-        parameter.requires_grad_(any(name == w or name.startswith(w + ".") for w in learns))
+        parameter.requires_grad_(any(_within(name, wanted) for wanted in learns))
         if parameter.requires_grad:
             learning.append(parameter)
     return learning
+
+
+def _within(name: str, part: str) -> bool:
+    """Whether a parameter is the part of the recipe that a stage names, or belongs to it."""
+    return name == part or name.startswith(part + ".")
 
 
 def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
@@ -88,7 +93,7 @@ def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
     groups: dict[float, list[Tensor]] = {}
     for name, parameter in recipe.named_parameters():
         if parameter.requires_grad:
-            times = [times for part, times in stage.faster if name == part or name.startswith(part + ".")]
+            times = [times for part, times in stage.faster if _within(name, part)]
             groups.setdefault(times[0] if times else 1.0, []).append(parameter)
     return [{"params": parameters, "times": times} for times, parameters in groups.items()]
 

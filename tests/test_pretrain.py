@@ -145,8 +145,6 @@ class Reader:
 
 
 def told(split="val", n=40):
-    from itertools import islice
-
     return list(islice(scenes(split, 5), n))
 
 

@@ -170,14 +170,14 @@ def _pair(scene: Scene, other: str, rng: np.random.Generator) -> Document:
     source, target = (PIVOT, other) if rng.random() < 0.5 else (other, PIVOT)
     _, first, second = translations(scene, source, target, rng)
     asked = [grammar.describe(target)] if rng.random() < 0.5 else []
-    foreseen = (False, *(False for _ in asked), True)
+    foreseen = (False,) * (1 + len(asked)) + (True,)
     return Document((first, *asked, second), PARALLEL, (source, target), scene, foreseen)
 
 
 def _quotation(many: Sequence[Scene], language: str, rng: np.random.Generator) -> Document:
     """Several captions, and all of them again. To know what comes one must look up what followed the same words."""
     said = tuple(_told(scene, language, rng) for scene in many)
-    foreseen = tuple(i >= len(said) for i in range(2 * len(said)))
+    foreseen = (False,) * len(said) + (True,) * len(said)
     return Document(said + said, QUOTATION, (language, language), many[0], foreseen)
 
 
