@@ -37,7 +37,7 @@ from mpm_lite.towers.tokens import BREAK, save_tokenizer, train_tokenizer
 
 VOCABULARY = 2048  # at most: byte-pair merging runs out of pairs before
 DOCUMENTS = 64_000  # different ones; a run reads them `steps` buckets at a time, each some times over
-BUCKET = 16
+BUCKET = 32
 IN_FULL = 5  # one document in so many counts in full, of the others what can be foreseen
 SPLITS = ("val", "test")  # the gate looks at val
 _UNSEEN = ("hi", "sw")
@@ -65,7 +65,7 @@ VARIANTS = {
     for v in (
         Variant("toy-multilingual", _ALL, 0.05, (0, 1, 2)),
         Variant("toy-noparallel", _ALL, 0.0, (0, 1, 2)),
-        Variant("toy-english", ("en",), 0.0, (0, 1, 2), steps=5_000),
+        Variant("toy-english", ("en",), 0.0, (0, 1, 2), steps=3_000),
         Variant("toy-unseen", tuple(code for code in _ALL if code not in _UNSEEN), 0.05, (0,)),
         Variant("toy-parallel-1", _ALL, 0.01, (0,)),
         Variant("toy-parallel-20", _ALL, 0.20, (0,)),

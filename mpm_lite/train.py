@@ -89,8 +89,15 @@ def _within(name: str, part: str) -> bool:
 
 
 def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
-    """What learns, together where it learns at the same rate; `times` is how many times the stage's rate that is."""
+    """What learns, together where it learns at the same rate; `times` is how many times the stage's rate that is.
+
+    Raises UserError where `faster` names something that does not learn.
+    """
     groups: dict[float, list[Tensor]] = {}
+    learning = [name for name, parameter in recipe.named_parameters() if parameter.requires_grad]
+    for part, _ in stage.faster:
+        if not any(_within(name, part) for name in learning):
+            raise UserError(f"Stage {stage.name!r} gives {part!r} a rate of its own, but no such part of it learns.")
     for name, parameter in recipe.named_parameters():
         if parameter.requires_grad:
             times = [times for part, times in stage.faster if _within(name, part)]

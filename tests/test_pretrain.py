@@ -13,9 +13,9 @@ from mpm_lite import UserError, competence, pretrain, pretrain_towers
 from mpm_lite.cli import main
 from mpm_lite.data import grammar, text
 from mpm_lite.data.scenes import scenes, split_of
-from mpm_lite.recipes.language_model import LanguageModelOptions
+from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 
-TINY = LanguageModelOptions(width=32, layers=2, hidden=64, steps=12)
+TINY = LanguageModelOptions(width=32, layers=2, hidden=64, steps=12, compiled=False)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +86,32 @@ def test_what_counts_are_the_segments_that_can_be_foreseen():
         assert d.kind == text.PLAIN or (not d.foreseen[0] and d.foreseen[-1] and len(d.foreseen) == len(d.segments))
         kinds.add(d.kind)
     assert kinds == {text.PLAIN, text.DISCOURSE, text.QUOTATION, text.PARALLEL}
+
+
+def attention(model, layer, ids):
+    """Who looks where before any training, (N, H, T, T)."""
+    model.decoder.set_attn_implementation("eager")
+    return model.decoder.model(ids, output_attentions=True).attentions[layer].detach()
+
+
+def test_heads_begin_by_looking_back_and_by_looking_for_tokens_like_their_own():
+    torch.manual_seed(0)
+    options = LanguageModelOptions(compiled=False)
+    ids = torch.randint(3, 500, (16, 40))
+    ids[:, 30] = ids[:, 24]
+    noise, begun = (LanguageModel(500, o) for o in (replace(options, back=(), alike=0), options))
+    looks = attention(begun, 0, ids).mean(0)  # (H, T, T)
+    for head, offset in enumerate(options.back):
+        by_offset = torch.stack([looks[head].diagonal(-d)[5:].mean() for d in range(6)])
+        assert int(by_offset.argmax()) == offset
+    for layer in (1, 2):
+        # A token is like itself and, carrying the words before it, like its neighbours; of the others, like its word.
+        found, by_chance = (
+            attention(model, layer, ids)[:, : options.alike, 30, :27].argmax(-1) == 24 for model in (begun, noise)
+        )
+        assert found.double().mean() > 0.6 > 0.2 > by_chance.double().mean()
+    with pytest.raises(UserError, match="5 offsets to look back by need as many heads; there are 4"):
+        LanguageModel(500, replace(options, back=(1, 2, 3, 4, 5)))
 
 
 def test_variants_are_those_of_the_design():

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,13 @@ def test_nan_too_few_and_a_missing_part_are_one_sentence():
 
     with pytest.raises(UserError, match="'nose'"):
         train.fit(Odd(20, 12), Pairs(), train.Plan(progress=False))
+
+    class Hasty(Align):
+        def stages(self):
+            return [replace(super().stages()[0], faster=(("nose", 5.0),))]
+
+    with pytest.raises(UserError, match="'nose' a rate of its own, but no such part"):
+        train.fit(Hasty(20, 12), Pairs(), train.Plan(progress=False))
 
 
 def test_a_recipe_without_parts_says_what_to_define():

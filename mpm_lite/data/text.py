@@ -106,10 +106,8 @@ def holds(scene: Scene, attributes: frozenset[str]) -> bool:
 
 def by_facts(scene: Scene, language: str) -> dict[Facts, list[str]]:
     """The captions of a scene in one language, together where they state the same."""
-    found: dict[Facts, list[str]] = {}
-    for text, facts in grammar.stated(scene, language):
-        found.setdefault(facts, []).append(text)
-    return found
+    every = by_order(scene, language).items()
+    return {facts: [text for texts in orders.values() for text in texts] for facts, orders in every}
 
 
 def by_order(scene: Scene, language: str) -> dict[Facts, dict[Order, list[str]]]:
