@@ -36,7 +36,7 @@ from mpm_lite.towers.lm import TOY_LMS, load_lm
 from mpm_lite.towers.tokens import BREAK, save_tokenizer, train_tokenizer
 
 VOCABULARY = 2048  # at most: byte-pair merging runs out of pairs before
-DOCUMENTS = 64_000  # different ones; a run reads them `steps` buckets at a time, each some times over
+DOCUMENTS = 192_000  # different ones; a run reads them `steps` buckets at a time, some of them more than once
 BUCKET = 32
 IN_FULL = 5  # one document in so many counts in full, of the others what can be foreseen
 SPLITS = ("val", "test")  # the gate looks at val

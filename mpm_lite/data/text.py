@@ -23,9 +23,9 @@ from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
 
 PIVOT = "en"
 PLAIN, DISCOURSE, QUOTATION, PARALLEL = "plain", "discourse", "quotation", "parallel"
-QUOTED = 0.3  # of what goes on: captions of several scenes, all said again in the same words
-MOVES = 3  # what a discourse adds to its first caption
-ASKED = 0.6  # of these: questions with their answers, as long as there are any
+QUOTED = 0.1  # of what goes on: captions of several scenes, all said again in the same words
+MOVES = 6  # what a discourse adds to its first caption: saying it again is soon learned, answering takes many questions
+ASKED = 0.8  # of these: questions with their answers, as long as there are any
 _WITHHELD = {"shape": 1, "colour": 2}  # of 7 and 8: three of fifteen attributes, a fifth
 
 
