@@ -24,7 +24,7 @@ from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
 PIVOT = "en"
 PLAIN, DISCOURSE, QUOTATION, PARALLEL = "plain", "discourse", "quotation", "parallel"
 QUOTED = 0.1  # of what goes on: captions of several scenes, all said again in the same words
-MOVES = 6  # what a discourse adds to its first caption: saying it again is soon learned, answering takes many questions
+MOVES = 1  # what a discourse adds to its first caption: more distract from looking the one up
 ASKED = 0.8  # of these: questions with their answers, as long as there are any
 _WITHHELD = {"shape": 1, "colour": 2}  # of 7 and 8: three of fifteen attributes, a fifth
 
@@ -191,18 +191,12 @@ def _discourse(scene: Scene, language: str, same_order: float, rng: np.random.Ge
     for _ in range(MOVES):
         order = first if not others or rng.random() < same_order else others[rng.integers(len(others))]
         if asked and rng.random() < ASKED:
-            on_topic = [_about(question, order.topic) for question, _, _ in asked]
-            said += zip(asked.pop(on_topic.index(True) if True in on_topic else 0)[1:], answers, strict=True)
+            said += zip(asked.pop()[1:], answers, strict=True)
         else:
             said += [(grammar.describe(language), False)] if rng.random() < 0.5 else []
             said.append((_one(orders[order], rng), True))
     segments, foreseen = zip(*said, strict=True)
     return Document(segments, DISCOURSE, (language, language), scene, foreseen)
-
-
-def _about(question: Question, topic: Mention) -> bool:
-    """Whether a question is about the topic; whether something is there may always be asked."""
-    return question.kind == "exists" or (question.a.shape == topic.shape and question.a.colour in (None, topic.colour))
 
 
 def _told(scene: Scene, language: str, rng: np.random.Generator) -> str:

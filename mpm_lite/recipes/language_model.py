@@ -30,7 +30,7 @@ class LanguageModelOptions:
 
     width: int = 128  # D
     layers: int = 4
-    heads: int = 4
+    heads: int = 8
     hidden: int = 256  # of SwiGLU
     context: int = 256  # tokens
     # At the start: spread of the weights, of the embeddings, and how much smaller what a layer adds to the stream is.
@@ -39,8 +39,8 @@ class LanguageModelOptions:
     spread: float = 0.08
     embedding_spread: float = 1.0
     branch_scale: float = 0.35
-    back: tuple[int, ...] = (1, 2, 3)  # heads of the first layer that begin by looking so many tokens back
-    alike: int = 2  # heads of each layer between first and last that begin by looking for tokens like their own
+    back: tuple[int, ...] = (1, 2, 3, 4)  # heads of the first layer that begin by looking so many tokens back
+    alike: int = 4  # heads of each layer between first and last that begin by looking for tokens like their own
     theta: float = 1000.0  # of the rotary positions: a context is short
     compiled: bool = True  # a quarter faster, and needs a C++ compiler
     steps: int = 12_000
