@@ -94,14 +94,13 @@ def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
     Raises UserError where `faster` names something that does not learn.
     """
     groups: dict[float, list[Tensor]] = {}
-    learning = [name for name, parameter in recipe.named_parameters() if parameter.requires_grad]
+    learning = {name: parameter for name, parameter in recipe.named_parameters() if parameter.requires_grad}
     for part, _ in stage.faster:
         if not any(_within(name, part) for name in learning):
             raise UserError(f"Stage {stage.name!r} gives {part!r} a rate of its own, but no such part of it learns.")
-    for name, parameter in recipe.named_parameters():
-        if parameter.requires_grad:
-            times = [times for part, times in stage.faster if _within(name, part)]
-            groups.setdefault(times[0] if times else 1.0, []).append(parameter)
+    for name, parameter in learning.items():
+        times = [times for part, times in stage.faster if _within(name, part)]
+        groups.setdefault(times[0] if times else 1.0, []).append(parameter)
     return [{"params": parameters, "times": times} for times, parameters in groups.items()]
 
 
