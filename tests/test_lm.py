@@ -122,9 +122,9 @@ def test_gradients_reach_soft_tokens_and_nothing_else(lm):
     assert lost.shape == there.shape and (lost[~there] == 0).all() and (lost[there] > 0).all()
     lost.sum().backward()
     assert soft.grad.abs().sum() > 0 and all(p.grad is None for p in lm.model.parameters())
-    # The gradient is the slope of the loss, along itself, where the slope is large against rounding.
+    # The gradient is the slope of the loss along itself: small steps, for a model drawn at random is steep in places.
     x, texts = soft.detach(), ["red", "红色的书", "rot"]
-    step = soft.grad / soft.grad.norm() * 1e-2 * x.norm() / x.numel() ** 0.5
+    step = soft.grad / soft.grad.norm() * 1e-3 * x.norm() / x.numel() ** 0.5
     with torch.no_grad():
         sides = [lm.losses(lm.read(PROMPTS, x + s), texts)[0].double().sum() for s in (step, -step)]
     assert float(sides[0] - sides[1]) / 2 == pytest.approx(float((soft.grad * step).double().sum()), rel=0.1)

@@ -174,7 +174,8 @@ class LanguageModel(Recipe):
                 layer.mlp.down_proj.weight.mul_(o.branch_scale)
             look_back(self.decoder, o.back)
             look_for_like(self.decoder, o.alike)
-        # A function, not a module: a compiled module would hold every parameter a second time.
+        # A function, not a module: a compiled module would hold every parameter a second time. It begins behind the
+        # embeddings, whose gradient several threads would add up in any order once compiled.
         self._read = (
             torch.compile(self.decoder.model.forward, dynamic=True) if o.compiled else self.decoder.model.forward
         )
@@ -201,7 +202,8 @@ class LanguageModel(Recipe):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         ids, counts = batch["ids"], batch["counts"][:, 1:]  # (N, T), (N, T - 1)
         # Padding stands behind every document and attention looks back only, so no mask is needed.
-        states = self._read(input_ids=ids[:, :-1], use_cache=False).last_hidden_state  # (N, T - 1, D)
+        words = self.decoder.model.embed_tokens(ids[:, :-1])  # (N, T - 1, D)
+        states = self._read(inputs_embeds=words, use_cache=False).last_hidden_state  # (N, T - 1, D)
         return ops.linear_cross_entropy(states[counts], self.decoder.lm_head.weight, ids[:, 1:][counts], check=False)
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
