@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,11 +59,12 @@ def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tenso
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """Linear climb over the warm-up, then a cosine down to zero at the last step."""
+    """Linear climb over the warm-up, then a cosine down to `final` times the rate at the last step."""
     climb = max(1, round(stage.warmup * stage.steps))
     if step < climb:
         return stage.lr * (step + 1) / climb
-    return stage.lr * 0.5 * (1 + math.cos(math.pi * (step - climb) / max(1, stage.steps - climb)))
+    down = 0.5 * (1 - math.cos(math.pi * (step - climb) / max(1, stage.steps - climb)))  # from 0 to 1
+    return stage.lr * (1 - (1 - stage.final) * down)
 
 
 def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
@@ -106,25 +107,28 @@ def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
 
 def fit(
     recipe: Recipe,
-    data: TrainData,
+    data: TrainData | Sequence[TrainData],
     plan: Plan = Plan(),
     score: Callable[[Recipe], float] | None = None,
     device: str | torch.device | None = None,
 ) -> History:
-    """Train `recipe` through its stages, in place; returns what was recorded.
+    """Train `recipe` through its stages, in place; returns what was recorded. `data` is for every stage, or one each.
 
     With `score` (higher is better, on validation data) the weights of the best scored step are the ones left in the
     recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
     Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
     """
-    if len(data) < 2:
-        raise UserError(f"{len(data)} training pairs are too few: a contrast needs at least 2.")
+    each = list(data) if isinstance(data, (list, tuple)) else [data] * len(recipe.stages())
+    if len(each) != len(recipe.stages()):
+        raise UserError(f"{recipe.name!r} has {len(recipe.stages())} stages, but there are {len(each)} sets of data.")
+    if (few := min(len(one) for one in each)) < 2:
+        raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     on = runtime.device(device)
     accelerator = Accelerator(cpu=on.type == "cpu")
     torch.manual_seed(plan.seed)
     history = History()
     folder = plan.out / "checkpoints" if plan.out else None
-    config = _config(recipe, data, plan)
+    config = _config(recipe, each, plan)
     start_stage, start_step, saved = 0, 0, checkpoint.latest(folder) if folder else None
     if saved:
         if saved.state["config"] != config:
@@ -165,8 +169,8 @@ def fit(
                 checkpoint.unpack_optimizer(optimizer.optimizer, saved.tensors["optimizer"])
         for step in range(first, stage.steps):
             recipe.train()
-            indices = batch_indices(len(data), stage.batch, plan.seed, number, step)
-            batch = {k: v.to(accelerator.device) for k, v in data.batch(indices).items()}
+            indices = batch_indices(len(each[number]), stage.batch, plan.seed, number, step)
+            batch = {k: v.to(accelerator.device) for k, v in each[number].batch(indices).items()}
             for group in optimizer.param_groups:
                 group["lr"] = group["times"] * learning_rate(stage, step)
             loss = recipe.loss(batch)
@@ -200,7 +204,7 @@ def fit(
     return history
 
 
-def _config(recipe: Recipe, data: TrainData, plan: Plan) -> str:
+def _config(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> str:
     """A digest of everything that decides the weights, so that a run is never continued as another."""
     options: Any = getattr(recipe, "options", None)
     described = {
@@ -208,7 +212,7 @@ def _config(recipe: Recipe, data: TrainData, plan: Plan) -> str:
         "options": asdict(options) if options is not None else None,
         "stages": [asdict(stage) for stage in recipe.stages()],
         "shapes": {k: list(v.shape) for k, v in recipe.state_dict().items()},
-        "data": [len(data), getattr(data, "digest", "")],
+        "data": [[len(data), getattr(data, "digest", "")] for data in each],
         "plan": [plan.seed, plan.score_every],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()

@@ -201,9 +201,11 @@ def test_an_unknown_model_or_seed_says_so(monkeypatch, folders, tmp_path):
 # the recipe
 
 
-def tiny_recipe(steps=30):
+def tiny_recipe(steps=30, **options):
     torch.manual_seed(0)
-    options = LanguageModelOptions(width=32, layers=2, heads=4, hidden=64, steps=steps, lr=5e-3)
+    options = LanguageModelOptions(
+        width=32, layers=2, heads=4, hidden=64, lookups=steps // 3, steps=steps - steps // 3, lr=5e-3, **options
+    )
     return LanguageModel(VOCABULARY, options, bos_token_id=1, eos_token_id=2)
 
 
@@ -235,7 +237,7 @@ def test_the_language_model_learns_and_a_stopped_run_goes_on_bit_for_bit(tmp_pat
 
 
 def test_the_loss_is_the_cross_entropy_of_its_own_predictions(tokenizer):
-    recipe = tiny_recipe()
+    recipe = tiny_recipe(bf16=False)
     rows = [[1, 5, 9, 4, 2], [1, 7, 2]]
     batch = Buckets(rows, 2).batch(torch.tensor([0]))
     ids = batch["ids"]
@@ -247,6 +249,9 @@ def test_the_loss_is_the_cross_entropy_of_its_own_predictions(tokenizer):
     targets = torch.tensor([[7, 2, 0, 0], [0, 9, 0, 2]])
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
     assert torch.allclose(recipe.loss(some), plain, atol=1e-5)
+    rounded = tiny_recipe(bf16=True)
+    assert float(rounded.loss(batch)) == pytest.approx(float(recipe.loss(batch)), rel=0.02)
+    assert float(rounded.loss(batch)) != float(recipe.loss(batch))
 
 
 def test_buckets_hold_every_document_once_and_little_padding():

@@ -12,10 +12,10 @@ import mpm_lite as mpm
 from mpm_lite import UserError, competence, pretrain, pretrain_towers
 from mpm_lite.cli import main
 from mpm_lite.data import grammar, text
-from mpm_lite.data.scenes import scenes, split_of
+from mpm_lite.data.scenes import scenes, split_of, text_scenes
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 
-TINY = LanguageModelOptions(width=32, layers=2, hidden=64, steps=12, compiled=False)
+TINY = LanguageModelOptions(width=32, layers=2, hidden=64, lookups=4, steps=8, compiled=False)
 
 
 @pytest.fixture(scope="module")
@@ -98,20 +98,49 @@ def test_heads_begin_by_looking_back_and_by_looking_for_tokens_like_their_own():
     torch.manual_seed(0)
     options = LanguageModelOptions(compiled=False)
     ids = torch.randint(3, 500, (16, 40))
-    ids[:, 30] = ids[:, 24]
-    noise, begun = (LanguageModel(500, o) for o in (replace(options, back=(), alike=0), options))
+    ids[:, 26:31] = ids[:, 20:25]
+    noise, begun = (LanguageModel(500, o) for o in (replace(options, back=(), back_later=(), alike=0), options))
     looks = attention(begun, 0, ids).mean(0)  # (H, T, T)
     for head, offset in enumerate(options.back):
         by_offset = torch.stack([looks[head].diagonal(-d)[5:].mean() for d in range(6)])
         assert int(by_offset.argmax()) == offset
+    for layer in (2, 3):
+        looks = attention(begun, layer, ids).mean(0)
+        for head, offset in enumerate(options.back_later, options.heads - len(options.back_later)):
+            assert int(torch.stack([looks[head].diagonal(-d)[8:].mean() for d in range(9)]).argmax()) == offset
     for layer in (1, 2):
-        # A token is like itself and, carrying the words before it, like its neighbours; of the others, like its word.
+        # A token is like itself and, carrying the words before it, like its neighbours; of the others, like the same word
+        # behind the same words.
         found, by_chance = (
             attention(model, layer, ids)[:, : options.alike, 30, :27].argmax(-1) == 24 for model in (begun, noise)
         )
         assert found.double().mean() > 0.3 > 0.1 > by_chance.double().mean()  # chance 1 in 27
     with pytest.raises(UserError, match="9 offsets to look back by need as many heads; there are 8"):
         LanguageModel(500, replace(options, back=tuple(range(1, 10))))
+
+
+def test_the_languages_that_look_up_first_are_those_whose_colour_stands_before_the_noun():
+    scene = next(s for s in text_scenes() if s.kind == "one")
+    colour, shape = scene.things[0].colour, scene.things[0].shape
+    for code in grammar.LANGUAGES:
+        lexicon, said = grammar.grammar(code).lexicon, grammar.captions(scene, code)[0].lower()
+        colour_at, noun_at = (
+            min(said.find(form.lower()) for form in lexicon[slot][value] if form.lower() in said)
+            for slot, value in (("colour", colour), ("shape", shape))
+        )
+        assert (colour_at < noun_at) == (code in pretrain.COLOUR_FIRST), (code, said)
+
+
+def test_to_begin_with_there_are_lookups_alone(monkeypatch):
+    made = []
+    monkeypatch.setattr(pretrain, "corpus", lambda what, count, in_full=1: (made.append((what, in_full)), {})[1:] * 2)
+    pretrain.corpora(pretrain.VARIANTS["toy-multilingual"], 3, 50)
+    (first, in_full), (second, _) = made
+    assert in_full == 0 and second == pretrain.mix(pretrain.VARIANTS["toy-multilingual"], 3)
+    assert first.languages == pretrain.COLOUR_FIRST and first.seed == 3  # the same words are withheld
+    many = list(islice(text.documents(first), 100))
+    asked = [d for d in many if len(d.segments) == 3 and not d.foreseen[1]]
+    assert {d.kind for d in many} == {text.DISCOURSE} and len(asked) > 80
 
 
 def test_variants_are_those_of_the_design():

@@ -21,8 +21,8 @@ def test_the_shares_are_what_the_dials_say(mix):
     n = len(MANY[mix])
     for kind, share in (
         (text.PARALLEL, mix.parallel),
-        (text.DISCOURSE, (1 - mix.parallel) * mix.discourse * (1 - text.QUOTED)),
-        (text.QUOTATION, (1 - mix.parallel) * mix.discourse * text.QUOTED),
+        (text.DISCOURSE, (1 - mix.parallel) * mix.discourse * (1 - mix.quoted)),
+        (text.QUOTATION, (1 - mix.parallel) * mix.discourse * mix.quoted),
         (text.PLAIN, (1 - mix.parallel) * (1 - mix.discourse)),
     ):
         assert abs(kinds[kind] / n - share) < 4 * (share * (1 - share) / n) ** 0.5, kind

@@ -23,9 +23,6 @@ from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
 
 PIVOT = "en"
 PLAIN, DISCOURSE, QUOTATION, PARALLEL = "plain", "discourse", "quotation", "parallel"
-QUOTED = 0.1  # of what goes on: captions of several scenes, all said again in the same words
-MOVES = 1  # what a discourse adds to its first caption: more distract from looking the one up
-ASKED = 0.8  # of these: questions with their answers, as long as there are any
 _WITHHELD = {"shape": 1, "colour": 2}  # of 7 and 8: three of fifteen attributes, a fifth
 
 
@@ -35,22 +32,32 @@ class Mix:
 
     `parallel` is the share of documents that are translation pairs (English and one other language, either first),
     `discourse` the share of the monolingual rest that goes on: with paraphrases, and with questions and their answers.
-    `same_order` of these keep the topic and the order of the first caption. At a half, whether "left" is said again or
-    turned into "right" is an exclusive or of two coins, and a model of a million parameters guesses for a hundred
-    thousand documents.
+    Of what goes on, `quoted` are captions of several scenes that are all said again in the same words; of the rest,
+    `asked` are a caption and a question of one of `kinds` with its answer, where it answers any, and the others a
+    caption and its paraphrase. One thing to find in a document: more of them distract from each other.
+    `same_order` of paraphrases keep the topic and the order of the first caption. At a half, whether "left" is said
+    again or turned into "right" is an exclusive or of two coins, and a model of a million parameters guesses for a
+    hundred thousand documents. Another `stream` is other documents of other scenes, with the same words withheld.
     """
 
     languages: tuple[str, ...] = grammar.LANGUAGES
     parallel: float = 0.05
     discourse: float = 0.9
+    quoted: float = 0.1
+    asked: float = 0.6
+    kinds: tuple[str, ...] = grammar.KINDS
     same_order: float = 0.8
     seed: int = 0
+    stream: int = 0
 
     def __post_init__(self) -> None:
         for language in self.languages:
             if language not in grammar.LANGUAGES:
                 raise runtime.unknown("toyworld language", language, grammar.LANGUAGES)
-        for name in ("parallel", "discourse", "same_order"):
+        for kind in self.kinds:
+            if kind not in grammar.KINDS:
+                raise runtime.unknown("kind of question", kind, grammar.KINDS)
+        for name in ("parallel", "discourse", "quoted", "asked", "same_order"):
             if not 0 <= getattr(self, name) <= 1:
                 raise runtime.UserError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
         if self.parallel and (not self.others or PIVOT not in self.languages):
@@ -145,10 +152,10 @@ def answerable(scene: Scene, language: str, facts: Facts) -> list[tuple[Question
 
 def documents(mix: Mix) -> Iterator[Document]:
     """An endless stream of documents, each of one scene; the stream of a mix never changes."""
-    rng = np.random.default_rng([mix.seed, 4])
-    others = mix.others
-    apart, spare = withheld(mix.seed), text_scenes(mix.seed + 1_000)
-    for scene in text_scenes(mix.seed):
+    rng = np.random.default_rng([mix.seed, 4, mix.stream])
+    others, own = mix.others, mix.seed + 2_000 * mix.stream
+    apart, spare = withheld(mix.seed), text_scenes(own + 1_000)
+    for scene in text_scenes(own):
         if rng.random() < mix.parallel:
             # The share holds although a pair needs a scene without withheld words.
             while holds(scene, apart):
@@ -158,10 +165,10 @@ def documents(mix: Mix) -> Iterator[Document]:
             language = mix.languages[rng.integers(len(mix.languages))]
             if rng.random() >= mix.discourse:
                 yield Document((_told(scene, language, rng),), PLAIN, (language, language), scene, (False,))
-            elif rng.random() < QUOTED:
+            elif rng.random() < mix.quoted:
                 yield _quotation([scene, next(spare), next(spare)], language, rng)
             else:
-                yield _discourse(scene, language, mix.same_order, rng)
+                yield _discourse(scene, language, mix, rng)
 
 
 def _pair(scene: Scene, other: str, rng: np.random.Generator) -> Document:
@@ -179,22 +186,23 @@ def _quotation(many: Sequence[Scene], language: str, rng: np.random.Generator) -
     return Document(said + said, QUOTATION, (language, language), many[0], foreseen)
 
 
-def _discourse(scene: Scene, language: str, same_order: float, rng: np.random.Generator) -> Document:
-    """A caption and what follows: it is said again, asked for or not, in other words or by chance in the same; or
-    questions on the scene come with their answers. `same_order` of that keeps to the order of the caption."""
+def _discourse(scene: Scene, language: str, mix: Mix, rng: np.random.Generator) -> Document:
+    """A caption, and a question on the scene with its answer; or it is said again, asked for or not, in other words or
+    by chance in the same."""
     every = list(by_order(scene, language).items())
     facts, orders = every[rng.integers(len(every))]
-    first, *others = [list(orders)[i] for i in rng.permutation(len(orders))]
-    said, answers = [(_one(orders[first], rng), False)], (False, True)
-    asked = answerable(scene, language, facts)
-    asked = [asked[i] for i in rng.permutation(len(asked))]
-    for _ in range(MOVES):
-        order = first if not others or rng.random() < same_order else others[rng.integers(len(others))]
-        if asked and rng.random() < ASKED:
-            said += zip(asked.pop()[1:], answers, strict=True)
-        else:
-            said += [(grammar.describe(language), False)] if rng.random() < 0.5 else []
-            said.append((_one(orders[order], rng), True))
+    those = list(orders)
+    first = those[rng.integers(len(those))]
+    said = [(_one(orders[first], rng), False)]
+    asked = [a for a in answerable(scene, language, facts) if a[0].kind in mix.kinds]
+    if asked and rng.random() < mix.asked:
+        _, question, answer = asked[rng.integers(len(asked))]
+        said += [(question, False), (answer, True)]
+    else:
+        others = [order for order in those if order != first]
+        stays = not others or rng.random() < mix.same_order
+        said += [(grammar.describe(language), False)] if rng.random() < 0.5 else []
+        said.append((_one(orders[first if stays else others[rng.integers(len(others))]], rng), True))
     segments, foreseen = zip(*said, strict=True)
     return Document(segments, DISCOURSE, (language, language), scene, foreseen)
 

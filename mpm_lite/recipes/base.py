@@ -22,7 +22,8 @@ class Stage:
     batch: int
     lr: float
     weight_decay: float = 0.0
-    warmup: float = 0.1  # share of the steps in which the rate climbs; a cosine leads it down to zero
+    warmup: float = 0.1  # share of the steps in which the rate climbs
+    final: float = 0.0  # share of the rate that a cosine leads it down to at the last step
     beta2: float = 0.999  # of AdamW
     clip: float = 0.0  # largest norm of a step's gradient; 0 = any
     faster: tuple[tuple[str, float], ...] = ()  # submodules or parameters, and how many times lr they learn at

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 
 import numpy as np
@@ -200,9 +200,12 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+KINDS = ("exists", "holds", "colour", "count", "where")
+
+
 @dataclass(frozen=True)
 class Question:
-    """A closed question before any language: `kind` is exists, holds, colour, count or where.
+    """A closed question before any language: `kind` is one of KINDS.
 
     `value` is the relation that "holds" asks for; `answer` is "yes", "no", a colour, a number, a place, or for "where"
     (relation, the other thing).
@@ -215,7 +218,8 @@ class Question:
     answer: str | tuple[str, Mention]
 
 
-def asked(scene: Scene) -> list[Question]:
+@lru_cache(maxsize=4)  # those who ask for the questions in words ask for both
+def asked(scene: Scene) -> tuple[Question, ...]:
     """The closed questions on a scene with their answers. A false one names no held-out combination in a train scene.
 
     What a false "exists" asks for shares in half of the scenes a shape or a colour with a thing that is there.
@@ -225,7 +229,7 @@ def asked(scene: Scene) -> list[Question]:
     there = scene.things[rng.integers(len(scene.things))]
     found = [Question("exists", mention(there, False), None, "", "yes")]
     pairs = {thing.pair for thing in scene.things}
-    others = [(c, s) for c in COLOURS for s in SHAPES if (c, s) not in pairs and _readable(pair_name((c, s)))]
+    others = [pair for pair in _readable_pairs() if pair not in pairs]
     if rng.random() < 0.5:
         others = [(c, s) for c, s in others if (c == there.colour) != (s == there.shape)]
     colour, shape = others[rng.integers(len(others))]
@@ -234,9 +238,9 @@ def asked(scene: Scene) -> list[Question]:
         if scene.kind != "group" and [t.shape for t in scene.things].count(thing.shape) == 1:
             found.append(Question("colour", Mention(thing.shape), None, "", thing.colour))
     if scene.kind == "group":
-        return [*found[2:], Question("count", a, None, "", str(a.count))]
+        return (*found[2:], Question("count", a, None, "", str(a.count)))
     if scene.place:
-        return [*found, Question("where", a, None, "", scene.place)]
+        return (*found, Question("where", a, None, "", scene.place))
     for one, two in zip(scene.things, scene.things[1:], strict=False):
         ways = [(one, two), (two, one)]
         for (m, n), true in zip(ways, rng.permutation(2), strict=True):
@@ -247,7 +251,12 @@ def asked(scene: Scene) -> list[Question]:
                 found.append(Question("holds", mention(m, False), mention(n, False), said, "yes" if true else "no"))
             if scene.kind == "pair":
                 found.append(Question("where", mention(m, False), None, "", (how, mention(n, False))))
-    return found
+    return tuple(found)
+
+
+@cache
+def _readable_pairs() -> tuple[tuple[str, str], ...]:
+    return tuple((c, s) for c in COLOURS for s in SHAPES if _readable(pair_name((c, s))))
 
 
 def _readable(name: str) -> bool:
