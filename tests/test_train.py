@@ -55,6 +55,32 @@ def test_the_best_scored_weights_are_kept():
     assert history.kept_step == 20 and same(recipe.state_dict(), seen[0.9])
 
 
+def test_each_stage_reads_its_own_data_at_its_own_rate():
+    class Twice(Align):
+        def stages(self):
+            one = replace(super().stages()[0], steps=6, warmup=0.2)
+            return [replace(one, name="first", final=1.0), replace(one, final=0.1)]
+
+    class Seen(Pairs):
+        def __init__(self, seen):
+            super().__init__()
+            self.seen = seen
+
+        def batch(self, indices):
+            order.append(self.seen)
+            return super().batch(indices)
+
+    order, recipe = [], Twice(20, 12)
+    train.fit(recipe, [Seen(1), Seen(2)], train.Plan(progress=False))
+    assert order == [1] * 6 + [2] * 6
+    first, second = recipe.stages()
+    assert [train.learning_rate(first, k) for k in range(6)] == [first.lr] * 6
+    rates = [train.learning_rate(second, k) / second.lr for k in range(7)]
+    assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(0.1)
+    with pytest.raises(UserError, match="has 2 stages, but there are 1 sets of data"):
+        train.fit(recipe, [Pairs()], train.Plan(progress=False))
+
+
 CHILD = """
 import os, signal, sys
 sys.path.insert(0, {here!r})
