@@ -177,6 +177,8 @@ def build(
     card = rows.with_suffix(".json")
     if card.exists() and (not variant.kept or intact(folder, card)):
         return card
+    if options.compiled and not compiler():
+        raise runtime.UserError("No C++ compiler is found, and training compiles the model: install g++ (or set CXX).")
     started = time.perf_counter()
     data, said = corpora(variant, seed, documents)
     torch.manual_seed(seed)
@@ -217,6 +219,11 @@ def build(
     write_json(card, described)
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return card
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch.compile would call on a CPU, None where there is none."""
+    return next(filter(None, map(shutil.which, [os.environ.get("CXX", "g++"), "clang++", "cl"])), None)
 
 
 def save(model: Any, folder: Path, extras: Callable[[Path], None]) -> str:

@@ -72,6 +72,13 @@ def test_what_is_there_and_intact_is_kept_and_what_is_damaged_is_made_again(buil
     assert weights.read_bytes() == whole  # the same again, bit for bit
 
 
+def test_without_a_compiler_it_says_so_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="No C.. compiler is found"):
+        pretrain.build(pretrain.VARIANTS["toy-english"], 0, tmp_path, replace(TINY, compiled=True), documents=300)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_counts_are_the_segments_that_can_be_foreseen():
     tokenizer = pretrain.shared_tokenizer()
     line_break = tokenizer.convert_tokens_to_ids("\n")
