@@ -26,6 +26,7 @@ from mpm_lite.world import pair_of_test
 PAGE = "toyworld.md"
 NOISE = "results/noise.csv"
 FIGURE = "figures/toyworld.png"
+ALIGNMENT = "figures/toyworld-alignment.png"
 
 
 def one_scene(seed: int = 3) -> str:
@@ -90,6 +91,27 @@ def model_table() -> str:
     return markdown_table(header, body)
 
 
+def alignment_by_layer() -> pd.DataFrame:
+    """Alignment of each model that read all languages, test: line (share of pairs), layer, and over its languages the
+    mean value, lowest and highest; seeds are averaged."""
+    rows = model_rows()
+    if not len(rows):
+        return pd.DataFrame()
+    all_read = rows.groupby(["model", "seed"])["read"].transform("all")
+    own = rows[all_read & (rows["metric"] == "alignment")]
+    each = own.groupby(["parallel", "layer", "to"])["value"].mean().groupby(["parallel", "layer"])
+    found = each.agg(value="mean", low="min", high="max").reset_index()
+    return found.assign(line=[f"{100 * share:g} % translation pairs" for share in found["parallel"]])
+
+
+def alignment_figure(table: pd.DataFrame) -> Any:
+    """Alignment against the layer, one line a share of translation pairs."""
+    labels = {"xlabel": "layer (0: embeddings)", "ylabel": "recall@1 between English and the others"}
+    figure = figures.curves(table, "layer", "value", "line", "low", "high", log=False, **labels)
+    figure.axes[0].set_xticks(sorted(table["layer"].unique()))
+    return figure
+
+
 def _mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
     return f"{scale * rows['value'].mean():.{digits}f}" if len(rows) else "-"
 
@@ -127,6 +149,12 @@ def page() -> str:
             "The gate (lowest language on val / bar) is monolingual and was fixed before these were trained. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first.",
             model_table(),
         ]
+    if len(alignment_by_layer()):
+        alt = "Alignment of English with nine languages in each layer, one line for each share of translation pairs."
+        parts += [
+            f"![{alt}]({ALIGNMENT})",
+            "Models that read all ten languages; the band is from the worst to the best language.",
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -138,6 +166,9 @@ def update(again: Sequence[str] = ()) -> None:
     shown = list(islice(scenes("test", 2), 6))
     figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
     figure.savefig(root / FIGURE, metadata={"Software": None})
+    table = alignment_by_layer()
+    if len(table):
+        alignment_figure(table).savefig(root / ALIGNMENT, metadata={"Software": None})
     write_atomic(root / PAGE, page().encode())
 
 
