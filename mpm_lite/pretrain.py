@@ -3,7 +3,7 @@
     mpm-lite pretrain toy-multilingual:0 --out assets      one model
     mpm-lite pretrain all --out assets                     every one; stopped and called again, it goes on
 
-All variants share tokenizer and size; what differs is what the documents are. One language takes a sixth of the steps
+All variants share tokenizer and size; what differs is what the documents are. One language takes a seventh of the steps
 that ten take, and is still read more often than each of them.
 """
 

@@ -121,7 +121,7 @@ def test_heads_begin_by_looking_back_and_by_looking_for_tokens_like_their_own():
         found, by_chance = (
             attention(model, layer, ids)[:, : options.alike, 30, :27].argmax(-1) == 24 for model in (begun, noise)
         )
-        assert found.double().mean() > 0.3 > 0.1 > by_chance.double().mean()  # chance 1 in 27
+        assert found.double().mean() > 0.4 > 0.1 > by_chance.double().mean()  # chance 1 in 27
     with pytest.raises(UserError, match="9 offsets to look back by need as many heads; there are 8"):
         LanguageModel(500, replace(options, back=tuple(range(1, 10))))
 
