@@ -13,7 +13,7 @@ from sentences import RIGHT, WRONG
 
 from mpm_lite import runtime
 from mpm_lite.data import grammar
-from mpm_lite.data.grammar.engine import Mention, related
+from mpm_lite.data.grammar.engine import Mention, meaning, related
 from mpm_lite.data.scenes import (
     COLOURS,
     RELATIONS,
@@ -233,16 +233,32 @@ def test_questions_in_words_say_what_was_asked(language):
             assert slots.shape[0] in (q.a.shape, q.b and q.b.shape) and "{" not in question + answer
             assert set(slots.colour) == {m.colour for m in (q.a, q.b) if m and m.colour}
             if q.kind == "colour":
-                assert one.spot(answer).colour == (q.answer,)
+                assert one.spot(answer).colour == (q.answer,) and one.spot(answer).shape == (q.a.shape,)
             elif q.kind == "count":
                 assert one.spot(answer).count == (q.answer,)
             elif isinstance(q.answer, tuple):
-                assert one.spot(answer).relation == (q.answer[0],) and one.spot(answer).shape == (q.answer[1].shape,)
-            elif q.kind == "holds":
-                assert one.spot(question).relation == (q.value,)
+                assert grammar.parse(answer, language) == related(q.a, *q.answer)
+            elif q.kind == "where":
+                assert grammar.parse(answer, language) == meaning("placed", q.answer, {"a": q.a})
             else:
-                assert q.kind == "exists" or one.spot(answer).place == (q.answer,)
-                assert answer == one.phrases["place"].get(q.answer, one.answers.get(q.answer))
+                assert answer == one.answers[q.answer]
+                assert q.kind == "exists" or one.spot(question).relation == (q.value,)
+
+
+def test_the_colour_that_an_answer_names_agrees_with_its_thing():
+    said = {}
+    for code in LANGUAGES:
+        for shape in ("flower", "heart", "star", "book"):
+            q = grammar.Question("colour", Mention(shape), None, "", "white" if shape == "flower" else "green")
+            said[code, shape] = grammar._answer(grammar.grammar(code), q)
+    assert said["en", "heart"] == "The heart is green." and said["de", "flower"] == "Die Blume ist weiß."
+    assert said["es", "flower"] == "La flor es blanca." and said["fr", "flower"] == "La fleur est blanche."
+    assert said["fr", "star"] == "L'étoile est verte." and said["fr", "heart"] == "Le cœur est vert."
+    assert said["zh", "heart"] == "心形是绿色的。" and said["tr", "heart"] == "Resimdeki kalp yeşil."
+    assert said["ja", "flower"] == "花は白いです。" and said["ja", "heart"] == "ハートは緑です。"
+    assert said["ar", "flower"] == "الزهرة بيضاء." and said["ar", "heart"] == "القلب أخضر."
+    assert said["hi", "book"] == "किताब हरी है।" and said["hi", "heart"] == "दिल हरा है।"
+    assert said["sw", "flower"] == "Ua lina rangi nyeupe." and said["sw", "heart"] == "Moyo una rangi ya kijani."
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -45,8 +45,8 @@ class LanguageModelOptions:
     theta: float = 1000.0  # of the rotary positions: a context is short
     compiled: bool = True  # a quarter faster, and needs a C++ compiler
     bf16: bool = True  # matrix products in bfloat16: a third faster on a processor that has units for them, else slower
-    lookups: int = 6_500  # steps of looking up, at a constant rate
-    steps: int = 9_000  # of the text as it is meant to be read
+    lookups: int = 8_000  # steps of looking up, at a constant rate
+    steps: int = 18_000  # of the text as it is meant to be read
     lr: float = 2e-3
     embedding_lr: float = 5.0  # times lr: a word occurs in few steps, a weight of a layer in all
     weight_decay: float = 0.01

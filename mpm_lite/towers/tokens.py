@@ -9,6 +9,9 @@ from typing import Any
 
 PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"
 SPECIAL = (PAD, BEGIN, END, UNKNOWN)  # ids 0 to 3
+# Arabic writes "and" and "the" together with the word behind them. Apart, as its segmenters put them, القلب and قلب are
+# the same word. The tatweel is the mark of a beginning, in print too.
+_CLITICS, _APART = ("و", "ال"), "ـ "
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] = ()) -> Any:
@@ -17,7 +20,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] 
     Every line of a text begins a word, and a line break is a token of its own. A text is read behind <s>. No token
     reaches over punctuation, a Han character or a run of katakana: a noun is the same token with a full stop behind it
     or without, which is what a model must see to say it again. `words` are those that a script without spaces keeps
-    together, as a segmenter would.
+    together, as a segmenter would; Arabic's "and" and "the" are read apart from their word and written together with it.
     """
     from tokenizers import (
         AddedToken,
@@ -34,7 +37,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] 
 
     apart = [*sorted(words, key=lambda word: (-len(word), word)), r"\p{Han}", r"[\p{Katakana}ー]+"]
     bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
-    bpe.normalizer = normalizers.NFC()
+    apart_from_word = [normalizers.Replace(Regex(rf"(?<!\S){c}(?=\p{{Arabic}})"), c + _APART) for c in _CLITICS]
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), *apart_from_word])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Metaspace(),
@@ -42,7 +46,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] 
             pre_tokenizers.Punctuation("isolated"),
         ]
     )
-    bpe.decoder = decoders.Metaspace()
+    bpe.decoder = decoders.Sequence([decoders.Metaspace(), decoders.Fuse(), decoders.Replace(_APART, "")])
     trainer = trainers.BpeTrainer(vocab_size=vocabulary - 1, special_tokens=list(SPECIAL), show_progress=False)
     bpe.train_from_iterator((line for text in texts for line in text.split(BREAK)), trainer)
     bpe.add_tokens([AddedToken(BREAK, normalized=False)])

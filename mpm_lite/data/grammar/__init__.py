@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib import import_module
 
@@ -49,6 +49,7 @@ __all__ += [
     "stated",
 ]
 
+_KNOWN = 2  # of the patterns with a relation or a place, the one that speaks of a thing already known
 LANGUAGES = ("en", "de", "es", "fr", "zh", "ja", "ar", "hi", "sw", "tr")
 # One sentence of a plan: kind of sentence, value of its placeholder, what is named, which of the patterns (None: each).
 Planned = tuple[str, str, dict[str, Mention], int | None]
@@ -264,7 +265,10 @@ def _readable(name: str) -> bool:
 
 
 def questions(scene: Scene, language: str) -> list[tuple[str, str]]:
-    """The closed questions on a scene in one language, each with its answer."""
+    """The closed questions on a scene in one language, each with its answer.
+
+    What colour something is and where it is, a whole sentence says; yes, no and a number stand alone.
+    """
     return [(_ask(grammar(language), q), _answer(grammar(language), q)) for q in asked(scene)]
 
 
@@ -282,6 +286,12 @@ def _ask(one: Grammar, q: Question) -> str:
 def _answer(one: Grammar, q: Question) -> str:
     if q.kind == "count":
         return one.numeral(q.a)
+    if q.kind == "colour":
+        said = one.fill(one.answers["colour"], {"a": q.a, "c": replace(q.a, colour=q.answer)})
+        return one.capital(said) + one.stop
     if isinstance(q.answer, tuple):
-        return one.fill(one.phrases["rel.def"][q.answer[0]], {"b": q.answer[1]})
-    return one.phrases["place"][q.answer] if q.kind == "where" else one.answers[q.answer]
+        how, other = q.answer
+        return one.sentence(one.all_patterns["relate", how][_KNOWN], {"a": q.a, "b": other})
+    if q.kind == "where":
+        return one.sentence(one.all_patterns["placed", q.answer][_KNOWN], {"a": q.a})
+    return one.answers[q.answer]

@@ -58,9 +58,11 @@ NUMERALS = {1: ("واحد", "واحدة"), 2: ("اثنان", "اثنتان"), 3:
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: indef (دائرة), def (الدائرة), exist (توجد دائرة), wa (ودائرة), num (ثلاث دوائر), acc (مربعا)."""
+    """Forms: indef (دائرة), def (الدائرة), exist (توجد دائرة), wa (ودائرة), num (ثلاث دوائر), acc (مربعا), colour."""
     gender, singular, dual, plural = NOUNS[mention.shape]
     feminine = gender == "f"
+    if form == "colour":
+        return ADJECTIVES[mention.colour or ""][feminine]
     names = [name for name in (mention.colour, mention.size) if name]
     if form == "num" and mention.count == 2:
         return " ".join([dual, *(ADJECTIVES[name][2 + feminine] for name in names)])
@@ -138,6 +140,6 @@ GRAMMAR = Grammar(
         "count": "كم {a:acc} في الصورة؟",
         "where": "أين {a:def}؟",
     },
-    answers={"yes": "نعم", "no": "لا", **{c: ADJECTIVES[c][0] for c in COLOURS}},
+    answers={"yes": "نعم", "no": "لا", "colour": "{a:def} {c:colour}"},
     numeral=lambda mention: NUMERALS[mention.count][NOUNS[mention.shape][0] == "f"],
 )

@@ -65,7 +65,9 @@ WEAK = {
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: ein.CASE (a circle), der.CASE (the circle), von.der (of the circle), num (three circles), plural."""
+    """Forms: ein.CASE (a circle), der.CASE (the circle), von.der (of the circle), num (three circles), plural, colour."""
+    if form == "colour":
+        return COLOURS[mention.colour or ""]
     gender, noun, dative, plural = NOUNS[mention.shape]
     if form in ("num", "plural"):
         article, ending, noun = (NUMERALS[mention.count] if form == "num" else ""), "e", plural
@@ -141,6 +143,6 @@ GRAMMAR = Grammar(
         "count": "wie viele {a:plural} gibt es?",
         "where": "wo ist {a:der.nom}?",
     },
-    answers={"yes": "ja", "no": "nein", **COLOURS},
+    answers={"yes": "ja", "no": "nein", "colour": "{a:der.nom} ist {c:colour}"},
     numeral=lambda mention: NUMERALS[mention.count],
 )

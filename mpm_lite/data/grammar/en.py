@@ -30,7 +30,9 @@ NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four"}
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: a (a circle), the (the circle), num (three circles), plural (circles)."""
+    """Forms: a (a circle), the (the circle), num (three circles), plural (circles), colour (red)."""
+    if form == "colour":
+        return COLOURS[mention.colour or ""]
     adjectives = [mention.size and SIZES[mention.size], mention.colour and COLOURS[mention.colour]]
     noun = NOUNS[mention.shape] + ("s" if form in ("num", "plural") else "")
     words = [*filter(None, adjectives), noun]
@@ -89,6 +91,6 @@ GRAMMAR = Grammar(
         "count": "how many {a:plural} are there?",
         "where": "where is {a:the}?",
     },
-    answers={"yes": "yes", "no": "no", **COLOURS},
+    answers={"yes": "yes", "no": "no", "colour": "{a:the} is {c:colour}"},
     numeral=lambda mention: NUMERALS[mention.count],
 )

@@ -113,7 +113,8 @@ class Grammar:
     `patterns[kind]` are sentences with `{a:form}` for a noun phrase and `{rel}`, `{rel.def}`, `{place}`, `{row}` for
     an entry of `phrases`; the second and third of "relate" introduce two things, and speak of known ones.
     `lexicon[slot][value]` are all forms of a content word, `function` groups of function words that agreement chooses
-    between, `extra` further forms for the spotter alone. `ask` and `answers`: see `grammar.questions`.
+    between, `extra` further forms for the spotter alone. `ask` and `answers`: see
+    `grammar.questions`; an answer to what colour `a` is names the colour of `c`, which is `a` with its colour.
     """
 
     code: str

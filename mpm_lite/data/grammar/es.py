@@ -60,13 +60,15 @@ ARTICLES = {
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: un (a circle), el (the circle), del (of the circle), num (three circles), cuántos (how many circles)."""
+    """Forms: un (a circle), el (the circle), del (of the circle), num (three circles), cuántos (how many), colour."""
     gender, singular, plural = NOUNS[mention.shape]
     several = form in ("num", "cuántos")
     which = 2 * several + (gender == "f")
     first = NUMERALS[mention.count] if form == "num" else ARTICLES.get(form, {}).get(gender)
     size = mention.size and ADJECTIVES[mention.size][which]
     colour = mention.colour and ADJECTIVES[mention.colour][which]
+    if form == "colour":
+        return str(colour)
     return " ".join(filter(None, [first, size, plural if several else singular, colour]))
 
 
@@ -126,7 +128,7 @@ GRAMMAR = Grammar(
         "count": "¿{a:cuántos} hay?",
         "where": "¿dónde está {a:el}?",
     },
-    answers={"yes": "sí", "no": "no", **{c: ADJECTIVES[c][0] for c in COLOURS}},
+    answers={"yes": "sí", "no": "no", "colour": "{a:el} es {c:colour}"},
     numeral=lambda mention: "una" if mention.count == 1 and NOUNS[mention.shape][0] == "f" else NUMERALS[mention.count],
     capital=lambda text: text[:1] + text[1:2].upper() + text[2:] if text[:1] == "¿" else text[:1].upper() + text[1:],
 )

@@ -62,12 +62,14 @@ _VOWELS = "aeiouéèêœ"
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: un (a circle), d'un (of a circle), le (the), du (of the), num (three circles), de (circles or d'étoiles)."""
+    """Forms: un (a circle), d'un (of a circle), le (the), du (of the), num (three circles), de (d'étoiles), colour."""
     gender, noun = NOUNS[mention.shape]
     several = form in ("num", "de")
     which = 2 * several + (gender == "f")
     size = mention.size and ADJECTIVES[mention.size][which]
     colour = mention.colour and ADJECTIVES[mention.colour][which]
+    if form == "colour":
+        return str(colour)
     rest = " ".join(filter(None, [size, noun + "s" if several else noun, colour]))
     vowel = rest[0] in _VOWELS
     if form == "num":
@@ -133,6 +135,6 @@ GRAMMAR = Grammar(
         "count": "combien y a-t-il {a:de} ?",
         "where": "où est {a:le} ?",
     },
-    answers={"yes": "oui", "no": "non", **{c: ADJECTIVES[c][0] for c in COLOURS}},
+    answers={"yes": "oui", "no": "non", "colour": "{a:le} est {c:colour}"},
     numeral=lambda mention: "une" if mention.count == 1 and NOUNS[mention.shape][0] == "f" else NUMERALS[mention.count],
 )

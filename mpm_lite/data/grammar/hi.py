@@ -55,11 +55,13 @@ NUMERALS = {1: "एक", 2: "दो", 3: "तीन", 4: "चार"}
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: ek (एक तारा), ek.obl (एक तारे), bare (तारा), obl (तारे), num (तीन तारे), kitne (कितने तारे)."""
+    """Forms: ek (एक तारा), ek.obl (एक तारे), bare (तारा), obl (तारे), num (तीन तारे), kitne (कितने तारे), colour (नीला)."""
     gender, direct, oblique, plural = NOUNS[mention.shape]
     several = form in ("num", "kitne")
     which = 2 if gender == "f" else int(several or form.endswith("obl"))
     noun = plural if several else oblique if form.endswith("obl") else direct
+    if form == "colour":
+        return ADJECTIVES[mention.colour or ""][which]
     first = {"num": NUMERALS[mention.count], "kitne": "कितनी" if gender == "f" else "कितने"}.get(form, "")
     if form.startswith("ek"):
         first = NUMERALS[1]
@@ -118,7 +120,7 @@ GRAMMAR = Grammar(
         "count": "चित्र में {a:kitne} हैं?",
         "where": "{a:bare} कहाँ है?",
     },
-    answers={"yes": "हाँ", "no": "नहीं", **{c: ADJECTIVES[c][0] for c in COLOURS}},
+    answers={"yes": "हाँ", "no": "नहीं", "colour": "{a:bare} {c:colour} है"},
     numeral=lambda mention: NUMERALS[mention.count],
     stop="।",
 )

@@ -2,7 +2,7 @@
 
 Noun phrase     size + colour + noun: 小さい赤い円. No gender, number or article.
 Colours         are i-adjectives (赤い 青い 黄色い 黒い 白い 茶色い) or nouns that need の before another noun (緑の 紫の).
-                Asked for by name, a colour is a noun: 赤, 青, 黄色.
+                Before です the former stay as they are, the latter lose their の: ハートは赤いです, 緑です.
 Counters        円 正方形 三角形 星 ハート take つ (二つ 三つ 四つ); 花 take 輪 (三輪); 本 take 冊 (三冊).
                 Noun + が + number + counter floats before the verb (赤い円が三つあります); before the noun it takes の
                 (三つの赤い円). 個 would do for figures too; this grammar always says つ.
@@ -35,26 +35,28 @@ NOUNS = {
     "flower": ("花", "輪"),
     "book": ("本", "冊"),
 }
-# before a noun, as a name
+# before a noun
 COLOURS = {
-    "red": ("赤い", "赤"),
-    "blue": ("青い", "青"),
-    "green": ("緑の", "緑"),
-    "yellow": ("黄色い", "黄色"),
-    "black": ("黒い", "黒"),
-    "white": ("白い", "白"),
-    "purple": ("紫の", "紫"),
-    "brown": ("茶色い", "茶色"),
+    "red": "赤い",
+    "blue": "青い",
+    "green": "緑の",
+    "yellow": "黄色い",
+    "black": "黒い",
+    "white": "白い",
+    "purple": "紫の",
+    "brown": "茶色い",
 }
 SIZES = {"small": "小さい", "large": "大きい"}
 NUMERALS = {1: "一", 2: "二", 3: "三", 4: "四"}
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: bare (赤い円), num.no (三つの赤い円), ga.num (赤い円が三つ), how (赤い円はいくつ)."""
+    """Forms: bare (赤い円), num.no (三つの赤い円), ga.num (赤い円が三つ), how (赤い円はいくつ), colour (before です)."""
+    if form == "colour":
+        return COLOURS[mention.colour or ""].removesuffix("の")
     noun, counter = NOUNS[mention.shape]
     size = SIZES[mention.size] if mention.size else ""
-    bare = size + (COLOURS[mention.colour][0] if mention.colour else "") + noun
+    bare = size + (COLOURS[mention.colour] if mention.colour else "") + noun
     if form == "how":
         return bare + "は" + ("いくつ" if counter == "つ" else "何" + counter)
     return {
@@ -91,8 +93,8 @@ GRAMMAR = Grammar(
     },
     lexicon={
         "shape": {s: (n,) for s, (n, _) in NOUNS.items()},
-        # what a learner may say: 緑い, 赤な
-        "colour": {c: {form, name, name + "い", name + "な"} for c, (form, name) in COLOURS.items()},
+        # the bare name too, and what a learner may say: 緑い, 赤な
+        "colour": {c: {form, *(form[:-1] + end for end in ("", "い", "な"))} for c, form in COLOURS.items()},
         "size": {"small": ("小さい", "小さいの", "小さ"), "large": ("大きい", "大きいの", "大き")},
         "count": {str(n): (NUMERALS[n],) for n in (2, 3, 4)},
         "relation": {r: (side,) for r, side in _SIDES.items()},
@@ -112,7 +114,7 @@ GRAMMAR = Grammar(
         "count": "{a:how}ありますか。",
         "where": "{a:bare}はどこにありますか。",
     },
-    answers={"yes": "はい", "no": "いいえ", **{c: name for c, (_, name) in COLOURS.items()}},
+    answers={"yes": "はい", "no": "いいえ", "colour": "{a:bare}は{c:colour}です"},
     numeral=lambda mention: NUMERALS[mention.count] + NOUNS[mention.shape][1],
     stop="。",
     spaced=False,

@@ -71,7 +71,9 @@ def number(count: int, noun_class: int) -> str:
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: bare (duara jekundu), ko (duara jekundu liko), na (duara lina), num (maduara matatu), ngapi (how many)."""
+    """Forms: bare (duara jekundu), ko (duara jekundu liko), na (duara lina), num (maduara matatu), ngapi, rangi."""
+    if form == "rangi":  # the name of a colour agrees with rangi 'colour', class 9
+        return adjective(str(mention.colour), 9) if mention.colour in STEMS else f"ya {JOINED[mention.colour or '']}"
     noun_class, singular, plural = NOUNS[mention.shape]
     several = form in ("num", "ngapi")
     noun_class += several
@@ -142,11 +144,6 @@ GRAMMAR = Grammar(
         "count": "kuna {a:ngapi}?",
         "where": "{a:ko} wapi?",
     },
-    # the name of a colour agrees with rangi 'colour', class 9
-    answers={
-        "yes": "ndiyo",
-        "no": "hapana",
-        **{c: adjective(c, 9) if c in STEMS else f"ya {JOINED[c]}" for c in COLOURS},
-    },
+    answers={"yes": "ndiyo", "no": "hapana", "colour": "{a:na} rangi {c:rangi}"},
     numeral=lambda mention: number(mention.count, NOUNS[mention.shape][0] + (mention.count > 1)),
 )

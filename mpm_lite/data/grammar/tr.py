@@ -60,7 +60,9 @@ def genitive(shape: str) -> str:
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: bare (kare), gen (karenin), bir (bir kare), bir.gen (bir karenin), num (üç kare)."""
+    """Forms: bare (kare), gen (karenin), bir (bir kare), bir.gen (bir karenin), num (üç kare), colour (kırmızı)."""
+    if form == "colour":
+        return COLOURS[mention.colour or ""]
     noun = genitive(mention.shape) if form.endswith("gen") else NOUNS[mention.shape][0]
     words = [mention.size and SIZES[mention.size], mention.colour and COLOURS[mention.colour]]
     words = [NUMERALS[mention.count] if form == "num" else None, *words]
@@ -128,11 +130,11 @@ GRAMMAR = Grammar(
         "describe": "resimde ne var?",
         "exists": "resimde {a:bir} var mı?",
         "holds": "{a:bare} {rel.ask}?",
-        "colour": "{a:gen} rengi ne?",
+        "colour": "resimdeki {a:bare} ne renk?",
         "count": "resimde kaç {a:bare} var?",
         "where": "{a:bare} nerede?",
     },
-    answers={"yes": "evet", "no": "hayır", **COLOURS},
+    answers={"yes": "evet", "no": "hayır", "colour": "resimdeki {a:bare} {c:colour}"},
     numeral=lambda mention: NUMERALS[mention.count],
     lower=_lower,
     capital=_capital,

@@ -52,7 +52,9 @@ NUMERALS = {1: "一", 2: "两", 3: "三", 4: "四"}
 
 
 def phrase(mention: Mention, form: str) -> str:
-    """Forms: num (一个红色的圆形), bare (红色的圆形), how (多少个... : classifier and noun after a question word)."""
+    """Forms: num (一个红色的圆形), bare (红色的圆形), how (多少个... : classifier and noun after a question word), colour."""
+    if form == "colour":
+        return COLOURS[mention.colour or ""]
     noun, classifier = NOUNS[mention.shape]
     colour = COLOURS[mention.colour] + "的" if mention.colour else ""
     kind = colour + (SIZES[mention.size] if mention.size else "") + noun
@@ -102,7 +104,7 @@ GRAMMAR = Grammar(
         "count": "图里有几{a:how}？",
         "where": "{a:bare}在哪里？",
     },
-    answers={"yes": "是", "no": "不是", **COLOURS},
+    answers={"yes": "是", "no": "不是", "colour": "{a:bare}是{c:colour}的"},
     numeral=lambda mention: NUMERALS[mention.count] + NOUNS[mention.shape][1],
     stop="。",
     spaced=False,
