@@ -23,9 +23,7 @@ from mpm_lite import evaluate, pretrain, runtime, train
 from mpm_lite.cache import digest
 from mpm_lite.data import grammar, text, toyworld
 from mpm_lite.data.scenes import (
-    COLOURS,
-    SHAPES,
-    SIZES,
+    ATTRIBUTES,
     Scene,
     Thing,
     neighbours,
@@ -50,15 +48,20 @@ OPTIONS = {"toy-image": TwoViewsOptions(steps=800), "toy-text": TwoViewsOptions(
            "toy-text-en": TwoViewsOptions(steps=400)}  # fmt: skip
 
 
-def groups(count: int, seed: int) -> list[list[Scene]]:
-    """Scenes of train, each with neighbours that are hard to tell from it."""
+def groups(count: int, seed: int, slots: Sequence[str] = ("shape", "colour", "size")) -> list[list[Scene]]:
+    """Scenes of train, each with neighbours that are hard to tell from it: they differ in one of `slots` of one thing."""
     rng = np.random.default_rng([seed, 9])
-    found = ([scene, *neighbours(scene, rng, TOGETHER - 1)] for scene in scenes("train", seed + 100))
+    found = ([scene, *neighbours(scene, rng, TOGETHER - 1, slots)] for scene in scenes("train", seed + 100))
     return list(islice((group for group in found if len(group) == TOGETHER), count))
 
 
 class Pictures:
-    """Drawings of groups of scenes: an example is a group, its two views differ in jitter."""
+    """Drawings of groups of scenes: an example is a group, its two views differ in jitter.
+
+    The colours of every other group, `many[0]`, `many[2]`, are interchanged, in each view otherwise. Where colours cannot
+    help, shapes must: without this a shape is known only in the colours it was seen in. What tells such a group's scenes
+    apart should then be no colour.
+    """
 
     def __init__(self, many: Sequence[Sequence[Scene]]) -> None:
         self.digest = digest([toyworld.RENDER, *(s.id for group in many for s in group)])
@@ -69,15 +72,12 @@ class Pictures:
         return len(self.drawn)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Two different views of each group; every other group with its colours interchanged, in each view otherwise.
-
-        Where colours cannot help, shapes must: without this a shape is known only in the colours it was seen in.
-        """
+        """Two different views of each group."""
         rng = np.random.default_rng(indices.numpy())  # of the batch, so that a resumed run sees the same
         views = {}
         for name, k in zip(("first", "second"), rng.permutation(VIEWS), strict=False):
             view = self.drawn[indices][:, :, k].clone()
-            for i in range(0, len(view), 2):
+            for i in torch.nonzero(indices % 2 == 0).flatten().tolist():
                 view[i] = view[i][..., rng.permutation(3).tolist()] ^ (255 * int(rng.integers(2)))
             views[name] = view
         return views
@@ -124,7 +124,9 @@ def build(name: str, out: Path, options: TwoViewsOptions | None = None, count: i
     options, started = options or OPTIONS[name], time.perf_counter()
     torch.manual_seed(SEED)
     if name == "toy-image":
-        data: Any = Pictures(groups(count or GROUPS, SEED))
+        half = (count or GROUPS) // 2
+        by_shape = groups(half, SEED, ("shape", "size"))
+        data: Any = Pictures([group for two in zip(by_shape, groups(half, SEED + 1), strict=True) for group in two])
         recipe: TwoViews = PictureViews(SIZE, PATCH, options)
     else:
         # A text costs little to read: ten languages get more scenes than one.
@@ -170,7 +172,7 @@ def probe(folder: Path, count: int = 1500) -> dict[str, float]:
         sides.append(([thing for _, thing in things], np.stack([_cell(patches[i], thing) for i, thing in things])))
     unseen = np.array([split_of_combination(pair_name(thing.pair)) != "train" for thing in sides[1][0]])
     found = {}
-    for slot, values in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES)):
+    for slot, values in ATTRIBUTES.items():
         labels = [torch.tensor([values.index(getattr(thing, slot)) for thing in things]) for things, _ in sides]
         right = _linear([x for _, x in sides], labels, len(values))
         found[slot], found[f"{slot}, unseen"] = (round(float(r.mean()), 3) for r in (right, right[unseen]))

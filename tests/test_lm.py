@@ -71,6 +71,14 @@ def test_tokenizer_is_the_same_whatever_model_it_lies_beside(lm, tokenizer):
     assert lm.decode(lm.encode(some)) == some
 
 
+def test_arabic_reads_and_the_apart_from_their_word_and_writes_them_together(tokenizer):
+    of = tokenizer.tokenize
+    assert of("القلب") == of("الـ") + of("قلب") and of("وقلب") == of("وـ") + of("قلب")
+    assert of("والقلب") == of("وـ") + of("الـ") + of("قلب")
+    for said in ("والقلب الأبيض على يسار الدائرة", "وردة", "ال", "و", "الـ", "a و b"):  # and what merely begins so
+        assert tokenizer.decode(tokenizer(said)["input_ids"], skip_special_tokens=True).strip() == said
+
+
 @pytest.mark.parametrize("how", ["greedy", "beam", "sample"])
 @pytest.mark.parametrize("soft", [False, True], ids=["text", "soft tokens"])
 def test_generation_with_and_without_cache_is_identical(lm, how, soft):

@@ -16,7 +16,7 @@ split shows them, and text says nothing of the other half. What a test scene sho
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -25,6 +25,7 @@ import numpy as np
 SHAPES = ("circle", "square", "triangle", "star", "heart", "flower", "book")
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "brown")
 SIZES = ("small", "large")
+ATTRIBUTES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
 RELATIONS = ("left", "right", "above", "below")
 PLACES = ("left", "right", "top", "bottom", "middle")
 CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
@@ -208,14 +209,16 @@ def _stream(seed: list[int], splits: tuple[str, ...]) -> Iterator[Scene]:
             yield scene
 
 
-def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
-    """At most `count` scenes of train that differ in one attribute of one thing, of all equal things in a group."""
+def neighbours(
+    scene: Scene, rng: np.random.Generator, count: int, slots: Sequence[str] = tuple(ATTRIBUTES)
+) -> list[Scene]:
+    """At most `count` scenes of train that differ in one of `slots` of one thing, of all equal things in a group."""
     found: list[Scene] = []
     numbers = range(len(scene.things))
     every = [set(numbers)] if scene.kind == "group" else [{i} for i in numbers]
     for which in every:
-        for slot, values in (("shape", SHAPES), ("colour", COLOURS), ("size", SIZES)):
-            for value in values:
+        for slot in slots:
+            for value in ATTRIBUTES[slot]:
                 things = [replace(t, **{slot: value}) if i in which else t for i, t in enumerate(scene.things)]
                 other = Scene(tuple(things))
                 apart = scene.kind == "group" or len({thing.pair for thing in things}) == len(things)
