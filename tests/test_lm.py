@@ -299,6 +299,27 @@ def _monolingual(name, language):
     return {row[0]: row[4] for row in competence.monolingual(mpm.load_lm(name), language, asked)}
 
 
+@pytest.mark.parametrize("name", sorted({name for name, _ in SHIPPED} - {"toy-english"}))
+def test_a_model_reads_and_says_a_scene_in_every_language_it_read(name):
+    for language in sorted(mpm.load_lm(name).languages):
+        found = _monolingual(name, language)
+        assert found["paraphrase"] > 0.75 and found["answers"] > 0.6, (language, found)
+
+
+def test_what_a_twentieth_of_translation_pairs_adds_is_translation():
+    from mpm_lite import competence
+    from mpm_lite.data.scenes import scenes
+
+    asked, slots = list(islice(scenes("val", 5), 24)), {}
+    for name in ("toy-multilingual", "toy-noparallel"):
+        lm = mpm.load_lm(name)
+        for code in ("de", "zh", "sw"):
+            rows = competence.translation(lm, "en", code, asked, text.withheld(0))
+            slots[name, code] = next(row[4] for row in rows if row[0] == "translation slots")
+    for code in ("de", "zh", "sw"):
+        assert slots["toy-multilingual", code] > 0.4 > 0.2 > slots["toy-noparallel", code], slots
+
+
 def test_the_english_model_reads_and_says_a_scene_in_english_and_in_no_other_language():
     english, chinese = (_monolingual("toy-english", code) for code in ("en", "zh"))
     assert english["paraphrase"] > 0.8 and english["answers"] > 0.6 and english["fluency"] > 0.9
