@@ -48,7 +48,7 @@ OPTIONS = {"toy-image": TwoViewsOptions(steps=800), "toy-text": TwoViewsOptions(
            "toy-text-en": TwoViewsOptions(steps=400)}  # fmt: skip
 
 
-def groups(count: int, seed: int, slots: Sequence[str] = ("shape", "colour", "size")) -> list[list[Scene]]:
+def groups(count: int, seed: int, slots: Sequence[str] = tuple(ATTRIBUTES)) -> list[list[Scene]]:
     """Scenes of train, each with neighbours that are hard to tell from it: they differ in one of `slots` of one thing."""
     rng = np.random.default_rng([seed, 9])
     found = ([scene, *neighbours(scene, rng, TOGETHER - 1, slots)] for scene in scenes("train", seed + 100))

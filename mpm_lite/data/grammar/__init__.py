@@ -287,8 +287,8 @@ def _answer(one: Grammar, q: Question) -> str:
     if q.kind == "count":
         return one.numeral(q.a)
     if q.kind == "colour":
-        said = one.fill(one.answers["colour"], {"a": q.a, "c": replace(q.a, colour=q.answer)})
-        return one.capital(said) + one.stop
+        said = Pattern("colour", "", one.answers["colour"])
+        return one.sentence(said, {"a": q.a, "c": replace(q.a, colour=q.answer)})
     if isinstance(q.answer, tuple):
         how, other = q.answer
         return one.sentence(one.all_patterns["relate", how][_KNOWN], {"a": q.a, "b": other})
