@@ -180,13 +180,14 @@ def build(
         raise runtime.UserError("No C++ compiler is found, and training compiles the model: install g++ (or set CXX).")
     started = time.perf_counter()
     data, said = corpora(variant, seed, documents)
+    prepared = time.perf_counter() - started
     torch.manual_seed(seed)
     tokenizer = shared_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     recipe = LanguageModel(len(tokenizer), options, **special)
     work = runtime.home() / "pretrain" / f"{variant.name}-{seed}"
     history = train.fit(recipe, data, train.Plan(seed, work, save_every=250, label=f"{variant.name}:{seed}"))
-    seconds = time.perf_counter() - started
+    seconds = prepared + history.seconds
     target = folder if variant.kept else work / "model"
 
     def extras(beside: Path) -> None:

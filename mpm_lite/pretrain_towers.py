@@ -133,9 +133,10 @@ def build(name: str, out: Path, options: TwoViewsOptions | None = None, count: i
         many = groups(count or GROUPS * (6 if len(TOWERS[name]) > 1 else 2), SEED)
         data = Captions(many, TOWERS[name], TRANSLATED[name])
         recipe = CaptionViews(len(pretrain.shared_tokenizer()), options)
+    prepared = time.perf_counter() - started
     work = runtime.home() / "pretrain" / name
     history = train.fit(recipe, data, train.Plan(SEED, work, save_every=200, label=name))
-    seconds = time.perf_counter() - started
+    seconds = prepared + history.seconds
 
     def extras(beside: Path) -> None:
         if name == "toy-image":

@@ -84,7 +84,7 @@ def model_table() -> str:
             cells += [_mean(of[of["language"] == text.PIVOT]) + " / " + _mean(of[of["language"] != text.PIVOT])]
         layers = own[own["read"] & (own["metric"] == "alignment")].groupby("layer")["value"].mean()
         cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
-        body.append([*cells, f"{card['seconds'] / 60:.0f}"])
+        body.append([*cells, _minutes(card)])
     header = ["model", "seed", "parallel %", "paraphrase / bar", "answers / bar", "passes", "fluency", "agreement",
               "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
               "alignment by layer", "minutes"]  # fmt: skip
@@ -116,13 +116,18 @@ def _mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
     return f"{scale * rows['value'].mean():.{digits}f}" if len(rows) else "-"
 
 
+def _minutes(card: dict[str, Any]) -> str:
+    """What the rebuild took; "-" where a stop left part of it unmeasured."""
+    return "-" if card["seconds"] is None else f"{card['seconds'] / 60:.0f}"
+
+
 def tower_table() -> str:
     """A line a tower: what its card says was measured on val."""
     body = []
     for path in sorted(runtime.asset("towers").glob("*/card.json")):
         card = json.loads(path.read_text())
         found = ", ".join(f"{what} {100 * value:.0f}" for what, value in card["measured_on_val"].items())
-        body.append([f"`{card['name']}`", f"{card['parameters']:,}", found, f"{card['seconds'] / 60:.0f}"])
+        body.append([f"`{card['name']}`", f"{card['parameters']:,}", found, _minutes(card)])
     return markdown_table(["tower", "parameters", "on val, percent", "minutes"], body)
 
 

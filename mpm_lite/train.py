@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,11 +31,15 @@ class OtherRun(UserError):
 
 @dataclass
 class History:
-    """What a run recorded: losses by step, validation scores by step, and the step whose weights were kept."""
+    """What a run recorded: losses and validation scores by step, the step whose weights were kept, seconds of training.
+
+    Seconds add up over the parts of a run that was stopped and resumed, as far as it was saved.
+    """
 
     losses: list[float] = field(default_factory=list)
     scores: list[tuple[int, float]] = field(default_factory=list)
     kept_step: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,14 @@ def fit(
                 f"{folder} holds a run of another configuration; choose another --out or delete that folder."
             )
         start_stage, start_step = saved.state["stage"], saved.state["stage_step"]
-        history = History(saved.state["losses"], [tuple(s) for s in saved.state["scores"]], saved.state["kept_step"])
+        history = History(
+            saved.state["losses"],
+            [tuple(s) for s in saved.state["scores"]],
+            saved.state["kept_step"],
+            saved.state["seconds"],
+        )
         recipe.load_state_dict(saved.tensors["weights"])
+    began = time.perf_counter() - history.seconds
     recipe.to(accelerator.device)
     best = (
         {k: v.to(accelerator.device) for k, v in saved.tensors["best"].items()}
@@ -193,6 +204,7 @@ def fit(
                 if history.scores[-1][1] >= max(s for _, s in history.scores):
                     best = {k: v.detach().clone() for k, v in recipe.state_dict().items()}
                     history.kept_step = done
+            history.seconds = time.perf_counter() - began
             if folder and ((step + 1) % plan.save_every == 0 or step + 1 == stage.steps):
                 last = step + 1 == stage.steps
                 _save(folder, recipe, optimizer, best, history, config, done, number + last, 0 if last else step + 1)
@@ -243,5 +255,6 @@ def _save(
         "losses": history.losses,
         "scores": history.scores,
         "kept_step": history.kept_step,
+        "seconds": history.seconds,
     }
     checkpoint.save_checkpoint(folder, checkpoint.Checkpoint(done, tensors, state))

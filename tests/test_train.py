@@ -137,6 +137,13 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path)
     assert not list(folder.glob("*.tmp"))
 
 
+def test_seconds_add_up_over_the_parts_of_a_run(tmp_path):
+    recipe, data = small_recipe()
+    first = train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
+    again = train.fit(small_recipe()[0], data, train.Plan(out=tmp_path, progress=False))
+    assert 0 < first.seconds == again.seconds  # nothing was left to do
+
+
 def test_a_run_is_never_continued_as_another(tmp_path):
     recipe, data = small_recipe()
     train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
