@@ -38,13 +38,15 @@ from mpm_lite.towers.tokens import save_tokenizer
 
 SIZE, PATCH = 48, 8  # pixels: each of the nine cells is two by two patches
 GROUPS, TOGETHER = 2_000, 4  # scenes, each with three neighbours
+CLASSES = {"filled": 2, **{slot: len(values) for slot, values in ATTRIBUTES.items()}}  # what a patch may show
+IGNORE = -100
 VIEWS = 4  # drawings or captions of a scene
 SEED = 0
 # Name of each tower, which is its folder under assets/towers, and the languages it reads.
 TOWERS = {"toy-image": (), "toy-text": grammar.LANGUAGES, "toy-text-en": ("en",)}
 # How much of a text tower's pairs are translations.
 TRANSLATED = {"toy-text": 0.5, "toy-text-en": 0.0}
-OPTIONS = {"toy-image": TwoViewsOptions(steps=800), "toy-text": TwoViewsOptions(steps=1200),
+OPTIONS = {"toy-image": TwoViewsOptions(steps=3000, bf16=True), "toy-text": TwoViewsOptions(steps=1200),
            "toy-text-en": TwoViewsOptions(steps=400)}  # fmt: skip
 
 
@@ -56,7 +58,7 @@ def groups(count: int, seed: int, slots: Sequence[str] = tuple(ATTRIBUTES)) -> l
 
 
 class Pictures:
-    """Drawings of groups of scenes: an example is a group, its two views differ in jitter.
+    """Drawings of groups of scenes: an example is a group, its two views differ in jitter; and each patch's classes.
 
     The colours of every other group, `many[0]`, `many[2]`, are interchanged, in each view otherwise. Where colours cannot
     help, shapes must: without this a shape is known only in the colours it was seen in. What tells such a group's scenes
@@ -67,20 +69,36 @@ class Pictures:
         self.digest = digest([toyworld.RENDER, *(s.id for group in many for s in group)])
         drawn = [[[toyworld.render(s, SIZE, seed=k) for k in range(VIEWS)] for s in group] for group in many]
         self.drawn = torch.from_numpy(np.array(drawn))  # (N, G, VIEWS, S, S, 3)
+        self.classes = torch.from_numpy(np.array([[_classes(s) for s in group] for group in many]))  # (N, G, slots, P)
 
     def __len__(self) -> int:
         return len(self.drawn)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """Two different views of each group."""
+        """Two different views of each group, and by slot the class of every patch."""
         rng = np.random.default_rng(indices.numpy())  # of the batch, so that a resumed run sees the same
-        views = {}
+        mixed = torch.nonzero(indices % 2 == 0).flatten().tolist()
+        batch = {slot: self.classes[indices][:, :, k] for k, slot in enumerate(CLASSES)}
+        batch["colour"][mixed] = IGNORE
         for name, k in zip(("first", "second"), rng.permutation(VIEWS), strict=False):
             view = self.drawn[indices][:, :, k].clone()
-            for i in torch.nonzero(indices % 2 == 0).flatten().tolist():
+            for i in mixed:
                 view[i] = view[i][..., rng.permutation(3).tolist()] ^ (255 * int(rng.integers(2)))
-            views[name] = view
-        return views
+            batch[name] = view
+        return batch
+
+
+def _classes(scene: Scene) -> np.ndarray:
+    """What stands in the cell of each patch, int64 (slots, P): nothing or something, and which value of each attribute."""
+    side = SIZE // PATCH
+    found = np.full((len(CLASSES), side, side), IGNORE)
+    found[0] = 0
+    for thing in scene.things:
+        at = np.s_[2 * thing.row : 2 * thing.row + 2, 2 * thing.column : 2 * thing.column + 2]
+        found[0][at] = 1
+        for k, (slot, values) in enumerate(ATTRIBUTES.items(), 1):
+            found[k][at] = values.index(getattr(thing, slot))
+    return found.reshape(len(CLASSES), -1)
 
 
 class Captions:
@@ -127,7 +145,7 @@ def build(name: str, out: Path, options: TwoViewsOptions | None = None, count: i
         half = (count or GROUPS) // 2
         by_shape = groups(half, SEED, ("shape", "size"))
         data: Any = Pictures([group for two in zip(by_shape, groups(half, SEED + 1), strict=True) for group in two])
-        recipe: TwoViews = PictureViews(SIZE, PATCH, options)
+        recipe: TwoViews = PictureViews(SIZE, PATCH, CLASSES, options)
     else:
         # A text costs little to read: ten languages get more scenes than one.
         many = groups(count or GROUPS * (6 if len(TOWERS[name]) > 1 else 2), SEED)
