@@ -11,8 +11,8 @@ import torch
 import mpm_lite as mpm
 from mpm_lite import UserError, competence, pretrain, pretrain_towers
 from mpm_lite.cli import main
-from mpm_lite.data import grammar, text, toyworld
-from mpm_lite.data.scenes import COLOURS, SHAPES, scenes, split_of
+from mpm_lite.data import grammar, text
+from mpm_lite.data.scenes import COLOURS, SHAPES, pair_name, scenes, split_of, split_of_combination
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 
 TINY = LanguageModelOptions(width=32, layers=2, hidden=64, lookups=4, steps=8, compiled=False)
@@ -279,20 +279,26 @@ def test_a_toy_tower_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch
             load(name)
 
 
-def test_patches_are_told_their_classes_and_no_colour_where_colours_are_interchanged():
-    many = pretrain_towers.groups(6, 0)
+def test_patches_are_told_their_classes():
+    many = [*pretrain_towers.groups(3, 0), *pretrain_towers.crowds(3, 0)]
     batch = pretrain_towers.Pictures(many).batch(torch.arange(6))
     for i, group in enumerate(many):
         for k, scene in enumerate(group):
-            at = {thing.row * 2 * 6 + thing.column * 2: thing for thing in scene.things}
             assert int(batch["filled"][i, k].sum()) == 4 * len(scene.things)
-            for patch, thing in at.items():
+            for thing in scene.things:
+                patch = 2 * thing.row * 6 + 2 * thing.column
                 assert batch["shape"][i, k, patch] == SHAPES.index(thing.shape)
-                colour = pretrain_towers.IGNORE if i % 2 == 0 else COLOURS.index(thing.colour)
-                assert batch["colour"][i, k, patch] == colour
-        # The ground is grey-blue; interchanged, it is another colour.
-        plain = (batch["first"][i, 0, 0, 0].int() - torch.tensor(toyworld._GROUND)).abs().max() < 12
-        assert plain or i % 2 == 0
+                assert batch["colour"][i, k, patch] == COLOURS.index(thing.colour)
+    empty = batch["filled"] == 0
+    assert (batch["shape"][empty] == pretrain_towers.IGNORE).all()
+
+
+def test_crowds_are_no_scene_that_a_caption_tells_of():
+    many = pretrain_towers.crowds(200, 0)
+    assert all(len(s.things) > 3 and len({t.pair for t in s.things}) > 1 for group in many for s in group)
+    assert all(len(set(group)) == pretrain_towers.TOGETHER for group in many)
+    told = {split_of_combination(pair_name(t.pair)) for group in many for scene in group for t in scene.things}
+    assert told == {"train", "val", "test"}
 
 
 def test_groups_are_of_train_and_views_of_one_scene():
