@@ -191,7 +191,7 @@ def probe(folder: Path, count: int = 1500) -> dict[str, float]:
     """Accuracy of linear probes on the frozen tower's patches, fitted on things of train scenes, asked of val scenes.
 
     Shape, colour and size from the four patches of a thing's cell; "unseen" are things whose (colour, shape) no train
-    picture shows.
+    picture shows; the tower saw them in crowds.
     """
     tower = load_image_tower(str(folder))
     sides = []

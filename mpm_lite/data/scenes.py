@@ -209,16 +209,14 @@ def _stream(seed: list[int], splits: tuple[str, ...]) -> Iterator[Scene]:
             yield scene
 
 
-def neighbours(
-    scene: Scene, rng: np.random.Generator, count: int, slots: Sequence[str] = tuple(ATTRIBUTES)
-) -> list[Scene]:
-    """At most `count` scenes of train that differ in one of `slots` of one thing, of all equal things in a group."""
+def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
+    """At most `count` scenes of train that differ in one attribute of one thing, of all equal things in a group."""
     found: list[Scene] = []
     numbers = range(len(scene.things))
     every = [set(numbers)] if scene.kind == "group" else [{i} for i in numbers]
     for which in every:
-        for slot in slots:
-            for value in ATTRIBUTES[slot]:
+        for slot, values in ATTRIBUTES.items():
+            for value in values:
                 things = [replace(t, **{slot: value}) if i in which else t for i, t in enumerate(scene.things)]
                 other = Scene(tuple(things))
                 apart = scene.kind == "group" or len({thing.pair for thing in things}) == len(things)
