@@ -16,7 +16,7 @@ split shows them, and text says nothing of the other half. What a test scene sho
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
