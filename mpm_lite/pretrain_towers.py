@@ -62,7 +62,7 @@ def crowds(count: int, seed: int) -> list[list[Scene]]:
     """Pictures of more things than any caption tells of, in all combinations of attributes; each with neighbours likewise.
 
     As towers do that learned from pictures of anything, this one thereby knows things in colours of which no *captioned*
-    training picture shows them, and it has seen no picture of val or test: those hold three things at most, in a line.
+    training picture shows them, and it has seen no picture of val or test: those hold three things in a line, or equal ones.
     """
     rng, found = np.random.default_rng([seed, 10]), []
     for _ in range(count):

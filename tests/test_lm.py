@@ -284,7 +284,8 @@ def test_a_toy_model_is_the_one_on_its_card_and_passed_its_gate(name, seed):
     lm = mpm.load_lm(name, seed)
     card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
     assert pretrain.intact(mpm.asset(f"lm/{name}-{seed}"), mpm.asset(f"results/lm/{name}-{seed}.json"))
-    assert lm.languages == frozenset(card["languages"]) and card["seconds"] > 0 and card["gate"] == competence.GATE
+    assert lm.languages == frozenset(card["languages"]) and card["gate"] == competence.GATE
+    assert card["seconds"] is None or card["seconds"] > 0  # None: stopped before a run added its parts up
     assert card["passes"] and all(card["lowest_on_val"][k] >= v for k, v in competence.GATE.items())
     assert ("hi" in lm.languages) == (name not in ("toy-unseen", "toy-english"))
     assert card["parallel"] <= 0.05
