@@ -151,7 +151,7 @@ def page() -> str:
     if list(pretrain.cards()):
         parts += [
             "## Language models",
-            "The gate (lowest language on val / bar) is monolingual and was fixed before these were trained. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first.",
+            'The gate (lowest language on val / bar) is monolingual and was fixed before these were trained. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing.',
             model_table(),
         ]
     if len(alignment_by_layer()):
