@@ -33,13 +33,13 @@ from mpm_lite.data.scenes import (
 )
 from mpm_lite.recipes.two_views import CaptionViews, PictureViews, TwoViews, TwoViewsOptions
 from mpm_lite.towers.image import load_image_tower
+from mpm_lite.towers.lm import IGNORE
 from mpm_lite.towers.text import load_text_tower
 from mpm_lite.towers.tokens import save_tokenizer
 
 SIZE, PATCH = 48, 8  # pixels: each of the nine cells is two by two patches
 GROUPS, TOGETHER = 2_000, 4  # scenes, each with three neighbours
 CLASSES = {"filled": 2, **{slot: len(values) for slot, values in ATTRIBUTES.items()}}  # what a patch may show
-IGNORE = -100
 CROWD = (4, 6)  # things
 VIEWS = 4  # drawings or captions of a scene
 SEED = 0

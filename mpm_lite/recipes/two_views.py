@@ -9,7 +9,7 @@ single glance is enough.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mpm_lite import ops
 from mpm_lite.recipes.base import Recipe, Stage
 from mpm_lite.runtime import UserError
+from mpm_lite.towers.lm import IGNORE
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ class TwoViewsOptions:
     batch: int = 32  # groups of a scene and its neighbours
     lr: float = 1e-3
     weight_decay: float = 0.01
-    bf16: bool = (
-        False  # matrix products in bfloat16: a third faster on a processor that has units for them, else slower
-    )
+    bf16: bool = False  # matrix products in bfloat16: faster on a processor that has units for them, else slower
 
 
 class TwoViews(Recipe):
@@ -72,9 +71,11 @@ class TwoViews(Recipe):
         raise UserError(f"Recipe {self.name!r} encodes no views; define vectors(view).")
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        first, second = (
-            F.normalize(self.head(self.vectors(batch[k].flatten(0, 1))), dim=-1) for k in ("first", "second")
-        )
+        return self.contrast([self.vectors(batch[k].flatten(0, 1)) for k in ("first", "second")])
+
+    def contrast(self, views: Sequence[Tensor]) -> Tensor:
+        """Symmetric InfoNCE of two views' vectors, (B, D) each, behind the head."""
+        first, second = (F.normalize(self.head(x), dim=-1) for x in views)
         return ops.clip_loss(first, second, first.new_tensor(1 / self.options.temperature), check=False)
 
 
@@ -112,16 +113,14 @@ class PictureViews(TwoViews):
         return self.states(view)[:, 0]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """`batch` also holds the class of every patch by slot, int64 (N, G, P), -100 where there is none to know."""
+        """`batch` also holds the class of every patch by slot, int64 (N, G, P), IGNORE where there is none to know."""
         states = [self.states(batch[k].flatten(0, 1)) for k in ("first", "second")]  # (B, 1 + P, D)
-        first, second = (F.normalize(self.head(x[:, 0]), dim=-1) for x in states)
-        whole = ops.clip_loss(first, second, first.new_tensor(1 / self.options.temperature), check=False)
         lost = []
         for slot, head in self.slots.items():
             asked = batch[slot].flatten()
-            known = asked != -100
+            known = asked != IGNORE
             lost += [F.cross_entropy(head(x[:, 1:].flatten(0, 1)[known]), asked[known]) for x in states]
-        return whole + self.options.places * torch.stack(lost).mean()
+        return self.contrast([x[:, 0] for x in states]) + self.options.places * torch.stack(lost).mean()
 
 
 class CaptionViews(TwoViews):
