@@ -32,8 +32,9 @@ from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data import grammar, text
 from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageModelOptions
 from mpm_lite.studies import commit
-from mpm_lite.towers.lm import TOY_LMS, load_lm
+from mpm_lite.towers.lm import load_lm
 from mpm_lite.towers.tokens import BREAK, save_tokenizer, train_tokenizer
+from mpm_lite.towers.toys import TOY_LMS, trained_folder
 
 VOCABULARY = 2048  # at most: byte-pair merging runs out of pairs before
 DOCUMENTS = 200_000  # different ones a stage; a stage reads its `steps` buckets, some of them more than once
@@ -185,7 +186,7 @@ def build(
     tokenizer = shared_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     recipe = LanguageModel(len(tokenizer), options, **special)
-    work = runtime.home() / "pretrain" / f"{variant.name}-{seed}"
+    work = trained_folder(variant.name, seed)
     history = train.fit(recipe, data, train.Plan(seed, work, save_every=250, label=f"{variant.name}:{seed}"))
     seconds = prepared + history.seconds
     target = folder if variant.kept else work / "model"

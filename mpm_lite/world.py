@@ -14,7 +14,8 @@ import numpy as np
 from mpm_lite.data import grammar, text
 from mpm_lite.data.scenes import Scene, scenes
 from mpm_lite.runtime import UserError
-from mpm_lite.towers.lm import TOY_LMS, load_lm
+from mpm_lite.towers.lm import load_lm
+from mpm_lite.towers.toys import TOY_LMS
 
 _LETTERS = {"circle": "o", "square": "#", "triangle": "^", "star": "*", "heart": "v", "flower": "@", "book": "="}
 

@@ -250,7 +250,7 @@ def test_the_colour_that_an_answer_names_agrees_with_its_thing():
     for code in LANGUAGES:
         for shape in ("flower", "heart", "star", "book"):
             q = grammar.Question("colour", Mention(shape), None, "", "white" if shape == "flower" else "green")
-            said[code, shape] = grammar._answer(grammar.grammar(code), q)
+            said[code, shape] = grammar.answer(q, code)
     assert said["en", "heart"] == "The heart is green." and said["de", "flower"] == "Die Blume ist weiß."
     assert said["es", "flower"] == "La flor es blanca." and said["fr", "flower"] == "La fleur est blanche."
     assert said["fr", "star"] == "L'étoile est verte." and said["fr", "heart"] == "Le cœur est vert."

@@ -41,9 +41,13 @@ class Noise:
                 raise runtime.UserError(f"{field.name} is a chance between 0 and 1, not {getattr(self, field.name)}.")
 
 
-def noisy_caption(scene: Scene, language: str, noise: Noise, rng: np.random.Generator) -> str:
-    """One caption of the scene with mistakes; with no noise, a caption as it should be."""
-    return _spoilt(grammar.plans(scene, language), language, noise, rng)
+def noisy_caption(scene: Scene, language: str, noise: Noise, rng: np.random.Generator, in_order: bool = False) -> str:
+    """One caption of the scene with mistakes; with no noise, a caption as it should be.
+
+    `in_order`: one of those that tell the picture in full (`grammar.in_order`).
+    """
+    every = grammar.in_order_plans if in_order else grammar.plans
+    return _spoilt(every(scene, language), language, noise, rng)
 
 
 def translate(scene: Scene, facts: Facts, language: str, noise: Noise, rng: np.random.Generator) -> str:

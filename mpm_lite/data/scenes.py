@@ -190,6 +190,11 @@ def scenes(split: str, seed: int = 0) -> Iterator[Scene]:
             yield scene
 
 
+def pictured_scenes(seed: int = 0) -> Iterator[Scene]:
+    """An endless stream of scenes of train to learn from; a scene may come again, then it is drawn anew."""
+    return _stream([seed, 6], ("train",))
+
+
 def text_scenes(seed: int = 0) -> Iterator[Scene]:
     """The scenes that a text for a language model may describe: those of train, and those of text alone.
 

@@ -1,7 +1,7 @@
 """Toy world: scenes of `mpm_lite.data.scenes`, drawn here and captioned in ten languages by `mpm_lite.data.grammar`.
 
-Nothing is stored: scenes, pictures and captions follow from seeds. A caption is one of the scene's paraphrases, chosen
-by a hash of scene and language, so that languages do not move in step.
+Nothing is stored: scenes, pictures and captions follow from seeds. A caption is one of those that tell the picture in
+full and in the order of reading, chosen by a hash of scene and language, so that languages do not move in step.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
@@ -18,10 +19,10 @@ import numpy as np
 
 from mpm_lite.data import grammar
 from mpm_lite.data.captionset import SPLITS, Item, Part
-from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, Thing, pair_name, scenes
+from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, Thing, pair_name, pictured_scenes, scenes
 
 LANGUAGES = grammar.LANGUAGES
-COUNTS = {"train": 4000, "val": 400, "test": 600}
+COUNTS = {"train": 24_000, "val": 400, "test": 600}
 PIXELS = 64
 # Part of the key of cached features: raise it whenever a change here moves a pixel.
 RENDER = "toyworld-render-1"
@@ -125,7 +126,8 @@ assert set(SHAPES) == {"circle", "flower", "book", *_OUTLINES}
 def caption(scene: Scene, language: str) -> str:
     """The one caption that the set gives the scene in this language."""
     pick = hashlib.sha256(f"{scene.id} {language}".encode()).digest()
-    return grammar.one_caption(scene, language, int.from_bytes(pick[:4], "big"))
+    every = grammar.in_order_plans(scene, language)
+    return grammar.say(every[int.from_bytes(pick[:4], "big") % len(every)], language)[0]
 
 
 class _OfScene(Mapping[str, str]):
@@ -168,14 +170,27 @@ def present() -> bool:
 
 @lru_cache(maxsize=3)
 def split_scenes(split: str) -> tuple[Scene, ...]:
-    """The scenes of one split of the set, in order."""
-    return tuple(islice(scenes(split), COUNTS[split]))
+    """The scenes of one split of the set, in order. Those of val and test differ; in train a scene may come again.
+
+    There are only some hundreds of scenes of one thing, or of equal things, and they stay a fifth each.
+    """
+    return tuple(islice(pictured_scenes() if split == "train" else scenes(split), COUNTS[split]))
+
+
+@lru_cache(maxsize=3)
+def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
+    """(id, scene, which of its pictures) of each item of a split; the id of a second picture ends in -1."""
+    found, times = [], Counter()
+    for scene in split_scenes(split):
+        again = times[scene.id]
+        found.append((f"toyworld/{scene.id}" + (f"-{again}" if again else ""), scene, again))
+        times[scene.id] += 1
+    return tuple(found)
 
 
 def items() -> list[Item]:
     """Every scene of the set; their file is this one."""
-    every = [(split, scene) for split in SPLITS for scene in split_scenes(split)]
-    return [Item(f"toyworld/{scene.id}", _OfScene(scene), Path(__file__)) for _, scene in every]
+    return [Item(name, _OfScene(scene), Path(__file__)) for split in SPLITS for name, scene, _ in _named(split)]
 
 
 @lru_cache(maxsize=1)
@@ -185,13 +200,13 @@ def parts() -> dict[str, Part]:
 
 
 def _part(split: str) -> Part:
-    many = split_scenes(split)
+    many = _named(split)
     return Part(
         name=f"toyworld/{split}",
-        ids=[f"toyworld/{scene.id}" for scene in many],
-        captions=_OfPart(many),
-        concepts=[pair_name(scene.things[0].pair) for scene in many],
-        render=lambda i: render(many[i]),
+        ids=[name for name, _, _ in many],
+        captions=_OfPart(split_scenes(split)),
+        concepts=[pair_name(scene.things[0].pair) for _, scene, _ in many],
+        render=lambda i: render(many[i][1], seed=many[i][2]),
         open_licence=True,
         size=PIXELS,
         made_by=RENDER,

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from mpm_lite import cache, runtime
 
 CHUNK = 512  # a whole number of batches in every preset
-KEEP = 2048  # pictures of a part that are kept while several towers look at them (400 MB)
+KEEP = 2048  # pictures of a part that are kept while several towers look at them (400 MB), and whose patches are cached together
 
 
 def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
@@ -50,6 +50,31 @@ class _Drawn:
             starts, desc=f"{tower.name}: {self.part.name}", disable=not progress or runtime.quiet(), leave=False
         )
         return np.concatenate([tower.encode(self.chunk(start)) for start in shown])
+
+
+def patch_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
+    """Patches of every picture of a CaptionSet: float16 (N, P, D), half the memory of what the tower computes.
+
+    Cached block by block, so that whoever needs a few pictures of a large part does not wait for all; where a block
+    begins is fixed, and so are the batches in it.
+    """
+    rows = []
+    for part, indices in captions.parts:
+        found: dict[int, np.ndarray] = {}
+        for block in np.unique(indices // KEEP).tolist():
+            key = ("patches", tower.fingerprint, part.image_digest(), str(block))
+            found[block] = cache.features(key, lambda part=part, block=block: _patches(part, block, tower, progress))
+        rows += [found[i // KEEP][i % KEEP][None] for i in indices]
+    return np.concatenate(rows)
+
+
+def _patches(part: Any, block: int, tower: Any, progress: bool) -> np.ndarray:
+    end = min((block + 1) * KEEP, len(part.ids))
+    starts = range(block * KEEP, end, CHUNK)
+    label = f"{tower.name}: {part.name}, from {block * KEEP:,}"
+    shown = tqdm(starts, desc=label, disable=not progress or runtime.quiet(), leave=False)
+    few = (part.pictures(range(start, min(start + CHUNK, end))) for start in shown)
+    return np.concatenate([tower.patches(pictures).astype(np.float16) for pictures in few])
 
 
 def text_features(captions: Any, language: str, tower: Any, progress: bool = False) -> np.ndarray:

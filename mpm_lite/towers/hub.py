@@ -20,13 +20,14 @@ import torch
 from safetensors import SafetensorError
 
 from mpm_lite import runtime
-from mpm_lite.towers import lm
+from mpm_lite.towers import lm, toys
+from mpm_lite.towers.encoder_decoder import EncoderDecoder
 from mpm_lite.towers.image import IMAGE_TOWERS, TorchImageTower, timm_tower
 from mpm_lite.towers.packaged import fingerprint
 from mpm_lite.towers.text import TEXT_TOWERS, TransformerTower
 
 CODE = "hub-1"
-PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS, "lm": lm.TOY_LMS}
+PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS, "lm": toys.NAMES}
 _KINDS = {"text": "text towers", "image": "image towers", "lm": "language models"}
 # What the libraries raise on a checkpoint that is torn, pickled, or not what its config says.
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
@@ -181,7 +182,7 @@ def lm_from_folder(root: Path, name: str, device: torch.device) -> lm.LM:
 
     sided = bool(_read(root / "config.json").get("is_encoder_decoder"))
     model, _ = _load(AutoModelForSeq2SeqLM if sided else AutoModelForCausalLM, root)
-    kind = lm.EncoderDecoder if sided else lm.LM
+    kind = EncoderDecoder if sided else lm.LM
     languages = frozenset(_read(root / "card.json").get("languages", ()))
     return kind(name, model, _tokenizer(root), _mark(root), device, languages)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ import torch
 from torch import Tensor
 
 from mpm_lite import ops, runtime
+from mpm_lite.towers import toys
 from mpm_lite.towers.text import bar
 
-TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
 IGNORE = -100
 WAYS = ("greedy", "beam", "sample")
 
@@ -31,25 +32,18 @@ def load_lm(name: str, seed: int = 0, device: str | torch.device | None = None) 
     """The language model of that name, frozen, in float32.
 
     `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`; `seed` picks one
-    of those pretrained apart), a folder written by transformers, or a hub id such as `bigscience/mt0-small`.
+    of those pretrained apart; `toy-parallel-*` where this machine trained them), a folder written by transformers, or a hub id such as `bigscience/mt0-small`.
     Raises UserError for a name nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its
     tokenizer, or a hub that cannot be reached.
     """
     from mpm_lite.towers import hub
 
     name, on = str(name), runtime.device(device)
-    if name in TOY_LMS:
-        root = runtime.asset() / "lm"
-        there = sorted(int(p.name.rsplit("-", 1)[1]) for p in root.glob(f"{name}-[0-9]*"))
-        if not there:
-            make = f"mpm-lite pretrain {name}:{seed} --out assets"
-            raise runtime.UserError(f"{name} is not among the assets: `{make}` makes it (an hour on a CPU).")
-        if seed not in there:
-            raise runtime.UserError(f"{name} was pretrained with seeds {there}, not {seed}: ask for one of those.")
-        return hub.lm_from_folder(root / f"{name}-{seed}", f"{name}:{seed}" if seed else name, on)
+    if name in toys.NAMES:
+        return hub.lm_from_folder(toys.folder(name, seed), f"{name}:{seed}" if seed else name, on)
     if "/" in name or Path(name).expanduser().is_dir():
         return hub.lm_from_folder(hub.folder("lm", name), name, on)
-    raise runtime.unknown("language model", name, TOY_LMS)
+    raise runtime.unknown("language model", name, toys.NAMES)
 
 
 @dataclass
@@ -64,7 +58,7 @@ class Context:
 
 
 class LM:
-    """A causal language model. `EncoderDecoder` below is the other kind; a recipe does not ask which it has.
+    """A causal language model. `encoder_decoder.py` has the other kind; a recipe does not ask which it has.
 
     Members beside the methods: name, width (D), vocabulary (V), context (the most tokens it reads and writes together),
     languages (BCP 47 codes it was trained on, empty where nobody says), fingerprint (SHA-256 of weights and code),
@@ -116,37 +110,53 @@ class LM:
         """Token ids int64 (..., T) -> embeddings (..., T, D)."""
         return self.model.get_input_embeddings()(ids.to(self.device))
 
+    def rows(self, prompts: Sequence[str]) -> tuple[bool, list[list[int]]]:
+        """The prompts as token ids, and whether a beginning-of-text token goes before them, which the rows then lack."""
+        rows = self.encode(prompts)
+        begin = self.tokenizer.bos_token_id
+        if begin is not None and all(row[:1] == [begin] for row in rows):
+            return True, [row[1:] for row in rows]
+        return False, [
+            row or [begin or self.tokenizer.eos_token_id] for row in rows
+        ]  # an empty prompt must be something
+
     def read(self, prompts: Sequence[str], soft: Tensor | None = None) -> Context:
         """Prompts, and before each its soft tokens (N, P, D) if there are any: behind the beginning-of-text token.
 
-        Rows are padded on the left. Raises UserError for as many soft tokens as the model cannot take.
+        Raises UserError for as many soft tokens as the model cannot take.
         """
-        begin = self.tokenizer.bos_token_id or self.tokenizer.eos_token_id
-        rows = [row or [begin] for row in self.encode(prompts)]  # an empty prompt still needs something to read
+        begins, rows = self.rows(prompts)
         if soft is not None and (soft.ndim != 3 or len(soft) != len(rows) or soft.shape[-1] != self.width):
             raise runtime.UserError(
                 f"{self.name} takes soft tokens ({len(rows)}, P, {self.width}); got {tuple(soft.shape)}."
             )
-        longest = max((len(row) for row in rows), default=0)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        ids = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=torch.long)
+        there = torch.zeros_like(ids, dtype=torch.bool)
         for i, row in enumerate(rows):
-            ids[i, -len(row) :] = torch.tensor(row)
-            mask[i, -len(row) :] = True
-        embeds, mask = self.embed(ids), mask.to(self.device)
-        if soft is not None:
-            embeds, mask = self._insert(embeds, mask, rows, soft.to(embeds))
-        self._fits(embeds.shape[1], 0)
-        return Context(embeds, mask)
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+            there[i, : len(row)] = True
+        context = self.place(begins, ids, there, soft)
+        self._fits(context.embeds.shape[1], 0)
+        return context
 
-    def _insert(self, embeds: Tensor, mask: Tensor, rows: list[list[int]], soft: Tensor) -> tuple[Tensor, Tensor]:
-        """Soft tokens at the head of each row, behind its first token where that is the beginning-of-text token."""
-        begins, out, kept = self.tokenizer.bos_token_id, [], []
-        for row, e, m, s in zip(rows, embeds, mask, soft, strict=True):
-            at = len(m) - len(row) + (row[0] == begins)
-            out.append(torch.cat([e[:at], s, e[at:]]))
-            kept.append(torch.cat([m[:at], m.new_ones(len(s)), m[at:]]))
-        return torch.stack(out), torch.stack(kept)
+    def place(
+        self, begins: bool, ids: Tensor, there: Tensor, soft: Tensor | None = None, shown: Tensor | None = None
+    ) -> Context:
+        """Everything in its place: the beginning-of-text token, soft tokens (N, P, D), and a prompt's tokens.
+
+        `ids` int64 (N, T), of which `there` (N, T) are real. `shown` bool (N,): whose soft tokens are read; None: each's.
+        """
+        embeds, mask = self.embed(ids), there.to(self.device)
+        if soft is not None:
+            seen = mask.new_ones(len(ids)) if shown is None else shown.to(self.device)
+            embeds = torch.cat([soft.to(embeds), embeds], dim=1)
+            mask = torch.cat([seen[:, None].expand(-1, soft.shape[1]), mask], dim=1)
+        if begins:
+            first = self.embed(ids.new_full((len(ids), 1), self.tokenizer.bos_token_id))
+            embeds, mask = torch.cat([first, embeds], dim=1), torch.cat([mask.new_ones(len(ids), 1), mask], dim=1)
+        # Padding to the very left: some models count the distance of two tokens over everything between them.
+        order = mask.long().argsort(dim=1, stable=True)
+        return Context(embeds.gather(1, order[..., None].expand_as(embeds)), mask.gather(1, order))
 
     def _fits(self, read: int, write: int) -> None:
         if read + write > self.context:
@@ -172,14 +182,21 @@ class LM:
         labels = torch.full((len(rows), width), IGNORE, device=self.device)
         for i, row in enumerate(rows):
             labels[i, : len(row)] = torch.tensor(row)
+        return self.losses_of(context, labels)
+
+    def losses_of(self, context: Context, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of continuations as token ids, int64 (N, T'), IGNORE behind a row's end."""
         there = labels != IGNORE
         states = self._states_before(context, labels.clamp(min=0), there)  # (N, T', D), or (N, T', V) logits
         flat = labels.flatten()
-        if self._plain:
-            x, weight, bias = states.flatten(0, 1), self.head.weight, getattr(self.head, "bias", None)
-            lost = ops.linear_cross_entropy(x, weight, flat, bias, reduction="none", check=False)
-        else:
-            lost = torch.nn.functional.cross_entropy(states.flatten(0, 1), flat, reduction="none")
+        # The loss is taken in float32 even where a recipe computes states in bfloat16.
+        with torch.autocast(self.device.type, enabled=False):
+            x = states.flatten(0, 1).float()
+            if self._plain:
+                weight, bias = self.head.weight, getattr(self.head, "bias", None)
+                lost = ops.linear_cross_entropy(x, weight, flat, bias, reduction="none", check=False)
+            else:
+                lost = torch.nn.functional.cross_entropy(x, flat, reduction="none")
         return lost.view_as(labels), there
 
     def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
@@ -187,10 +204,23 @@ class LM:
         self._fits(context.embeds.shape[1], ids.shape[1])
         embeds = torch.cat([context.embeds, self.embed(ids)], dim=1)
         mask = torch.cat([context.mask, there], dim=1)
-        options = self._inputs(embeds, mask)
-        out = self.model.base_model(**options).last_hidden_state if self._plain else self.model(**options).logits
+        inputs = self._inputs(embeds, mask)
+        with self._quick_attention():
+            out = self.model.base_model(**inputs).last_hidden_state if self._plain else self.model(**inputs).logits
         first = context.embeds.shape[1] - 1
         return out[:, first : first + ids.shape[1]]
+
+    @contextmanager
+    def _quick_attention(self) -> Iterator[None]:
+        """Not fused where a recipe trains in bfloat16 on a CPU: that kernel's gradient costs more than all else there."""
+        config = self.model.config
+        usual = config._attn_implementation
+        slow = self.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+        config._attn_implementation = "eager" if slow and usual == "sdpa" else usual
+        try:
+            yield
+        finally:
+            config._attn_implementation = usual
 
     def _inputs(self, embeds: Tensor, mask: Tensor) -> dict[str, Any]:
         """What the model is called with: (N, T, D) and (N, T); places are counted over real tokens only."""
@@ -296,43 +326,15 @@ class LM:
             for place in self._slices(len(texts)):
                 context = self.read(texts[place])
                 weight = context.mask[..., None] / context.mask.sum(1)[:, None, None]  # (N, T, 1)
-                layers = self._all_layers(context)
+                layers = self.all_layers(context)
                 found.append(torch.stack([(states * weight).sum(1) for states in layers]).cpu().numpy())
         return np.concatenate(found, axis=1).astype(np.float32)
 
-    def _all_layers(self, context: Context) -> tuple[Tensor, ...]:
+    def all_layers(self, context: Context) -> tuple[Tensor, ...]:
+        """The states after every layer, the embeddings first, each (N, T, D)."""
         return self.model.base_model(
             **self._inputs(context.embeds, context.mask), output_hidden_states=True
         ).hidden_states
-
-
-class EncoderDecoder(LM):
-    """A model whose encoder reads and whose decoder writes, such as mT0: soft tokens go before the encoder's input."""
-
-    kind = "encoder-decoder"
-
-    def _head_is_plain(self) -> bool:
-        """Never taken for plain: some of these scale their states before the head."""
-        return False
-
-    def _fits(self, read: int, write: int) -> None:
-        if max(read, write) > self.context:
-            raise runtime.UserError(
-                f"{self.name} holds {self.context} tokens a side: {read} to read or {write} to write are more."
-            )
-
-    def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
-        start = ids.new_full((len(ids), 1), self.model.config.decoder_start_token_id)
-        read = torch.cat([start, ids[:, :-1]], dim=1)
-        self._fits(context.embeds.shape[1], ids.shape[1])
-        return self.model(
-            inputs_embeds=context.embeds, attention_mask=context.mask.long(), decoder_input_ids=read, use_cache=False
-        ).logits
-
-    def _all_layers(self, context: Context) -> tuple[Tensor, ...]:
-        encoder = self.model.get_encoder()
-        mask = context.mask.long()
-        return encoder(inputs_embeds=context.embeds, attention_mask=mask, output_hidden_states=True).hidden_states
 
 
 def _context_of(config: Any) -> int:

@@ -1,6 +1,7 @@
 """Ten hand-written grammars of the toy world: captions, questions, an exact parser, a spotter, and agreement.
 
     captions(scene, "de")    every paraphrase, in a fixed order
+    in_order(scene, "de")    those that tell a picture in full, as one reads it; `shown(scene)` is what they state
     parse(text, "de")        what a caption states (`Facts`); None where it is not exactly German of this grammar
     spot(text, "de")         the content words of any text, right or wrong (`Slots`)
     agreement(text, "de")    the share of words in their right form, where the content can be made out
@@ -13,44 +14,31 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib import import_module
+from itertools import combinations
 
-import numpy as np
-
-from mpm_lite import runtime
+from mpm_lite.data.grammar.closed import KINDS, Question, answer, answers, asked, describe, questions
 from mpm_lite.data.grammar.engine import Facts, Grammar, Mention, Pattern, Slots, meaning
-from mpm_lite.data.scenes import (
-    COLOURS,
-    CONVERSE,
-    RELATIONS,
-    SHAPES,
-    Scene,
-    Thing,
-    count_name,
-    meeting_name,
-    pair_name,
-    relation,
-    split_of_combination,
-)
+from mpm_lite.data.grammar.language import LANGUAGES, grammar, mention, readable
+from mpm_lite.data.scenes import CONVERSE, Scene, Thing, count_name, meeting_name, pair_name, relation
 
-__all__ = ["Facts", "Mention", "Question", "Slots", "agreement", "asked", "captions", "describe", "glosses", "held_out"]
-__all__ += [
-    "languages",
-    "mistakes",
-    "one_caption",
-    "other_forms",
-    "parse",
-    "plans",
-    "questions",
-    "say",
-    "spot",
-    "stated",
+__all__ = [
+    "KINDS",
+    "LANGUAGES",
+    "Facts",
+    "Mention",
+    "Question",
+    "Slots",
+    "agreement",
+    "answer",
+    "answers",
+    "asked",
+    "captions",
 ]
+__all__ += ["describe", "glosses", "grammar", "held_out", "in_order", "in_order_plans", "languages", "mention"]
+__all__ += ["mistakes", "one_caption", "other_forms", "parse", "plans", "questions", "say", "shown", "spot", "stated"]
 
-_KNOWN = 2  # of the patterns with a relation or a place, the one that speaks of a thing already known
-LANGUAGES = ("en", "de", "es", "fr", "zh", "ja", "ar", "hi", "sw", "tr")
 # One sentence of a plan: kind of sentence, value of its placeholder, what is named, which of the patterns (None: each).
 Planned = tuple[str, str, dict[str, Mention], int | None]
 # A caption before it is worded: for each sentence its pattern, and the thing in each of its places.
@@ -60,14 +48,6 @@ Said = list[tuple[Pattern, dict[str, Mention]]]
 def languages() -> tuple[str, ...]:
     """The ten languages, English first."""
     return LANGUAGES
-
-
-@cache
-def grammar(language: str) -> Grammar:
-    """The grammar of one language; UserError for one there is none for."""
-    if language not in LANGUAGES:
-        raise runtime.unknown("toyworld language", language, LANGUAGES)
-    return import_module(f"mpm_lite.data.grammar.{language}").GRAMMAR
 
 
 def glosses(language: str) -> list[tuple[str, list[tuple[str, str]], str]]:
@@ -96,6 +76,49 @@ def stated(scene: Scene, language: str) -> list[tuple[str, Facts]]:
 def plans(scene: Scene, language: str) -> list[Said]:
     """Every caption before it is worded: for each of its sentences the pattern, and the things it names."""
     return list(_choices(scene, grammar(language)))
+
+
+def in_order_plans(scene: Scene, language: str) -> list[Said]:
+    """The captions that tell a picture in full, before they are worded: each thing with its size, places too, and things
+    in the order of reading, from the left or from the top.
+
+    Whoever sees a picture and is asked for "a caption" could otherwise only guess which one is meant: which end to begin
+    at and what to leave out is in no picture.
+    """
+    first, facts = mention(_read_first(scene), True, _count(scene)), shown(scene)
+    return [plan for plan in plans(scene, language) if plan[0][1]["a"] == first and say(plan, language)[1] == facts]
+
+
+def in_order(scene: Scene, language: str) -> list[str]:
+    """The captions that tell a picture in full, in the order of reading; see `in_order_plans`."""
+    return [say(plan, language)[0] for plan in in_order_plans(scene, language)]
+
+
+@lru_cache(maxsize=4096)
+def shown(scene: Scene) -> Facts:
+    """All that a picture of the scene shows and a caption can state: the truth that a description is held against."""
+    things = [mention(thing, True, _count(scene)) for thing in sorted(scene.things, key=_place_in_reading)]
+    facts = Facts(frozenset(things))
+    if scene.place:
+        facts |= Facts(places=frozenset({(things[0], scene.place)}))
+    if scene.kind != "group":
+        for (a, one), (b, two) in combinations(
+            zip(things, sorted(scene.things, key=_place_in_reading), strict=True), 2
+        ):
+            facts |= Facts(relations=frozenset({(a, relation(one, two) or "", b)}))
+    return facts
+
+
+def _count(scene: Scene) -> int:
+    return len(scene.things) if scene.kind == "group" else 1
+
+
+def _place_in_reading(thing: Thing) -> tuple[int, int]:
+    return (thing.row, thing.column)
+
+
+def _read_first(scene: Scene) -> Thing:
+    return min(scene.things, key=_place_in_reading)
 
 
 def say(plan: Said, language: str) -> tuple[str, Facts]:
@@ -130,11 +153,6 @@ def _choices(scene: Scene, one: Grammar) -> Iterator[Said]:
             yield [(pattern, named), *rest]
 
 
-def mention(thing: Thing, sized: bool, count: int = 1) -> Mention:
-    """The thing as a text names it, with or without its size."""
-    return Mention(thing.shape, thing.colour, thing.size if sized else None, count)
-
-
 def _plans(scene: Scene) -> Iterator[list[Planned]]:
     """What to say of a scene, and in which kinds of sentences: the same for all languages."""
     for sized in (False, True):
@@ -149,8 +167,9 @@ def _plans(scene: Scene) -> Iterator[list[Planned]]:
                 how = relation(a, b)
                 yield [("relate", how or "", {"a": mention(a, sized), "b": mention(b, sized)}, None)]
             continue
-        a, b, c = (mention(t, sized) for t in sorted(scene.things, key=lambda t: (t.row, t.column)))
-        how = relation(*sorted(scene.things, key=lambda t: (t.row, t.column))[:2]) or ""
+        read = sorted(scene.things, key=_place_in_reading)
+        a, b, c = (mention(thing, sized) for thing in read)
+        how = relation(*read[:2]) or ""
         yield [("row", how, {"a": a, "b": b, "c": c}, None)]
         yield [("row", CONVERSE[how], {"a": c, "b": b, "c": a}, None)]
         # Two sentences: the first introduces, the second speaks of what is known.
@@ -170,7 +189,7 @@ def held_out(facts: Facts) -> frozenset[str]:
     for a, how, b in facts.relations:
         if a.colour and b.colour:
             names.add(meeting_name((a.colour, a.shape), how, (b.colour, b.shape)))
-    return frozenset(name for name in names if not _readable(name))
+    return frozenset(name for name in names if not readable(name))
 
 
 def parse(text: str, language: str) -> Facts | None:
@@ -199,99 +218,3 @@ def agreement(text: str, language: str) -> float | None:
 def _composed(text: str) -> str:
     """The same letters in the one way that the grammars write them (é as one character; Hindi's nukta as two)."""
     return unicodedata.normalize("NFC", text)
-
-
-KINDS = ("exists", "holds", "colour", "count", "where")
-
-
-@dataclass(frozen=True)
-class Question:
-    """A closed question before any language: `kind` is one of KINDS.
-
-    `value` is the relation that "holds" asks for; `answer` is "yes", "no", a colour, a number, a place, or for "where"
-    (relation, the other thing).
-    """
-
-    kind: str
-    a: Mention
-    b: Mention | None
-    value: str
-    answer: str | tuple[str, Mention]
-
-
-@lru_cache(maxsize=4)  # those who ask for the questions in words ask for both
-def asked(scene: Scene) -> tuple[Question, ...]:
-    """The closed questions on a scene with their answers. A false one names no held-out combination in a train scene.
-
-    What a false "exists" asks for shares in half of the scenes a shape or a colour with a thing that is there.
-    """
-    rng = np.random.default_rng(int(scene.id, 16))
-    a = mention(scene.things[0], False, len(scene.things) if scene.kind == "group" else 1)
-    there = scene.things[rng.integers(len(scene.things))]
-    found = [Question("exists", mention(there, False), None, "", "yes")]
-    pairs = {thing.pair for thing in scene.things}
-    others = [pair for pair in _readable_pairs() if pair not in pairs]
-    if rng.random() < 0.5:
-        others = [(c, s) for c, s in others if (c == there.colour) != (s == there.shape)]
-    colour, shape = others[rng.integers(len(others))]
-    found.append(Question("exists", Mention(shape, colour), None, "", "no"))
-    for thing in scene.things:
-        if scene.kind != "group" and [t.shape for t in scene.things].count(thing.shape) == 1:
-            found.append(Question("colour", Mention(thing.shape), None, "", thing.colour))
-    if scene.kind == "group":
-        return (*found[2:], Question("count", a, None, "", str(a.count)))
-    if scene.place:
-        return (*found, Question("where", a, None, "", scene.place))
-    for one, two in zip(scene.things, scene.things[1:], strict=False):
-        ways = [(one, two), (two, one)]
-        for (m, n), true in zip(ways, rng.permutation(2), strict=True):
-            how = relation(m, n) or ""
-            false = [r for r in RELATIONS if r != how and _readable(meeting_name(m.pair, r, n.pair))]
-            if true or false:
-                said = how if true else false[rng.integers(len(false))]
-                found.append(Question("holds", mention(m, False), mention(n, False), said, "yes" if true else "no"))
-            if scene.kind == "pair":
-                found.append(Question("where", mention(m, False), None, "", (how, mention(n, False))))
-    return tuple(found)
-
-
-@cache
-def _readable_pairs() -> tuple[tuple[str, str], ...]:
-    return tuple((c, s) for c in COLOURS for s in SHAPES if _readable(pair_name((c, s))))
-
-
-def _readable(name: str) -> bool:
-    return split_of_combination(name) in ("train", "text")
-
-
-def questions(scene: Scene, language: str) -> list[tuple[str, str]]:
-    """The closed questions on a scene in one language, each with its answer.
-
-    What colour something is and where it is, a whole sentence says; yes, no and a number stand alone.
-    """
-    return [(_ask(grammar(language), q), _answer(grammar(language), q)) for q in asked(scene)]
-
-
-def describe(language: str) -> str:
-    """The open question that asks for a caption, in one language; what language it is in is all it says of language."""
-    one = grammar(language)
-    return one.capital(one.ask["describe"])
-
-
-def _ask(one: Grammar, q: Question) -> str:
-    text = one.expanded(one.ask[q.kind], q.value)
-    return one.capital(one.fill(text, {"a": q.a, **({"b": q.b} if q.b else {})}))
-
-
-def _answer(one: Grammar, q: Question) -> str:
-    if q.kind == "count":
-        return one.numeral(q.a)
-    if q.kind == "colour":
-        said = Pattern("colour", "", one.answers["colour"])
-        return one.sentence(said, {"a": q.a, "c": replace(q.a, colour=q.answer)})
-    if isinstance(q.answer, tuple):
-        how, other = q.answer
-        return one.sentence(one.all_patterns["relate", how][_KNOWN], {"a": q.a, "b": other})
-    if q.kind == "where":
-        return one.sentence(one.all_patterns["placed", q.answer][_KNOWN], {"a": q.a})
-    return one.answers[q.answer]
