@@ -105,11 +105,25 @@ def test_an_unknown_asset_and_name_say_so():
 FLOORS = [
     {"ops", "runtime", "cache", "checkpoint", "figures"},
     {"data", "towers"},
+    {"connector"},
     {"recipes"},
-    {"train", "evaluate"},
+    {"train", "evaluate", "captioning"},
     {"results"},
-    {"experiment", "alignment", "associations", "competence"},
-    {"tour", "page", "studies", "pretrain", "pretrain_towers", "world", "toyworld_page", "report", "cli", "teaching"},
+    {"experiment", "chat", "alignment", "associations", "competence"},
+    {"lens", "judging", "claims_chat"},
+    {
+        "tour",
+        "claims",
+        "page",
+        "studies",
+        "pretrain",
+        "pretrain_towers",
+        "world",
+        "toyworld_page",
+        "report",
+        "cli",
+        "teaching",
+    },
 ]
 
 

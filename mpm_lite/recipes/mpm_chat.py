@@ -1,0 +1,217 @@
+"""MPM, image to text (VisCPM-Chat): a language model that read many languages learns to see from English pairs.
+
+Method (2308.12038, section 3.2). The image passes through a visual module whose learned queries become soft tokens; the
+language model reads them in front of the question and replies. *Stage 1, alignment pretraining*: captions in the pivot
+language; the visual module learns, the language model is frozen. *Stage 2, instruction tuning*: questions and replies;
+the language model learns too. Both stages minimise the cross-entropy of the reply's tokens and of nothing else. No token
+names a language: in which one to reply follows from the question.
+
+Shapes: N exchanges, P patches, Q soft tokens, T tokens of the longest prompt, T' of the longest reply, D_in the image
+tower's width, D the language model's width.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mpm_lite.connector import connector
+from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers.lm import IGNORE, LM
+
+TUNED = ("none", "lora", "all")
+VISION = ("frozen", "trained")
+
+
+@dataclass(frozen=True)
+class MpmChatOptions:
+    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+
+    connector: str = "resampler"  # or "mlp", or "queries": those of the paper, inside the image tower
+    vision: str = "frozen"  # or "trained" with the connector, as in the paper; needs connector="queries"
+    queries: int = 16
+    width: int = 128  # of the resampler
+    layers: int = 2
+    heads: int = 4
+    steps: int = 1200  # of stage 1; 0 leaves it out
+    batch: int = 64
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    thawed: str = "none"  # what of the language model stage 1 trains too: "lora" or "all"; the paper freezes it
+    tuned: str = "none"  # what of it stage 2 trains: "lora" or "all"; "none" leaves stage 2 out
+    rank: int = 8  # of LoRA
+    tune_steps: int = 400
+    tune_lr: float = 5e-4  # of stage 2, and of the language model wherever it learns
+    bf16: bool = False  # matrix products in bfloat16: faster on a processor that has units for them, else slower
+
+
+class Exchanges:
+    """Exchanges as training data: what is seen (features by picture), what is asked, what is replied, as token ids.
+
+    `seen` is (M, P, D_in) features, or (M, 3, S, S) prepared pixels where the image tower is inside the recipe. A prompt
+    that `blind` marks has no picture before it.
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        seen: Tensor,
+        pictures: Sequence[int],
+        prompts: Sequence[str],
+        replies: Sequence[str],
+        blind: Sequence[bool] | None = None,
+    ) -> None:
+        if not len(pictures) == len(prompts) == len(replies):
+            raise UserError(f"{len(pictures)} pictures, {len(prompts)} prompts and {len(replies)} replies differ.")
+        self.seen, self.pictures = seen, torch.as_tensor(list(pictures), dtype=torch.long)
+        self.begins, rows = lm.rows(list(prompts))
+        self.prompts = [torch.tensor(row, dtype=torch.long) for row in rows]
+        end = lm.tokenizer.eos_token_id
+        self.replies = [torch.tensor([*row, end]) for row in lm.encode(list(replies), special=False)]
+        self.shown = ~torch.tensor(blind if blind is not None else [False] * len(pictures), dtype=torch.bool)
+        said = "\0".join([*prompts, *replies]).encode()
+        # A sample of what is seen is enough to tell one set of features from another, and takes no second.
+        sample = seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()
+        self.digest = hashlib.sha256(said + sample + self.pictures.numpy().tobytes() + bytes(self.shown)).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """`seen` as above; `begins` bool (), `shown` bool (N,); `prompt` int64 (N, T), of which `there` bool (N, T) are real;
+        `reply` int64 (N, T') with IGNORE behind its end."""
+        chosen = indices.tolist()
+        prompt = pad_sequence([self.prompts[i] for i in chosen], batch_first=True, padding_value=-1)
+        return {
+            "seen": self.seen[self.pictures[indices]].float(),
+            "begins": torch.tensor(self.begins),
+            "shown": self.shown[indices],
+            "prompt": prompt.clamp(min=0),
+            "there": prompt >= 0,
+            "reply": pad_sequence([self.replies[i] for i in chosen], batch_first=True, padding_value=IGNORE),
+        }
+
+
+class MpmChat(Recipe):
+    """A connector before a language model. Features of pictures (N, P, D_in), or pixels, as `Exchanges` gives them."""
+
+    name = "mpm_chat"
+    Options = MpmChatOptions
+
+    def __init__(
+        self,
+        lm: LM,
+        d_in: int,
+        patches: int,
+        options: MpmChatOptions = MpmChatOptions(),
+        tower: nn.Module | None = None,
+    ) -> None:
+        """`tower` is the image tower's own model, copied here; connector="queries" needs it."""
+        super().__init__()
+        for part in (options.thawed, options.tuned):
+            if part not in TUNED:
+                raise unknown("part of the language model to tune", part, TUNED)
+        if options.vision not in VISION:
+            raise unknown("way to treat the image tower", options.vision, VISION)
+        if options.vision == "trained" and options.connector != "queries":
+            raise UserError("vision='trained' needs the image tower inside the recipe: set connector='queries'.")
+        if not options.steps and options.tuned == "none":
+            raise UserError("steps=0 leaves stage 1 out and tuned='none' leaves stage 2 out: nothing would learn.")
+        learns = {options.thawed, options.tuned} - {"none"}
+        if len(learns) > 1:
+            raise UserError("thawed='lora' and tuned='all' (or the other way round) do not go together: choose one.")
+        self.options = options
+        self.lm = _own(lm) if learns else lm
+        table = lm.model.get_input_embeddings().weight
+        sizes = {"queries": options.queries}
+        if options.connector == "resampler":
+            sizes |= {"width": options.width, "layers": options.layers, "heads": options.heads}
+        self.visual = connector(options.connector, d_in, patches, table, copy.deepcopy(tower), **sizes)
+        if "lora" in learns:
+            _add_lora(self.lm.model, options.rank)
+        self.decoder = self.lm.model
+
+    def stages(self) -> list[Stage]:
+        o = self.options
+        outside_tower = ("visual.asks", "visual.project", "visual.like")
+        visual = outside_tower if o.connector == "queries" and o.vision == "frozen" else ("visual",)
+        still = ("image tower",) if o.vision == "frozen" else ()
+        objective = "cross-entropy of the reply's tokens"
+        same = {"objective": objective, "batch": o.batch, "weight_decay": o.weight_decay, "clip": 1.0, "beta2": 0.98}
+        found = []
+        if o.steps:
+            learns, frozen = self._of_lm(o.thawed)
+            slower = tuple((part, o.tune_lr / o.lr) for part in learns)
+            found.append(
+                Stage("alignment", (*visual, *learns), (*still, *frozen), steps=o.steps, lr=o.lr, faster=slower, **same)
+            )
+        if o.tuned != "none":
+            learns, frozen = self._of_lm(o.tuned)
+            found.append(
+                Stage(
+                    "instruction tuning",
+                    (*visual, *learns),
+                    (*still, *frozen),
+                    steps=o.tune_steps,
+                    lr=o.tune_lr,
+                    **same,
+                )
+            )
+        return found
+
+    def _of_lm(self, tuned: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What of the language model learns, and what stays as it came."""
+        if tuned == "all":
+            return ("decoder",), ()
+        if tuned == "lora":
+            return tuple(lora_parts(self)), ("language model but its LoRA",)
+        return (), ("language model",)
+
+    def see(self, seen: Tensor) -> Tensor:
+        """Features (N, P, D_in) or pixels (N, 3, S, S) -> soft tokens (N, Q, D)."""
+        return self.visual(seen)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
+            soft = self.see(batch["seen"])
+            context = self.lm.place(bool(batch["begins"]), batch["prompt"], batch["there"], soft, batch["shown"])
+            lost, there = self.lm.losses_of(context, batch["reply"])
+        return lost.sum() / there.sum()
+
+    def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"seen": features or pixels} -> {"soft": (N, Q, D)}."""
+        return {"soft": self.see(inputs["seen"].float())}
+
+
+def _own(lm: LM) -> LM:
+    """The same language model with weights of its own, so that tuning leaves everyone else's as they are."""
+    mine = copy.copy(lm)
+    mine.model = copy.deepcopy(lm.model)
+    mine.head = mine.model.get_output_embeddings()
+    return mine
+
+
+def _add_lora(model: Any, rank: int) -> None:
+    """LoRA on every linear layer of the language model but its head, in place (peft)."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    head = model.get_output_embeddings()
+    names = {
+        name.rsplit(".", 1)[-1]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    }
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(names)), model)
+
+
+def lora_parts(recipe: nn.Module) -> list[str]:
+    """The names of the LoRA matrices in a recipe."""
+    return [name for name, _ in recipe.named_modules() if name.rsplit(".", 1)[-1] in ("lora_A", "lora_B")]
