@@ -1,4 +1,4 @@
-"""The command line: mpm-lite tour | run | sweep | data | bench | pretrain | world | doctor. A mistake gives one sentence and exit code 2."""
+"""The command line: mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | doctor. A mistake gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mpm_lite import runtime
+from mpm_lite.cache import write_atomic
 from mpm_lite.runtime import UserError, unknown
 
 
@@ -196,6 +197,25 @@ def world(args: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def claims(args: argparse.Namespace) -> None:
+    """Run claims of the papers, or print the ledger."""
+    from mpm_lite import claims as c
+
+    out = Path(args.out or "runs/claims")
+    ledger = out / "claims.json"
+    if args.action == "run":
+        print(runtime.banner())
+        names = list(c.CLAIMS) if not args.names or "all" in args.names else args.names
+        seeds = range(args.seed or c.FIRST_SEED, (args.seed or c.FIRST_SEED) + (args.seeds or c.SEEDS))
+        for one in [c.claim(name) for name in names]:  # a name nobody knows is said before hours of running
+            c.enter(c.run(one.id, out, seeds, say=lambda line: print(line, flush=True)), ledger)
+        print(f"Written: {ledger}")
+    shown = c.table(ledger if args.out or args.action == "run" else None)
+    print(shown.to_string(index=False, na_rep="-"))
+    if args.json:
+        write_atomic(Path(args.json), (shown.to_json(orient="records", indent=1) + "\n").encode())
+
+
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has and what will be slow."""
     import platform
@@ -272,6 +292,11 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(do=pretrain)
     one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")
     one.set_defaults(do=world)
+    one = commands.add_parser("claims", parents=[shared], help="run claims of the papers, or print the ledger")
+    one.add_argument("action", choices=["run", "table"])
+    one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
+    one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
+    one.set_defaults(do=claims)
     one = commands.add_parser("doctor", help="what this machine has, what will be slow")
     one.set_defaults(do=doctor)
     return top

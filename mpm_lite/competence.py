@@ -7,7 +7,6 @@ picture either. Translation, words that no translation pair contained, and align
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mpm_lite import evaluate
+from mpm_lite.captioning import named, slots_right
 from mpm_lite.data import grammar, text
 from mpm_lite.data.grammar import Facts
 from mpm_lite.data.scenes import Scene, scenes
@@ -28,7 +28,6 @@ COLUMNS = ("metric", "language", "to", "layer", "value", "n")
 SCENES = 200
 QUESTIONS = 3  # on a scene, at most. With one the standard error is 0.03, and the gate looks at the lowest of ten.
 _SEED = 77  # of the scenes and captions asked; no model's text was drawn with it
-SLOTS = ("shape", "colour", "size", "count", "place")
 
 Row = tuple[str, str, str, int, float, int]
 
@@ -62,17 +61,6 @@ def gate(table: Any, languages: Sequence[str]) -> dict[str, float]:
 def passes(table: Any, languages: Sequence[str]) -> bool:
     """Whether a model that read these languages passes in each of them."""
     return all(value >= GATE[metric] for metric, value in gate(table, languages).items())
-
-
-def slots_right(said: str, gold: str, language: str) -> float:
-    """The share of the gold caption's attributes that a text names too, whatever else it gets wrong."""
-    wanted, found = (Counter(_words(t, language)) for t in (gold, said))
-    return (wanted & found).total() / max(1, wanted.total())
-
-
-def _words(said: str, language: str) -> list[tuple[str, str]]:
-    spotted = grammar.spot(said, language)
-    return [(slot, value) for slot in SLOTS for value in getattr(spotted, slot)]
 
 
 def monolingual(lm: LM, language: str, asked: Sequence[Scene]) -> list[Row]:
@@ -118,8 +106,8 @@ def translation(lm: LM, source: str, target: str, asked: Sequence[Scene], withhe
     slots = [slots_right(one, gold, target) for one, (_, _, gold) in zip(said, told, strict=True)]
     words: dict[bool, list[bool]] = {True: [], False: []}
     for one, (_, _, gold) in zip(said, told, strict=True):
-        found = Counter(_words(one, target))
-        for (slot, value), times in Counter(_words(gold, target)).items():
+        found = named(one, target)
+        for (slot, value), times in named(gold, target).items():
             if slot in ("shape", "colour"):
                 words[value in withheld] += [k < found[slot, value] for k in range(times)]
     return [

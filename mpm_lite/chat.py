@@ -1,0 +1,325 @@
+"""MPM chat on the toy world as an experiment: what it is trained on, what it is asked, and the scores, item by item.
+
+    Chat(lm="toy-multilingual").run(seeds=[0]).scores
+
+Pictures are looked at in three ways: *real*; *shuffled*, each with another's picture; *blind*, one mean picture for all.
+A fourth look is none: in *text* a caption in the asked language stands where the picture was. Chance is what the same
+model scores blind, in the same language.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from mpm_lite import captioning, runtime, train
+from mpm_lite.cache import digest, write_atomic
+from mpm_lite.data import grammar, load_captions, toyworld
+from mpm_lite.data.instructions import Exchange, captions_asked, questions_asked
+from mpm_lite.data.noise import Noise
+from mpm_lite.data.scenes import Scene
+from mpm_lite.recipes.base import build_options
+from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
+from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers.features import patch_features
+from mpm_lite.towers.image import load_image_tower
+from mpm_lite.towers.lm import LM, load_lm
+
+LOOKS = ("real", "shuffled", "blind", "text")
+ADDED = ("pictures", "text")
+METRICS = ("exact", "slots", "content", "agreement", "reply_language", "answers", "nats")
+ITEMS = ("seed", "lm", "look", "language", "item", "concept", *METRICS)
+STAGE_2 = ("tuned", "tune_steps", "tune_lr", "rank")  # dials that a stage 1 with a frozen language model does not read
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One arm. Stage 1: captions of `pairs` pictures in `languages` (one each, drawn evenly), spoilt by `noise` where
+    they are not English, and `also` of as many more pictures in other languages. Stage 2: `instructions` exchanges,
+    captions and closed questions by halves, in English but for `share` of them, which are in `targets` ("pictures":
+    about a picture; "text": about a caption in its place). `shuffled` gives every training picture another's caption.
+
+    lm_seed None takes, for seed s, the s-th of the language models pretrained apart, round and round.
+    Raises UserError for anything nobody knows.
+    """
+
+    lm: str = "toy-multilingual"
+    lm_seed: int | None = None
+    image: str = "toy"
+    languages: tuple[str, ...] = ("en",)
+    pairs: int = 24_000
+    noise: float = 0.0
+    also: tuple[str, ...] = ()
+    also_pairs: int = 0
+    shuffled: bool = False
+    instructions: int = 0
+    targets: tuple[str, ...] = ()
+    share: float = 0.0
+    added: str = "pictures"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for language in (*self.languages, *self.also, *self.targets):
+            grammar.grammar(language)
+        if self.added not in ADDED:
+            raise unknown("kind of target-language data", self.added, ADDED)
+        if not 0 <= self.share <= 1 or (self.share > 0) != bool(self.targets):
+            raise UserError(f"share={self.share} is a share between 0 and 1, and needs targets where it is not 0.")
+        most = toyworld.COUNTS["train"]
+        if not 2 <= self.pairs + self.also_pairs <= most:
+            raise UserError(f"{self.pairs} + {self.also_pairs} pairs: toyworld has 2 to {most} training pictures.")
+        if bool(self.instructions) != (self.recipe_options.tuned != "none"):
+            raise UserError("Stage 2 needs both: instructions > 0, and tuned='lora' or 'all' among the options.")
+
+    @property
+    def recipe_options(self) -> MpmChatOptions:
+        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return build_options(MpmChatOptions, {"bf16": runtime.fast_bf16()} | self.options)
+
+    def run(self, seeds: Sequence[int] = (0,), bench: Bench | None = None, **asked: Any) -> ChatResults:
+        """Train and test once per seed; `asked` goes to `Bench.test`."""
+        bench = bench or Bench(self.image)
+        found = [bench.test(bench.train(self, seed), seed, **asked) for seed in seeds]
+        return ChatResults(pd.concat(found, ignore_index=True), asdict(self))
+
+
+@dataclass
+class ChatResults:
+    """One row a seed, look, language and picture (`items`), and what was run (`meta`)."""
+
+    items: pd.DataFrame
+    meta: dict[str, Any]
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """Means by language model, look, language: one row a metric, with chance from the blind look where there is one."""
+        by = ["lm", "look", "language"]
+        table = self.items.groupby(by, sort=False)[list(METRICS)].mean().reset_index()
+        table = table.melt(by, var_name="metric")
+        blind = table[table["look"] == "blind"].drop(columns="look").rename(columns={"value": "chance"})
+        n = self.items.groupby(by, sort=False)["item"].nunique().rename("n").reset_index()
+        return table.merge(n, on=by).merge(blind, on=["lm", "language", "metric"], how="left")
+
+
+@lru_cache(maxsize=8)
+def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
+    """A language model, loaded once a process; with seed None the `turn`-th of those there are, round and round."""
+    if seed is None:
+        from mpm_lite.towers import toys
+
+        there = toys.seeds(name) if name in toys.NAMES else [0]
+        seed = there[turn % len(there)] if there else 0
+    return load_lm(name, seed)
+
+
+class Bench:
+    """Pictures through one image tower, cached; trains arms on them and asks them about val or test."""
+
+    def __init__(self, image: str = "toy", progress: bool = True) -> None:
+        self.tower, self.progress = load_image_tower(image), progress
+        self._seen: dict[tuple[str, int], Tensor] = {}
+
+    def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
+        """Patches of the first `count` pictures of a split, float16 (M, P, D_in); or their prepared pixels."""
+        count = count or toyworld.COUNTS[split]
+        key = (f"{split} pixels" if pixels else split, count)
+        if key not in self._seen:
+            few = load_captions("toyworld", split).take(np.arange(count))
+            if pixels:
+                starts = range(0, count, 512)
+                parts = [self.tower.prepare(few.images[s : min(s + 512, count)]).half() for s in starts]
+                self._seen[key] = torch.cat(parts).contiguous()
+            else:
+                self._seen[key] = torch.from_numpy(patch_features(few, self.tower, self.progress))
+        return self._seen[key]
+
+    # training
+
+    def train(self, arm: Chat, seed: int) -> MpmChat:
+        """The trained recipe. Stage 1 is kept on disk: arms that differ in stage 2 alone share it."""
+        options, lm = arm.recipe_options, language_model(arm.lm, arm.lm_seed, seed)
+        if options.tuned == "none":
+            return self.align(arm, seed)
+        torch.manual_seed(seed)
+        recipe = self._recipe(lm, replace(options, steps=0, thawed="none"))
+        if options.steps:
+            aligned = self.align(arm, seed)
+            recipe.visual.load_state_dict(aligned.visual.state_dict())
+            if options.thawed != "none":
+                recipe.decoder.load_state_dict(aligned.decoder.state_dict())
+        data = self._data(lm, self.instructions(arm, seed), arm.instructions, options)
+        key = digest([arm_key(arm), lm.fingerprint, self.tower.fingerprint, data.digest, str(seed)])
+        self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key)
+        return recipe
+
+    def align(self, arm: Chat, seed: int) -> MpmChat:
+        """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned."""
+        lm, options = language_model(arm.lm, arm.lm_seed, seed), replace(arm.recipe_options, tuned="none")
+        torch.manual_seed(seed)
+        recipe = self._recipe(lm, options)
+        data = self._data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)
+        dials = {k: v for k, v in asdict(options).items() if k not in STAGE_2 or options.thawed != "none"}
+        key = digest(
+            [lm.fingerprint, self.tower.fingerprint, data.digest, json.dumps(dials, sort_keys=True), str(seed)]
+        )
+        path = runtime.home() / "aligned" / f"{key}.safetensors"
+        part = recipe.visual if options.thawed == "none" else recipe
+        if path.exists():
+            part.load_state_dict(from_safetensors(path.read_bytes()))
+            return recipe.eval()
+        self._fit(recipe, data, seed, f"{arm.lm} alignment, seed {seed}", key)
+        write_atomic(path, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
+        return recipe
+
+    def _fit(self, recipe: MpmChat, data: Exchanges, seed: int, label: str, key: str) -> None:
+        """Train, with checkpoints under MPM_LITE_HOME/aligned, so that a run that was killed goes on where it was."""
+        out = runtime.home() / "aligned" / f"{key}.run"
+        train.fit(recipe, data, train.Plan(seed, out, progress=self.progress, label=label))
+        shutil.rmtree(out, ignore_errors=True)
+
+    def _recipe(self, lm: LM, options: MpmChatOptions) -> MpmChat:
+        inside = self.tower.model if options.connector == "queries" else None
+        return MpmChat(lm, self.tower.width, self.seen("val").shape[1], options, inside)
+
+    def _data(self, lm: LM, exchanges: Sequence[Exchange], pictures: int, options: MpmChatOptions) -> Exchanges:
+        seen = self.seen("train", pictures, options.connector == "queries")
+        of = [(e.picture, e.prompt, e.reply, bool(e.told)) for e in exchanges]
+        return Exchanges(lm, seen, *zip(*of, strict=True))
+
+    def captions(self, arm: Chat, seed: int) -> list[Exchange]:
+        """The captions of stage 1, in the order of the training pictures."""
+        many = toyworld.split_scenes("train")
+        first, more = many[: arm.pairs], many[arm.pairs : arm.pairs + arm.also_pairs]
+        noise = Noise(swap=arm.noise, omit=arm.noise, agreement=arm.noise) if arm.noise else None
+        english = arm.languages == ("en",)
+        found = captions_asked(first, arm.languages, seed, None if english else noise)
+        found += _later(captions_asked(more, arm.also or ("en",), seed + 1, noise if arm.also else None), len(first))
+        if arm.shuffled:
+            order = np.random.default_rng([seed, 13]).permutation(len(found))
+            found = [replace(found[k], picture=i) for i, k in enumerate(order)]
+        return found
+
+    def instructions(self, arm: Chat, seed: int) -> list[Exchange]:
+        """The exchanges of stage 2: a caption and a closed question by turns, on the first training pictures.
+
+        Which of them are in a target language depends on the seed alone; a larger share keeps those of a smaller one.
+        """
+        many, rng = toyworld.split_scenes("train")[: arm.instructions], np.random.default_rng([seed, 14])
+        order = rng.permutation(len(many))
+        target = np.zeros(len(many), bool)
+        target[order[: round(arm.share * len(many))]] = True
+        found = []
+        for i, scene in enumerate(many):
+            languages = arm.targets if target[i] else ("en",)
+            text_only = bool(target[i]) and arm.added == "text"
+            one = {"seed": seed * 1_000_003 + i, "text_only": text_only}
+            ask = questions_asked if i % 2 and grammar.asked(scene) else captions_asked
+            found += _later(ask([scene], languages, **one), i)
+        return found
+
+    # asking
+
+    @torch.no_grad()
+    def soft(self, recipe: MpmChat, split: str, count: int, look: str = "real") -> Tensor | None:
+        """Soft tokens (N, Q, D) of the first pictures of a split, looked at in one of LOOKS; None for "text"."""
+        if look not in LOOKS:
+            raise unknown("way to look", look, LOOKS)
+        if look == "text":
+            return None
+        seen = self.seen(split, count, recipe.options.connector == "queries")
+        if look == "shuffled":
+            seen = seen.roll(1, dims=0)
+        if look == "blind":
+            # In float32 and back: the sum of thousands of float16 numbers is infinite.
+            seen = seen.float().mean(dim=0, keepdim=True).to(seen.dtype)
+        recipe.eval()
+        soft = torch.cat([recipe.predict({"seen": part})["soft"] for part in seen.split(256)])
+        return soft.expand(count, -1, -1) if look == "blind" else soft
+
+    def test(
+        self,
+        recipe: MpmChat,
+        seed: int,
+        split: str = "test",
+        languages: Sequence[str] = grammar.LANGUAGES,
+        looks: Sequence[str] = ("real", "blind"),
+        count: int | None = None,
+        captions: bool = True,
+        closed: int = 2,
+        nats: bool = False,
+    ) -> pd.DataFrame:
+        """One row a look, language and picture: the caption's scores, the share of `closed` questions right, and with
+        `nats` what a token of a caption costs the language model as text (look "text" only; no picture is there).
+
+        A closed question is decided among its answers by likelihood; the questions are the same in each language.
+        """
+        count = count or toyworld.COUNTS[split]
+        many, frames = toyworld.split_scenes(split)[:count], []
+        for look in looks:
+            soft = self.soft(recipe, split, count, look)
+            for language in languages:
+                frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
+                if captions:
+                    said = self.say(recipe, soft, many, language, blind=look == "blind")
+                    scores = [
+                        captioning.caption_scores(s, scene, language) for s, scene in zip(said, many, strict=True)
+                    ]
+                    frame.update(pd.DataFrame(scores))
+                if closed:
+                    frame["answers"] = self.answered(recipe, soft, many, language, closed)
+                if nats and look == "text":
+                    frame["nats"] = self.nats(recipe, many, language)
+                named = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "look": look, "language": language}
+                concepts = [" ".join(scene.things[0].pair) for scene in many]
+                frames.append(frame.assign(**named, item=[scene.id for scene in many], concept=concepts))
+        return pd.concat(frames, ignore_index=True)[list(ITEMS)]
+
+    def say(
+        self, recipe: MpmChat, soft: Tensor | None, many: Sequence[Scene], language: str, blind: bool = False
+    ) -> list[str]:
+        """What the model replies when it is asked, in that language, what the picture shows. Without soft tokens it reads
+        a caption in their place; `blind` says that all soft tokens are the same, and so is then the reply."""
+        told = [""] * len(many) if soft is not None else [grammar.in_order(scene, language)[0] for scene in many]
+        prompts = [f"{one}\n{grammar.describe(language)}\n" for one in told]
+        if blind and soft is not None:
+            return recipe.lm.generate(prompts[:1], soft[:1], stop="\n", new_tokens=64) * len(many)
+        return recipe.lm.generate(prompts, soft, stop="\n", new_tokens=64)
+
+    def answered(
+        self, recipe: MpmChat, soft: Tensor | None, many: Sequence[Scene], language: str, each: int = 2
+    ) -> np.ndarray:
+        """The share of the closed questions on each picture whose right answer is the likeliest, float64 (N,)."""
+        asked = questions_asked(many, [language], seed=5, each=each, text_only=soft is None)
+        of = np.array([e.picture for e in asked])
+        seen = None if soft is None else soft[torch.from_numpy(of)]
+        picks = recipe.lm.choose([e.prompt for e in asked], [e.options for e in asked], seen)
+        right = [e.options[pick] == e.reply for e, pick in zip(asked, picks, strict=True)]
+        return np.bincount(of, right, len(many)) / np.maximum(np.bincount(of, minlength=len(many)), 1)
+
+    def nats(self, recipe: MpmChat, many: Sequence[Scene], language: str) -> np.ndarray:
+        """Cross-entropy per token, in nats, of a caption of each scene as text of that language, float64 (N,)."""
+        said = [grammar.in_order(scene, language)[0] for scene in many]
+        lengths = [len(row) + 1 for row in recipe.lm.encode(said, special=False)]
+        return -recipe.lm.log_likelihood([""] * len(said), said) / np.array(lengths)
+
+
+def _later(exchanges: Sequence[Exchange], by: int) -> list[Exchange]:
+    """The same exchanges about pictures whose numbers are higher by so many."""
+    return [replace(e, picture=e.picture + by) for e in exchanges]
+
+
+def arm_key(arm: Chat) -> str:
+    """A short name of everything an arm says, the same in every process."""
+    return hashlib.sha256(json.dumps(asdict(arm), sort_keys=True).encode()).hexdigest()[:12]

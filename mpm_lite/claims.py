@@ -1,0 +1,140 @@
+"""The claims ledger: runs what a claim needs, keeps rows as they finish, judges, and writes the table.
+
+    mpm-lite claims run C1 --seeds 5     resumes per arm and seed; OUT/items holds a file for each
+    mpm-lite claims table                the ledger; under five seeds a claim is pending
+
+Every arm that two claims share is run once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mpm_lite import runtime
+from mpm_lite.cache import digest, write_atomic
+from mpm_lite.chat import Bench, Chat
+from mpm_lite.claims_chat import CLAIMS
+from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
+from mpm_lite.runtime import UserError, unknown
+from mpm_lite.studies import commit
+
+FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
+LEDGER = "results/claims.json"
+COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")
+
+
+def claim(name: str) -> Claim:
+    """The claim of that name; UserError for one that is not (yet) here."""
+    if name not in CLAIMS:
+        raise unknown("claim", name, CLAIMS)
+    return CLAIMS[name]
+
+
+def place(out: Path, arm: Chat, seed: int, asked: Any) -> Path:
+    """The file that holds one arm's rows of one seed; arms and questions that are the same have the same file."""
+    key = digest([json.dumps(asdict(arm), sort_keys=True), json.dumps(dict(asked), sort_keys=True)])[:16]
+    return out / "items" / f"{key}-{seed}.parquet"
+
+
+def run(
+    name: str,
+    out: Path,
+    seeds: Sequence[int] = range(FIRST_SEED, FIRST_SEED + SEEDS),
+    split: str = "test",
+    say: Callable[[str], None] = lambda line: None,
+    bench: Bench | None = None,
+) -> dict[str, Any]:
+    """Run whatever of a claim's arms and seeds is missing, judge, and write OUT/NAME.json. Returns what it wrote.
+
+    Stopped at any time, the same call goes on with the next arm and seed. Seeds come first: after one round of all arms
+    there is one seed of everything.
+    """
+    one, bench = claim(name), bench or Bench()
+    todo = [(seed, arm) for seed in seeds for arm in one.arms]
+    for k, (seed, arm) in enumerate(todo, 1):
+        path = place(out, one.arms[arm], seed, {**one.asked, "split": split})
+        if path.exists():
+            continue
+        say(f"{name} {k} of {len(todo)}: {arm}, seed {seed}")
+        rows = bench.test(bench.train(one.arms[arm], seed), seed, split=split, **one.asked)
+        write_atomic(path, rows.to_parquet())
+    found = judged(one, out, seeds, split)
+    write_atomic(out / f"{name}.json", (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
+    return found
+
+
+def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
+    """The rows of all arms of a claim, with a column `arm`. UserError where one is missing or torn."""
+    frames = []
+    for arm, what in one.arms.items():
+        for seed in seeds:
+            path = place(out, what, seed, {**one.asked, "split": split})
+            try:
+                frames.append(pd.read_parquet(path).assign(arm=arm))
+            except (OSError, ValueError) as error:
+                raise UserError(
+                    f"{one.id}: the rows of arm {arm!r}, seed {seed}, are not readable at {path}: delete that file, and "
+                    f"`mpm-lite claims run {one.id}` makes it again."
+                ) from error
+    return pd.concat(frames, ignore_index=True)
+
+
+def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:
+    """What the runs say of a claim: a row of the ledger, its details, and what was run."""
+    sample = Sample(items(one, out, seeds, split))
+    found = one.judge(sample)
+    return {
+        "claim": one.id,
+        "verdict": verdict(found, len(seeds), split),
+        "effect": round(found.effect.value, 4),
+        "low": round(found.effect.low, 4),
+        "high": round(found.effect.high, 4),
+        "seeds": len(seeds),
+        "n": sample.n,
+        "control_effect": round(found.control.value, 4),
+        "commit": commit(),
+        "control_low": round(found.control.low, 4),
+        "control_high": round(found.control.high, 4),
+        "split": split,
+        "first_seed": min(seeds),
+        "details": {k: [round(v, 4) for v in (i.value, i.low, i.high)] for k, i in found.details.items()},
+    }
+
+
+def verdict(found: Found, seeds: int, split: str = "test") -> str:
+    """The verdict of the rule; "pending" under five seeds or off the test pictures, "control failed" before all else."""
+    if seeds < SEEDS or split != "test":
+        return PENDING
+    return found.verdict if found.control_holds else BROKEN
+
+
+def table(ledger: Path | None = None) -> pd.DataFrame:
+    """The ledger, a row a claim, those not run yet as pending: claim, verdict, effect, low, high, seeds, n,
+    control_effect, commit."""
+    known = read(ledger)
+    rows = [known.get(name, {"claim": name, "verdict": PENDING, "seeds": 0, "n": 0}) for name in CLAIMS]
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+
+
+def read(ledger: Path | None = None) -> dict[str, dict[str, Any]]:
+    """What is in the ledger, by claim; the committed one where no other is named, {} where there is none."""
+    path = ledger or runtime.asset() / LEDGER
+    if not path.exists():
+        return {}
+    try:
+        return {row["claim"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no ledger ({error}): make it again with `mpm-lite claims run`.") from error
+
+
+def enter(found: dict[str, Any], ledger: Path) -> None:
+    """Put one claim's row into a ledger, in the place of the one it had."""
+    known = read(ledger) | {found["claim"]: found}
+    rows = [known[name] for name in CLAIMS if name in known]
+    write_atomic(ledger, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())

@@ -1,0 +1,152 @@
+"""How a claim is judged: scores with all their bootstrap draws, arithmetic on them, and a claim as data.
+
+A figure here is a value with its draws; differences, ratios and means of figures keep the draws paired, so that an
+interval of a retention knows that its English and its German come from the same models and the same pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mpm_lite import evaluate
+from mpm_lite.chat import Chat
+from mpm_lite.evaluate import Interval
+from mpm_lite.runtime import UserError
+
+DRAWS = 2000
+FOR, AGAINST, OPEN, BROKEN, PENDING = "for", "against", "undecided", "control failed", "pending"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A value and its bootstrap draws (B,). Draw b is the same draw of seeds and pictures in every figure of a sample."""
+
+    value: float
+    draws: np.ndarray
+
+    def __sub__(self, other: Drawn) -> Drawn:
+        return Drawn(self.value - other.value, self.draws - other.draws)
+
+    def __truediv__(self, other: Drawn) -> Drawn:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            draws = np.where(other.draws > 1e-9, self.draws / other.draws, np.nan)
+        return Drawn(self.value / other.value if other.value > 1e-9 else float("nan"), draws)
+
+    @property
+    def interval(self) -> Interval:
+        """95 %, by percentiles of the draws."""
+        return evaluate.summarise(self.value, self.draws)
+
+
+def mean(figures: Iterable[Drawn]) -> Drawn:
+    """The mean of several figures, paired. UserError for none."""
+    many = list(figures)
+    if not many:
+        raise UserError("A mean of no figures: no language or arm was left to average.")
+    return Drawn(float(np.mean([f.value for f in many])), np.mean([f.draws for f in many], axis=0))
+
+
+class Sample:
+    """All that was measured for a claim: `items` of every arm, with a column `arm`; every arm has the same seeds and
+    pictures. Figures are means over both, by arm, language, metric and look."""
+
+    def __init__(self, items: pd.DataFrame, draws: int = DRAWS) -> None:
+        self.items = items
+        known = items.drop_duplicates("item")[["item", "concept"]]
+        self.seeds = sorted(items["seed"].unique())
+        self.names = {item: i for i, item in enumerate(known["item"])}
+        self.weights, self.seed_weights = evaluate.bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
+        self._groups = dict(list(items.groupby(["arm", "language", "look"], sort=False)))
+
+    @property
+    def n(self) -> int:
+        """Pictures asked about."""
+        return len(self.names)
+
+    def score(self, arm: str, language: str, metric: str, look: str = "real") -> Drawn:
+        """The mean of a metric. UserError where it was not measured."""
+        if (arm, language, look) not in self._groups:
+            raise UserError(f"No rows of arm {arm!r} in {language!r}, {look}: run that arm first.")
+        rows = self._groups[arm, language, look]
+        hits = (
+            rows.pivot(index="seed", columns="item", values=metric).loc[self.seeds, list(self.names)].to_numpy()
+        )  # (S, N)
+        return Drawn(float(hits.mean()), evaluate.resampled_mean(hits, self.weights, self.seed_weights))
+
+    def gain(self, arm: str, language: str, metric: str) -> Drawn:
+        """The score above what the same models score blind in that language."""
+        return self.score(arm, language, metric) - self.score(arm, language, metric, "blind")
+
+    def rho(self, arm: str, language: str, metric: str, pivot: str = "en") -> Drawn:
+        """Retention: the gain in a language over the gain in the pivot language (DESIGN.md, section 5)."""
+        return self.gain(arm, language, metric) / self.gain(arm, pivot, metric)
+
+    def by_seed(self, arm: str, language: str, metric: str, look: str = "real") -> np.ndarray:
+        """The mean of a metric by seed, float64 (S,)."""
+        return self._groups[arm, language, look].groupby("seed")[metric].mean().loc[self.seeds].to_numpy()
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the runs of a claim say: the effect, the control's, whether the control held, and the verdict on the effect.
+
+    `details` are further figures worth a row of their own.
+    """
+
+    effect: Interval
+    control: Interval
+    control_holds: bool
+    verdict: str  # FOR, AGAINST or OPEN
+    details: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper as data. Rule and arms are committed before the runs that judge it.
+
+    `theirs` is the paper's own figure with its tag, "" where none is verified. `judge` reads a Sample of all arms.
+    """
+
+    id: str
+    source: str
+    statement: str
+    theirs: str
+    control: str
+    rule: str
+    arms: Mapping[str, Chat]
+    judge: Callable[[Sample], Found]
+    asked: Mapping[str, Any]  # what `Bench.test` is asked
+    effect: str  # what the effect is, in a few words
+
+
+def above(figure: Interval, bar: float) -> str:
+    """FOR where the whole interval lies at or above the bar, AGAINST where it lies below, else OPEN."""
+    if figure.low >= bar:
+        return FOR
+    return AGAINST if figure.high < bar else OPEN
+
+
+def both(verdicts: Sequence[str]) -> str:
+    """A rule of several parts: FOR where each is, AGAINST where any is, else OPEN."""
+    if AGAINST in verdicts:
+        return AGAINST
+    return FOR if all(v == FOR for v in verdicts) else OPEN
+
+
+def within(figure: Interval, margin: float) -> str:
+    """FOR where the whole interval lies within -margin and +margin, AGAINST where it lies outside, else OPEN."""
+    if -margin <= figure.low and figure.high <= margin:
+        return FOR
+    return AGAINST if figure.low > margin or figure.high < -margin else OPEN
+
+
+def below(figure: Interval, bar: float) -> str:
+    """FOR where the whole interval lies below the bar, AGAINST where it lies at or above, else OPEN."""
+    if figure.high < bar:
+        return FOR
+    return AGAINST if figure.low >= bar else OPEN

@@ -1,0 +1,171 @@
+"""MPM chat as an experiment on the toy world, small: data, looks, scores, stages that are kept, clear errors."""
+
+import numpy as np
+import pytest
+import torch
+
+from mpm_lite import UserError, runtime
+from mpm_lite.chat import Bench, Chat, language_model
+from mpm_lite.data import grammar, instructions, toyworld
+from mpm_lite.data.noise import Noise
+
+TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
+ARM = Chat(lm="toy-english", pairs=32, options=TINY)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench(progress=False)
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    """Aligned connectors of these tests lie nowhere else; features may be shared."""
+    shared = runtime.home() / "features"
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    shared.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "features").symlink_to(shared)
+
+
+def test_captions_are_asked_for_in_the_language_they_come_in():
+    many = toyworld.split_scenes("train")[:200]
+    told = instructions.captions_asked(many, ("de", "ja"), seed=1)
+    assert {e.language for e in told} == {"de", "ja"} and [e.picture for e in told] == list(range(200))
+    for e, scene in zip(told, many, strict=True):
+        assert e.question == grammar.describe(e.language) and e.reply in grammar.in_order(scene, e.language)
+        assert e.prompt == f"\n{e.question}\n" and not e.told
+    text = instructions.captions_asked(many, ("de",), seed=1, text_only=True)
+    assert all(e.told != e.reply and e.told in grammar.in_order(s, "de") for e, s in zip(text, many, strict=True))
+    noisy = instructions.captions_asked(many, ("de",), seed=1, noise=Noise(swap=0.5))
+    wrong = [grammar.parse(e.reply, "de") != grammar.shown(s) for e, s in zip(noisy, many, strict=True)]
+    assert 0.5 < np.mean(wrong) < 1
+
+
+def test_closed_questions_are_the_same_in_every_language_and_their_options_hold_the_answer():
+    many = toyworld.split_scenes("val")[:80]
+    asked = {code: instructions.questions_asked(many, [code], seed=3, each=2) for code in grammar.LANGUAGES}
+    assert len({tuple((e.picture, e.kind) for e in few) for few in asked.values()}) == 1
+    for code, few in asked.items():
+        places = set()
+        for e in few:
+            assert e.reply in e.options and len(set(e.options)) == len(e.options) >= 2, (code, e)
+            places.add((e.kind, e.options.index(e.reply)))
+        assert len(places) > 10, "the right answer must not always stand first"
+    assert {e.kind for e in asked["en"]} == set(grammar.KINDS)
+
+
+def test_the_share_of_target_languages_is_a_dial_and_a_larger_one_keeps_the_smaller(bench):
+    def targets(share, added="pictures"):
+        arm = Chat(lm="toy-english", pairs=32, instructions=400, targets=("de", "zh"), share=share, added=added,
+                   options=TINY | {"tuned": "all"})  # fmt: skip
+        return {e.picture: e for e in bench.instructions(arm, 7) if e.language != "en"}
+
+    few, many, text = targets(0.05), targets(0.2), targets(0.05, "text")
+    assert len(few) == 20 and len(many) == 80 and few.items() <= many.items()
+    assert set(text) == set(few) and all(e.told for e in text.values()) and not any(e.told for e in few.values())
+    assert {e.language for e in many.values()} == {"de", "zh"}
+    kinds = {
+        e.kind
+        for e in bench.instructions(
+            Chat(lm="toy-english", pairs=32, instructions=40, options=TINY | {"tuned": "all"}), 7
+        )
+    }
+    assert "caption" in kinds and len(kinds) > 2
+
+
+def test_stage_1_can_be_spoilt_mixed_and_shuffled(bench):
+    mixed = bench.captions(Chat(pairs=40, also=("sw",), also_pairs=20), 0)
+    assert [e.picture for e in mixed] == list(range(60)) and {e.language for e in mixed[40:]} == {"sw"}
+    plain, noisy = (bench.captions(Chat(languages=("zh",), pairs=60, noise=x), 0) for x in (0.0, 0.3))
+    assert [e.question for e in plain] == [e.question for e in noisy] and plain != noisy
+    english = Chat(pairs=60, noise=0.3)
+    assert bench.captions(english, 0) == bench.captions(Chat(pairs=60), 0), "English pairs stay clean"
+    shuffled = bench.captions(Chat(pairs=60, shuffled=True), 0)
+    assert [e.picture for e in shuffled] == list(range(60))
+    assert sorted(e.reply for e in shuffled) == sorted(e.reply for e in bench.captions(Chat(pairs=60), 0))
+    assert sum(a.reply != b.reply for a, b in zip(shuffled, bench.captions(Chat(pairs=60), 0), strict=True)) > 50
+
+
+def test_scores_by_look_language_and_picture(bench):
+    done = ARM.run(
+        seeds=[3, 4],
+        bench=bench,
+        split="val",
+        languages=("en", "de"),
+        count=12,
+        looks=("real", "shuffled", "blind", "text"),
+        nats=True,
+    )
+    items = done.items
+    assert len(items) == 2 * 4 * 2 * 12 and set(items["lm"]) == {"toy-english"}
+    by = items.groupby(["look", "language"])
+    assert by["nats"].mean()["text", "en"] < by["nats"].mean()["text", "de"], "it never read German"
+    assert items[items["look"] != "text"]["nats"].isna().all()
+    # A caption in the picture's place: it reads that, so the harness can score a right reply as right.
+    assert by["content"].mean()["text", "en"] > 0.9 and by["answers"].mean()["text", "en"] > 0.7
+    # Blind, every picture gets the same reply, so on equal scenes scores are equal whatever is shown.
+    scores = done.scores
+    assert set(scores.columns) == {"lm", "look", "language", "metric", "value", "chance", "n"}
+    blind = scores[(scores["look"] == "blind") & scores["value"].notna()]
+    assert np.allclose(blind["value"], blind["chance"]) and (scores["n"] == 12).all()
+
+
+def test_blind_and_shuffled_see_what_they_say(bench):
+    recipe = bench.train(ARM, 0)
+    real, shuffled, blind = (bench.soft(recipe, "val", 10, look) for look in ("real", "shuffled", "blind"))
+    assert torch.allclose(shuffled, real.roll(1, 0), atol=1e-5)
+    assert torch.equal(blind[0], blind[9]) and not torch.allclose(blind[0], real[0])
+    assert torch.isfinite(blind).all() and bench.soft(recipe, "val", 10, "text") is None
+    with pytest.raises(UserError, match="Unknown way to look 'blnd'. Did you mean 'blind'"):
+        bench.soft(recipe, "val", 10, "blnd")
+
+
+def test_stage_1_is_kept_and_shared_by_arms_that_differ_in_stage_2(bench, tmp_path):
+    first = bench.train(ARM, 0)
+    kept = list((tmp_path / "aligned").iterdir())
+    assert [p.suffix for p in kept] == [".safetensors"]
+    stamp = kept[0].stat().st_mtime_ns
+    tuned = Chat(lm="toy-english", pairs=32, instructions=24, options=TINY | {"tuned": "lora", "tune_steps": 2})
+    second = bench.train(tuned, 0)
+    assert list((tmp_path / "aligned").iterdir()) == kept and kept[0].stat().st_mtime_ns == stamp
+    assert second.lm.model is not first.lm.model
+    again = bench.train(ARM, 0)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.visual.state_dict().values(), again.visual.state_dict().values(), strict=True)
+    )
+    bench.train(ARM, 1)
+    assert len(list((tmp_path / "aligned").iterdir())) == 2
+
+
+def test_seeds_take_the_language_models_in_turn():
+    assert [language_model("toy-multilingual", None, turn).name for turn in (0, 1, 2, 3)] == [
+        "toy-multilingual", "toy-multilingual:1", "toy-multilingual:2", "toy-multilingual",
+    ]  # fmt: skip
+    assert language_model("toy-english", 2, 0).name == "toy-english:2"
+
+
+def test_mistakes_are_said_before_anything_runs():
+    for wrong, says in (
+        ({"languages": ("gr",)}, "Unknown toyworld language 'gr'"),
+        ({"also": ("xx",)}, "Unknown toyworld language 'xx'"),
+        ({"share": 0.1}, "needs targets"),
+        ({"pairs": 1}, "2 to 24000"),
+        ({"pairs": 20_000, "also_pairs": 5_000}, "20000 \\+ 5000 pairs"),
+        ({"instructions": 10}, "Stage 2 needs both"),
+        ({"options": {"tuned": "all"}}, "Stage 2 needs both"),
+        ({"options": {"stepz": 3}}, "Did you mean 'steps'"),
+        ({"targets": ("de",), "share": 0.1, "added": "txt"}, "Did you mean 'text'"),
+    ):
+        with pytest.raises(UserError, match=says):
+            Chat(**wrong)
+    with pytest.raises(UserError, match="Unknown language model"):
+        Chat(lm="toy-multi").run(bench=Bench(progress=False))
+
+
+def test_a_tower_without_patches_is_refused(bench):
+    blindfold = Bench(progress=False)
+    blindfold.tower = type("Flat", (), {"has_patches": False, "width": 8, "fingerprint": "x", "name": "flat",
+                                        "patches": bench.tower.__class__.patches})()  # fmt: skip
+    with pytest.raises(UserError, match="flat gives one vector a picture and no patches"):
+        blindfold.seen("val", 4)

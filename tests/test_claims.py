@@ -1,0 +1,197 @@
+"""The ledger's machinery on made-up rows whose answer is known, and on one tiny claim that really runs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mpm_lite import UserError, claims, claims_chat, cli, judging
+from mpm_lite.chat import METRICS, Chat
+from mpm_lite.claims_chat import CLAIMS, OTHERS
+from mpm_lite.data import grammar
+from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, within
+
+SEEDS = range(5)
+
+
+def rows(arm, language, look="real", n=120, seeds=SEEDS, **means):
+    """Made-up scores: 0 or 1 by picture and seed with the given means."""
+    frames = []
+    for seed in seeds:
+        rng = np.random.default_rng([seed, *f"{arm} {language} {look}".encode()])
+        frame = pd.DataFrame({m: (rng.random(n) < means.get(m, 0.0)).astype(float) for m in METRICS})
+        if "nats" in means:
+            frame["nats"] = means["nats"]
+        frames.append(frame.assign(arm=arm, language=language, look=look, seed=seed,
+                                   item=[f"i{k}" for k in range(n)], concept=[f"c{k % 40}" for k in range(n)]))  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+def world(arms, **blind):
+    """{arm: (means in English, means in the others)} as rows of all ten languages, real and blind."""
+    every = []
+    for arm, (english, others) in arms.items():
+        for code in grammar.LANGUAGES:
+            said = english if code == "en" else others
+            every += [
+                rows(arm, code, **said),
+                rows(arm, code, "blind", **blind),
+                rows(arm, code, "text", **({"reply_language": 1.0} | said)),
+            ]
+    return Sample(pd.concat(every, ignore_index=True), draws=400)
+
+
+def test_figures_keep_their_draws_paired():
+    s = world({"mpm": ({"slots": 0.9}, {"slots": 0.6})}, slots=0.3)
+    rho = s.rho("mpm", "de", "slots")
+    assert rho.value == pytest.approx(0.5, abs=0.1) and rho.interval.low < 0.5 < rho.interval.high
+    same = s.score("mpm", "de", "slots") - s.score("mpm", "de", "slots")
+    assert same.value == 0 and not same.draws.any()
+    assert np.isclose(judging.mean([rho, rho]).value, rho.value) and s.n == 120
+    with pytest.raises(UserError, match="No rows of arm 'mlp'"):
+        s.score("mlp", "de", "slots")
+    with pytest.raises(UserError, match="mean of no figures"):
+        judging.mean([])
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    """Scores with a known mean, drawn again and again with other pictures and seeds: 95 % of intervals hold it."""
+    held = 0
+    for trial in range(120):
+        rng = np.random.default_rng(trial)
+        seed_level, picture_level = rng.normal(0.5, 0.1, 5), rng.normal(0, 0.1, 60)
+        frames = [
+            pd.DataFrame({"slots": seed_level[k] + picture_level + rng.normal(0, 0.05, 60)}).assign(
+                arm="a",
+                language="en",
+                look="real",
+                seed=k,
+                item=[f"i{j}" for j in range(60)],
+                concept=[f"c{j}" for j in range(60)],
+            )
+            for k in range(5)
+        ]
+        found = Sample(pd.concat(frames, ignore_index=True), draws=400).score("a", "en", "slots").interval
+        held += found.low <= 0.5 <= found.high
+    # Five seeds resampled understate their spread (by the square root of 4/5, and with thin tails): not 95, but near.
+    assert 0.78 <= held / 120 <= 0.99
+
+
+def test_rules():
+    i = judging.Interval(0.5, 0.4, 0.6)
+    assert [above(i, bar) for bar in (0.3, 0.5, 0.7)] == [FOR, OPEN, AGAINST]
+    assert [below(i, bar) for bar in (0.7, 0.5, 0.3)] == [FOR, OPEN, AGAINST]
+    assert [within(i, margin) for margin in (0.7, 0.5, 0.3)] == [FOR, OPEN, AGAINST]
+    assert both([FOR, FOR]) == FOR and both([FOR, OPEN]) == OPEN and both([OPEN, AGAINST]) == AGAINST
+
+
+def test_c1_is_for_the_claim_where_it_holds_against_where_not_and_open_where_the_control_sees():
+    holds = {"mpm": ({"answers": 0.95}, {"answers": 0.93}), "LM without pairs": ({"answers": 0.95}, {"answers": 0.4})}
+    blind = {"answers": 0.35}
+    good = CLAIMS["C1"].judge(world(holds | {"english LM": ({"answers": 0.95}, {"answers": 0.35})}, **blind))
+    assert good.verdict == FOR and good.control_holds and claims.verdict(good, 5) == FOR
+    assert claims.verdict(good, 4) == claims.PENDING == claims.verdict(good, 5, "val")
+    sees = CLAIMS["C1"].judge(world(holds | {"english LM": ({"answers": 0.95}, {"answers": 0.9})}, **blind))
+    assert not sees.control_holds and claims.verdict(sees, 5) == claims.BROKEN
+    weak = {"mpm": ({"answers": 0.95}, {"answers": 0.6}), "LM without pairs": holds["LM without pairs"]}
+    poor = CLAIMS["C1"].judge(world(weak | {"english LM": ({"answers": 0.95}, {"answers": 0.35})}, **blind))
+    assert poor.verdict == AGAINST and set(poor.details) >= {f"rho {code}" for code in OTHERS}
+
+
+def test_c2_wants_content_kept_and_the_language_lost():
+    before = ({"content": 0.95, "reply_language": 1.0}, {"content": 0.9, "reply_language": 0.9})
+    english = ({"content": 0.95, "reply_language": 1.0}, {"content": 0.9, "reply_language": 0.02})
+    other = ({"content": 0.95, "reply_language": 1.0}, {"content": 0.9, "reply_language": 0.9})
+    judge = CLAIMS["C2"].judge
+    as_claimed, not_so = (judge(_text(world({"mpm": before, "tuned": t}, content=0.2))) for t in (english, other))
+    assert as_claimed.verdict == FOR and as_claimed.control_holds and not_so.verdict == AGAINST
+
+
+def _text(s):
+    """The same sample, replies to a caption in the picture's place all in the language asked."""
+    items = s.items.copy()
+    items.loc[items["look"] == "text", "reply_language"] = 1.0
+    return Sample(items, draws=400)
+
+
+def test_alignment_is_read_from_what_was_measured():
+    near, far = (claims_chat.alignment(f"toy-{name}", "de") for name in ("multilingual", "noparallel"))
+    assert 0 <= far < near <= 1
+    with pytest.raises(UserError, match="mpm-lite pretrain toy-x:0"):
+        claims_chat.alignment("toy-x", "de")
+
+
+def test_c7_finds_an_order_that_is_there_and_none_that_is_not(monkeypatch):
+    """Retention that rises with alignment by construction, and retention that ignores it."""
+    lms = list(dict.fromkeys(chat.lm for chat in claims_chat.C7_ARMS.values()))
+    monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: lms.index(lm) + 0.1 * OTHERS.index(language))
+    for follows, says in ((True, FOR), (False, AGAINST)):
+        arms = {}
+        for k, arm in enumerate(CLAIMS["C7"].arms):
+            arms[arm] = ({"slots": 0.9}, {"slots": 0.25 + 0.12 * (k if follows else 5 - k)})
+        s = world(arms | {"shuffled": ({"slots": 0.2}, {"slots": 0.2})}, slots=0.2)
+        assert CLAIMS["C7"].judge(s).verdict == says
+
+
+@pytest.mark.parametrize("name", list(CLAIMS))
+def test_every_claim_is_whole_and_its_arms_are_what_its_judge_reads(name, monkeypatch):
+    monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: len(lm) + len(language))
+    claim = CLAIMS[name]
+    assert claim.id == name and claim.statement.endswith(".") and claim.control and claim.rule.startswith("for:")
+    assert not claim.theirs or "[R]" in claim.theirs, "figures that nobody verified are quoted nowhere"
+    looks = claim.asked.get("looks", ("real", "blind"))
+    codes = claim.asked.get("languages", grammar.LANGUAGES)
+    every = [rows(arm, code, look, 60, reply_language=0.5, slots=0.6, content=0.6, answers=0.6, nats=2.0)
+             for arm in claim.arms for code in codes for look in looks]  # fmt: skip
+    found = claim.judge(Sample(pd.concat(every, ignore_index=True), draws=50))
+    assert found.verdict in (FOR, AGAINST, OPEN) and len(found.details) >= 2
+
+
+TINY = {"steps": 2, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    arms = {"mpm": Chat(lm="toy-english", pairs=16, options=TINY), "english LM": Chat(lm="toy-english", lm_seed=1, pairs=16, options=TINY),
+            "LM without pairs": Chat(lm="toy-english", pairs=24, options=TINY)}  # fmt: skip
+    one = replace(CLAIMS["C1"], arms=arms, asked={"count": 6, "captions": False})
+    monkeypatch.setitem(CLAIMS, "C1", one)
+    return one
+
+
+def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    said = []
+
+    def stopping(line):
+        said.append(line)
+        if len(said) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        claims.run("C1", tmp_path, [20], "val", stopping)
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "items").iterdir()}
+    assert len(kept) == 2 and not (tmp_path / "C1.json").exists()
+    with pytest.raises(UserError, match="delete that file, and `mpm-lite claims run C1`"):
+        claims.judged(tiny, tmp_path, [20], "val")
+    said.clear()
+    found = claims.run("C1", tmp_path, [20], "val", said.append)
+    assert len(said) == 1 and all(p.stat().st_mtime_ns == t for p, t in kept.items())
+    assert found["verdict"] == "pending" and found["seeds"] == 1 and found["n"] == 6
+    claims.enter(found, tmp_path / "claims.json")
+    table = claims.table(tmp_path / "claims.json")
+    assert list(table.columns) == list(claims.COLUMNS) and list(table["claim"]) == list(CLAIMS)
+    assert table.set_index("claim").loc["C1", "seeds"] == 1 and (table["verdict"] == "pending").all()
+    next(iter(kept)).write_bytes(b"torn")
+    with pytest.raises(UserError, match="not readable"):
+        claims.items(tiny, tmp_path, [20], "val")
+
+
+def test_the_command_line_prints_the_ledger_and_knows_its_claims(tmp_path, capsys):
+    assert cli.main(["claims", "table", "--json", str(tmp_path / "t.json")]) == 0
+    assert "C8" in capsys.readouterr().out and len(pd.read_json(tmp_path / "t.json")) == len(CLAIMS)
+    assert cli.main(["claims", "run", "C77", "--out", str(tmp_path)]) == 2
+    assert "Unknown claim 'C77'" in capsys.readouterr().err
+    (tmp_path / "claims.json").write_text("{")
+    assert cli.main(["claims", "table", "--out", str(tmp_path)]) == 2
