@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -90,17 +91,20 @@ class Chat:
 
     def run(self, seeds: Sequence[int] = (0,), bench: Bench | None = None, **asked: Any) -> ChatResults:
         """Train and test once per seed; `asked` goes to `Bench.test`."""
-        bench = bench or Bench(self.image)
-        found = [bench.test(bench.train(self, seed), seed, **asked) for seed in seeds]
-        return ChatResults(pd.concat(found, ignore_index=True), asdict(self))
+        bench, found, models = bench or Bench(self.image), [], {}
+        for seed in seeds:
+            models[seed] = bench.train(self, seed)
+            found.append(bench.test(models[seed], seed, **asked))
+        return ChatResults(pd.concat(found, ignore_index=True), asdict(self), models)
 
 
 @dataclass
 class ChatResults:
-    """One row a seed, look, language and picture (`items`), and what was run (`meta`)."""
+    """One row a seed, look, language and picture (`items`), what was run (`meta`), the trained recipes by seed."""
 
     items: pd.DataFrame
     meta: dict[str, Any]
+    models: dict[int, MpmChat]
 
     @property
     def scores(self) -> pd.DataFrame:
@@ -111,6 +115,15 @@ class ChatResults:
         blind = table[table["look"] == "blind"].drop(columns="look").rename(columns={"value": "chance"})
         n = self.items.groupby(by, sort=False)["item"].nunique().rename("n").reset_index()
         return table.merge(n, on=by).merge(blind, on=["lm", "language", "metric"], how="left")
+
+    def save(self, folder: Path) -> Path:
+        """Write model.safetensors (first seed), results.parquet, items.parquet and config.json, each whole or not at all."""
+        weights = {k: v.contiguous() for k, v in next(iter(self.models.values())).state_dict().items()}
+        write_atomic(folder / "model.safetensors", to_safetensors(weights))
+        write_atomic(folder / "results.parquet", self.scores.to_parquet())
+        write_atomic(folder / "items.parquet", self.items.to_parquet())
+        write_atomic(folder / "config.json", json.dumps(self.meta, indent=1).encode())
+        return folder
 
 
 @lru_cache(maxsize=8)

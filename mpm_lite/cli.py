@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpm_lite import runtime
-from mpm_lite.cache import write_atomic
+from mpm_lite import cli_chat, runtime
 from mpm_lite.runtime import UserError, unknown
 
 
@@ -93,8 +92,10 @@ def run(args: argparse.Namespace) -> None:
         for path in studies.run(args.recipe, Path(args.out or "runs"), args.seeds or 5):
             print(path)
         return
+    if args.recipe == cli_chat.CHAT:
+        return cli_chat.chat(settings, args)
     if args.recipe not in RECIPES:
-        raise unknown("recipe or study", args.recipe, [*RECIPES, *studies.STUDIES])
+        raise unknown("recipe or study", args.recipe, [*RECIPES, cli_chat.CHAT, *studies.STUDIES])
     out = Path(args.out or f"runs/{args.recipe}")
     print(runtime.banner())
     results = experiment(args.recipe, settings, args).run(out=out)
@@ -197,25 +198,6 @@ def world(args: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
-def claims(args: argparse.Namespace) -> None:
-    """Run claims of the papers, or print the ledger."""
-    from mpm_lite import claims as c
-
-    out = Path(args.out or "runs/claims")
-    ledger = out / "claims.json"
-    if args.action == "run":
-        print(runtime.banner())
-        names = list(c.CLAIMS) if not args.names or "all" in args.names else args.names
-        seeds = range(args.seed or c.FIRST_SEED, (args.seed or c.FIRST_SEED) + (args.seeds or c.SEEDS))
-        for one in [c.claim(name) for name in names]:  # a name nobody knows is said before hours of running
-            c.enter(c.run(one.id, out, seeds, say=lambda line: print(line, flush=True)), ledger)
-        print(f"Written: {ledger}")
-    shown = c.table(ledger if args.out or args.action == "run" else None)
-    print(shown.to_string(index=False, na_rep="-"))
-    if args.json:
-        write_atomic(Path(args.json), (shown.to_json(orient="records", indent=1) + "\n").encode())
-
-
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has and what will be slow."""
     import platform
@@ -296,7 +278,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("action", choices=["run", "table"])
     one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
     one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
-    one.set_defaults(do=claims)
+    one.set_defaults(do=cli_chat.claims)
     one = commands.add_parser("doctor", help="what this machine has, what will be slow")
     one.set_defaults(do=doctor)
     return top

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import UserError, runtime
+from mpm_lite import UserError, cli, runtime
 from mpm_lite.chat import Bench, Chat, language_model
 from mpm_lite.data import grammar, instructions, toyworld
 from mpm_lite.data.noise import Noise
@@ -169,3 +169,14 @@ def test_a_tower_without_patches_is_refused(bench):
                                         "patches": bench.tower.__class__.patches})()  # fmt: skip
     with pytest.raises(UserError, match="flat gives one vector a picture and no patches"):
         blindfold.seen("val", 4)
+
+
+def test_the_command_line_trains_asks_and_writes(tmp_path, capsys):
+    small = [f"{k}={v}" for k, v in (TINY | {"lm": "toy-english", "pairs": 32, "count": 4}).items()]
+    assert cli.main(["run", "mpm_chat", "--set", *small, "--out", str(tmp_path / "out")]) == 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "model.safetensors", "results.parquet", "items.parquet", "config.json",
+    }  # fmt: skip
+    assert "reply_language" in capsys.readouterr().out
+    assert cli.main(["run", "mpm_chat", "--set", "lmm=toy-english"]) == 2
+    assert "Did you mean 'lm'" in capsys.readouterr().err

@@ -122,6 +122,7 @@ FLOORS = [
         "toyworld_page",
         "report",
         "cli",
+        "cli_chat",
         "teaching",
     },
 ]

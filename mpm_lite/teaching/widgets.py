@@ -50,11 +50,12 @@ def figure(drawn: Any, alt: str | None = None, dpi: int = 90) -> Page:
     drawn.savefig(buffer, format="png", dpi=dpi)
     plt.close(drawn)
     data = base64.b64encode(buffer.getvalue()).decode()
-    image = f'<img alt="{_safe(words)}" src="data:image/png;base64,{data}" style="max-width:100%">'
-    return Page(f'<figure style="margin:0">{image}<figcaption>{_safe(words)}</figcaption></figure>', words)
+    image = f'<img alt="{safe(words)}" src="data:image/png;base64,{data}" style="max-width:100%">'
+    return Page(f'<figure style="margin:0">{image}<figcaption>{safe(words)}</figcaption></figure>', words)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
+    """Text as it may stand in HTML, quotes included."""
     return html.escape(text, quote=True)
 
 
@@ -68,18 +69,18 @@ class Text:
 
 def native(text: str, language: str) -> str:
     """Text as HTML that says which language it is and lets its script choose the direction."""
-    return f'<span lang="{_safe(language)}" dir="auto">{_safe(text)}</span>'
+    return f'<span lang="{safe(language)}" dir="auto">{safe(text)}</span>'
 
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str], caption: str) -> Page:
     """A plain HTML table with a caption. Cells: text, numbers, or `Text` for native script; the first names the row."""
     body, left, short = [], 'style="text-align:left"', 'style="text-align:left;white-space:nowrap"'
     for row in rows:
-        first, *rest = (native(c.text, c.language) if isinstance(c, Text) else _safe(str(c)) for c in row)
+        first, *rest = (native(c.text, c.language) if isinstance(c, Text) else safe(str(c)) for c in row)
         cells = "".join(f"<td {left if len(cell) > 24 else short}>{cell}</td>" for cell in rest)
         body.append(f'<tr><th scope="row" {short}>{first}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col" {left}>{_safe(name)}</th>' for name in header)
-    top = f"<caption {left}>{_safe(caption)}</caption><thead><tr>{head}</tr></thead>"
+    head = "".join(f'<th scope="col" {left}>{safe(name)}</th>' for name in header)
+    top = f"<caption {left}>{safe(caption)}</caption><thead><tr>{head}</tr></thead>"
     return Page(f"<table>{top}<tbody>{''.join(body)}</tbody></table>", f"{caption} ({len(body)} rows)")
 
 
@@ -129,7 +130,7 @@ def gallery(captions: CaptionSet, found: list[Found], asked: Collection[str] = (
     for row in found:
         who = f"{display_name(row.language)} ({row.language})" if row.language else "Free text"
         query = native(row.query, row.language or "und")
-        cells = [f'<th scope="row" style="text-align:left">{_safe(who)}<br>{query}</th>']
+        cells = [f'<th scope="row" style="text-align:left">{safe(who)}<br>{query}</th>']
         for i in row.pictures:
             right = names[i].casefold() in {name.casefold() for name in asked}
             cells.append(_cell(names[i], data[i], right, side))
@@ -140,10 +141,10 @@ def gallery(captions: CaptionSet, found: list[Found], asked: Collection[str] = (
 
 def _cell(name: str, data: str, right: bool, side: int) -> str:
     ring = "outline:3px solid #009E73;" if right else ""
-    alt = _safe(f"{name} (the one asked for)" if right else name)
+    alt = safe(f"{name} (the one asked for)" if right else name)
     image = f'<img alt="{alt}" width="{side}" height="{side}" src="{data}" style="background:#fff;{ring}">'
     style = f"text-align:center;vertical-align:top;max-width:{side + 24}px"
-    return f'<td style="{style}">{image}<br><small>{"✓ " if right else ""}{_safe(name)}</small></td>'
+    return f'<td style="{style}">{image}<br><small>{"✓ " if right else ""}{safe(name)}</small></td>'
 
 
 def search_box(draw: Callable[[str], Page], start: str) -> Any:
