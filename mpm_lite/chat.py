@@ -9,7 +9,6 @@ model scores blind, in the same language.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -42,6 +41,7 @@ LOOKS = ("real", "shuffled", "blind", "text")
 ADDED = ("pictures", "text")
 METRICS = ("exact", "slots", "content", "agreement", "reply_language", "answers", "nats")
 ITEMS = ("seed", "lm", "look", "language", "item", "concept", *METRICS)
+STAGE_1 = ("languages", "pairs", "noise", "also", "also_pairs", "shuffled")  # what an arm says of its data
 STAGE_2 = ("tuned", "tune_steps", "tune_lr", "rank")  # dials that a stage 1 with a frozen language model does not read
 
 
@@ -173,28 +173,37 @@ class Bench:
             if options.thawed != "none":
                 recipe.decoder.load_state_dict(aligned.decoder.state_dict())
         data = self._data(lm, self.instructions(arm, seed), arm.instructions, options)
-        key = digest([arm_key(arm), lm.fingerprint, self.tower.fingerprint, data.digest, str(seed)])
+        key = digest([json.dumps(asdict(arm), sort_keys=True), self.key(arm, seed), data.digest])
         self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key)
         return recipe
 
     def align(self, arm: Chat, seed: int) -> MpmChat:
-        """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned."""
+        """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned, or from the few that ship (`aligned.py`)."""
         lm, options = language_model(arm.lm, arm.lm_seed, seed), replace(arm.recipe_options, tuned="none")
         torch.manual_seed(seed)
         recipe = self._recipe(lm, options)
-        data = self._data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)
-        dials = {k: v for k, v in asdict(options).items() if k not in STAGE_2 or options.thawed != "none"}
-        key = digest(
-            [lm.fingerprint, self.tower.fingerprint, data.digest, json.dumps(dials, sort_keys=True), str(seed)]
-        )
-        path = runtime.home() / "aligned" / f"{key}.safetensors"
-        part = recipe.visual if options.thawed == "none" else recipe
-        if path.exists():
-            part.load_state_dict(from_safetensors(path.read_bytes()))
+        part, key = recipe.visual if options.thawed == "none" else recipe, self.key(arm, seed)
+        kept = runtime.home() / "aligned" / f"{key}.safetensors"
+        found = next((p for p in (kept, runtime.asset() / "aligned" / f"{key}.safetensors") if p.exists()), None)
+        if found:
+            part.load_state_dict({k: v.float() for k, v in from_safetensors(found.read_bytes()).items()})
             return recipe.eval()
+        data = self._data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)
         self._fit(recipe, data, seed, f"{arm.lm} alignment, seed {seed}", key)
-        write_atomic(path, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
+        write_atomic(kept, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
         return recipe
+
+    def key(self, arm: Chat, seed: int) -> str:
+        """A name for what stage 1 gives: of weights, data, dials and seed. In which precision a machine computes it is no
+        part of what it is. Of the captions a sample is looked at: whoever changes a grammar changes some of those."""
+        options = arm.recipe_options
+        left_out = {"bf16", *(() if options.thawed != "none" else STAGE_2)}
+        dials = {k: v for k, v in asdict(options).items() if k not in left_out} | {k: getattr(arm, k) for k in STAGE_1}
+        few = replace(arm, pairs=min(arm.pairs, 300), also_pairs=min(arm.also_pairs, 300), shuffled=False)
+        sample = [e.prompt + e.reply for e in self.captions(few, seed)]
+        lm = language_model(arm.lm, arm.lm_seed, seed)
+        said = [json.dumps(dials, sort_keys=True), str(seed), toyworld.RENDER, *sample]
+        return digest([lm.fingerprint, self.tower.fingerprint, *said])
 
     def _fit(self, recipe: MpmChat, data: Exchanges, seed: int, label: str, key: str) -> None:
         """Train, with checkpoints under MPM_LITE_HOME/aligned, so that a run that was killed goes on where it was."""
@@ -331,8 +340,3 @@ class Bench:
 def _later(exchanges: Sequence[Exchange], by: int) -> list[Exchange]:
     """The same exchanges about pictures whose numbers are higher by so many."""
     return [replace(e, picture=e.picture + by) for e in exchanges]
-
-
-def arm_key(arm: Chat) -> str:
-    """A short name of everything an arm says, the same in every process."""
-    return hashlib.sha256(json.dumps(asdict(arm), sort_keys=True).encode()).hexdigest()[:12]

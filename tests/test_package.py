@@ -123,6 +123,7 @@ FLOORS = [
         "report",
         "cli",
         "cli_chat",
+        "aligned",
         "teaching",
     },
 ]
