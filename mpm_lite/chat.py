@@ -166,13 +166,13 @@ class Bench:
         if options.tuned == "none":
             return self.align(arm, seed)
         torch.manual_seed(seed)
-        recipe = self._recipe(lm, replace(options, steps=0, thawed="none"))
+        recipe = self.recipe(lm, replace(options, steps=0, thawed="none"))
         if options.steps:
             aligned = self.align(arm, seed)
             recipe.visual.load_state_dict(aligned.visual.state_dict())
             if options.thawed != "none":
                 recipe.decoder.load_state_dict(aligned.decoder.state_dict())
-        data = self._data(lm, self.instructions(arm, seed), arm.instructions, options)
+        data = self.data(lm, self.instructions(arm, seed), arm.instructions, options)
         key = digest([json.dumps(asdict(arm), sort_keys=True), self.key(arm, seed), data.digest])
         self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key)
         return recipe
@@ -181,14 +181,14 @@ class Bench:
         """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned, or from the few that ship (`aligned.py`)."""
         lm, options = language_model(arm.lm, arm.lm_seed, seed), replace(arm.recipe_options, tuned="none")
         torch.manual_seed(seed)
-        recipe = self._recipe(lm, options)
+        recipe = self.recipe(lm, options)
         part, key = recipe.visual if options.thawed == "none" else recipe, self.key(arm, seed)
         kept = runtime.home() / "aligned" / f"{key}.safetensors"
         found = next((p for p in (kept, runtime.asset() / "aligned" / f"{key}.safetensors") if p.exists()), None)
         if found:
             part.load_state_dict({k: v.float() for k, v in from_safetensors(found.read_bytes()).items()})
             return recipe.eval()
-        data = self._data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)
+        data = self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)
         self._fit(recipe, data, seed, f"{arm.lm} alignment, seed {seed}", key)
         write_atomic(kept, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
         return recipe
@@ -211,11 +211,13 @@ class Bench:
         train.fit(recipe, data, train.Plan(seed, out, progress=self.progress, label=label))
         shutil.rmtree(out, ignore_errors=True)
 
-    def _recipe(self, lm: LM, options: MpmChatOptions) -> MpmChat:
+    def recipe(self, lm: LM, options: MpmChatOptions) -> MpmChat:
+        """An untrained recipe on this bench's tower; torch's seed decides its weights."""
         inside = self.tower.model if options.connector == "queries" else None
         return MpmChat(lm, self.tower.width, self.seen("val").shape[1], options, inside)
 
-    def _data(self, lm: LM, exchanges: Sequence[Exchange], pictures: int, options: MpmChatOptions) -> Exchanges:
+    def data(self, lm: LM, exchanges: Sequence[Exchange], pictures: int, options: MpmChatOptions) -> Exchanges:
+        """Exchanges on the first so many training pictures, as the recipe reads them."""
         seen = self.seen("train", pictures, options.connector == "queries")
         of = [(e.picture, e.prompt, e.reply, bool(e.told)) for e in exchanges]
         return Exchanges(lm, seen, *zip(*of, strict=True))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpm_lite import figures, runtime
+from mpm_lite import claims, figures, runtime
 from mpm_lite.alignment import CELLS
 from mpm_lite.data.languages import display_name
 from mpm_lite.runtime import UserError
 
 MARKS = ("<!-- ledger -->", "<!-- /ledger -->")
+CLAIM_MARKS = ("<!-- claims -->", "<!-- /claims -->")
 BENCH_MARKS = ("<!-- bench -->", "<!-- /bench -->")
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
 FIGURE = "figures/retention.png"
@@ -144,6 +145,25 @@ def markdown() -> str:
     )
 
 
+def claims_markdown() -> str:
+    """The block between README's claim marks: the ledger, a line a claim."""
+    lines = []
+    for row in claims.table().itertuples():
+        one = claims.claim(row.claim)
+        ran = row.seeds > 0
+        effect = f"{_span(row.effect, row.low, row.high)} ({one.effect})" if ran else f"- ({one.effect})"
+        control = f"{row.control_effect:.2f} ({one.control})" if ran else f"- ({one.control})"
+        lines.append([row.claim, one.statement, one.theirs or "-", effect, control, str(row.seeds), row.verdict])
+    return "\n\n".join(
+        [
+            markdown_table(
+                ["claim", "of the paper", "its figure", "here: effect [95 %]", "control", "seeds", "verdict"], lines
+            ),
+            f"Rules, arms and controls: [`claims_chat.py`](mpm_lite/claims_chat.py), committed before the runs. Under {claims.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report`.",
+        ]
+    )
+
+
 def bench_rows() -> pd.DataFrame:
     """Every committed benchmark row, all machines."""
     files = sorted(runtime.asset("bench").glob("*.csv"))
@@ -203,7 +223,7 @@ def bench_markdown() -> str:
 def update(readme: Path) -> None:
     """Rewrite the blocks in README.md and draw their figures."""
     text = readme.read_text(encoding="utf-8")
-    for marks, block in ((MARKS, markdown()), (BENCH_MARKS, bench_markdown())):
+    for marks, block in ((MARKS, markdown()), (CLAIM_MARKS, claims_markdown()), (BENCH_MARKS, bench_markdown())):
         if any(mark not in text for mark in marks):
             raise UserError(f"{readme} lacks the marks {marks[0]} and {marks[1]}.")
         before, rest = text.split(marks[0])

@@ -207,7 +207,11 @@ def test_readme_is_what_the_ledger_says():
     from mpm_lite import report
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for marks, made in ((report.MARKS, report.markdown()), (report.BENCH_MARKS, report.bench_markdown())):
+    for marks, made in (
+        (report.MARKS, report.markdown()),
+        (report.CLAIM_MARKS, report.claims_markdown()),
+        (report.BENCH_MARKS, report.bench_markdown()),
+    ):
         block = text.split(marks[0])[1].split(marks[1])[0]
         assert block.strip() == made.strip(), "run `python -m mpm_lite.report`"
     for figure in (report.FIGURE, report.BENCH_FIGURE):

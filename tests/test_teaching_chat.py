@@ -20,7 +20,7 @@ def bench():
 @pytest.fixture(scope="module")
 def recipe(bench):
     torch.manual_seed(0)
-    return bench._recipe(language_model("toy-multilingual", 0), Chat(options={"tuned": "none"}).recipe_options).eval()
+    return bench.recipe(language_model("toy-multilingual", 0), Chat(options={"tuned": "none"}).recipe_options).eval()
 
 
 def test_scenes_are_composed_from_words():
@@ -43,7 +43,7 @@ def test_a_look_shows_picture_reply_attention_and_lens(bench, recipe):
     assert page.data.count("<img") == 4 and all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page.data))
     assert 'lang="ar" dir="auto"' in page.data and page.words.startswith(grammar.describe("ar"))
     assert len(re.findall("<td>", page.data)) == 3 * 5 and "behind layer 4" in page.data
-    english = bench._recipe(language_model("toy-english", 0), recipe.options)
+    english = bench.recipe(language_model("toy-english", 0), recipe.options)
     with pytest.raises(UserError, match="never read 'ar': ask in one of en"):
         chat.look(bench, english, chat.compose("large red star"), "ar")
 
@@ -56,7 +56,7 @@ def test_the_fidelity_table_is_read_off_the_recipe(bench, recipe):
     assert f"{recipe.options.steps:,} steps of {recipe.options.batch}" in rows["stage 1"].here
     assert "[M]" not in "".join(row.paper for row in rows.values()), "unverified figures appear nowhere"
     arm = Chat(instructions=4, options={"tuned": "lora", "tune_steps": 7, "connector": "queries"})
-    other = {row.part: row for row in fidelity.table(bench._recipe(recipe.lm, arm.recipe_options))}
+    other = {row.part: row for row in fidelity.table(bench.recipe(recipe.lm, arm.recipe_options))}
     assert other["stage 2"].here.startswith("7 steps") and other["queries"].here == "16 inside the encoder"
     assert "<table" in chat.fidelity_table(recipe).data
     with pytest.raises(UserError, match="has no fidelity table"):
