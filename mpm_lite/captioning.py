@@ -62,15 +62,23 @@ def _gold(scene: Scene) -> Counter:
     return found
 
 
-def caption_scores(said: str, scene: Scene, language: str) -> dict[str, float]:
+def caption_scores(said: str, scene: Scene, language: str, apart: frozenset[str] = frozenset()) -> dict[str, float]:
     """exact, slots (in the language asked), content (in any), agreement (NaN where it cannot be judged), reply_language.
 
-    All between 0 and 1; reply_language is 1 where the reply is in the language asked.
+    All between 0 and 1; reply_language is 1 where the reply is in the language asked. `withheld` and `paired` are the
+    share right of the shapes and colours in `apart` and of the others, NaN where the picture shows none of them.
     """
     agreement = grammar.agreement(said, language) if said else None
+    found, gold = named(said, language), _gold(scene)
+    sorts: dict[bool, Counter] = {True: Counter(), False: Counter()}
+    for (slot, value), times in gold.items():
+        if slot in ("shape", "colour"):
+            sorts[value in apart][slot, value] = times
     return {
+        "withheld": _shared(found, sorts[True]) if sorts[True] else float("nan"),
+        "paired": _shared(found, sorts[False]) if sorts[False] else float("nan"),
         "exact": float(exact(said, scene, language)),
-        "slots": _shared(named(said, language), _gold(scene)),
+        "slots": _shared(found, gold),
         "content": content(said, scene),
         "agreement": float("nan") if agreement is None else agreement,
         "reply_language": float(reply_language(said) == language),

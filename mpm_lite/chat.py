@@ -1,10 +1,6 @@
 """MPM chat on the toy world as an experiment: what it is trained on, what it is asked, and the scores, item by item.
 
-    Chat(lm="toy-multilingual").run(seeds=[0]).scores
-
-Pictures are looked at in three ways: *real*; *shuffled*, each with another's picture; *blind*, one mean picture for all.
-A fourth look is none: in *text* a caption in the asked language stands where the picture was. Chance is what the same
-model scores blind, in the same language.
+Chat(lm="toy-multilingual").run(seeds=[0]).scores
 """
 
 from __future__ import annotations
@@ -24,12 +20,12 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from mpm_lite import captioning, runtime, train
+from mpm_lite import runtime, train
+from mpm_lite.asking import METRICS, Asking
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data import grammar, load_captions, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked, questions_asked
 from mpm_lite.data.noise import Noise
-from mpm_lite.data.scenes import Scene
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.runtime import UserError, unknown
@@ -37,10 +33,7 @@ from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.lm import LM, load_lm
 
-LOOKS = ("real", "shuffled", "blind", "text")
 ADDED = ("pictures", "text")
-METRICS = ("exact", "slots", "content", "agreement", "reply_language", "answers", "nats")
-ITEMS = ("seed", "lm", "look", "language", "item", "concept", *METRICS)
 STAGE_1 = ("languages", "pairs", "noise", "also", "also_pairs", "shuffled")  # what an arm says of its data
 STAGE_2 = ("tuned", "tune_steps", "tune_lr", "rank")  # dials that a stage 1 with a frozen language model does not read
 
@@ -137,7 +130,7 @@ def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
     return load_lm(name, seed)
 
 
-class Bench:
+class Bench(Asking):
     """Pictures through one image tower, cached; trains arms on them and asks them about val or test."""
 
     def __init__(self, image: str = "toy", progress: bool = True) -> None:
@@ -252,91 +245,6 @@ class Bench:
             ask = questions_asked if i % 2 and grammar.asked(scene) else captions_asked
             found += _later(ask([scene], languages, **one), i)
         return found
-
-    # asking
-
-    @torch.no_grad()
-    def soft(self, recipe: MpmChat, split: str, count: int, look: str = "real") -> Tensor | None:
-        """Soft tokens (N, Q, D) of the first pictures of a split, looked at in one of LOOKS; None for "text"."""
-        if look not in LOOKS:
-            raise unknown("way to look", look, LOOKS)
-        if look == "text":
-            return None
-        seen = self.seen(split, count, recipe.options.connector == "queries")
-        if look == "shuffled":
-            seen = seen.roll(1, dims=0)
-        if look == "blind":
-            # In float32 and back: the sum of thousands of float16 numbers is infinite.
-            seen = seen.float().mean(dim=0, keepdim=True).to(seen.dtype)
-        recipe.eval()
-        soft = torch.cat([recipe.predict({"seen": part})["soft"] for part in seen.split(256)])
-        return soft.expand(count, -1, -1) if look == "blind" else soft
-
-    def test(
-        self,
-        recipe: MpmChat,
-        seed: int,
-        split: str = "test",
-        languages: Sequence[str] = grammar.LANGUAGES,
-        looks: Sequence[str] = ("real", "blind"),
-        count: int | None = None,
-        captions: bool = True,
-        closed: int = 2,
-        nats: bool = False,
-    ) -> pd.DataFrame:
-        """One row a look, language and picture: the caption's scores, the share of `closed` questions right, and with
-        `nats` what a token of a caption costs the language model as text (look "text" only; no picture is there).
-
-        A closed question is decided among its answers by likelihood; the questions are the same in each language.
-        """
-        count = count or toyworld.COUNTS[split]
-        many, frames = toyworld.split_scenes(split)[:count], []
-        for look in looks:
-            soft = self.soft(recipe, split, count, look)
-            for language in languages:
-                frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
-                if captions:
-                    said = self.say(recipe, soft, many, language, blind=look == "blind")
-                    scores = [
-                        captioning.caption_scores(s, scene, language) for s, scene in zip(said, many, strict=True)
-                    ]
-                    frame.update(pd.DataFrame(scores))
-                if closed:
-                    frame["answers"] = self.answered(recipe, soft, many, language, closed)
-                if nats and look == "text":
-                    frame["nats"] = self.nats(recipe, many, language)
-                named = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "look": look, "language": language}
-                concepts = [" ".join(scene.things[0].pair) for scene in many]
-                frames.append(frame.assign(**named, item=[scene.id for scene in many], concept=concepts))
-        return pd.concat(frames, ignore_index=True)[list(ITEMS)]
-
-    def say(
-        self, recipe: MpmChat, soft: Tensor | None, many: Sequence[Scene], language: str, blind: bool = False
-    ) -> list[str]:
-        """What the model replies when it is asked, in that language, what the picture shows. Without soft tokens it reads
-        a caption in their place; `blind` says that all soft tokens are the same, and so is then the reply."""
-        told = [""] * len(many) if soft is not None else [grammar.in_order(scene, language)[0] for scene in many]
-        prompts = [f"{one}\n{grammar.describe(language)}\n" for one in told]
-        if blind and soft is not None:
-            return recipe.lm.generate(prompts[:1], soft[:1], stop="\n", new_tokens=64) * len(many)
-        return recipe.lm.generate(prompts, soft, stop="\n", new_tokens=64)
-
-    def answered(
-        self, recipe: MpmChat, soft: Tensor | None, many: Sequence[Scene], language: str, each: int = 2
-    ) -> np.ndarray:
-        """The share of the closed questions on each picture whose right answer is the likeliest, float64 (N,)."""
-        asked = questions_asked(many, [language], seed=5, each=each, text_only=soft is None)
-        of = np.array([e.picture for e in asked])
-        seen = None if soft is None else soft[torch.from_numpy(of)]
-        picks = recipe.lm.choose([e.prompt for e in asked], [e.options for e in asked], seen)
-        right = [e.options[pick] == e.reply for e, pick in zip(asked, picks, strict=True)]
-        return np.bincount(of, right, len(many)) / np.maximum(np.bincount(of, minlength=len(many)), 1)
-
-    def nats(self, recipe: MpmChat, many: Sequence[Scene], language: str) -> np.ndarray:
-        """Cross-entropy per token, in nats, of a caption of each scene as text of that language, float64 (N,)."""
-        said = [grammar.in_order(scene, language)[0] for scene in many]
-        lengths = [len(row) + 1 for row in recipe.lm.encode(said, special=False)]
-        return -recipe.lm.log_likelihood([""] * len(said), said) / np.array(lengths)
 
 
 def _later(exchanges: Sequence[Exchange], by: int) -> list[Exchange]:

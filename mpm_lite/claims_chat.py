@@ -42,6 +42,24 @@ def mean_score(s: Sample, arm: str, metric: str, look: str = "real", languages: 
     return mean(s.score(arm, language, metric, look) for language in languages)
 
 
+def instrument(s: Sample) -> Found:
+    """Does it see at all: English captions of combinations never shown, exact; and what else there is to say of MPM."""
+    english = s.score("mpm", "en", "exact").interval
+    looks = {look: s.score("mpm", "en", "exact", look).interval for look in ("blind", "shuffled")}
+    details = {f"English exact, {look}": of for look, of in looks.items()}
+    details["English exact, LM without pairs"] = s.score("LM without pairs", "en", "exact").interval
+    for arm in ("mpm", "LM without pairs", "english LM"):
+        details[f"rho of slots, {arm}"] = mean_rho(s, arm, "slots").interval
+    details |= {f"rho of slots in {code}": s.rho("mpm", code, "slots").interval for code in OTHERS}
+    details["translate-test over MPM, slots"] = (
+        mean_score(s, "mpm", "slots", "translated") - mean_score(s, "mpm", "slots")
+    ).interval
+    for words in ("paired", "withheld"):
+        details[f"{words} words right"] = mean_score(s, "mpm", words).interval
+    held = all(of.high < 0.05 for of in looks.values()) and details["rho of slots, english LM"].high < AT_ZERO
+    return Found(english, looks["shuffled"], held, above(english, 0.9), details)
+
+
 def c1(s: Sample) -> Found:
     """Closed questions in nine languages, answered by likelihood."""
     rho, english = mean_rho(s, "mpm", "answers").interval, mean_rho(s, "english LM", "answers").interval
@@ -167,9 +185,26 @@ def _chinese(pairs: int, noise: float) -> Chat:
 
 
 _claim = partial(Claim, source=SOURCE)
+_THREE = {
+    "mpm": MPM,
+    "english LM": replace(MPM, lm="toy-english"),
+    "LM without pairs": replace(MPM, lm="toy-noparallel"),
+}
 CLAIMS = {
     c.id: c
     for c in (
+        Claim(
+            id="instrument",
+            source="this project",
+            statement="The instrument sees: English captions of pictures whose combinations were never shown are exactly right.",
+            theirs="",
+            effect="English captions exactly right",
+            control="another's picture",
+            rule="for: the interval of the effect lies at or above 0.9. Blind and with another's picture the upper bounds must lie under 0.05, and retention with a language model that read English only under 0.1.",
+            arms=_THREE,
+            judge=instrument,
+            asked={**CAPTIONS, "looks": ("real", "blind", "shuffled", "translated")},
+        ),
         _claim(
             id="C1",
             statement="With the language model frozen and English captions only, closed questions in other languages are answered nearly as well as in English.",
@@ -177,11 +212,7 @@ CLAIMS = {
             effect="retention on closed answers, mean of nine languages",
             control="a language model that read English only",
             rule="for: the interval of the effect lies at or above 0.8; against: below it. The control's upper bound must lie under 0.1.",
-            arms={
-                "mpm": MPM,
-                "english LM": replace(MPM, lm="toy-english"),
-                "LM without pairs": replace(MPM, lm="toy-noparallel"),
-            },
+            arms=_THREE,
             judge=c1,
             asked=ANSWERS,
         ),

@@ -69,14 +69,22 @@ class Sample:
         return len(self.names)
 
     def score(self, arm: str, language: str, metric: str, look: str = "real") -> Drawn:
-        """The mean of a metric. UserError where it was not measured."""
+        """The mean of a metric over the pictures where it has a value. UserError where it was not measured."""
         if (arm, language, look) not in self._groups:
             raise UserError(f"No rows of arm {arm!r} in {language!r}, {look}: run that arm first.")
         rows = self._groups[arm, language, look]
         hits = (
             rows.pivot(index="seed", columns="item", values=metric).loc[self.seeds, list(self.names)].to_numpy()
         )  # (S, N)
-        return Drawn(float(hits.mean()), evaluate.resampled_mean(hits, self.weights, self.seed_weights))
+        there = np.isfinite(hits).astype(float)
+        if not there.any():
+            raise UserError(
+                f"{metric!r} of arm {arm!r} in {language!r}, {look}, was not asked for: ask for it in the claim."
+            )
+        over, share = (
+            evaluate.resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there)
+        )
+        return Drawn(float(np.nanmean(hits)), over / share)
 
     def gain(self, arm: str, language: str, metric: str) -> Drawn:
         """The score above what the same models score blind in that language."""

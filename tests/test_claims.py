@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from mpm_lite import UserError, claims, claims_chat, cli, judging
-from mpm_lite.chat import METRICS, Chat
+from mpm_lite.asking import METRICS
+from mpm_lite.chat import Chat
 from mpm_lite.claims_chat import CLAIMS, OTHERS
 from mpm_lite.data import grammar
 from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, within
@@ -142,9 +143,10 @@ def test_every_claim_is_whole_and_its_arms_are_what_its_judge_reads(name, monkey
     assert not claim.theirs or "[R]" in claim.theirs, "figures that nobody verified are quoted nowhere"
     looks = claim.asked.get("looks", ("real", "blind"))
     codes = claim.asked.get("languages", grammar.LANGUAGES)
-    every = [rows(arm, code, look, 60, reply_language=0.5, slots=0.6, content=0.6, answers=0.6, nats=2.0)
+    every = [rows(arm, code, look, 60, reply_language=0.5, slots=0.6, content=0.6, answers=0.6, nats=2.0, paired=0.6, withheld=0.5)
              for arm in claim.arms for code in codes for look in looks]  # fmt: skip
     found = claim.judge(Sample(pd.concat(every, ignore_index=True), draws=50))
+    assert claim.asked.get("count", 0) >= 200 and "split" not in claim.asked
     assert found.verdict in (FOR, AGAINST, OPEN) and len(found.details) >= 2
 
 

@@ -1,0 +1,145 @@
+"""What MPM chat is asked about pictures, in which ways it may look, and the scores of its replies, picture by picture.
+
+Pictures are looked at in three ways: *real*; *shuffled*, each with another's picture; *blind*, one mean picture for all.
+Two looks are none: in *text* a caption in the asked language stands where the picture was; in *translated* the model's
+own English caption of the picture does (translate-test by the same model). Chance is what a model scores blind, in the
+same language.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mpm_lite import captioning
+from mpm_lite.data import grammar, text, toyworld
+from mpm_lite.data.instructions import questions_asked
+from mpm_lite.data.scenes import Scene
+from mpm_lite.recipes.mpm_chat import MpmChat
+from mpm_lite.runtime import unknown
+from mpm_lite.towers.lm import LM
+
+LOOKS = ("real", "shuffled", "blind", "text", "translated")
+METRICS = ("exact", "slots", "content", "agreement", "reply_language", "withheld", "paired", "answers", "nats")
+ITEMS = ("seed", "lm", "look", "language", "item", "concept", *METRICS)
+
+
+def seed_of(lm: LM) -> int:
+    """The seed of a toy language model, which says what words its translation pairs withheld; 0 for any other."""
+    seed = lm.name.partition(":")[2]
+    return int(seed) if seed.isdigit() else 0
+
+
+class Asking(ABC):
+    """What a bench does with a trained recipe. `seen(split, count, pixels)` gives it the pictures."""
+
+    @abstractmethod
+    def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
+        """Pictures of a split as a recipe takes them; see `chat.Bench`."""
+
+    @torch.no_grad()
+    def soft(self, recipe: MpmChat, split: str, count: int, look: str = "real") -> Tensor | None:
+        """Soft tokens (N, Q, D) of the first pictures of a split, looked at in one of LOOKS; None where no picture is."""
+        if look not in LOOKS:
+            raise unknown("way to look", look, LOOKS)
+        if look in ("text", "translated"):
+            return None
+        seen = self.seen(split, count, recipe.options.connector == "queries")
+        if look == "shuffled":
+            seen = seen.roll(1, dims=0)
+        if look == "blind":
+            # In float32 and back: the sum of thousands of float16 numbers is infinite.
+            seen = seen.float().mean(dim=0, keepdim=True).to(seen.dtype)
+        recipe.eval()
+        soft = torch.cat([recipe.predict({"seen": part})["soft"] for part in seen.split(256)])
+        return soft.expand(count, -1, -1) if look == "blind" else soft
+
+    def test(
+        self,
+        recipe: MpmChat,
+        seed: int,
+        split: str = "test",
+        languages: Sequence[str] = grammar.LANGUAGES,
+        looks: Sequence[str] = ("real", "blind"),
+        count: int | None = None,
+        captions: bool = True,
+        closed: int = 2,
+        nats: bool = False,
+    ) -> pd.DataFrame:
+        """One row a look, language and picture: the caption's scores, the share of `closed` questions right, and with
+        `nats` what a token of a caption costs the language model as text (look "text" only; no picture is there).
+
+        A closed question is decided among its answers by likelihood; the questions are the same in each language.
+        """
+        count = count or toyworld.COUNTS[split]
+        many, frames = toyworld.split_scenes(split)[:count], []
+        apart = text.withheld(seed_of(recipe.lm))
+        for look in looks:
+            soft = self.soft(recipe, split, count, look)
+            for language in languages:
+                frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
+                told = self._told(recipe, split, many, language, look)
+                if captions:
+                    said = self.say(recipe, soft, many, language, told)
+                    pairs = zip(said, many, strict=True)
+                    frame.update(pd.DataFrame([captioning.caption_scores(s, one, language, apart) for s, one in pairs]))
+                if closed:
+                    frame["answers"] = self.answered(recipe, soft, many, language, closed, told)
+                if nats and look == "text":
+                    frame["nats"] = self.nats(recipe, many, language)
+                known = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "look": look, "language": language}
+                concepts = [" ".join(scene.things[0].pair) for scene in many]
+                frames.append(frame.assign(**known, item=[scene.id for scene in many], concept=concepts))
+        return pd.concat(frames, ignore_index=True)[list(ITEMS)]
+
+    def _told(self, recipe: MpmChat, split: str, many: Sequence[Scene], language: str, look: str) -> list[str]:
+        """What stands before the question where no picture does, "" where one does."""
+        if look == "text":
+            return [grammar.in_order(scene, language)[0] for scene in many]
+        if look == "translated":
+            return self.say(recipe, self.soft(recipe, split, len(many)), many, "en")
+        return [""] * len(many)
+
+    def say(
+        self,
+        recipe: MpmChat,
+        soft: Tensor | None,
+        many: Sequence[Scene],
+        language: str,
+        told: Sequence[str] | None = None,
+    ) -> list[str]:
+        """What the model replies when it is asked, in that language, what the picture shows; `told` stands in front."""
+        prompts = [f"{one}\n{grammar.describe(language)}\n" for one in told or [""] * len(many)]
+        # Blind, all soft tokens are the same, and so is the reply.
+        if soft is not None and soft.stride(0) == 0 and len(set(prompts)) == 1:
+            return recipe.lm.generate(prompts[:1], soft[:1], stop="\n", new_tokens=64) * len(many)
+        return recipe.lm.generate(prompts, soft, stop="\n", new_tokens=64)
+
+    def answered(
+        self,
+        recipe: MpmChat,
+        soft: Tensor | None,
+        many: Sequence[Scene],
+        language: str,
+        each: int = 2,
+        told: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """The share of the closed questions on each picture whose right answer is the likeliest, float64 (N,)."""
+        asked = questions_asked(many, [language], seed=5, each=each)
+        of = np.array([e.picture for e in asked])
+        prompts = [(told[e.picture] if told else "") + e.prompt for e in asked]
+        seen = None if soft is None else soft[torch.from_numpy(of)]
+        picks = recipe.lm.choose(prompts, [e.options for e in asked], seen)
+        right = [e.options[pick] == e.reply for e, pick in zip(asked, picks, strict=True)]
+        return np.bincount(of, right, len(many)) / np.maximum(np.bincount(of, minlength=len(many)), 1)
+
+    def nats(self, recipe: MpmChat, many: Sequence[Scene], language: str) -> np.ndarray:
+        """Cross-entropy per token, in nats, of a caption of each scene as text of that language, float64 (N,)."""
+        said = [grammar.in_order(scene, language)[0] for scene in many]
+        lengths = [len(row) + 1 for row in recipe.lm.encode(said, special=False)]
+        return -recipe.lm.log_likelihood([""] * len(said), said) / np.array(lengths)
