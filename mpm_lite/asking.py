@@ -26,7 +26,7 @@ from mpm_lite.towers.lm import LM
 
 LOOKS = ("real", "shuffled", "blind", "text", "translated")
 METRICS = ("exact", "slots", "content", "agreement", "reply_language", "withheld", "paired", "answers", "nats")
-ITEMS = ("seed", "lm", "look", "language", "item", "concept", *METRICS)
+ITEMS = ("seed", "lm", "lm_seed", "look", "language", "item", "concept", *METRICS)
 
 
 def seed_of(lm: LM) -> int:
@@ -92,7 +92,8 @@ class Asking(ABC):
                     frame["answers"] = self.answered(recipe, soft, many, language, closed, told)
                 if nats and look == "text":
                     frame["nats"] = self.nats(recipe, many, language)
-                known = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "look": look, "language": language}
+                known = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "lm_seed": seed_of(recipe.lm)}
+                known |= {"look": look, "language": language}
                 concepts = [" ".join(scene.things[0].pair) for scene in many]
                 frames.append(frame.assign(**known, item=[scene.id for scene in many], concept=concepts))
         return pd.concat(frames, ignore_index=True)[list(ITEMS)]

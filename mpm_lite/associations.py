@@ -12,8 +12,8 @@ NEVER = ("relative read", "no relative read", "unreadable pieces")
 
 
 def rank(x: np.ndarray) -> np.ndarray:
-    """Ranks with ties averaged, (K,) -> (K,)."""
-    return pd.Series(x).rank().to_numpy()
+    """Ranks with ties averaged, (K,) -> (K,); of a matrix (K, B), column by column."""
+    return (pd.Series(x) if x.ndim == 1 else pd.DataFrame(x)).rank().to_numpy()
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:

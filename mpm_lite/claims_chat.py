@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 
 from mpm_lite import runtime
-from mpm_lite.associations import spearman
+from mpm_lite.associations import rank, spearman
 from mpm_lite.chat import Chat
 from mpm_lite.data import grammar
 from mpm_lite.judging import Claim, Drawn, Found, Sample, above, below, both, mean, within
@@ -93,8 +93,10 @@ def c3(s: Sample) -> Found:
     details |= {f"reply in L at {100 * x:g} %": reply[x].interval for x in SHARES}
     details |= {f"reply in L at {100 * x:g} % of text alone": text[x].interval for x in SHARES}
     details["reply in L at none"] = mean_score(s, "tuned", "reply_language").interval
+    english = s.score("pictures 0.05", "en", "reply_language").interval
+    details |= {"the same as text alone": text[0.05].interval, "replies in English to English": english}
     # "|content| small" asks for content not lost: more of it is no fault.
-    return Found(few, text[0.05].interval, True, both([above(few, 0.9), above(moved, -0.05)]), details)
+    return Found(few, english, english.low > 0.95, both([above(few, 0.9), above(moved, -0.05)]), details)
 
 
 def c4(s: Sample) -> Found:
@@ -144,16 +146,18 @@ def alignment(lm: str, language: str) -> float:
     return float(np.mean(values))
 
 
+def _spearmans(x: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Spearman's correlation of x (K,) with every column of draws (K, B): (B,)."""
+    a, b = (rank(v) - (len(x) + 1) / 2 for v in (x[:, None], draws))
+    return (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
+
+
 def c7(s: Sample) -> Found:
     """Retention against alignment, a point for each language of each language model."""
     cells = [(arm, code) for arm in C7_ARMS for code in OTHERS]
     near = np.array([alignment(C7_ARMS[arm].lm, code) for arm, code in cells])
     rho = [s.rho(arm, code, "slots") for arm, code in cells]
-    draws = np.stack([r.draws for r in rho])  # (cells, B)
-    found = Drawn(
-        spearman(near, np.array([r.value for r in rho])),
-        np.array([spearman(near, d) for d in draws.T]),
-    )
+    found = Drawn(spearman(near, np.array([r.value for r in rho])), _spearmans(near, np.stack([r.draws for r in rho])))
     unseen = mean_rho(s, "unseen hi sw", "slots", _UNSEEN).interval
     details = {f"rho, {arm}": mean_rho(s, arm, "slots").interval for arm in C7_ARMS}
     shuffled = s.gain("shuffled", "en", "slots").interval
@@ -232,8 +236,8 @@ CLAIMS = {
             statement="A small share of target-language data in tuning sets the reply language right and leaves content as it was.",
             theirs='"a small amount" of translated data; no figure [R]',
             effect="replies in the language asked at a share of 5 %, mean of nine languages",
-            control="the same share as text alone",
-            rule="for: at 5 % at least 90 % of replies in the language asked, and content not lower by 0.05 or more.",
+            control="replies in English to English questions; beside it the same share as text alone",
+            rule="for: at 5 % at least 90 % of replies in the language asked, and content not lower by 0.05 or more. More than 95 % of English questions must still be answered in English.",
             arms={"tuned": _tuned()}
             | {f"{added} {x}": _tuned(x, added) for x in SHARES for added in ("pictures", "text")},
             judge=c3,

@@ -53,14 +53,16 @@ def mean(figures: Iterable[Drawn]) -> Drawn:
 
 class Sample:
     """All that was measured for a claim: `items` of every arm, with a column `arm`; every arm has the same seeds and
-    pictures. Figures are means over both, by arm, language, metric and look."""
+    pictures. Figures are means over both, by arm, language, metric and look; draws take language models, then the
+    seeds that share one, and concepts, then their pictures."""
 
     def __init__(self, items: pd.DataFrame, draws: int = DRAWS) -> None:
         self.items = items
         known = items.drop_duplicates("item")[["item", "concept"]]
         self.seeds = sorted(items["seed"].unique())
         self.names = {item: i for i, item in enumerate(known["item"])}
-        self.weights, self.seed_weights = evaluate.bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
+        self.weights, _ = evaluate.bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
+        self.seed_weights = _seed_weights(items, self.seeds, draws)
         self._groups = dict(list(items.groupby(["arm", "language", "look"], sort=False)))
 
     @property
@@ -97,6 +99,23 @@ class Sample:
     def by_seed(self, arm: str, language: str, metric: str, look: str = "real") -> np.ndarray:
         """The mean of a metric by seed, float64 (S,)."""
         return self._groups[arm, language, look].groupby("seed")[metric].mean().loc[self.seeds].to_numpy()
+
+
+def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.ndarray:
+    """How often each seed is drawn, (B, S): language models first, with replacement, then the seeds that share one.
+
+    Five connectors on three language models are three witnesses of what language models do, not five. Of three, a
+    bootstrap says too little rather than too much: its intervals are short.
+    """
+    rng = np.random.default_rng(1)
+    models = items.groupby("seed").apply(lambda of: tuple(of.groupby("arm")["lm_seed"].first()), include_groups=False)
+    groups = [np.flatnonzero([models[seed] == model for seed in seeds]) for model in dict.fromkeys(models)]
+    drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (B, models)
+    weights = np.zeros((draws, len(seeds)))
+    for g, members in enumerate(groups):
+        within_one = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+        weights[:, members] = drawn[:, [g]] * within_one / len(members)
+    return weights
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,6 @@ from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageMode
 from mpm_lite.studies import commit
 from mpm_lite.towers.lm import load_lm
 from mpm_lite.towers.tokens import BREAK, save_tokenizer, train_tokenizer
-from mpm_lite.towers.toys import TOY_LMS, trained_folder
 
 VOCABULARY = 2048  # at most: byte-pair merging runs out of pairs before
 DOCUMENTS = 200_000  # different ones a stage; a stage reads its `steps` buckets, some of them more than once
@@ -58,11 +57,6 @@ class Variant:
     seeds: tuple[int, ...]
     lookups: int = LanguageModelOptions.lookups  # steps of the first stage
     steps: int = LanguageModelOptions.steps  # and of the second
-
-    @property
-    def kept(self) -> bool:
-        """Whether its weights are among the assets; of the others the assets hold what was measured."""
-        return self.name in TOY_LMS
 
 
 _ALL = grammar.LANGUAGES
@@ -175,7 +169,7 @@ def build(
     options = options or LanguageModelOptions(lookups=variant.lookups, steps=variant.steps)
     folder, rows = out / "lm" / f"{variant.name}-{seed}", out / "results" / "lm" / f"{variant.name}-{seed}.csv"
     card = rows.with_suffix(".json")
-    if card.exists() and (not variant.kept or intact(folder, card)):
+    if intact(folder, card):
         return card
     if options.compiled and not compiler():
         raise runtime.UserError("No C++ compiler is found, and training compiles the model: install g++ (or set CXX).")
@@ -186,17 +180,16 @@ def build(
     tokenizer = shared_tokenizer()
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     recipe = LanguageModel(len(tokenizer), options, **special)
-    work = trained_folder(variant.name, seed)
+    work = runtime.home() / "pretrain" / f"{variant.name}-{seed}"
     history = train.fit(recipe, data, train.Plan(seed, work, save_every=250, label=f"{variant.name}:{seed}"))
     seconds = prepared + history.seconds
-    target = folder if variant.kept else work / "model"
 
     def extras(beside: Path) -> None:
         save_tokenizer(shared_tokenizer(), beside)
         write_json(beside / "card.json", {"languages": list(variant.languages)})
 
-    sha = save(recipe.decoder, target, extras)
-    lm = load_lm(str(target))
+    sha = save(recipe.decoder, folder, extras)
+    lm = load_lm(str(folder))
     import pandas as pd
 
     tables = [competence.measure(lm, _ALL, text.withheld(seed), split, asked).assign(split=split) for split in SPLITS]

@@ -8,6 +8,7 @@ import pytest
 
 from mpm_lite import UserError, claims, claims_chat, cli, judging
 from mpm_lite.asking import METRICS
+from mpm_lite.associations import spearman
 from mpm_lite.chat import Chat
 from mpm_lite.claims_chat import CLAIMS, OTHERS
 from mpm_lite.data import grammar
@@ -16,7 +17,7 @@ from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, wit
 SEEDS = range(5)
 
 
-def rows(arm, language, look="real", n=120, seeds=SEEDS, **means):
+def rows(arm, language, look="real", n=400, seeds=SEEDS, **means):
     """Made-up scores: 0 or 1 by picture and seed with the given means."""
     frames = []
     for seed in seeds:
@@ -24,7 +25,7 @@ def rows(arm, language, look="real", n=120, seeds=SEEDS, **means):
         frame = pd.DataFrame({m: (rng.random(n) < means.get(m, 0.0)).astype(float) for m in METRICS})
         if "nats" in means:
             frame["nats"] = means["nats"]
-        frames.append(frame.assign(arm=arm, language=language, look=look, seed=seed,
+        frames.append(frame.assign(arm=arm, language=language, look=look, seed=seed, lm_seed=seed % 3,
                                    item=[f"i{k}" for k in range(n)], concept=[f"c{k % 40}" for k in range(n)]))  # fmt: skip
     return pd.concat(frames, ignore_index=True)
 
@@ -49,7 +50,7 @@ def test_figures_keep_their_draws_paired():
     assert rho.value == pytest.approx(0.5, abs=0.1) and rho.interval.low < 0.5 < rho.interval.high
     same = s.score("mpm", "de", "slots") - s.score("mpm", "de", "slots")
     assert same.value == 0 and not same.draws.any()
-    assert np.isclose(judging.mean([rho, rho]).value, rho.value) and s.n == 120
+    assert np.isclose(judging.mean([rho, rho]).value, rho.value) and s.n == 400
     with pytest.raises(UserError, match="No rows of arm 'mlp'"):
         s.score("mlp", "de", "slots")
     with pytest.raises(UserError, match="mean of no figures"):
@@ -68,6 +69,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
                 language="en",
                 look="real",
                 seed=k,
+                lm_seed=k,
                 item=[f"i{j}" for j in range(60)],
                 concept=[f"c{j}" for j in range(60)],
             )
@@ -77,6 +79,17 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
         held += found.low <= 0.5 <= found.high
     # Five seeds resampled understate their spread (by the square root of 4/5, and with thin tails): not 95, but near.
     assert 0.78 <= held / 120 <= 0.99
+
+
+def test_language_models_are_drawn_before_the_seeds_that_share_one():
+    """Scores that differ by language model alone: five seeds on three models must not look like five witnesses."""
+    means = {0: 0.2, 1: 0.5, 2: 0.8}
+    frames = [rows("a", "en", seeds=[k], slots=means[k % 3]) for k in range(6)]
+    shared = Sample(pd.concat(frames, ignore_index=True), draws=2000)
+    assert np.allclose(shared.seed_weights.sum(1), 3) and shared.seed_weights.shape == (2000, 6)
+    apart = Sample(pd.concat(frames, ignore_index=True).assign(lm_seed=lambda f: f["seed"]), draws=2000)
+    wide, narrow = (s.score("a", "en", "slots").interval for s in (shared, apart))
+    assert wide.high - wide.low > 1.15 * (narrow.high - narrow.low)
 
 
 def test_rules():
@@ -133,6 +146,8 @@ def test_c7_finds_an_order_that_is_there_and_none_that_is_not(monkeypatch):
             arms[arm] = ({"slots": 0.9}, {"slots": 0.25 + 0.12 * (k if follows else 5 - k)})
         s = world(arms | {"shuffled": ({"slots": 0.2}, {"slots": 0.2})}, slots=0.2)
         assert CLAIMS["C7"].judge(s).verdict == says
+    draws = np.random.default_rng(0).random((7, 5)).round(1)
+    assert np.allclose(claims_chat._spearmans(draws[:, 0], draws), [spearman(draws[:, 0], d) for d in draws.T])
 
 
 @pytest.mark.parametrize("name", list(CLAIMS))

@@ -32,7 +32,7 @@ def load_lm(name: str, seed: int = 0, device: str | torch.device | None = None) 
     """The language model of that name, frozen, in float32.
 
     `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`; `seed` picks one
-    of those pretrained apart; `toy-parallel-*` where this machine trained them), a folder written by transformers, or a hub id such as `bigscience/mt0-small`.
+    of those pretrained apart; `toy-parallel-1`, `-20`, `-70`), a folder written by transformers, or a hub id such as `bigscience/mt0-small`.
     Raises UserError for a name nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its
     tokenizer, or a hub that cannot be reached.
     """
