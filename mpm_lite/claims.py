@@ -1,6 +1,6 @@
 """The claims ledger: runs what a claim needs, keeps rows as they finish, judges, and writes the table.
 
-    mpm-lite claims run C1 --seeds 5     resumes per arm and seed; OUT/items holds a file for each
+    mpm-lite claims run C1 --seeds 5     resumes per arm and seed; OUT/claims holds a file for each
     mpm-lite claims table                the ledger; under five seeds a claim is pending
 
 Every arm that two claims share is run once.
@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from mpm_lite import runtime
+from mpm_lite.asking import METRICS
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.chat import Bench, Chat
 from mpm_lite.claims_chat import CLAIMS
@@ -39,7 +40,7 @@ def claim(name: str) -> Claim:
 def place(out: Path, arm: Chat, seed: int, asked: Any) -> Path:
     """The file that holds one arm's rows of one seed; arms and questions that are the same have the same file."""
     key = digest([json.dumps(asdict(arm), sort_keys=True), json.dumps(dict(asked), sort_keys=True)])[:16]
-    return out / "items" / f"{key}-{seed}.parquet"
+    return out / "claims" / f"{key}-{seed}.parquet"
 
 
 def run(
@@ -50,7 +51,7 @@ def run(
     say: Callable[[str], None] = lambda line: None,
     bench: Bench | None = None,
 ) -> dict[str, Any]:
-    """Run whatever of a claim's arms and seeds is missing, judge, and write OUT/NAME.json. Returns what it wrote.
+    """Run whatever of a claim's arms and seeds is missing, and judge. Returns the row for the ledger.
 
     Stopped at any time, the same call goes on with the next arm and seed. Seeds come first: after one round of all arms
     there is one seed of everything.
@@ -63,10 +64,9 @@ def run(
             continue
         say(f"{name} {k} of {len(todo)}: {arm}, seed {seed}")
         rows = bench.test(bench.train(one.arms[arm], seed), seed, split=split, **one.asked)
-        write_atomic(path, rows.to_parquet())
-    found = judged(one, out, seeds, split)
-    write_atomic(out / f"{name}.json", (json.dumps(found, indent=1, ensure_ascii=False) + "\n").encode())
-    return found
+        rows = rows.dropna(axis="columns", how="all").astype({m: "float32" for m in METRICS if rows[m].notna().any()})
+        write_atomic(path, rows.to_parquet(compression="zstd", index=False))
+    return judged(one, out, seeds, split)
 
 
 def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:

@@ -75,14 +75,14 @@ class Sample:
         if (arm, language, look) not in self._groups:
             raise UserError(f"No rows of arm {arm!r} in {language!r}, {look}: run that arm first.")
         rows = self._groups[arm, language, look]
+        if metric not in rows or not rows[metric].notna().any():
+            raise UserError(
+                f"{metric!r} of arm {arm!r} in {language!r}, {look}, was not asked for: ask for it in the claim."
+            )
         hits = (
             rows.pivot(index="seed", columns="item", values=metric).loc[self.seeds, list(self.names)].to_numpy()
         )  # (S, N)
         there = np.isfinite(hits).astype(float)
-        if not there.any():
-            raise UserError(
-                f"{metric!r} of arm {arm!r} in {language!r}, {look}, was not asked for: ask for it in the claim."
-            )
         over, share = (
             evaluate.resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there)
         )
@@ -95,10 +95,6 @@ class Sample:
     def rho(self, arm: str, language: str, metric: str, pivot: str = "en") -> Drawn:
         """Retention: the gain in a language over the gain in the pivot language (DESIGN.md, section 5)."""
         return self.gain(arm, language, metric) / self.gain(arm, pivot, metric)
-
-    def by_seed(self, arm: str, language: str, metric: str, look: str = "real") -> np.ndarray:
-        """The mean of a metric by seed, float64 (S,)."""
-        return self._groups[arm, language, look].groupby("seed")[metric].mean().loc[self.seeds].to_numpy()
 
 
 def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.ndarray:

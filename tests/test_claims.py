@@ -53,6 +53,8 @@ def test_figures_keep_their_draws_paired():
     assert np.isclose(judging.mean([rho, rho]).value, rho.value) and s.n == 400
     with pytest.raises(UserError, match="No rows of arm 'mlp'"):
         s.score("mlp", "de", "slots")
+    with pytest.raises(UserError, match="'agreement' of arm 'mpm' in 'de', real, was not asked for"):
+        Sample(s.items.assign(agreement=np.nan), draws=10).score("mpm", "de", "agreement")
     with pytest.raises(UserError, match="mean of no figures"):
         judging.mean([])
 
@@ -188,8 +190,8 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         claims.run("C1", tmp_path, [20], "val", stopping)
-    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "items").iterdir()}
-    assert len(kept) == 2 and not (tmp_path / "C1.json").exists()
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "claims").iterdir()}
+    assert len(kept) == 2
     with pytest.raises(UserError, match="delete that file, and `mpm-lite claims run C1`"):
         claims.judged(tiny, tmp_path, [20], "val")
     said.clear()
