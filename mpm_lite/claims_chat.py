@@ -21,10 +21,10 @@ OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 SOURCE = "MPM / VisCPM, 2308.12038"
 MPM = Chat()  # English captions of all training pictures, frozen language model
 SHORT = {"steps": 400}  # arms that are compared with each other only
-TUNED = {"tuned": "all"}
+TUNED = {"tuned": "all", "tune_steps": 200}
 INSTRUCTIONS = 8_000
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.10)
-COUNT = 300  # pictures of test
+COUNT = 200  # pictures of test; half as many where a claim has eleven arms
 AT_ZERO = 0.1  # a control that must show nothing: its upper bound in retention
 _UNSEEN = ("hi", "sw")
 
@@ -241,7 +241,7 @@ CLAIMS = {
             arms={"tuned": _tuned()}
             | {f"{added} {x}": _tuned(x, added) for x in SHARES for added in ("pictures", "text")},
             judge=c3,
-            asked={**CAPTIONS, "looks": ("real",)},
+            asked={**CAPTIONS, "looks": ("real",), "count": COUNT // 2},
         ),
         _claim(
             id="C4",
