@@ -83,7 +83,8 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
     axis.set(ylabel="score (share of queries)", xlabel="language of the query (BCP 47)", title=title, ylim=(0, None))
     axis.grid(axis="x", visible=False)
     axis.legend(ncols=len(names) + 1, loc="upper right")
-    best, worst = order[0], order[-1]
+    level = mean.mean(axis=1).reindex(order)
+    best, worst = level.idxmax(), level.idxmin()
     return describe(
         figure,
         f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; highest in {best}, lowest in {worst}; the dashed line is chance.",

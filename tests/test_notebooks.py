@@ -152,7 +152,7 @@ def test_outputs_hold_no_addresses_bars_or_paths(book):
 def test_ledger_tables_come_from_the_ledger(book):
     """A cell that speaks of the ledger shows what was read through mpm.asset, and no prose quotes its figures."""
     sources = [cell["source"] for cell in code(book)]
-    read = {name for source in sources for name in re.findall(r'mpm\.asset\("((?:results|bench)/?[\w.-]*)"\)', source)}
+    read = {name for source in sources for name in re.findall(r'mpm\.asset\("((?:results|bench)/?[\w./-]*)"\)', source)}
     assert all((ROOT / "assets" / name).exists() for name in read), read
     # 00 and 01 measure what they show; the systems track reads benchmark rows.
     wanted = {"00": "", "01": ""} | dict.fromkeys(("13", "14", "15"), "bench")
