@@ -60,11 +60,6 @@ def build(out: Path) -> list[Path]:
     return found
 
 
-def cards() -> dict[str, dict]:
-    """What the card says of each connector that ships."""
-    return json.loads(runtime.asset(f"aligned/{CARD}").read_text())
-
-
 if __name__ == "__main__":
     for made in build(runtime.asset()):
         print(made)

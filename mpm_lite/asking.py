@@ -81,9 +81,10 @@ class Asking(ABC):
         apart = text.withheld(seed_of(recipe.lm))
         for look in looks:
             soft = self.soft(recipe, split, count, look)
+            english = self.say(recipe, self.soft(recipe, split, count), many, "en") if look == "translated" else None
             for language in languages:
                 frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
-                told = self._told(recipe, split, many, language, look)
+                told = [grammar.in_order(scene, language)[0] for scene in many] if look == "text" else english
                 if captions:
                     said = self.say(recipe, soft, many, language, told)
                     pairs = zip(said, many, strict=True)
@@ -97,14 +98,6 @@ class Asking(ABC):
                 concepts = [" ".join(scene.things[0].pair) for scene in many]
                 frames.append(frame.assign(**known, item=[scene.id for scene in many], concept=concepts))
         return pd.concat(frames, ignore_index=True)[list(ITEMS)]
-
-    def _told(self, recipe: MpmChat, split: str, many: Sequence[Scene], language: str, look: str) -> list[str]:
-        """What stands before the question where no picture does, "" where one does."""
-        if look == "text":
-            return [grammar.in_order(scene, language)[0] for scene in many]
-        if look == "translated":
-            return self.say(recipe, self.soft(recipe, split, len(many)), many, "en")
-        return [""] * len(many)
 
     def say(
         self,

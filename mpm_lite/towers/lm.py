@@ -116,9 +116,8 @@ class LM:
         begin = self.tokenizer.bos_token_id
         if begin is not None and all(row[:1] == [begin] for row in rows):
             return True, [row[1:] for row in rows]
-        return False, [
-            row or [begin or self.tokenizer.eos_token_id] for row in rows
-        ]  # an empty prompt must be something
+        something = [begin or self.tokenizer.eos_token_id]  # an empty prompt still needs something to read
+        return False, [row or something for row in rows]
 
     def read(self, prompts: Sequence[str], soft: Tensor | None = None) -> Context:
         """Prompts, and before each its soft tokens (N, P, D) if there are any: behind the beginning-of-text token.

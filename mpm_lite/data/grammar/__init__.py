@@ -85,7 +85,7 @@ def in_order_plans(scene: Scene, language: str) -> list[Said]:
     Whoever sees a picture and is asked for "a caption" could otherwise only guess which one is meant: which end to begin
     at and what to leave out is in no picture.
     """
-    first, facts = mention(_read_first(scene), True, _count(scene)), shown(scene)
+    first, facts = mention(_in_reading(scene)[0], True, _count(scene)), shown(scene)
     return [plan for plan in plans(scene, language) if plan[0][1]["a"] == first and say(plan, language)[1] == facts]
 
 
@@ -97,14 +97,13 @@ def in_order(scene: Scene, language: str) -> list[str]:
 @lru_cache(maxsize=4096)
 def shown(scene: Scene) -> Facts:
     """All that a picture of the scene shows and a caption can state: the truth that a description is held against."""
-    things = [mention(thing, True, _count(scene)) for thing in sorted(scene.things, key=_place_in_reading)]
+    read = _in_reading(scene)
+    things = [mention(thing, True, _count(scene)) for thing in read]
     facts = Facts(frozenset(things))
     if scene.place:
         facts |= Facts(places=frozenset({(things[0], scene.place)}))
     if scene.kind != "group":
-        for (a, one), (b, two) in combinations(
-            zip(things, sorted(scene.things, key=_place_in_reading), strict=True), 2
-        ):
+        for (a, one), (b, two) in combinations(zip(things, read, strict=True), 2):
             facts |= Facts(relations=frozenset({(a, relation(one, two) or "", b)}))
     return facts
 
@@ -113,12 +112,9 @@ def _count(scene: Scene) -> int:
     return len(scene.things) if scene.kind == "group" else 1
 
 
-def _place_in_reading(thing: Thing) -> tuple[int, int]:
-    return (thing.row, thing.column)
-
-
-def _read_first(scene: Scene) -> Thing:
-    return min(scene.things, key=_place_in_reading)
+def _in_reading(scene: Scene) -> list[Thing]:
+    """The things from the left, or from the top, row by row."""
+    return sorted(scene.things, key=lambda thing: (thing.row, thing.column))
 
 
 def say(plan: Said, language: str) -> tuple[str, Facts]:
@@ -167,7 +163,7 @@ def _plans(scene: Scene) -> Iterator[list[Planned]]:
                 how = relation(a, b)
                 yield [("relate", how or "", {"a": mention(a, sized), "b": mention(b, sized)}, None)]
             continue
-        read = sorted(scene.things, key=_place_in_reading)
+        read = _in_reading(scene)
         a, b, c = (mention(thing, sized) for thing in read)
         how = relation(*read[:2]) or ""
         yield [("row", how, {"a": a, "b": b, "c": c}, None)]
