@@ -2,14 +2,16 @@
 
 Pictures are looked at in three ways: *real*; *shuffled*, each with another's picture; *blind*, one mean picture for all.
 Two looks are none: in *text* a caption in the asked language stands where the picture was; in *translated* the model's
-own English caption of the picture does (translate-test by the same model). Chance is what a model scores blind, in the
-same language.
+own English caption of the picture does (translate-test by the same model). *Begun* is a real look whose reply must
+begin as captions of the language asked do, with one token: "answer in this language", as a condition of its own. Chance
+is what a model scores blind, in the same language.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -24,7 +26,7 @@ from mpm_lite.recipes.mpm_chat import MpmChat
 from mpm_lite.runtime import unknown
 from mpm_lite.towers.lm import LM
 
-LOOKS = ("real", "shuffled", "blind", "text", "translated")
+LOOKS = ("real", "shuffled", "blind", "text", "translated", "begun")
 METRICS = ("exact", "slots", "content", "agreement", "reply_language", "withheld", "paired", "answers", "nats")
 ITEMS = ("seed", "lm", "lm_seed", "look", "language", "item", "concept", *METRICS)
 
@@ -33,6 +35,13 @@ def seed_of(lm: LM) -> int:
     """The seed of a toy language model, which says what words its translation pairs withheld; 0 for any other."""
     seed = lm.name.partition(":")[2]
     return int(seed) if seed.isdigit() else 0
+
+
+@lru_cache(maxsize=16)
+def openings(language: str) -> tuple[str, ...]:
+    """Captions of 500 training pictures: whatever captions of that language begin with is among them."""
+    many = toyworld.split_scenes("train")[:500]
+    return tuple(one for scene in many for one in grammar.in_order(scene, language))
 
 
 class Asking(ABC):
@@ -86,7 +95,7 @@ class Asking(ABC):
                 frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
                 told = [grammar.in_order(scene, language)[0] for scene in many] if look == "text" else english
                 if captions:
-                    said = self.say(recipe, soft, many, language, told)
+                    said = self.say(recipe, soft, many, language, told, look == "begun")
                     pairs = zip(said, many, strict=True)
                     frame.update(pd.DataFrame([captioning.caption_scores(s, one, language, apart) for s, one in pairs]))
                 if closed:
@@ -106,13 +115,18 @@ class Asking(ABC):
         many: Sequence[Scene],
         language: str,
         told: Sequence[str] | None = None,
+        begun: bool = False,
     ) -> list[str]:
-        """What the model replies when it is asked, in that language, what the picture shows; `told` stands in front."""
+        """What the model replies when it is asked, in that language, what the picture shows; `told` stands in front.
+
+        `begun`: the reply's first token is one with which training captions of that language begin; which, it chooses.
+        """
         prompts = [f"{one}\n{grammar.describe(language)}\n" for one in told or [""] * len(many)]
         # Blind, all soft tokens are the same, and so is the reply.
         if soft is not None and soft.stride(0) == 0 and len(set(prompts)) == 1:
             return recipe.lm.generate(prompts[:1], soft[:1], stop="\n", new_tokens=64) * len(many)
-        return recipe.lm.generate(prompts, soft, stop="\n", new_tokens=64)
+        begin = openings(language) if begun else ()
+        return recipe.lm.generate(prompts, soft, stop="\n", new_tokens=64, begin=begin)
 
     def answered(
         self,

@@ -20,7 +20,7 @@ from mpm_lite.judging import Claim, Drawn, Found, Sample, above, below, both, me
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 SOURCE = "MPM / VisCPM, 2308.12038"
 MPM = Chat()  # English captions of all training pictures, frozen language model
-SHORT = {"steps": 400}  # arms that are compared with each other only
+SHORT = {"steps": 800}  # arms that are compared with each other only
 TUNED = {"tuned": "all", "tune_steps": 200}
 INSTRUCTIONS = 8_000
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.10)
@@ -32,9 +32,9 @@ ANSWERS = {"count": COUNT, "captions": False, "looks": ("real", "blind")}
 CAPTIONS = {"count": COUNT, "closed": 0, "looks": ("real", "blind")}
 
 
-def mean_rho(s: Sample, arm: str, metric: str, languages: tuple[str, ...] = OTHERS) -> Drawn:
+def mean_rho(s: Sample, arm: str, metric: str, languages: tuple[str, ...] = OTHERS, look: str = "real") -> Drawn:
     """Retention, mean over languages."""
-    return mean(s.rho(arm, language, metric) for language in languages)
+    return mean(s.rho(arm, language, metric, look=look) for language in languages)
 
 
 def mean_score(s: Sample, arm: str, metric: str, look: str = "real", languages: tuple[str, ...] = OTHERS) -> Drawn:
@@ -80,6 +80,10 @@ def c2(s: Sample) -> Found:
         "reply in L before stage 2": mean_score(s, "mpm", "reply_language").interval,
     }
     details |= {f"reply in {code}": s.score("tuned", code, "reply_language").interval for code in OTHERS}
+    details |= {
+        "reply in L, its first token of L": mean_score(s, "tuned", "reply_language", "begun").interval,
+        "slots in L, retention, first token of L": mean_rho(s, "tuned", "slots", look="begun").interval,
+    }
     return Found(reply, text, text.low > reply.high, both([below(reply, 0.10), above(content, 0.8)]), details)
 
 
@@ -229,7 +233,7 @@ CLAIMS = {
             rule="for: fewer than 10 % of replies in the language asked, and retention of content at or above 0.8. Without a picture more replies must be in the language asked.",
             arms={"mpm": MPM, "tuned": _tuned()},
             judge=c2,
-            asked={**CAPTIONS, "looks": ("real", "blind", "text")},
+            asked={**CAPTIONS, "looks": ("real", "blind", "text", "begun")},
         ),
         _claim(
             id="C3",

@@ -88,13 +88,13 @@ class Sample:
         )
         return Drawn(float(np.nanmean(hits)), over / share)
 
-    def gain(self, arm: str, language: str, metric: str) -> Drawn:
+    def gain(self, arm: str, language: str, metric: str, look: str = "real") -> Drawn:
         """The score above what the same models score blind in that language."""
-        return self.score(arm, language, metric) - self.score(arm, language, metric, "blind")
+        return self.score(arm, language, metric, look) - self.score(arm, language, metric, "blind")
 
-    def rho(self, arm: str, language: str, metric: str, pivot: str = "en") -> Drawn:
-        """Retention: the gain in a language over the gain in the pivot language (DESIGN.md, section 5)."""
-        return self.gain(arm, language, metric) / self.gain(arm, pivot, metric)
+    def rho(self, arm: str, language: str, metric: str, pivot: str = "en", look: str = "real") -> Drawn:
+        """Retention: the gain in a language over the gain, looking at the picture, in the pivot language."""
+        return self.gain(arm, language, metric, look) / self.gain(arm, pivot, metric)
 
 
 def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import UserError, cli, runtime
+from mpm_lite import UserError, asking, cli, runtime
 from mpm_lite.chat import Bench, Chat, language_model
 from mpm_lite.data import grammar, instructions, toyworld
 from mpm_lite.data.noise import Noise
@@ -118,6 +118,20 @@ def test_blind_and_shuffled_see_what_they_say(bench):
     assert torch.isfinite(blind).all() and bench.soft(recipe, "val", 10, "text") is None
     with pytest.raises(UserError, match="Unknown way to look 'blnd'. Did you mean 'blind'"):
         bench.soft(recipe, "val", 10, "blnd")
+
+
+def test_a_reply_that_is_begun_begins_as_captions_of_the_language_do(bench):
+    """Asked in German, a model that read English only goes on in something else; its first token is a German one."""
+    recipe = bench.train(ARM, 0)
+    many = toyworld.split_scenes("val")[:6]
+    soft = bench.soft(recipe, "val", 6, "begun")
+    assert torch.equal(soft, bench.soft(recipe, "val", 6, "real"))
+    first = {row[0] for row in recipe.lm.encode(list(asking.openings("de")), special=False)}
+    begun, free = (bench.say(recipe, soft, many, "de", begun=b) for b in (True, False))
+    assert begun != free
+    assert {row[0] for row in recipe.lm.encode(begun, special=False)} <= first
+    of_val = [one for scene in toyworld.split_scenes("val") for one in grammar.in_order(scene, "de")]
+    assert {row[0] for row in recipe.lm.encode(of_val, special=False)} <= first, "no caption begins otherwise"
 
 
 def test_stage_1_is_kept_and_shared_by_arms_that_differ_in_stage_2(bench, tmp_path):

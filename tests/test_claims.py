@@ -39,6 +39,7 @@ def world(arms, **blind):
             every += [
                 rows(arm, code, **said),
                 rows(arm, code, "blind", **blind),
+                rows(arm, code, "begun", **said),
                 rows(arm, code, "text", **({"reply_language": 1.0} | said)),
             ]
     return Sample(pd.concat(every, ignore_index=True), draws=400)

@@ -153,6 +153,16 @@ def test_a_stop_ends_a_continuation(lm):
         lm.generate(PROMPTS, stop="The picture shows")
 
 
+def test_a_continuation_begins_as_it_must_and_no_token_later_is_held_to_that(lm):
+    texts = ["Der Stern ist rot.", "Ein Kreis"]
+    first = {lm.encode([one], special=False)[0][0] for one in texts}
+    soft = soft_tokens(lm)
+    for how in ("greedy", "beam"):
+        said = lm.generate(PROMPTS, soft, new_tokens=5, begin=texts, how=how)
+        assert all(any(one.startswith(lm.decode([[token]])[0]) for token in first) for one in said)
+    assert said != lm.generate(PROMPTS, soft, new_tokens=5, how=how)
+
+
 def test_bad_requests_say_what_is_wrong(lm):
     with pytest.raises(UserError, match="Did you mean 'greedy'"):
         lm.generate(PROMPTS, how="gredy")

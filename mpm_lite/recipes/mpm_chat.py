@@ -41,8 +41,8 @@ class MpmChatOptions:
     width: int = 128  # of the resampler
     layers: int = 2
     heads: int = 4
-    steps: int = 1000  # of stage 1; 0 leaves it out
-    batch: int = 64
+    steps: int = 1800  # of stage 1; 0 leaves it out
+    batch: int = 32
     lr: float = 2e-3
     weight_decay: float = 0.0
     thawed: str = "none"  # what of the language model stage 1 trains too: "lora" or "all"; the paper freezes it

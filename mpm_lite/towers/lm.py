@@ -23,6 +23,7 @@ from torch import Tensor
 from mpm_lite import ops, runtime
 from mpm_lite.towers import toys
 from mpm_lite.towers.text import bar
+from mpm_lite.towers.writing import Begin, beginning, until
 
 IGNORE = -100
 WAYS = ("greedy", "beam", "sample")
@@ -269,13 +270,14 @@ class LM:
         top_p: float = 1.0,
         seed: int = 0,
         stop: str | None = None,
+        begin: Sequence[str] = (),
         cache: bool = True,
         progress: bool = False,
     ) -> list[str]:
         """A continuation of each prompt: `greedy`, `beam` (beams) or `sample` (temperature, top_p, seed).
 
         A continuation ends at the end-of-text token, before `stop` (one token, such as a line break), or after
-        `new_tokens`. `cache`: keep keys and values; without it the same text comes, more slowly.
+        `new_tokens`. `begin`: its first token must be one with which one of these texts begins. `cache`: keep keys and values; without it the same text comes, more slowly.
         Raises UserError for another way, and where prompt and continuation exceed the model's context.
         """
         from transformers import GenerationConfig
@@ -289,7 +291,7 @@ class LM:
             decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
             **({"temperature": temperature, "top_p": top_p} if how == "sample" else {}),
         )  # fmt: skip
-        said: list[str] = []
+        first, said = beginning(self.encode, begin), []
         # Not inference_mode: some models keep buffers that later calls must be able to change.
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
@@ -300,9 +302,10 @@ class LM:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     ids = self.model.generate(
-                        inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config
-                    )
-                said += self.decode([_until(row.tolist(), ends) for row in ids])
+                        inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
+                        logits_processor=[Begin(first)] if first else None,
+                    )  # fmt: skip
+                said += self.decode([until(row.tolist(), ends) for row in ids])
         return said
 
     def _stop(self, stop: str | None) -> list[int]:
@@ -342,8 +345,3 @@ def _context_of(config: Any) -> int:
         if getattr(config, name, None):
             return int(getattr(config, name))
     return 2048
-
-
-def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
-    """The ids before the first end."""
-    return ids[: next((i for i, one in enumerate(ids) if one in ends), len(ids))]
