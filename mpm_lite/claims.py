@@ -16,11 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import runtime
+from mpm_lite import claims_chat, runtime
 from mpm_lite.asking import METRICS
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.chat import Bench, Chat
-from mpm_lite.claims_chat import CLAIMS
+from mpm_lite.claims_chat import C7_ARMS, CLAIMS, OTHERS, SHARES
 from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
@@ -133,8 +133,63 @@ def read(ledger: Path | None = None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is no ledger ({error}): make it again with `mpm-lite claims run`.") from error
 
 
+def told(name: str, ledger: Path | None = None) -> str:
+    """All that the ledger says of a claim, in lines: statement, the paper's figure, rule, verdict, every figure."""
+    one, row = claim(name), read(ledger).get(name)
+    lines = [
+        f"{name} ({one.source}): {one.statement}",
+        f"  theirs: {one.theirs or 'no figure that was verified'}",
+        f"  rule: {one.rule}",
+    ]
+    if row is None:
+        return "\n".join([*lines, f"  verdict: {PENDING}; `mpm-lite claims run {name}` runs it"])
+
+    def span(value: float, low: float, high: float) -> str:
+        return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+
+    lines.append(f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']})")
+    lines.append(f"  effect: {span(row['effect'], row['low'], row['high'])} {one.effect}")
+    lines.append(f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {one.control}")
+    return "\n".join([*lines, *(f"    {span(*of)} {what}" for what, of in row["details"].items())])
+
+
 def enter(found: dict[str, Any], ledger: Path) -> None:
     """Put one claim's row into a ledger, in the place of the one it had."""
     known = read(ledger) | {found["claim"]: found}
     rows = [known[name] for name in CLAIMS if name in known]
     write_atomic(ledger, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def sight_by_language(ledger: Path | None = None) -> pd.DataFrame | None:
+    """C7 a point a language: lm (as its arm is called), language, alignment, rho, low, high; None where it has not run."""
+    row = read(ledger).get("C7")
+    if row is None:
+        return None
+    rows = [
+        {
+            "lm": arm,
+            "language": code,
+            "alignment": claims_chat.alignment(C7_ARMS[arm].lm, code),
+            **dict(zip(("rho", "low", "high"), row["details"][f"rho of {code}, {arm}"], strict=True)),
+        }
+        for arm in C7_ARMS
+        for code in OTHERS
+    ]
+    return pd.DataFrame(rows)
+
+
+def replies_by_share(ledger: Path | None = None) -> pd.DataFrame | None:
+    """C3 a point a share: share (0 to 1), added, metric (reply_language or content), value, low, high; None where it has
+    not run."""
+    row = read(ledger).get("C3")
+    if row is None:
+        return None
+    names = {"reply_language": "reply in L", "content": "content"}
+    rows = []
+    for metric, said in names.items():
+        for added, tail in (("with pictures", ""), ("text alone", " of text alone")):
+            for share in (0.0, *SHARES):
+                name = f"{said} at {100 * share:g} %{tail}" if share else f"{said} at none"
+                found = dict(zip(("value", "low", "high"), row["details"][name], strict=True))
+                rows.append({"share": share, "added": added, "metric": metric, **found})
+    return pd.DataFrame(rows)

@@ -21,7 +21,6 @@ OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 SOURCE = "MPM / VisCPM, 2308.12038"
 MPM = Chat()  # English captions of all training pictures, frozen language model
 SHORT = {"steps": 800}  # arms that are compared with each other only
-TUNED = {"tuned": "all", "tune_steps": 200}
 INSTRUCTIONS = 8_000
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.10)
 COUNT = 200  # pictures of test; half as many where a claim has eleven arms
@@ -78,6 +77,8 @@ def c2(s: Sample) -> Found:
     details = {
         "content, retention": content,
         "reply in L before stage 2": mean_score(s, "mpm", "reply_language").interval,
+        "reply in L, tuned five times as long": mean_score(s, "tuned long", "reply_language").interval,
+        "content, retention, tuned five times as long": mean_rho(s, "tuned long", "content").interval,
     }
     details |= {f"reply in {code}": s.score("tuned", code, "reply_language").interval for code in OTHERS}
     details |= {
@@ -97,6 +98,14 @@ def c3(s: Sample) -> Found:
     details |= {f"reply in L at {100 * x:g} %": reply[x].interval for x in SHARES}
     details |= {f"reply in L at {100 * x:g} % of text alone": text[x].interval for x in SHARES}
     details["reply in L at none"] = mean_score(s, "tuned", "reply_language").interval
+    details |= {f"content at {100 * x:g} %": mean_score(s, f"pictures {x}", "content").interval for x in SHARES}
+    details |= {
+        f"content at {100 * x:g} % of text alone": mean_score(s, f"text {x}", "content").interval for x in SHARES
+    }
+    details["content at none"] = mean_score(s, "tuned", "content").interval
+    for name, arm in (("at none", "LM without pairs, tuned"), ("at 5 %", "LM without pairs, pictures 0.05")):
+        details[f"LM without pairs: reply in L {name}"] = mean_score(s, arm, "reply_language").interval
+        details[f"LM without pairs: content {name}"] = mean_score(s, arm, "content").interval
     english = s.score("pictures 0.05", "en", "reply_language").interval
     details |= {"the same as text alone": text[0.05].interval, "replies in English to English": english}
     # "|content| small" asks for content not lost: more of it is no fault.
@@ -165,6 +174,7 @@ def c7(s: Sample) -> Found:
     unseen = mean_rho(s, "unseen hi sw", "slots", _UNSEEN).interval
     details = {f"rho, {arm}": mean_rho(s, arm, "slots").interval for arm in C7_ARMS}
     shuffled = s.gain("shuffled", "en", "slots").interval
+    details |= {f"rho of {code}, {arm}": of.interval for (arm, code), of in zip(cells, rho, strict=True)}
     details |= {"unseen languages, rho": unseen, "shuffled pairs, English above blind": shuffled}
     held = unseen.high < 0.5 and shuffled.high < AT_ZERO
     return Found(found.interval, unseen, held, above(found.interval, 0.3), details)
@@ -182,10 +192,10 @@ def c8(s: Sample) -> Found:
     return Found(gain, english, english.high > -0.05, above(gain, 0.0), details | {"frozen over LoRA": lora})
 
 
-def _tuned(share: float = 0.0, added: str = "pictures") -> Chat:
-    return replace(
-        MPM, instructions=INSTRUCTIONS, options=TUNED, targets=OTHERS if share else (), share=share, added=added
-    )
+def _tuned(share: float = 0.0, added: str = "pictures", steps: int = 200, lm: str = MPM.lm) -> Chat:
+    options, targets = {"tuned": "all", "tune_steps": steps}, OTHERS if share else ()
+    same = {"instructions": INSTRUCTIONS, "options": options, "targets": targets}
+    return replace(MPM, lm=lm, share=share, added=added, **same)
 
 
 def _chinese(pairs: int, noise: float) -> Chat:
@@ -231,7 +241,7 @@ CLAIMS = {
             effect="replies in the language asked, mean of nine languages",
             control="the same model and question, a caption in the picture's place",
             rule="for: fewer than 10 % of replies in the language asked, and retention of content at or above 0.8. Without a picture more replies must be in the language asked.",
-            arms={"mpm": MPM, "tuned": _tuned()},
+            arms={"mpm": MPM, "tuned": _tuned(), "tuned long": _tuned(steps=1_000)},
             judge=c2,
             asked={**CAPTIONS, "looks": ("real", "blind", "text", "begun")},
         ),
@@ -243,7 +253,11 @@ CLAIMS = {
             control="replies in English to English questions; beside it the same share as text alone",
             rule="for: at 5 % at least 90 % of replies in the language asked, and content not lower by 0.05 or more. More than 95 % of English questions must still be answered in English.",
             arms={"tuned": _tuned()}
-            | {f"{added} {x}": _tuned(x, added) for x in SHARES for added in ("pictures", "text")},
+            | {f"{added} {x}": _tuned(x, added) for x in SHARES for added in ("pictures", "text")}
+            | {
+                "LM without pairs, tuned": _tuned(lm="toy-noparallel"),
+                "LM without pairs, pictures 0.05": _tuned(0.05, lm="toy-noparallel"),
+            },
             judge=c3,
             asked={**CAPTIONS, "looks": ("real",), "count": COUNT // 2},
         ),

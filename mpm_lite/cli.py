@@ -92,10 +92,10 @@ def run(args: argparse.Namespace) -> None:
         for path in studies.run(args.recipe, Path(args.out or "runs"), args.seeds or 5):
             print(path)
         return
-    if args.recipe == cli_chat.CHAT:
-        return cli_chat.chat(settings, args)
+    if args.recipe in cli_chat.RUNS:
+        return cli_chat.RUNS[args.recipe](settings, args)
     if args.recipe not in RECIPES:
-        raise unknown("recipe or study", args.recipe, [*RECIPES, cli_chat.CHAT, *studies.STUDIES])
+        raise unknown("recipe or study", args.recipe, [*RECIPES, *cli_chat.RUNS, *studies.STUDIES])
     out = Path(args.out or f"runs/{args.recipe}")
     print(runtime.banner())
     results = experiment(args.recipe, settings, args).run(out=out)
@@ -274,8 +274,10 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(do=pretrain)
     one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")
     one.set_defaults(do=world)
-    one = commands.add_parser("claims", parents=[shared], help="run claims of the papers, or print the ledger")
-    one.add_argument("action", choices=["run", "table"])
+    one = commands.add_parser(
+        "claims", parents=[shared], help="run claims of the papers, print the ledger, or all that it says of some"
+    )
+    one.add_argument("action", choices=["run", "table", "show"])
     one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
     one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
     one.set_defaults(do=cli_chat.claims)

@@ -1,4 +1,4 @@
-"""The commands on MPM chat: `mpm-lite run mpm_chat` and `mpm-lite claims`."""
+"""The commands on MPM chat: `mpm-lite run mpm_chat`, `mpm-lite run mpm_names` and `mpm-lite claims`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
 from mpm_lite.runtime import unknown
-
-CHAT = "mpm_chat"
 
 
 def chat(settings: dict[str, Any], args: argparse.Namespace) -> None:
@@ -33,7 +33,7 @@ def chat(settings: dict[str, Any], args: argparse.Namespace) -> None:
             asked[key] = value
         else:
             raise unknown("setting", key, fields | options | {"split", "count"})
-    arm, out = Chat(**given), Path(args.out or f"runs/{CHAT}")
+    arm, out = Chat(**given), Path(args.out or "runs/mpm_chat")
     print(runtime.banner())
     results = arm.run(range(args.seed, args.seed + (args.seeds or 1)), **asked)
     results.save(out)
@@ -44,10 +44,40 @@ def chat(settings: dict[str, Any], args: argparse.Namespace) -> None:
     print(f"Written: {out}/model.safetensors, results.parquet, items.parquet, config.json")
 
 
+def names(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train language models on names and connectors on English ones, and name held-out emoji and stamps. Settings: fields
+    of Naming (sets with '+'), options of its recipe, and split."""
+    from mpm_lite import naming
+    from mpm_lite.recipes.mpm_chat import MpmChatOptions
+
+    fields = set(naming.Naming.__dataclass_fields__) - {"options", "pretraining"}
+    options = set(MpmChatOptions.__dataclass_fields__)
+    for key in settings:
+        if key not in fields | options | {"split"}:
+            raise unknown("setting", key, fields | options | {"split"})
+    given = {k: v for k, v in settings.items() if k in fields}
+    if "sets" in given:
+        given["sets"] = tuple(given["sets"].split("+"))
+    arm = naming.Naming(**given, options={k: v for k, v in settings.items() if k in options})
+    print(runtime.banner())
+    out, seeds = Path(args.out or "runs/mpm_names"), range(args.seed, args.seed + (args.seeds or 1))
+    written = naming.run(out, seeds, settings.get("split", "test" if not settings else "val"), arm)
+    shown = pd.read_csv(written[0], keep_default_na=False).query("metric == 'choice'").drop(columns="metric")
+    print(shown.round(3).to_string(index=False))
+    print("Written: " + ", ".join(str(path) for path in written))
+
+
+RUNS = {"mpm_chat": chat, "mpm_names": names}
+
+
 def claims(args: argparse.Namespace) -> None:
-    """Run claims of the papers, or print the ledger."""
+    """Run claims of the papers, print the ledger, or all that it says of some."""
     from mpm_lite import claims as c
 
+    if args.action == "show":
+        for name in args.names or c.CLAIMS:
+            print(c.told(name, Path(args.out) / "claims.json" if args.out else None) + "\n")
+        return
     out = Path(args.out or "runs/claims")
     ledger = out / "claims.json"
     if args.action == "run":

@@ -174,6 +174,54 @@ def curves(
     )
 
 
+def sight(table: pd.DataFrame) -> Any:
+    """Scatter of retention against alignment, a colour and marker a language model, a point a language.
+
+    table: lm, language, alignment, rho, low, high.
+    """
+    plt = house()
+    figure, axis = plt.subplots(figsize=(7.4, 4.6))
+    for i, (lm, of) in enumerate(table.groupby("lm", sort=False)):
+        error = np.clip([of["rho"] - of["low"], of["high"] - of["rho"]], 0, None)
+        colour = COLOURS[i % 6]
+        axis.errorbar(of["alignment"], of["rho"], yerr=error, fmt="none", ecolor=colour, alpha=0.3, lw=1)
+        axis.scatter(of["alignment"], of["rho"], marker=MARKERS[i % 6], s=30, color=colour, edgecolor="white", lw=0.5,
+                     label=lm, zorder=3)  # fmt: skip
+        for row in of.itertuples():
+            axis.annotate(row.language, (row.alignment, row.rho), fontsize=6, xytext=(3, 2), textcoords="offset points")
+    axis.axhline(0, color="black", ls="--", lw=1)
+    axis.set(xlabel="alignment: translation recall@1 on hidden states, text only",
+             ylabel="retention of slots (over chance, English = 1)")  # fmt: skip
+    axis.legend(fontsize=8, title="language model", title_fontsize=8)
+    told = ", ".join(f"{lm} {of['rho'].mean():.2f}" for lm, of in table.groupby("lm", sort=False))
+    return describe(
+        figure, f"Retention of sight against the language model's own alignment, a point a language; means: {told}."
+    )
+
+
+def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
+    """Panels side by side, a line a kind of added data, against the share of it in tuning.
+
+    table: share (0 to 1), added, metric, value, low, high; panels: metric -> what its axis says.
+    """
+    plt = house()
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 3.6), sharex=True, squeeze=False)
+    for axis, (metric, said) in zip(axes[0], panels.items(), strict=True):
+        for i, (added, of) in enumerate(table[table["metric"] == metric].groupby("added", sort=False)):
+            of = of.sort_values("share")
+            axis.plot(
+                100 * of["share"], of["value"], color=COLOURS[i], marker=MARKERS[i], ls=["-", "--"][i % 2], label=added
+            )
+            axis.fill_between(100 * of["share"], of["low"], of["high"], color=COLOURS[i], alpha=0.15, lw=0)
+        axis.set(xlabel="exchanges in other languages, % of tuning", ylabel=said, ylim=(0, 1.02))
+    axes[0, 0].legend(fontsize=8)
+    told = []
+    for (metric, added), of in table.groupby(["metric", "added"], sort=False):
+        ends = of.sort_values("share")["value"]
+        told.append(f"{metric}, {added}: {ends.iloc[0]:.2f} at none, {ends.iloc[-1]:.2f} at most")
+    return describe(figure, f"Lines against the share of tuning data in other languages. {'; '.join(told)}.")
+
+
 def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite chunked", "naive")) -> Any:
     """Benchmark rows as two lines of panels, one column an op: milliseconds and megabytes against size, log-log.
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from typing import Any
 
-import numpy as np
 import torch
 
 from mpm_lite.data.languages import display_name, is_rtl
+from mpm_lite.data.picture import data_uri
 from mpm_lite.experiment import image_tower as tower_of
 from mpm_lite.results import Results
 from mpm_lite.towers.features import image_features, text_features
 
 TOP, SIDE = 8, 88
-
-
-def thumbnail(picture: np.ndarray, side: int = SIDE) -> str:
-    """A picture uint8 (H, W, 3) as a data URI."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS).save(buffer, "WEBP", quality=80)
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def neighbours(
@@ -53,7 +42,7 @@ def build(results: Results, tests: list[str], text_tower: Any, image_tower: Any 
     for test in tests:
         gallery = results.galleries[test]
         worlds[test] = {
-            "pictures": [thumbnail(picture) for picture in gallery.images[:]],
+            "pictures": [data_uri(picture, SIDE) for picture in gallery.images[:]],
             "english": gallery.captions["en"],
             "captions": gallery.captions,
             "found": neighbours(results, test, text_tower, image_tower),

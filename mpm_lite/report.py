@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,11 +15,14 @@ from mpm_lite.data.languages import display_name
 from mpm_lite.runtime import UserError
 
 MARKS = ("<!-- ledger -->", "<!-- /ledger -->")
+NAME_MARKS = ("<!-- names -->", "<!-- /names -->")
 CLAIM_MARKS = ("<!-- claims -->", "<!-- /claims -->")
 BENCH_MARKS = ("<!-- bench -->", "<!-- /bench -->")
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
 FIGURE = "figures/retention.png"
 BENCH_FIGURE = "figures/bench-cpu.png"
+SIGHT_FIGURE, REPLY_FIGURE = "figures/sight.png", "figures/reply-language.png"
+PANELS = {"reply_language": "replies in the language asked", "content": "content, in any language"}
 BENCH_ROWS = {"clip_loss": 4096, "siglip_loss": 4096, "linear_cross_entropy": 2048, "retrieval_ranks": 1000}  # n shown
 
 
@@ -154,12 +158,45 @@ def claims_markdown() -> str:
         effect = f"{_span(row.effect, row.low, row.high)} ({one.effect})" if ran else f"- ({one.effect})"
         control = f"{row.control_effect:.2f} ({one.control})" if ran else f"- ({one.control})"
         lines.append([row.claim, one.statement, one.theirs or "-", effect, control, str(row.seeds), row.verdict])
+    shown = []
+    if claims.sight_by_language() is not None:
+        shown.append(
+            f"![Scatter of what a connector trained in English sees in nine other languages, for six language models, against how near each holds them to English.](assets/{SIGHT_FIGURE})"
+        )
+    if claims.replies_by_share() is not None:
+        shown.append(
+            f"![Lines of reply language and content against the share of other languages in tuning.](assets/{REPLY_FIGURE})"
+        )
     return "\n\n".join(
         [
+            *shown,
             markdown_table(
                 ["claim", "of the paper", "its figure", "here: effect [95 %]", "control", "seeds", "verdict"], lines
             ),
             f"Rules, arms and controls: [`claims_chat.py`](mpm_lite/claims_chat.py), committed before the runs. Under {claims.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report`.",
+        ]
+    )
+
+
+def names_markdown() -> str:
+    """The block between README's marks on names: held-out emoji and stamps, a line a set and language."""
+    if not (runtime.asset("results") / "names.csv").exists():
+        return "Not run yet."
+    of, told = read("names"), card("names")
+    lines = []
+    for (one, language), rows in of.groupby(["set", "language"], sort=False):
+        by = rows.set_index("metric")
+        choice = by.loc["choice"]
+        cells = [one, f"{display_name(language)} ({language})", str(int(choice["n"]))]
+        cells += [_percent(choice[look]) for look in ("real", "shuffled", "blind", "nearest")]
+        cells += ["-" if language == "en" else _span(choice["rho"], choice["rho_low"], choice["rho_high"])]
+        lines.append([*cells, _percent(by.loc["exact", "real"]), _percent(by.loc["chrf", "real"]), _percent(by.loc["chrf", "nearest"])])  # fmt: skip
+    header = ["set", "asked in", "n", "right of ten", "another's picture", "blind", "nearest picture's name", "rho", "exact", "chrF", "chrF, nearest"]  # fmt: skip
+    return "\n\n".join(
+        [
+            f"A language model of ours read names of things in fourteen languages, as text; a connector then learned {told['pairs']:,} English names of training pictures. Percent; held-out pictures, whose concepts no training picture shows; {len(told['seeds'])} seeds, each a language model and a connector. *Right of ten*: the right name is the likeliest of ten in that language.",
+            markdown_table(header, lines),
+            f"Made by `python -m mpm_lite.report` from [assets/results](assets/results), run at commit `{told['commit']}`: `{told['command']}`.",
         ]
     )
 
@@ -220,10 +257,27 @@ def bench_markdown() -> str:
     )
 
 
+def blocks() -> list[tuple[tuple[str, str], str]]:
+    """README's marks and what stands between them."""
+    return [
+        (MARKS, markdown()),
+        (CLAIM_MARKS, claims_markdown()),
+        (NAME_MARKS, names_markdown()),
+        (BENCH_MARKS, bench_markdown()),
+    ]
+
+
+def claim_figures() -> dict[str, Any]:
+    """The figures that come from the ledger, those whose claims have run."""
+    sight, replies = claims.sight_by_language(), claims.replies_by_share()
+    drawn = {} if sight is None else {SIGHT_FIGURE: figures.sight(sight)}
+    return drawn | ({} if replies is None else {REPLY_FIGURE: figures.reply_language(replies, PANELS)})
+
+
 def update(readme: Path) -> None:
     """Rewrite the blocks in README.md and draw their figures."""
     text = readme.read_text(encoding="utf-8")
-    for marks, block in ((MARKS, markdown()), (CLAIM_MARKS, claims_markdown()), (BENCH_MARKS, bench_markdown())):
+    for marks, block in blocks():
         if any(mark not in text for mark in marks):
             raise UserError(f"{readme} lacks the marks {marks[0]} and {marks[1]}.")
         before, rest = text.split(marks[0])
@@ -233,7 +287,7 @@ def update(readme: Path) -> None:
     drawn = {
         FIGURE: figures.retention_against_alignment(of[of["counts"] & of["alignment"].notna()]),
         BENCH_FIGURE: figures.time_and_memory(bench_rows().query("hardware.str.contains('CPU|Processor', regex=True)")),
-    }
+    } | claim_figures()
     for name, figure in drawn.items():
         path = runtime.asset() / name
         path.parent.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpm_lite import UserError, claims, claims_chat, cli, judging
+from mpm_lite import UserError, claims, claims_chat, cli, figures, judging
 from mpm_lite.asking import METRICS
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Chat
@@ -121,7 +121,9 @@ def test_c2_wants_content_kept_and_the_language_lost():
     english = ({"content": 0.95, "reply_language": 1.0}, {"content": 0.9, "reply_language": 0.02})
     other = ({"content": 0.95, "reply_language": 1.0}, {"content": 0.9, "reply_language": 0.9})
     judge = CLAIMS["C2"].judge
-    as_claimed, not_so = (judge(_text(world({"mpm": before, "tuned": t}, content=0.2))) for t in (english, other))
+    as_claimed, not_so = (
+        judge(_text(world({"mpm": before, "tuned": t, "tuned long": t}, content=0.2))) for t in (english, other)
+    )
     assert as_claimed.verdict == FOR and as_claimed.control_holds and not_so.verdict == AGAINST
 
 
@@ -215,3 +217,31 @@ def test_the_command_line_prints_the_ledger_and_knows_its_claims(tmp_path, capsy
     assert "Unknown claim 'C77'" in capsys.readouterr().err
     (tmp_path / "claims.json").write_text("{")
     assert cli.main(["claims", "table", "--out", str(tmp_path)]) == 2
+
+
+def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
+    """A point for each language of each language model, a point for each share, and all that was found as text."""
+    monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: len(lm) + len(language))
+    ledger = tmp_path / "claims.json"
+    assert claims.sight_by_language(ledger) is None and claims.replies_by_share(ledger) is None
+    assert "pending; `mpm-lite claims run C7` runs it" in claims.told("C7", ledger)
+    for name in ("C3", "C7"):
+        one = CLAIMS[name]
+        looks = one.asked.get("looks", ("real", "blind"))
+        every = [rows(arm, code, look, 60, reply_language=0.5, slots=0.6, content=0.6)
+                 for arm in one.arms for code in grammar.LANGUAGES for look in looks]  # fmt: skip
+        found = one.judge(Sample(pd.concat(every, ignore_index=True), draws=50))
+        row = {"claim": name, "verdict": found.verdict, "seeds": 5, "n": 60, "commit": "abc", "effect": 0.5, "low": 0.4}
+        row |= {"high": 0.6, "control_effect": 0.1, "control_low": 0.0, "control_high": 0.2}
+        row["details"] = {k: [i.value, i.low, i.high] for k, i in found.details.items()}
+        claims.enter(row, ledger)
+    sight, replies = claims.sight_by_language(ledger), claims.replies_by_share(ledger)
+    assert len(sight) == 6 * 9 and (sight["low"] <= sight["high"]).all()
+    assert len(replies) == 2 * 2 * 6 and set(replies["metric"]) == {"reply_language", "content"}
+    assert replies.groupby(["metric", "share"])["value"].nunique().loc[:, 0.0].eq(1).all(), (
+        "none is none, of either kind"
+    )
+    said = claims.told("C7", ledger)
+    assert "0.500 [0.400, 0.600] Spearman" in said and "rho of de, pairs 5 %" in said
+    for figure in (figures.sight(sight), figures.reply_language(replies, {"content": "content"})):
+        assert len(figure.mpm_alt) > 60

@@ -243,8 +243,8 @@ def test_join_take_and_views():
     both = data.load_captions("emoji", "val", "ja") + data.load_captions("stamps", "val", "fi")
     assert both.languages == ["ja", "fi"] and len(both) == len(joined) and "CaptionSet" in repr(both)
     assert [both.captions["fi"][i] for i in both.with_caption("fi")[:1]] != [""]
-    assert "data:image/png" not in data.load_captions("stamps", "val")._repr_html_()
-    assert "data:image/png" in data.load_captions("emoji", "val")._repr_html_()
+    assert "data:image/webp" not in data.load_captions("stamps", "val")._repr_html_()
+    assert "data:image/webp" in data.load_captions("emoji", "val")._repr_html_()
 
 
 def test_digests_follow_content():

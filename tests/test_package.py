@@ -125,6 +125,7 @@ FLOORS = [
         "cli",
         "cli_chat",
         "aligned",
+        "naming",
         "teaching",
     },
 ]
@@ -208,14 +209,10 @@ def test_readme_is_what_the_ledger_says():
     from mpm_lite import report
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for marks, made in (
-        (report.MARKS, report.markdown()),
-        (report.CLAIM_MARKS, report.claims_markdown()),
-        (report.BENCH_MARKS, report.bench_markdown()),
-    ):
+    for marks, made in report.blocks():
         block = text.split(marks[0])[1].split(marks[1])[0]
         assert block.strip() == made.strip(), "run `python -m mpm_lite.report`"
-    for figure in (report.FIGURE, report.BENCH_FIGURE):
+    for figure in (report.FIGURE, report.BENCH_FIGURE, *report.claim_figures()):
         assert mpm.asset(figure).stat().st_size > 10_000
 
 

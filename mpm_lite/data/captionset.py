@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
-import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +14,7 @@ import numpy as np
 
 from mpm_lite import runtime
 from mpm_lite.cache import digest
-from mpm_lite.data.picture import RENDER, SIZE, draw_many
+from mpm_lite.data.picture import RENDER, SIZE, data_uri, draw_many
 
 SPLITS = ("train", "val", "test")
 
@@ -217,9 +215,5 @@ class CaptionSet:
 
 
 def _thumbnail(part: Part, i: int) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(part.render(i)).resize((96, 96)).save(buffer, "PNG")
     alt = html.escape(part.captions.get("en", [""] * len(part))[i], quote=True)
-    return f'<img width="96" alt="{alt}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f'<img width="96" alt="{alt}" src="{data_uri(part.render(i), 96)}">'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import multiprocessing
@@ -59,6 +60,15 @@ def draw_many(paths: Sequence[Path]) -> np.ndarray:
     # The children only draw; they call nothing of torch, so its threads need not survive the fork.
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         return np.stack(pool.map(draw, paths, chunksize=8))
+
+
+def data_uri(picture: np.ndarray, side: int, kind: str = "webp", sharp: bool = False) -> str:
+    """A picture uint8 (H, W, 3) as side x side in a data URI: "webp", small, or "png", exact; `sharp` keeps pixels square."""
+    from PIL import Image
+
+    buffer, how = io.BytesIO(), Image.Resampling.NEAREST if sharp else Image.Resampling.LANCZOS
+    Image.fromarray(picture).resize((side, side), how).save(buffer, kind.upper(), quality=80)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _svg(path: Path) -> Picture:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +12,7 @@ from mpm_lite import captioning, lens
 from mpm_lite.chat import Bench
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.languages import display_name
+from mpm_lite.data.picture import data_uri
 from mpm_lite.data.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
 from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.base import Recipe
@@ -114,12 +113,8 @@ def _lit(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
 
 
 def _image(picture: np.ndarray, alt: str, side: int = SIDE) -> str:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" src="data:image/png;base64,{data}">'
+    data = data_uri(picture, side, "png", sharp=True)
+    return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" src="{data}">'
 
 
 def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, ...] = grammar.LANGUAGES) -> Any:

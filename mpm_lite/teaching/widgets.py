@@ -18,7 +18,7 @@ from IPython.display import HTML
 
 from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name
-from mpm_lite.page import thumbnail
+from mpm_lite.data.picture import data_uri
 from mpm_lite.runtime import UserError
 from mpm_lite.towers.features import image_features
 
@@ -125,7 +125,7 @@ class Search:
 def gallery(captions: CaptionSet, found: list[Found], asked: Collection[str] = (), side: int = SIDE) -> Page:
     """A row of pictures a query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
     names = captions.captions["en"]
-    data = {i: thumbnail(captions.images[i], side) for row in found for i in row.pictures}
+    data = {i: data_uri(captions.images[i], side) for row in found for i in row.pictures}
     body = []
     for row in found:
         who = f"{display_name(row.language)} ({row.language})" if row.language else "Free text"

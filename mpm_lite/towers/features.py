@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from mpm_lite import cache, runtime
@@ -52,29 +53,42 @@ class _Drawn:
         return np.concatenate([tower.encode(self.chunk(start)) for start in shown])
 
 
-def patch_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
+def patch_features(captions: Any, tower: Any, progress: bool = False, grid: int | None = None) -> np.ndarray:
     """Patches of every picture of a CaptionSet: float16 (N, P, D), half the memory of what the tower computes.
 
-    Cached block by block, so that whoever needs a few pictures of a large part does not wait for all; where a block
-    begins is fixed, and so are the batches in it.
+    `grid` averages a square of patches down to grid x grid. Cached block by block, so that whoever needs a few pictures of
+    a large part does not wait for all; where a block begins is fixed, and so are the batches in it.
     """
     rows = []
     for part, indices in captions.parts:
         found: dict[int, np.ndarray] = {}
         for block in np.unique(indices // KEEP).tolist():
-            key = ("patches", tower.fingerprint, part.image_digest(), str(block))
-            found[block] = cache.features(key, lambda part=part, block=block: _patches(part, block, tower, progress))
+            key = ("patches", tower.fingerprint, part.image_digest(), str(block), *([str(grid)] if grid else []))
+            found[block] = cache.features(
+                key, lambda part=part, block=block: _patches(part, block, tower, progress, grid)
+            )
         rows += [found[i // KEEP][i % KEEP][None] for i in indices]
     return np.concatenate(rows)
 
 
-def _patches(part: Any, block: int, tower: Any, progress: bool) -> np.ndarray:
+def _patches(part: Any, block: int, tower: Any, progress: bool, grid: int | None) -> np.ndarray:
     end = min((block + 1) * KEEP, len(part.ids))
     starts = range(block * KEEP, end, CHUNK)
     label = f"{tower.name}: {part.name}, from {block * KEEP:,}"
     shown = tqdm(starts, desc=label, disable=not progress or runtime.quiet(), leave=False)
     few = (part.pictures(range(start, min(start + CHUNK, end))) for start in shown)
-    return np.concatenate([tower.patches(pictures).astype(np.float16) for pictures in few])
+    return np.concatenate([pooled(tower.patches(pictures), grid).astype(np.float16) for pictures in few])
+
+
+def pooled(patches: np.ndarray, grid: int | None) -> np.ndarray:
+    """A square of patches float32 (N, P, D), averaged to (N, grid * grid, D); None leaves them. UserError for no square."""
+    if grid is None:
+        return patches
+    side = round(patches.shape[1] ** 0.5)
+    if side * side != patches.shape[1]:
+        raise runtime.UserError(f"{patches.shape[1]} patches are no square: leave grid out.")
+    square = torch.from_numpy(patches).unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (N, D, s, s)
+    return torch.nn.functional.adaptive_avg_pool2d(square, grid).flatten(2).transpose(1, 2).numpy()
 
 
 def text_features(captions: Any, language: str, tower: Any, progress: bool = False) -> np.ndarray:

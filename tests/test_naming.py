@@ -1,0 +1,135 @@
+"""MPM chat on real pictures, small: a language model that reads names, a connector on English ones, scores, baselines."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mpm_lite import UserError, cli, naming, runtime
+from mpm_lite.data import available, load_captions, names
+from mpm_lite.towers.features import pooled
+
+TINY_LM = {"width": 32, "hidden": 64, "layers": 2, "heads": 4, "context": 64, "lookups": 4, "steps": 8, "back": (1,),
+           "back_later": (), "alike": 1, "compiled": False, "bf16": False}  # fmt: skip
+TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
+ARM = naming.Naming(image="toy", sets=("emoji",), pretraining=TINY_LM, options=TINY)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Models of these tests lie nowhere else; features may be shared."""
+    shared, own = runtime.home() / "features", tmp_path_factory.mktemp("home")
+    shared.mkdir(parents=True, exist_ok=True)
+    (own / "features").symlink_to(shared)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPM_LITE_HOME", str(own))
+        patch.setattr(naming, "DOCUMENTS", 2_000)
+        yield own
+
+
+@pytest.fixture(scope="module")
+def bench(home):
+    return naming.Bench("toy", progress=False)
+
+
+@pytest.fixture(scope="module")
+def recipe(bench):
+    return bench.train(ARM, 1)
+
+
+def test_the_language_model_reads_names_and_is_kept(bench, recipe, home):
+    kept = [p for p in (home / "names").iterdir() if p.is_dir()]
+    assert len(kept) == 1 and recipe.lm.name == "names:1"
+    assert recipe.lm.decode(recipe.lm.encode(["peti mati\n棺桶"], special=False)) == ["peti mati\n棺桶"]
+    stamp = (kept[0] / "model.safetensors").stat().st_mtime_ns
+    again = naming.language_model(ARM, 1, progress=False)
+    assert (kept[0] / "model.safetensors").stat().st_mtime_ns == stamp
+    assert again.fingerprint == recipe.lm.fingerprint
+    assert naming.language_model(ARM, 2, progress=False).fingerprint != again.fingerprint
+
+
+def test_what_counts_of_a_document_is_the_reply():
+    tokenizer = naming.train_tokenizer(["coffin\nApa ini?\npeti mati"] * 50, 200)
+    one = names.NameDocument(("coffin", "Apa ini?", "peti mati"), ("en", "id"))
+    data = naming._buckets(tokenizer, [one] * 64)
+    batch = data.batch(torch.tensor([0]))
+    whole = batch["counts"].float().mean(dim=1)
+    assert (whole == 1).sum() == 13, "every fifth in full"
+    row = int((whole < 1).nonzero()[0])
+    said = tokenizer.decode(batch["ids"][row][batch["counts"][row]], skip_special_tokens=True)
+    assert said.strip() == "peti mati"
+
+
+def test_scores_of_every_look_and_of_the_nearest_picture(bench, recipe):
+    items = bench.test(recipe, 1, "val", ("emoji",), ("en", "de"))
+    assert set(items["look"]) == {*naming.LOOKS, naming.NEAREST} and set(items["language"]) == {"en", "de"}
+    assert len(items) == 4 * 2 * len(load_captions("emoji", "val")) and (items["lm_seed"] == 1).all()
+    assert items[list(naming.METRICS)].stack().between(0, 1).all()
+    blind = items[(items["look"] == "blind") & (items["language"] == "de")]
+    assert blind["said"].nunique() == 1, "one picture for all: one reply"
+    near = items[items["look"] == naming.NEAREST]
+    train = [load_captions(one, "train", "all").captions["de"] for one in naming.TESTED if available(one)]
+    assert set(near[near["language"] == "de"]["said"]) <= {name for of in train for name in of}
+    assert near[near["language"] == "en"]["choice"].mean() > 0.1, "the nearest picture's name is better than a coin"
+    shown = naming.table(items, draws=50)
+    assert len(shown) == 2 * 3 and {"real", "blind", "shuffled", "nearest", "rho", "rho_low", "n"} <= set(shown)
+    english = shown[(shown["language"] == "en") & (shown["metric"] == "chrf")].iloc[0]
+    own = items[(items["language"] == "en") & (items["look"] == "real")]
+    assert np.isclose(english["real"], own["chrf"].mean()) and english["n"] == len(own)
+
+
+def test_candidates_hold_the_right_name_once_and_repeat():
+    gold = ["red star", "Red star.", "moon", "sun", "rain", "snow", "wind", "tree", "leaf", "root", "bark", "bird"]
+    few = naming.candidates(gold, 3)
+    assert few == naming.candidates(gold, 3) != naming.candidates(gold, 4)
+    for i, each in enumerate(few):
+        assert (
+            len(each) == 10 == len(set(each)) and [naming.same(gold[k]) for k in each].count(naming.same(gold[i])) == 1
+        )
+    assert naming.same("Le  chat !") == naming.same("le chat") != naming.same("le chien")
+    assert naming.chrf("moon", "moon") == 1.0 > naming.chrf("noon", "moon") > naming.chrf("tree", "moon")
+
+
+def test_a_square_of_patches_is_averaged():
+    patches = np.arange(2 * 64 * 3, dtype=np.float32).reshape(2, 64, 3)
+    few = pooled(patches, 4)
+    assert few.shape == (2, 16, 3) and np.allclose(few[:, 0], patches[:, [0, 1, 8, 9]].mean(1))
+    assert pooled(patches, None) is patches
+    with pytest.raises(UserError, match="no square"):
+        pooled(patches[:, :60], 4)
+
+
+def test_a_run_is_written_and_resumes(bench, home, tmp_path, monkeypatch):
+    monkeypatch.setattr(naming, "Bench", lambda image: bench)
+    monkeypatch.setattr(naming, "TESTED", ("emoji",))
+    monkeypatch.setattr(naming.Bench(""), "test", lambda *a, **k: naming_items(), raising=True)
+    files = naming.run(tmp_path, [1], "val", ARM)
+    assert [p.name for p in files] == ["names.csv", "names-said.csv", "names.json"]
+    card = json.loads(files[2].read_text())
+    assert card["seeds"] == [1] and card["pairs"] == len(load_captions("emoji", "train")) and card["split"] == "val"
+    monkeypatch.setattr(bench, "train", lambda *a: pytest.fail("it was tested before"))
+    assert naming.run(tmp_path, [1], "val", ARM) == files
+    assert "stamps" not in files[1].read_text()
+
+
+def naming_items():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"set": one, "look": look, "language": code, "item": f"{one}/{i}", "concept": f"c{i}", "seed": 1, "lm_seed": 1,
+         "gold": "a", "said": "b", "picked": "a", **{m: float(rng.random() < 0.6) for m in naming.METRICS}}
+        for one in ("emoji", "stamps") for look in (*naming.LOOKS, naming.NEAREST) for code in ("en", "de") for i in range(30)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_mistakes_are_said(bench, recipe, capsys):
+    with pytest.raises(UserError, match="Unknown way to look 'sidewise'"):
+        bench.test(recipe, 1, "val", looks=("sidewise",))
+    with pytest.raises(UserError, match="None of emoji has 9999 names"):
+        bench.test(recipe, 1, "val", ("emoji",), fewest=9999)
+    with pytest.raises(UserError, match="stepz"):
+        naming.Naming(options={"stepz": 3}).recipe_options  # noqa: B018
+    assert cli.main(["run", "mpm_names", "--set", "stepz=3"]) == 2
+    assert "Unknown setting 'stepz'" in capsys.readouterr().err
