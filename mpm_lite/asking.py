@@ -27,7 +27,19 @@ from mpm_lite.runtime import unknown
 from mpm_lite.towers.lm import LM
 
 LOOKS = ("real", "shuffled", "blind", "text", "translated", "begun")
-METRICS = ("exact", "slots", "content", "agreement", "reply_language", "withheld", "paired", "answers", "nats")
+OF_CAPTIONS = (
+    "exact",
+    "slots",
+    "content",
+    "agreement",
+    "reply_language",
+    "withheld",
+    "paired",
+    "cider_d",
+    "chrf",
+    "bleu",
+)
+METRICS = (*OF_CAPTIONS, "answers", "nats")
 ITEMS = ("seed", "lm", "lm_seed", "look", "language", "item", "concept", *METRICS)
 
 
@@ -80,7 +92,7 @@ class Asking(ABC):
         closed: int = 2,
         nats: bool = False,
     ) -> pd.DataFrame:
-        """One row a look, language and picture: the caption's scores, the share of `closed` questions right, and with
+        """One row a look, language and picture: the caption's scores (`scored`), the share of `closed` questions right, and with
         `nats` what a token of a caption costs the language model as text (look "text" only; no picture is there).
 
         A closed question is decided among its answers by likelihood; the questions are the same in each language.
@@ -96,8 +108,7 @@ class Asking(ABC):
                 told = [grammar.in_order(scene, language)[0] for scene in many] if look == "text" else english
                 if captions:
                     said = self.say(recipe, soft, many, language, told, look == "begun")
-                    pairs = zip(said, many, strict=True)
-                    frame.update(pd.DataFrame([captioning.caption_scores(s, one, language, apart) for s, one in pairs]))
+                    frame.update(self.scored(said, many, language, apart))
                 if closed:
                     frame["answers"] = self.answered(recipe, soft, many, language, closed, told)
                 if nats and look == "text":
@@ -107,6 +118,21 @@ class Asking(ABC):
                 concepts = [" ".join(scene.things[0].pair) for scene in many]
                 frames.append(frame.assign(**known, item=[scene.id for scene in many], concept=concepts))
         return pd.concat(frames, ignore_index=True)[list(ITEMS)]
+
+    def scored(
+        self, said: Sequence[str], many: Sequence[Scene], language: str, apart: frozenset[str] = frozenset()
+    ) -> pd.DataFrame:
+        """The scores OF_CAPTIONS of replies, one row a picture, all from 0 to 1.
+
+        n-grams are held against all that the grammar says of the picture. CIDEr-D is a tenth of what is usually printed,
+        chrF and BLEU a hundredth; these two are of all replies together and the same in each row.
+        """
+        pairs = zip(said, many, strict=True)
+        frame = pd.DataFrame([captioning.caption_scores(one, scene, language, apart) for one, scene in pairs])
+        gold = [grammar.in_order(scene, language) for scene in many]
+        corpus = captioning.corpus_scores(said, gold, language)
+        by_picture = captioning.cider_d(said, gold, language) / 10
+        return frame.assign(cider_d=by_picture, chrf=corpus["chrf"] / 100, bleu=corpus["bleu"] / 100)
 
     def say(
         self,

@@ -131,7 +131,7 @@ def cider_d(said: Sequence[str], references: Sequence[Sequence[str]], language: 
 
 
 def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Mapping[str, float]:
-    """cider_d (0 to 10), chrf and bleu (0 to 100; sacrebleu) of texts against several references each."""
+    """chrf and bleu (0 to 100; sacrebleu) of texts against several references each."""
     from sacrebleu.metrics import BLEU, CHRF
 
     most = max(len(few) for few in references)
@@ -142,7 +142,6 @@ def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], lang
 
     bleu = BLEU(tokenize="none", effective_order=True)
     return {
-        "cider_d": float(cider_d(said, references, language).mean()),
         "chrf": CHRF().corpus_score(list(said), columns).score,
         "bleu": bleu.corpus_score([spaced(s) for s in said], [[spaced(s) for s in column] for column in columns]).score,
     }

@@ -53,6 +53,9 @@ def instrument(s: Sample) -> Found:
     details["translate-test over MPM, slots"] = (
         mean_score(s, "mpm", "slots", "translated") - mean_score(s, "mpm", "slots")
     ).interval
+    for name, metric in (("CIDEr-D / 10", "cider_d"), ("chrF / 100", "chrf")):
+        details[f"{name}, English"] = s.score("mpm", "en", metric).interval
+        details[f"{name}, others"] = mean_score(s, "mpm", metric).interval
     for words in ("paired", "withheld"):
         details[f"{words} words right"] = mean_score(s, "mpm", words).interval
     held = all(of.high < 0.05 for of in looks.values()) and details["rho of slots, english LM"].high < AT_ZERO

@@ -103,6 +103,8 @@ def test_scores_by_look_language_and_picture(bench):
     assert items[items["look"] != "text"]["nats"].isna().all()
     # A caption in the picture's place: it reads that, so the harness can score a right reply as right.
     assert by["content"].mean()["text", "en"] > 0.9 and by["answers"].mean()["text", "en"] > 0.7
+    assert items[["cider_d", "chrf", "bleu"]].stack().between(0, 1 + 1e-9).all()
+    assert by["chrf"].mean()["text", "en"] > by["chrf"].mean()["blind", "en"], "n-grams of the right picture"
     # Blind, every picture gets the same reply, so on equal scenes scores are equal whatever is shown.
     scores = done.scores
     assert set(scores.columns) == {"lm", "look", "language", "metric", "value", "chance", "n"}
