@@ -2,17 +2,19 @@
 
     mpm-lite run mpm_names --seeds 3      language models, connectors, scores; a quarter of an hour a seed on two cores
 
-The language model is small and ours: it read names as text (`data/names.py`), those of held-out pictures too, and never
-a picture. So it may recite. Beside every look at a picture stand the same model blind, and the name of the nearest
-training picture, which needs no language model. A held-out picture's concept is in no training picture at all.
+The language model is small and ours, with an encoder before it that read a hundred languages: from the encoder's vector
+of a name in one language it learned to write the name in another, as text, those of held-out pictures too. So it may
+recite. Beside every look at a picture stand the same model blind, and the name of the nearest training picture, which
+needs no language model. A held-out picture's concept is in no training picture at all.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,96 +22,134 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor, nn
 
-from mpm_lite import pretrain, runtime, train
+from mpm_lite import runtime, train
 from mpm_lite.asking import seed_of
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import digest, features, write_atomic
 from mpm_lite.data import CaptionSet, available, load_captions, names
 from mpm_lite.judging import Sample
-from mpm_lite.recipes.base import build_options
-from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageModelOptions
+from mpm_lite.recipes.base import Stage, build_options
+from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
 from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.image import load_image_tower
-from mpm_lite.towers.lm import LM, load_lm
-from mpm_lite.towers.tokens import BREAK, save_tokenizer, train_tokenizer
+from mpm_lite.towers.lm import LM
+from mpm_lite.towers.text import load_text_tower
+from mpm_lite.towers.tokens import BREAK, train_tokenizer
 
 TESTED = ("emoji", "stamps")
 LOOKS = ("real", "shuffled", "blind")
 NEAREST = "nearest"  # not a look of the model: the name of the training picture that looks most alike
 METRICS = ("exact", "chrf", "choice")
 GRID = 4  # patches along a side
-SIZES = VOCABULARY, DOCUMENTS, BUCKET = 8_000, 200_000, 64
+SIZES = VOCABULARY, DOCUMENTS = 8_000, 100_000
 CANDIDATES = 10
 FEWEST = 100  # held-out names in a language, or it is left out
 
 
 @dataclass(frozen=True)
 class Naming:
-    """One arm: what the language model read, and the dials of both trainings. UserError for a dial nobody knows."""
+    """One arm: which encoder the language model reads with, what it read, and the dials of both trainings.
 
+    UserError for a dial nobody knows.
+    """
+
+    text: str = "e5-small"
     image: str = "efficientnet-lite1"
     sets: tuple[str, ...] = names.SETS
     parallel: float = 0.5  # share of documents that name a thing in two languages
-    kinds: float = 0.1  # and that say what kind of thing it is
-    pretraining: dict[str, Any] = field(default_factory=dict)
+    reading: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def lm_options(self) -> LanguageModelOptions:
-        """Of the language model: wider than those of the toy world, for there are more words, and soon read."""
-        own = {"width": 192, "hidden": 384, "context": 64, "lookups": 1_000, "steps": 6_000}
-        here = {"compiled": bool(pretrain.compiler()), "bf16": runtime.fast_bf16()}
-        return build_options(LanguageModelOptions, own | here | self.pretraining)
+    def reading_options(self) -> MpmChatOptions:
+        """Of learning to read: the language model learns too."""
+        own = {"queries": 4, "layers": 1, "steps": 4_000, "batch": 64, "thawed": "all", "tune_lr": 2e-3}
+        return build_options(MpmChatOptions, own | {"bf16": runtime.fast_bf16()} | self.reading)
 
     @property
     def recipe_options(self) -> MpmChatOptions:
         """Of MPM chat."""
-        return build_options(MpmChatOptions, {"steps": 1_000, "bf16": runtime.fast_bf16()} | self.options)
+        return build_options(MpmChatOptions, {"steps": 600, "bf16": runtime.fast_bf16()} | self.options)
 
 
-def language_model(arm: Naming, seed: int = 0, progress: bool = True) -> LM:
-    """The language model of an arm: trained now, or read back from MPM_LITE_HOME/names."""
-    dials = {k: v for k, v in asdict(arm.lm_options).items() if k not in ("compiled", "bf16")}
-    few = [d.text for d in islice(names.documents(arm.parallel, arm.kinds, seed, arm.sets), 500)]
-    folder = runtime.home() / "names" / digest([str(sorted(dials.items())), str(SIZES), str(seed), *few])[:24]
-    if not (folder / "model.safetensors").exists():
-        _pretrain(arm, seed, folder, progress)
-    lm = load_lm(str(folder))
-    lm.name = f"names:{seed}"
-    return lm
+class SeeNames(MpmChat):
+    """MPM chat before a language model that reads vectors of a text encoder: what learns brings a picture to where that
+    encoder would put its name. Features of pictures (N, P, D_in)."""
+
+    name = "mpm_names"
+
+    def __init__(self, reads: MpmChat, d_in: int, d_text: int, options: MpmChatOptions) -> None:
+        super().__init__(reads.lm, d_in, 1, options)
+        self.visual = nn.ModuleDict({"see": Vector(d_in, d_text), "read": copy.deepcopy(reads.visual)})
+
+    def stages(self) -> list[Stage]:
+        still = ("image tower", "text encoder", "what reads its vectors", "language model")
+        return [replace(stage, learns=("visual.see",), frozen=still) for stage in super().stages()]
+
+    def see(self, seen: Tensor) -> Tensor:
+        """Patches (N, P, D_in) -> soft tokens (N, Q, D)."""
+        return self.visual["read"](self.visual["see"](seen))
 
 
-def _pretrain(arm: Naming, seed: int, folder: Path, progress: bool) -> None:
-    """Train on names, with checkpoints, and save. First every document says a name again, then as the dials say."""
-    many = list(islice(names.documents(arm.parallel, arm.kinds, seed, arm.sets), DOCUMENTS))
-    # Every name once, so that no letter is unknown, and the questions as often as they are read.
-    every = [name for thing in names.named(arm.sets) for name in (*thing.names.values(), thing.kind)]
-    tokenizer = train_tokenizer([*every, *(d.segments[1] for d in many[: len(every)])], VOCABULARY)
-    again = list(islice(names.documents(0.0, 0.0, seed, arm.sets), DOCUMENTS // 5))
+class Vector(nn.Module):
+    """Patches (N, P, D_in) -> one vector of a text encoder's width (N, 1, D)."""
+
+    def __init__(self, d_in: int, d_text: int) -> None:
+        super().__init__()
+        self.norm, self.turn = nn.LayerNorm(d_in), nn.Linear(d_in, d_text)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """The mean patch, turned."""
+        return self.turn(self.norm(patches.mean(dim=1, keepdim=True)))
+
+
+def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
+    """A language model that reads vectors of the arm's text encoder and writes names: trained now on text alone, or read
+    back from MPM_LITE_HOME/names."""
+    tower = load_text_tower(arm.text)
+    things = names.named(tuple(one for one in arm.sets if available(one)))
+    every = sorted({name for thing in things for name in thing.names.values()})
+    tokenizer = train_tokenizer(
+        [*every, *(names.question(code) for code in names.LANGUAGES for _ in range(2_000))], VOCABULARY
+    )
     torch.manual_seed(seed)
+    # Wider than the language models of the toy world, for there are more words.
+    own = LanguageModelOptions(width=192, hidden=384, context=64, compiled=False, bf16=False)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    recipe = LanguageModel(len(tokenizer), arm.lm_options, **special)
-    data = [_buckets(tokenizer, again), _buckets(tokenizer, many)]
-    work = folder.with_name(folder.name + ".run")
-    train.fit(recipe, data, train.Plan(seed, work, save_every=500, progress=progress, label=f"names, seed {seed}"))
-    pretrain.save(recipe.decoder, folder, lambda beside: save_tokenizer(tokenizer, beside))
+    decoder = LanguageModel(len(tokenizer), own, **special).decoder
+    many = list(islice(names.documents(arm.parallel, seed, arm.sets), DOCUMENTS))
+    dials = {k: v for k, v in asdict(arm.reading_options).items() if k != "bf16"}
+    key = digest([tower.fingerprint, str(sorted(dials.items())), str(SIZES), str(seed), *(d.text for d in many[:500])])
+    lm = LM(f"names:{seed}", decoder, tokenizer, key, torch.device("cpu"), frozenset(names.LANGUAGES))
+    recipe = MpmChat(lm, tower.width, 1, arm.reading_options)
+    path = runtime.home() / "names" / f"{key[:24]}.safetensors"
+    if not path.exists():
+        _read_names(recipe, tower, every, many, seed, path, progress)
+    recipe.load_state_dict({k: v.float() for k, v in from_safetensors(path.read_bytes()).items()})
+    return recipe.eval()
+
+
+def _read_names(
+    recipe: MpmChat, tower: Any, every: list[str], many: Sequence[names.NameDocument], seed: int, path: Path, progress: bool
+) -> None:  # fmt: skip
+    """Train on documents: the vector of the first name stands where a picture will, the reply is the second."""
+    vectors = features(("names", tower.fingerprint, digest(every)), lambda: tower.encode(every, progress=progress))
+    place = {name: i for i, name in enumerate(every)}
+    seen = torch.from_numpy(vectors.astype(np.float16))[:, None]  # (M, 1, D)
+    of = [(place[d.segments[0]], f"\n{d.segments[1]}\n", d.segments[2]) for d in many]
+    data = Exchanges(recipe.lm, seen, *zip(*of, strict=True))
+    work = path.with_suffix(".run")
+    train.fit(
+        recipe, data, train.Plan(seed, work, save_every=500, progress=progress, label=f"reading names, seed {seed}")
+    )
+    write_atomic(path, to_safetensors({k: v.half().contiguous() for k, v in recipe.state_dict().items()}))
     shutil.rmtree(work, ignore_errors=True)
-
-
-def _buckets(tokenizer: Any, many: Sequence[names.NameDocument]) -> Buckets:
-    """Documents as training data. What counts is the reply: which thing is named first, and what is asked, are coins. In
-    every fifth all counts, or no name would ever be begun without one before it."""
-    end, line = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(BREAK)
-    rows = [row + [end] for row in tokenizer([d.text for d in many])["input_ids"]]
-    counts = []
-    for i, row in enumerate(rows):
-        begins = 0 if i % 5 == 0 else [k for k, token in enumerate(row) if token == line][1] + 1
-        counts.append([k >= begins for k in range(len(row))])
-    return Buckets(rows, BUCKET, counts, digest=digest(d.text for d in many))
 
 
 class Bench:
@@ -127,14 +167,14 @@ class Bench:
             self._seen[sets, split] = captions, torch.from_numpy(patches)
         return self._seen[sets, split]
 
-    def train(self, arm: Naming, seed: int) -> MpmChat:
+    def train(self, arm: Naming, seed: int) -> SeeNames:
         """MPM chat of an arm: stage 1 on the English names of all training pictures."""
-        lm = language_model(arm, seed, self.progress)
+        reads = reader(arm, seed, self.progress)
         captions, seen = self.seen("+".join(one for one in arm.sets if available(one)), "train")
         torch.manual_seed(seed)
-        recipe = MpmChat(lm, seen.shape[2], seen.shape[1], arm.recipe_options)
+        recipe = SeeNames(reads, seen.shape[2], load_text_tower(arm.text).width, arm.recipe_options)
         said = captions.captions["en"]
-        data = Exchanges(lm, seen, range(len(said)), [asked("en")] * len(said), said)
+        data = Exchanges(recipe.lm, seen, range(len(said)), [asked("en")] * len(said), said)
         train.fit(recipe, data, train.Plan(seed, progress=self.progress, label=f"English names, seed {seed}"))
         return recipe.eval()
 
@@ -256,7 +296,7 @@ def run(out: Path, seeds: Sequence[int], split: str = "test", arm: Naming = Nami
         "seeds": list(seeds),
         "split": split,
         "arm": asdict(arm),
-        "lm_options": asdict(arm.lm_options),
+        "reading_options": asdict(arm.reading_options),
         "options": asdict(arm.recipe_options),
         "pairs": len(bench.seen("+".join(arm.sets), "train")[0]),
         "command": f"mpm-lite run mpm_names --seeds {len(seeds)} --out assets/results",

@@ -11,10 +11,8 @@ from mpm_lite import UserError, cli, naming, runtime
 from mpm_lite.data import available, load_captions, names
 from mpm_lite.towers.features import pooled
 
-TINY_LM = {"width": 32, "hidden": 64, "layers": 2, "heads": 4, "context": 64, "lookups": 4, "steps": 8, "back": (1,),
-           "back_later": (), "alike": 1, "compiled": False, "bf16": False}  # fmt: skip
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
-ARM = naming.Naming(image="toy", sets=("emoji",), pretraining=TINY_LM, options=TINY)
+ARM = naming.Naming(text="minilm-en", image="toy", sets=("emoji",), reading=TINY, options=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +37,27 @@ def recipe(bench):
     return bench.train(ARM, 1)
 
 
-def test_the_language_model_reads_names_and_is_kept(bench, recipe, home):
-    kept = [p for p in (home / "names").iterdir() if p.is_dir()]
+def test_what_reads_names_is_trained_once_and_kept(bench, recipe, home):
+    kept = list((home / "names").glob("*.safetensors"))
     assert len(kept) == 1 and recipe.lm.name == "names:1"
     assert recipe.lm.decode(recipe.lm.encode(["peti mati\n棺桶"], special=False)) == ["peti mati\n棺桶"]
-    stamp = (kept[0] / "model.safetensors").stat().st_mtime_ns
-    again = naming.language_model(ARM, 1, progress=False)
-    assert (kept[0] / "model.safetensors").stat().st_mtime_ns == stamp
-    assert again.fingerprint == recipe.lm.fingerprint
-    assert naming.language_model(ARM, 2, progress=False).fingerprint != again.fingerprint
+    stamp = kept[0].stat().st_mtime_ns
+    again = naming.reader(ARM, 1, progress=False)
+    assert kept[0].stat().st_mtime_ns == stamp
+    same = zip(again.visual.parameters(), recipe.visual["read"].parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in same)
+    naming.reader(ARM, 2, progress=False)
+    assert len(list((home / "names").glob("*.safetensors"))) == 2
 
 
-def test_what_counts_of_a_document_is_the_reply():
-    tokenizer = naming.train_tokenizer(["coffin\nApa ini?\npeti mati"] * 50, 200)
-    one = names.NameDocument(("coffin", "Apa ini?", "peti mati"), ("en", "id"))
-    data = naming._buckets(tokenizer, [one] * 64)
-    batch = data.batch(torch.tensor([0]))
-    whole = batch["counts"].float().mean(dim=1)
-    assert (whole == 1).sum() == 13, "every fifth in full"
-    row = int((whole < 1).nonzero()[0])
-    said = tokenizer.decode(batch["ids"][row][batch["counts"][row]], skip_special_tokens=True)
-    assert said.strip() == "peti mati"
+def test_only_what_turns_a_picture_into_a_vector_learns_to_see(bench, recipe):
+    before = naming.reader(ARM, 1, progress=False)
+    stages = recipe.stages()
+    assert [s.learns for s in stages] == [("visual.see",)] and "language model" in stages[0].frozen
+    assert all(torch.equal(a, b) for a, b in zip(before.decoder.parameters(), recipe.decoder.parameters(), strict=True))
+    torch.manual_seed(1)
+    fresh = naming.SeeNames(before, 64, 384, ARM.recipe_options)
+    assert fresh.see(torch.randn(3, 16, 64)).shape == (3, 4, recipe.lm.width)
 
 
 def test_scores_of_every_look_and_of_the_nearest_picture(bench, recipe):
@@ -130,6 +128,6 @@ def test_mistakes_are_said(bench, recipe, capsys):
     with pytest.raises(UserError, match="None of emoji has 9999 names"):
         bench.test(recipe, 1, "val", ("emoji",), fewest=9999)
     with pytest.raises(UserError, match="stepz"):
-        naming.Naming(options={"stepz": 3}).recipe_options  # noqa: B018
+        naming.Naming(reading={"stepz": 3}).reading_options  # noqa: B018
     assert cli.main(["run", "mpm_names", "--set", "stepz=3"]) == 2
     assert "Unknown setting 'stepz'" in capsys.readouterr().err

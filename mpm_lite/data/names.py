@@ -1,9 +1,9 @@
 """Names of real things in many languages as text: what a language model may read before it sees a picture of any.
 
 The counterpart of `data/text.py` for emoji and stamps. A document is a name, a question, and the name again, in the same
-language or in another, or what kind of thing the name is of, in English (the folders of stamps and clip art say so);
-the shares are dials. Names of held-out pictures are read too: else nobody could say them in a language that no picture
-is captioned in. So a model may recite without seeing, and every score needs its blind control.
+language or in another; the share of the latter is a dial. Names of held-out pictures are read too: else nobody could say
+them in a language that no picture is captioned in. So a model may recite without seeing, and every score needs its blind
+control.
 """
 
 from __future__ import annotations
@@ -38,26 +38,20 @@ ASK = {
     "ar": "ما هذا؟",
 }
 LANGUAGES = tuple(ASK)
-KIND = "What kind of thing is this?"
 
 
 @dataclass(frozen=True)
 class Named:
-    """One picture's names by language, English among them, and where it comes from; an id is set/folders/name."""
+    """One picture's names by language, English among them, and where it comes from."""
 
     id: str
     split: str
     names: dict[str, str]
 
-    @property
-    def kind(self) -> str:
-        """What kind of thing it is, broad to narrow ("food, fruit"), "" where no folder says so."""
-        return ", ".join(folder.replace("_", " ") for folder in self.id.split("/")[1:-1])
-
 
 @dataclass(frozen=True)
 class NameDocument:
-    """A name, the question, a name of the same thing or its kind; `languages` are those of the first and of the last."""
+    """A name, the question, a name of the same thing; `languages` are those of the first and of the second."""
 
     segments: tuple[str, str, str]
     languages: tuple[str, str]
@@ -91,29 +85,20 @@ def named(sets: tuple[str, ...] = SETS) -> tuple[Named, ...]:
     return tuple(found)
 
 
-def documents(
-    parallel: float = 0.5, kinds: float = 0.1, seed: int = 0, sets: tuple[str, ...] = SETS
-) -> Iterator[NameDocument]:
-    """An endless stream of documents: a share `parallel` names a thing in two languages, one of them English; a share
-    `kinds` says in English what kind of thing it is; the rest names it twice in one language. The stream of a seed never
-    changes on the same sets."""
-    if not (0 <= parallel and 0 <= kinds and parallel + kinds <= 1):
-        raise runtime.UserError(f"parallel={parallel} and kinds={kinds} are shares: from 0, together at most 1.")
+def documents(parallel: float = 0.5, seed: int = 0, sets: tuple[str, ...] = SETS) -> Iterator[NameDocument]:
+    """An endless stream of documents: a share `parallel` names a thing in two languages, one of them English; the rest
+    names it twice in one language. The stream of a seed never changes on the same sets."""
+    if not 0 <= parallel <= 1:
+        raise runtime.UserError(f"parallel is a share between 0 and 1, not {parallel}.")
     rng, things = np.random.default_rng([seed, 21]), named(sets)
     translated = [thing for thing in things if len(thing.names) > 1]
-    sorted_ = [thing for thing in things if thing.kind]
     while True:
-        drawn = rng.random()
-        if drawn < parallel:
+        if rng.random() < parallel:
             thing = translated[rng.integers(len(translated))]
             others = [code for code in thing.names if code != PIVOT]
             pair = (PIVOT, others[rng.integers(len(others))])
             first, second = pair if rng.random() < 0.5 else pair[::-1]
-            yield NameDocument((thing.names[first], question(second), thing.names[second]), (first, second))
-        elif drawn < parallel + kinds and sorted_:
-            thing = sorted_[rng.integers(len(sorted_))]
-            yield NameDocument((thing.names[PIVOT], KIND, thing.kind), (PIVOT, PIVOT))
         else:
             thing = things[rng.integers(len(things))]
-            code = list(thing.names)[rng.integers(len(thing.names))]
-            yield NameDocument((thing.names[code], question(code), thing.names[code]), (code, code))
+            first = second = list(thing.names)[rng.integers(len(thing.names))]
+        yield NameDocument((thing.names[first], question(second), thing.names[second]), (first, second))
