@@ -140,7 +140,7 @@ def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], lang
     def spaced(text: str) -> str:
         return " ".join(tokens(text, language))
 
-    bleu = BLEU(tokenize="none", effective_order=True)
+    bleu = BLEU(tokenize="none", effective_order=True, force=True)  # said: these texts are in tokens
     return {
         "chrf": CHRF().corpus_score(list(said), columns).score,
         "bleu": bleu.corpus_score([spaced(s) for s in said], [[spaced(s) for s in column] for column in columns]).score,
