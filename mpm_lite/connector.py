@@ -10,11 +10,13 @@ Shapes: N pictures, P patches, Q queries (soft tokens), D_in the tower's width, 
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpm_lite.runtime import UserError, unknown
 
@@ -56,6 +58,13 @@ class Projector(nn.Module):
         return self.like(self.project(patches))
 
 
+def quick_attention(q: Tensor) -> Any:
+    """A context for scaled_dot_product_attention: in its parts where the fused kernel's gradient, in bfloat16 on a CPU,
+    costs more than all else in the resampler."""
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
+
+
 class Look(nn.Module):
     """One layer of the resampler: queries look at the patches and at each other, then think. (N, Q, W) -> the same."""
 
@@ -70,7 +79,8 @@ class Look(nn.Module):
     def forward(self, x: Tensor, patches: Tensor) -> Tensor:
         """x (N, Q, W), patches (N, P, W)."""
         q, k, v = self._asked_and_told(x, patches)
-        seen = F.scaled_dot_product_attention(q, k, v)  # (N, H, Q, W / H)
+        with quick_attention(q):
+            seen = F.scaled_dot_product_attention(q, k, v)  # (N, H, Q, W / H)
         x = x + self.merge(seen.transpose(1, 2).flatten(2))
         return x + self.think(self.norms[2](x))
 

@@ -172,11 +172,8 @@ class LM:
     # scoring
 
     def losses(self, context: Context, continuations: Sequence[str], end: bool = True) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of every token of the continuations, (N, T') in nats, 0 behind a row's end; and their mask.
-
-        Gradients reach the soft tokens of the context, and the model where it may learn. `end`: the end-of-text token
-        counts as part of a continuation.
-        """
+        """Cross-entropy of every token of the continuations, (N, T') in nats, 0 behind a row's end; and their mask. `end`:
+        the end-of-text token counts too. Gradients reach the context's soft tokens, and the model where it may learn."""
         rows = self._targets(continuations, end)
         width = max((len(row) for row in rows), default=0)
         labels = torch.full((len(rows), width), IGNORE, device=self.device)
@@ -184,8 +181,15 @@ class LM:
             labels[i, : len(row)] = torch.tensor(row)
         return self.losses_of(context, labels)
 
+    def mean_loss(self, context: Context, labels: Tensor) -> Tensor:
+        """Cross-entropy of the tokens of continuations, ids int64 (N, T'), IGNORE behind a row's end: their mean, ()."""
+        return self._losses(context, labels, "mean")
+
     def losses_of(self, context: Context, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The same of continuations as token ids, int64 (N, T'), IGNORE behind a row's end."""
+        """Every token's, (N, T'), and their mask; of continuations as token ids."""
+        return self._losses(context, labels, "none").view_as(labels), labels != IGNORE
+
+    def _losses(self, context: Context, labels: Tensor, reduction: str) -> Tensor:
         there = labels != IGNORE
         states = self._states_before(context, labels.clamp(min=0), there)  # (N, T', D), or (N, T', V) logits
         flat = labels.flatten()
@@ -194,10 +198,8 @@ class LM:
             x = states.flatten(0, 1).float()
             if self._plain:
                 weight, bias = self.head.weight, getattr(self.head, "bias", None)
-                lost = ops.linear_cross_entropy(x, weight, flat, bias, reduction="none", check=False)
-            else:
-                lost = torch.nn.functional.cross_entropy(x, flat, reduction="none")
-        return lost.view_as(labels), there
+                return ops.linear_cross_entropy(x, weight, flat, bias, reduction=reduction, check=False)
+            return torch.nn.functional.cross_entropy(x, flat, reduction=reduction)
 
     def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
         """For every token of the continuations (N, T'), the state that predicts it."""
