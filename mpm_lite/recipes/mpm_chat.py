@@ -41,7 +41,7 @@ class MpmChatOptions:
     width: int = 128  # of the resampler
     layers: int = 2
     heads: int = 4
-    steps: int = 2000  # of stage 1; 0 leaves it out
+    steps: int = 1900  # of stage 1; 0 leaves it out
     batch: int = 32
     lr: float = 2e-3
     weight_decay: float = 0.0
