@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import pandas as pd
@@ -141,6 +142,7 @@ def told(name: str, ledger: Path | None = None) -> str:
         f"  theirs: {one.theirs or 'no figure that was verified'}",
         f"  rule: {one.rule}",
     ]
+    lines = [fill(line, 100, subsequent_indent="    ") for line in lines]
     if row is None:
         return "\n".join([*lines, f"  verdict: {PENDING}; `mpm-lite claims run {name}` runs it"])
 

