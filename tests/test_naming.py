@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mpm_lite import UserError, cli, naming, runtime
-from mpm_lite.data import available, load_captions, names
+from mpm_lite.data import available, load_captions
 from mpm_lite.towers.features import pooled
 
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpm_lite import captioning, lens
+from mpm_lite import captioning, claims, figures, lens, report
 from mpm_lite.chat import Bench
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.languages import display_name
@@ -27,6 +27,14 @@ def fidelity_table(recipe: Recipe) -> widgets.Page:
     """The fidelity table of a recipe as a page."""
     rows = [(r.part, r.paper, r.here, r.why, r.effect) for r in fidelity.table(recipe)]
     return widgets.table(rows, ["", "in the paper", "here", "why", "known effect"], f"Fidelity of {recipe.name!r}")
+
+
+def replies_curve() -> widgets.Page:
+    """Reply language and content against the share of other languages in tuning, from the ledger; a sentence till then."""
+    table = claims.replies_by_share()
+    if table is None:
+        return widgets.Page("<p>C3 has not run yet; its curve will stand here.</p>", "C3 has not run yet.")
+    return widgets.figure(figures.reply_language(table, report.PANELS))
 
 
 def compose(*things: str) -> Scene:
