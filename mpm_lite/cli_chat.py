@@ -50,7 +50,7 @@ def names(settings: dict[str, Any], args: argparse.Namespace) -> None:
     from mpm_lite import naming
     from mpm_lite.recipes.mpm_chat import MpmChatOptions
 
-    fields = set(naming.Naming.__dataclass_fields__) - {"options", "pretraining"}
+    fields = set(naming.Naming.__dataclass_fields__) - {"options", "reading"}
     options = set(MpmChatOptions.__dataclass_fields__)
     for key in settings:
         if key not in fields | options | {"split"}:
