@@ -163,7 +163,7 @@ def test_the_set_loads_like_the_others():
             assert test.captions[code][i] in grammar.captions(scene_of[name], code)
     every = data.load_captions("toyworld", "val", "all", limit=5)
     assert set(every.languages) == set(grammar.languages()) and every.languages[0] == "en"
-    assert "data:image/png" in every._repr_html_() and set(every.concepts[0].split()) & set(COLOURS)
+    assert "data:image/webp" in every._repr_html_() and set(every.concepts[0].split()) & set(COLOURS)
     with pytest.raises(runtime.UserError, match="toyworld has no captions in 'it'"):
         data.load_captions("toyworld", "test", ["it"])
 
