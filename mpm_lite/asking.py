@@ -56,6 +56,21 @@ def openings(language: str) -> tuple[str, ...]:
     return tuple(one for scene in many for one in grammar.in_order(scene, language))
 
 
+@torch.no_grad()
+def soft_tokens(recipe: MpmChat, seen: Tensor, look: str = "real") -> Tensor:
+    """Soft tokens (N, Q, D) of pictures as the recipe takes them: each its own, another's (shuffled), or one mean picture's
+    for all, unexpanded in memory (blind)."""
+    count = len(seen)
+    if look == "shuffled":
+        seen = seen.roll(1, dims=0)
+    if look == "blind":
+        # In float32 and back: the sum of thousands of float16 numbers is infinite.
+        seen = seen.float().mean(dim=0, keepdim=True).to(seen.dtype)
+    recipe.eval()
+    soft = torch.cat([recipe.predict({"seen": part})["soft"] for part in seen.split(256)])
+    return soft.expand(count, -1, -1) if look == "blind" else soft
+
+
 class Asking(ABC):
     """What a bench does with a trained recipe. `seen(split, count, pixels)` gives it the pictures."""
 
@@ -63,22 +78,13 @@ class Asking(ABC):
     def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
         """Pictures of a split as a recipe takes them; see `chat.Bench`."""
 
-    @torch.no_grad()
     def soft(self, recipe: MpmChat, split: str, count: int, look: str = "real") -> Tensor | None:
         """Soft tokens (N, Q, D) of the first pictures of a split, looked at in one of LOOKS; None where no picture is."""
         if look not in LOOKS:
             raise unknown("way to look", look, LOOKS)
         if look in ("text", "translated"):
             return None
-        seen = self.seen(split, count, recipe.options.connector == "queries")
-        if look == "shuffled":
-            seen = seen.roll(1, dims=0)
-        if look == "blind":
-            # In float32 and back: the sum of thousands of float16 numbers is infinite.
-            seen = seen.float().mean(dim=0, keepdim=True).to(seen.dtype)
-        recipe.eval()
-        soft = torch.cat([recipe.predict({"seen": part})["soft"] for part in seen.split(256)])
-        return soft.expand(count, -1, -1) if look == "blind" else soft
+        return soft_tokens(recipe, self.seen(split, count, recipe.options.connector == "queries"), look)
 
     def test(
         self,
@@ -92,8 +98,8 @@ class Asking(ABC):
         closed: int = 2,
         nats: bool = False,
     ) -> pd.DataFrame:
-        """One row a look, language and picture: the caption's scores (`scored`), the share of `closed` questions right, and with
-        `nats` what a token of a caption costs the language model as text (look "text" only; no picture is there).
+        """One row a look, language and picture: the caption's scores (`scored`), the share of `closed` questions right, and
+        with `nats` what a token of a caption costs the language model as text (look "text" only; no picture is there).
 
         A closed question is decided among its answers by likelihood; the questions are the same in each language.
         """

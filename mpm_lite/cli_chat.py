@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
 from mpm_lite.runtime import unknown
@@ -47,6 +45,8 @@ def chat(settings: dict[str, Any], args: argparse.Namespace) -> None:
 def names(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train language models on names and connectors on English ones, and name held-out emoji and stamps. Settings: fields
     of Naming (sets with '+'), options of its recipe, and split."""
+    import pandas as pd
+
     from mpm_lite import naming
     from mpm_lite.recipes.mpm_chat import MpmChatOptions
 

@@ -27,7 +27,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mpm_lite import runtime, train
-from mpm_lite.asking import seed_of
+from mpm_lite.asking import seed_of, soft_tokens
 from mpm_lite.cache import digest, features, write_atomic
 from mpm_lite.data import CaptionSet, available, load_captions, names
 from mpm_lite.judging import Sample
@@ -84,9 +84,9 @@ class SeeNames(MpmChat):
 
     name = "mpm_names"
 
-    def __init__(self, reads: MpmChat, d_in: int, d_text: int, options: MpmChatOptions) -> None:
+    def __init__(self, reads: MpmChat, d_in: int, options: MpmChatOptions) -> None:
         super().__init__(reads.lm, d_in, 1, options)
-        self.visual = nn.ModuleDict({"see": Vector(d_in, d_text), "read": copy.deepcopy(reads.visual)})
+        self.visual = nn.ModuleDict({"see": Vector(d_in, reads.d_in), "read": copy.deepcopy(reads.visual)})
 
     def stages(self) -> list[Stage]:
         still = ("image tower", "text encoder", "what reads its vectors", "language model")
@@ -113,7 +113,7 @@ def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     """A language model that reads vectors of the arm's text encoder and writes names: trained now on text alone, or read
     back from MPM_LITE_HOME/names."""
     tower = load_text_tower(arm.text)
-    things = names.named(tuple(one for one in arm.sets if available(one)))
+    things = names.named(arm.sets)
     every = sorted({name for thing in things for name in thing.names.values()})
     tokenizer = train_tokenizer(
         [*every, *(names.question(code) for code in names.LANGUAGES for _ in range(2_000))], VOCABULARY
@@ -170,9 +170,9 @@ class Bench:
     def train(self, arm: Naming, seed: int) -> SeeNames:
         """MPM chat of an arm: stage 1 on the English names of all training pictures."""
         reads = reader(arm, seed, self.progress)
-        captions, seen = self.seen("+".join(one for one in arm.sets if available(one)), "train")
+        captions, seen = self.seen(here(arm.sets), "train")
         torch.manual_seed(seed)
-        recipe = SeeNames(reads, seen.shape[2], load_text_tower(arm.text).width, arm.recipe_options)
+        recipe = SeeNames(reads, seen.shape[2], arm.recipe_options)
         said = captions.captions["en"]
         data = Exchanges(recipe.lm, seen, range(len(said)), [asked("en")] * len(said), said)
         train.fit(recipe, data, train.Plan(seed, progress=self.progress, label=f"English names, seed {seed}"))
@@ -190,13 +190,14 @@ class Bench:
                 raise unknown("way to look", look, LOOKS)
         for one in [one for one in tested if available(one)]:
             captions, seen = self.seen(one, split)
+            soft = {look: soft_tokens(recipe, seen, look) for look in looks}
             for language in [code for code in languages if code in captions.languages]:
                 chosen = captions.with_caption(language)
                 if len(chosen) < fewest:
                     continue
                 gold = [captions.captions[language][i] for i in chosen]
                 few = [[gold[k] for k in each] for each in candidates(gold, seed)]
-                found = {look: self._reply(recipe, seen, chosen, language, look, few) for look in looks}
+                found = {look: self._reply(recipe, soft[look][chosen], language, few) for look in looks}
                 found[NEAREST] = self._nearest(seen[chosen], language, few)
                 for look, (said, picked) in found.items():
                     scores = pd.DataFrame({"gold": gold, "said": said, "picked": picked})
@@ -210,26 +211,24 @@ class Bench:
             raise UserError(f"None of {', '.join(tested)} has {fewest} names to ask for in {', '.join(languages)}.")
         return pd.concat(frames, ignore_index=True).assign(seed=seed, lm_seed=seed_of(recipe.lm))
 
-    @torch.no_grad()
-    def _reply(
-        self, recipe: MpmChat, seen: Tensor, chosen: np.ndarray, language: str, look: str, few: list[list[str]]
-    ) -> tuple[list[str], list[str]]:
+    def _reply(self, recipe: MpmChat, soft: Tensor, language: str, few: list[list[str]]) -> tuple[list[str], list[str]]:
         """What the model says of each picture, and which of its candidates it finds likeliest."""
-        if look == "blind":
-            seen = seen.float().mean(dim=0, keepdim=True).expand_as(seen)
-        shown = (seen.roll(1, dims=0) if look == "shuffled" else seen)[chosen]
-        soft = torch.cat([recipe.predict({"seen": part.float()})["soft"] for part in shown.split(256)])
-        prompts = [asked(language)] * len(chosen)
+        prompts = [asked(language)] * len(soft)
         said = recipe.lm.generate(prompts, soft, stop=BREAK, new_tokens=32)
         return said, [each[i] for each, i in zip(few, recipe.lm.choose(prompts, few, soft), strict=True)]
 
     def _nearest(self, shown: Tensor, language: str, few: list[list[str]]) -> tuple[list[str], list[str]]:
         """The name in that language of the training picture that looks most alike, and the candidate closest to it."""
-        captions, seen = self.seen("+".join(one for one in TESTED if available(one)), "train")
+        captions, seen = self.seen(here(TESTED), "train")
         there = captions.with_caption(language)
         own, other = (torch.nn.functional.normalize(x.float().mean(1), dim=-1) for x in (shown, seen[there]))
         said = [captions.captions[language][there[i]] for i in (own @ other.T).argmax(dim=1).tolist()]
         return said, [max(each, key=lambda name, one=one: chrf(one, name)) for one, each in zip(said, few, strict=True)]
+
+
+def here(sets: Sequence[str]) -> str:
+    """Those of some sets that are on this machine, as one name ("emoji+stamps")."""
+    return "+".join(one for one in sets if available(one))
 
 
 def asked(language: str) -> str:
@@ -298,7 +297,7 @@ def run(out: Path, seeds: Sequence[int], split: str = "test", arm: Naming = Nami
         "arm": asdict(arm),
         "reading_options": asdict(arm.reading_options),
         "options": asdict(arm.recipe_options),
-        "pairs": len(bench.seen("+".join(arm.sets), "train")[0]),
+        "pairs": len(bench.seen(here(arm.sets), "train")[0]),
         "command": f"mpm-lite run mpm_names --seeds {len(seeds)} --out assets/results",
     }
     files = {"names.csv": table(items), "names-said.csv": said}

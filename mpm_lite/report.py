@@ -158,12 +158,12 @@ def claims_markdown() -> str:
         effect = f"{_span(row.effect, row.low, row.high)} ({one.effect})" if ran else f"- ({one.effect})"
         control = f"{row.control_effect:.2f} ({one.control})" if ran else f"- ({one.control})"
         lines.append([row.claim, one.statement, one.theirs or "-", effect, control, str(row.seeds), row.verdict])
-    shown = []
-    if claims.sight_by_language() is not None:
+    shown, known = [], claims.read()
+    if "C7" in known:
         shown.append(
             f"![Scatter of what a connector trained in English sees in nine other languages, for six language models, against how near each holds them to English.](assets/{SIGHT_FIGURE})"
         )
-    if claims.replies_by_share() is not None:
+    if "C3" in known:
         shown.append(
             f"![Lines of reply language and content against the share of other languages in tuning.](assets/{REPLY_FIGURE})"
         )

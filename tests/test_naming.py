@@ -56,7 +56,7 @@ def test_only_what_turns_a_picture_into_a_vector_learns_to_see(bench, recipe):
     assert [s.learns for s in stages] == [("visual.see",)] and "language model" in stages[0].frozen
     assert all(torch.equal(a, b) for a, b in zip(before.decoder.parameters(), recipe.decoder.parameters(), strict=True))
     torch.manual_seed(1)
-    fresh = naming.SeeNames(before, 64, 384, ARM.recipe_options)
+    fresh = naming.SeeNames(before, 64, ARM.recipe_options)
     assert fresh.see(torch.randn(3, 16, 64)).shape == (3, 4, recipe.lm.width)
 
 

@@ -128,7 +128,7 @@ class MpmChat(Recipe):
         learns = {options.thawed, options.tuned} - {"none"}
         if len(learns) > 1:
             raise UserError("thawed='lora' and tuned='all' (or the other way round) do not go together: choose one.")
-        self.options = options
+        self.options, self.d_in = options, d_in
         self.lm = _own(lm) if learns else lm
         table = lm.model.get_input_embeddings().weight
         sizes = {"queries": options.queries}

@@ -278,8 +278,8 @@ class LM:
     ) -> list[str]:
         """A continuation of each prompt: `greedy`, `beam` (beams) or `sample` (temperature, top_p, seed).
 
-        A continuation ends at the end-of-text token, before `stop` (one token, such as a line break), or after
-        `new_tokens`. `begin`: its first token must be one with which one of these texts begins. `cache`: keep keys and values; without it the same text comes, more slowly.
+        It ends at the end-of-text token, before `stop` (one token, such as a line break), or after `new_tokens`, and starts
+        with the first token of one of `begin`, if any. `cache` off: the same text comes, more slowly.
         Raises UserError for another way, and where prompt and continuation exceed the model's context.
         """
         from transformers import GenerationConfig
