@@ -2,6 +2,7 @@
 
     mpm-lite claims run C1 --seeds 5     resumes per arm and seed; OUT/claims holds a file for each
     mpm-lite claims table                the ledger; under five seeds a claim is pending
+    mpm-lite claims pack --out OUT       those files as one, OUT/claims.parquet, far smaller; runs go on from it
 
 Every arm that two claims share is run once.
 """
@@ -28,6 +29,7 @@ from mpm_lite.studies import commit
 
 FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
 LEDGER = "results/claims.json"
+DIGITS = 3  # of a score in a packed row
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")
 
 
@@ -58,10 +60,10 @@ def run(
     there is one seed of everything.
     """
     one, bench = claim(name), bench or Bench()
-    todo = [(seed, arm) for seed in seeds for arm in one.arms]
+    todo, packed = [(seed, arm) for seed in seeds for arm in one.arms], set(_packed(out)["key"])
     for k, (seed, arm) in enumerate(todo, 1):
         path = place(out, one.arms[arm], seed, {**one.asked, "split": split})
-        if path.exists():
+        if path.exists() or path.stem in packed:
             continue
         say(f"{name} {k} of {len(todo)}: {arm}, seed {seed}")
         rows = bench.test(bench.train(one.arms[arm], seed), seed, split=split, **one.asked)
@@ -72,10 +74,13 @@ def run(
 
 def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
     """The rows of all arms of a claim, with a column `arm`. UserError where one is missing or torn."""
-    frames = []
+    frames, packed = [], dict(list(_packed(out).groupby("key")))
     for arm, what in one.arms.items():
         for seed in seeds:
             path = place(out, what, seed, {**one.asked, "split": split})
+            if path.stem in packed:
+                frames.append(packed[path.stem].assign(arm=arm))
+                continue
             try:
                 frames.append(pd.read_parquet(path).assign(arm=arm))
             except (OSError, ValueError) as error:
@@ -84,6 +89,43 @@ def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> p
                     f"`mpm-lite claims run {one.id}` makes it again."
                 ) from error
     return pd.concat(frames, ignore_index=True)
+
+
+def _packed(out: Path) -> pd.DataFrame:
+    """The rows in OUT/claims.parquet, whose column `key` is the name of the file that each was in; none where there is none."""
+    path = out / "claims.parquet"
+    if not path.exists():
+        return pd.DataFrame({"key": []})
+    try:
+        rows = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not readable: delete it, and `mpm-lite claims run` makes its rows again."
+        ) from error
+    # Back from categories, which a grouping would cross with each other.
+    return rows.astype({name: str for name, kind in rows.dtypes.items() if kind == "category"})
+
+
+def pack(out: Path) -> Path:
+    """Put the rows of all files under OUT/claims into OUT/claims.parquet, scores to DIGITS places, and delete the files."""
+    loose, packed = sorted((out / "claims").glob("*.parquet")), _packed(out)
+    try:
+        frames = [pd.read_parquet(path).assign(key=path.stem) for path in loose]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"A file under {out / 'claims'} is not readable ({error}): delete it and run its claim."
+        ) from error
+    if not frames:
+        raise UserError(f"No rows lie under {out / 'claims'}: `mpm-lite claims run --out {out}` makes some.")
+    rows = pd.concat([*([packed] if len(packed) else []), *frames], ignore_index=True)
+    scores = [metric for metric in METRICS if metric in rows]
+    rows[scores] = rows[scores].astype("float64").round(DIGITS).astype("float32")
+    names = [column for column in rows if column not in scores and rows[column].dtype != "int64"]
+    rows = rows.astype(dict.fromkeys(names, "category")).sort_values("key", kind="stable", ignore_index=True)
+    write_atomic(out / "claims.parquet", rows.to_parquet(compression="zstd", compression_level=19, index=False))
+    for path in loose:
+        path.unlink()
+    return out / "claims.parquet"
 
 
 def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:

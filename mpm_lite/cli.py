@@ -277,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "claims", parents=[shared], help="run claims of the papers, print the ledger, or all that it says of some"
     )
-    one.add_argument("action", choices=["run", "table", "show"])
+    one.add_argument("action", choices=["run", "table", "show", "pack"])
     one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
     one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
     one.set_defaults(do=cli_chat.claims)

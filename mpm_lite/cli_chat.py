@@ -71,7 +71,7 @@ RUNS = {"mpm_chat": chat, "mpm_names": names}
 
 
 def claims(args: argparse.Namespace) -> None:
-    """Run claims of the papers, print the ledger, or all that it says of some."""
+    """Run claims of the papers, print the ledger, or all that it says of some; or pack the rows behind it."""
     from mpm_lite import claims as c
 
     if args.action == "show":
@@ -79,6 +79,9 @@ def claims(args: argparse.Namespace) -> None:
             print(c.told(name, Path(args.out) / "claims.json" if args.out else None) + "\n")
         return
     out = Path(args.out or "runs/claims")
+    if args.action == "pack":
+        print(f"Written: {c.pack(out)}")
+        return
     ledger = out / "claims.json"
     if args.action == "run":
         print(runtime.banner())
