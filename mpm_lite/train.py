@@ -195,6 +195,7 @@ def fit(
             if stage.clip:
                 accelerator.clip_grad_norm_(learning, stage.clip)
             optimizer.step()
+            recipe.stepped()
             done += 1
             history.losses.append(value)
             history.kept_step = history.kept_step if score else done

@@ -50,6 +50,9 @@ class Recipe(nn.Module):
         """The objective () of one batch."""
         raise UserError(f"Recipe {self.name!r} declares no objective; define loss(batch).")
 
+    def stepped(self) -> None:
+        """What else happens after each step of training, such as averaging weights: nothing, unless a recipe says."""
+
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the trained recipe says of its inputs."""
         raise UserError(f"Recipe {self.name!r} predicts nothing; define predict(inputs).")

@@ -1,0 +1,237 @@
+"""Text-conditioned diffusion on diffusers' UNet, autoencoder and schedulers: the parts, their folder, and sampling.
+
+Shapes: N pictures, C latent channels, S latent side, T tokens of the longest prompt, W the prompt encoder's width, D the
+UNet's cross-attention width.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    ModelMixin,
+    UNet2DConditionModel,
+)
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from torch import Tensor, nn
+
+from mpm_lite import runtime
+from mpm_lite.runtime import UserError, unknown
+
+SAMPLERS = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
+GUIDANCE = (0.0, 20.0)
+
+
+class Bridge(ModelMixin, ConfigMixin):
+    """From a prompt encoder's token states to what the UNet attends to: a linear map without bias, then LayerNorm, as
+    VisCPM-Paint has it (2308.12038, section 3.3); and one learned vector that stands for no prompt."""
+
+    @register_to_config
+    def __init__(self, width: int, cross: int) -> None:
+        super().__init__()
+        self.turn = nn.Linear(width, cross, bias=False)
+        self.norm = nn.LayerNorm(cross)
+        self.nothing = nn.Parameter(torch.randn(cross) / math.sqrt(cross))
+
+    def forward(self, states: Tensor, mask: Tensor, told: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """States (N, T, W) and mask bool (N, T) -> (N, T, D) and its mask. `told` bool (N,): whose prompt is read; the
+        others get the one vector for no prompt."""
+        x = self.norm(self.turn(states))
+        if told is None:
+            return x, mask
+        alone = torch.arange(mask.shape[1], device=mask.device)[None] == 0  # (1, T)
+        return torch.where(told[:, None, None], x, self.nothing.to(x)), torch.where(told[:, None], mask, alone)
+
+
+def small_unet(channels: int, side: int, cross: int, widths: tuple[int, ...] = (128, 192), layers: int = 1) -> Any:
+    """A UNet2DConditionModel for latents (N, C, S, S) that attends to the prompt at every resolution."""
+    return UNet2DConditionModel(
+        sample_size=side,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=widths,
+        layers_per_block=layers,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
+        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        cross_attention_dim=cross,
+        attention_head_dim=[width // 32 for width in widths],  # diffusers' name for the number of heads
+        norm_num_groups=16,
+        use_linear_projection=True,
+    )
+
+
+def small_vae(channels: int = 8, widths: tuple[int, ...] = (16, 32, 64, 64)) -> AutoencoderKL:
+    """An AutoencoderKL that makes each square of 8 x 8 pixels one latent vector of C numbers."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        latent_channels=channels,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    """A cosine schedule of 1,000 steps whose UNet predicts velocity (v-prediction, 2202.00512)."""
+    return DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False)
+
+
+@torch.no_grad()
+def to_latents(vae: AutoencoderKL | None, pictures: np.ndarray, batch: int = 256) -> Tensor:
+    """Pictures uint8 (N, H, H, 3) -> latents float32 (N, C, S, S), at the scale that diffusion wants; without an
+    autoencoder the pictures themselves, from -1 to 1."""
+    found = []
+    for start in range(0, len(pictures), batch):
+        x = torch.from_numpy(pictures[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if vae is not None:
+            x = (vae.encode(x.to(vae.device)).latent_dist.mean * vae.config.scaling_factor).cpu()
+        found.append(x)
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def to_pictures(vae: AutoencoderKL | None, latents: Tensor, batch: int = 256) -> np.ndarray:
+    """The way back: uint8 (N, H, H, 3)."""
+    found = []
+    for part in latents.split(batch):
+        x = part if vae is None else vae.decode(part.to(vae.device) / vae.config.scaling_factor).sample
+        found.append(((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+    return np.concatenate(found)
+
+
+def first_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Tensor:
+    """The noise that each picture starts from, (N, C, S, S): the same for the same seed, whatever stands beside it."""
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+
+
+@torch.no_grad()
+def sample(
+    unet: Any,
+    bridge: Bridge,
+    scheduler: Any,
+    states: Tensor,
+    mask: Tensor,
+    seeds: Sequence[int],
+    guidance: float = 4.0,
+    steps: int = 20,
+    sampler: str = "dpm",
+    told: bool = True,
+) -> Tensor:
+    """Latents (N, C, S, S) painted after prompts' states (N, T, W), mask (N, T).
+
+    Classifier-free guidance (2207.12598): 1 leaves it out, 0 and `told=False` paint without a prompt. Raises UserError for
+    guidance out of range, an unknown sampler, states that are not finite, and latents that become so.
+    """
+    if not GUIDANCE[0] <= guidance <= GUIDANCE[1]:
+        raise UserError(f"guidance={guidance} is out of range: choose one from {GUIDANCE[0]:g} to {GUIDANCE[1]:g}.")
+    if sampler not in SAMPLERS:
+        raise unknown("sampler", sampler, SAMPLERS)
+    if steps < 1:
+        raise UserError(f"steps={steps}: a picture takes at least one step.")
+    if not torch.isfinite(states).all():
+        raise UserError("The prompt's states hold NaN or infinity: check the prompt encoder's weights.")
+    side, on = unet.config.sample_size, unet.device
+    x = first_noise((unet.config.in_channels, side, side), seeds).to(on)
+    # Said outright: what a schedule leaves to default, another scheduler takes its own default for.
+    stepper = SAMPLERS[sampler].from_config(scheduler.config, timestep_spacing="trailing", steps_offset=0)
+    stepper.set_timesteps(steps)
+    x = x * stepper.init_noise_sigma
+    guided = told and guidance not in (0.0, 1.0)
+    of = torch.tensor([told and guidance > 0] * len(x) + [False] * len(x) * guided, device=on)
+    twice = (lambda t: torch.cat([t, t])) if guided else (lambda t: t)
+    context, there = bridge(twice(states.to(on)), twice(mask.to(on)), of)
+    for t in stepper.timesteps:
+        said = unet(twice(x), t, context, encoder_attention_mask=there).sample
+        if guided:
+            with_prompt, without = said.chunk(2)
+            said = without + guidance * (with_prompt - without)
+        x = stepper.step(said, t, x).prev_sample
+    if not torch.isfinite(x).all():
+        raise UserError("Painting ended in NaN or infinity: lower guidance, or check the UNet's weights.")
+    return x
+
+
+class PaintPipeline(DiffusionPipeline):
+    """UNet, bridge, autoencoder (or None: pixels) and noise schedule as a diffusers folder; `encoder` is the name of the
+    prompt encoder that its bridge belongs to, `encoder_seed` which of those pretrained apart."""
+
+    _optional_components = ["vae"]
+
+    def __init__(
+        self, unet: Any, bridge: Bridge, scheduler: Any, vae: Any = None, encoder: str = "", encoder_seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet, bridge=bridge, scheduler=scheduler, vae=vae)
+        self.register_to_config(encoder=encoder, encoder_seed=encoder_seed)
+        self._reads: Any = None
+
+    @property
+    def prompt_encoder(self) -> Any:
+        """The prompt encoder, loaded when it is first needed."""
+        if self._reads is None:
+            from mpm_lite.towers.prompts import load_prompt_encoder
+
+            self._reads = load_prompt_encoder(self.config.encoder, self.config.encoder_seed)
+        return self._reads
+
+    @torch.no_grad()
+    def __call__(
+        self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, guidance: float = 4.0, steps: int = 20,
+        sampler: str = "dpm", batch: int = 64,
+    ) -> np.ndarray:  # fmt: skip
+        """Pictures uint8 (N, H, H, 3), one a prompt; the same prompt, seed and dials give the same picture. An int is the
+        seed of the first prompt, the others count on from it.
+
+        Raises UserError for a prompt that is empty or too long, and as `sample` does; warns of one whose script the
+        encoder's tokenizer lacks.
+        """
+        many = [prompts] if isinstance(prompts, str) else list(prompts)
+        seeds = [seeds + i for i in range(len(many))] if isinstance(seeds, int) else list(seeds)
+        if len(seeds) != len(many):
+            raise UserError(f"{len(many)} prompts and {len(seeds)} seeds differ: give one seed for each.")
+        encoder = self.prompt_encoder
+        states = encoder.states(many)
+        for prompt in many:
+            if encoder.unread(prompt):
+                warnings.warn(f"{encoder.name} knows too few characters of {prompt!r} to read it.", stacklevel=2)
+        found = []
+        for start in range(0, len(many), batch):
+            part = range(start, min(start + batch, len(many)))
+            x = sample(
+                self.unet, self.bridge, self.scheduler, *states.batch(part), [seeds[i] for i in part],
+                guidance, steps, sampler,
+            )  # fmt: skip
+            found.append(to_pictures(self.vae, x))
+        return np.concatenate(found)
+
+
+def load_vae() -> AutoencoderKL:
+    """The toy world's autoencoder, frozen, in float32. UserError where it is missing."""
+    folder = runtime.asset() / "paint" / "vae"
+    if not folder.is_dir():
+        raise UserError("The autoencoder is not among the assets: `mpm-lite pretrain toy-vae --out assets` makes it.")
+    return AutoencoderKL.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)
+
+
+def load_painter(folder: str | Path) -> PaintPipeline:
+    """A painter from its folder. UserError where there is none, or where it is torn."""
+    path = Path(folder).expanduser()
+    if not (path / "model_index.json").is_file():
+        raise UserError(f"{path} holds no painter (no model_index.json): `mpm-lite run mpm_paint` makes one.")
+    try:
+        return PaintPipeline.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"The painter at {path} cannot be read ({error}): delete it and make it again.") from error

@@ -1,0 +1,155 @@
+"""What painting begins with, made here: an autoencoder, the reader that judges pictures, and a UNet that reads English.
+
+    mpm-lite pretrain toy-vae scene-reader toy-painter --out assets
+
+The UNet learned with an English text encoder, `minilm-en`, on English captions: the warm start that VisCPM-Paint has in
+Stable Diffusion. Each is a file or a diffusers folder with a card; a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from mpm_lite import paint, pretrain, runtime, scene_reader, train
+from mpm_lite.cache import digest, write_atomic
+from mpm_lite.data import load_captions, toyworld
+from mpm_lite.data.scenes import Scene, scenes
+from mpm_lite.pretrain_towers import crowds
+from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions, Drawings
+from mpm_lite.scene_reader import SceneReader, SceneReaderOptions, classes
+
+SIDE = 48  # pixels
+SEED = 0
+DRAWN = 8_000  # pictures of the toy world to learn from, half of them crowds
+ENGLISH = "minilm-en"
+
+
+def drawn(count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
+    """Scenes of train and crowds by halves, and a picture uint8 (M, H, H, 3) of each, drawn as no data set draws it."""
+    many = [
+        *islice(scenes("train", seed + 200), count // 2),
+        *(s for group in crowds(count // 8, seed + 1) for s in group),
+    ]
+    return many, np.stack([toyworld.render(s, SIDE, seed=1_000 + i) for i, s in enumerate(many)])
+
+
+def small(pictures: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """Pictures uint8 (M, H, H, 3), averaged down to a side."""
+    return np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BOX)) for p in pictures])
+
+
+def autoencoder(
+    options: AutoencoderOptions, count: int
+) -> tuple[Autoencoder, Drawings, Callable[[Autoencoder], dict[str, Any]]]:
+    """Toy pictures and emoji of train; measured on those of val."""
+    _, toys = drawn(count, SEED)
+    emoji = small(load_captions("emoji", "train").images[:])
+    every = np.concatenate([toys, emoji])
+    data = Drawings(torch.from_numpy(every), digest([toyworld.RENDER, every[::37].tobytes()]))
+
+    def measured(recipe: Autoencoder) -> dict[str, Any]:
+        held = {"toyworld": _val(), "emoji": small(load_captions("emoji", "val").images[:])}
+        found = {}
+        for name, pictures in held.items():
+            back = paint.to_pictures(recipe.vae, paint.to_latents(recipe.vae, pictures))
+            error = ((back.astype(float) - pictures) / 255) ** 2
+            found[f"{name}, decibels"] = round(float(-10 * np.log10(error.mean())), 2)
+        return found
+
+    torch.manual_seed(SEED)
+    return Autoencoder(options), data, measured
+
+
+def reader(
+    options: SceneReaderOptions, count: int
+) -> tuple[SceneReader, Drawings, Callable[[SceneReader], dict[str, Any]]]:
+    """Drawings with what each cell shows; measured on val, clean, under noise, and behind the autoencoder where it is there."""
+    many, pictures = drawn(count, SEED + 1)
+    known = [classes(scene) for scene in many]
+    slots = {slot: torch.from_numpy(np.stack([of[slot] for of in known])) for slot in scene_reader.CLASSES}
+    data = Drawings(torch.from_numpy(pictures), digest([toyworld.RENDER, *(s.id for s in many)]), **slots)
+    torch.manual_seed(SEED)
+    return SceneReader(options), data, accuracy
+
+
+def accuracy(recipe: SceneReader) -> dict[str, Any]:
+    """Share of val pictures read exactly (every thing, every attribute), as drawn, under noise, and decoded from latents."""
+    many, clean, rng = toyworld.split_scenes("val"), _val(), np.random.default_rng(SEED)
+    sides = {"clean": clean}
+    for level in (0.05, 0.1, 0.2):
+        noisy = clean / 127.5 - 1 + level * rng.standard_normal(clean.shape)
+        sides[f"noise {level}"] = ((noisy.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+    if (runtime.asset() / "paint" / "vae").is_dir():
+        vae = paint.load_vae()
+        sides["decoded"] = paint.to_pictures(vae, paint.to_latents(vae, clean))
+    found = {}
+    for name, pictures in sides.items():
+        right = [set(read) == set(scene.things) for read, scene in zip(recipe.read(pictures), many, strict=True)]
+        found[f"exact, {name}"] = round(float(np.mean(right)), 4)
+    return found
+
+
+def _val() -> np.ndarray:
+    return np.stack([toyworld.render(s, SIDE) for s in toyworld.split_scenes("val")])
+
+
+BUILDS = {"toy-vae": (autoencoder, AutoencoderOptions()), "scene-reader": (reader, SceneReaderOptions())}
+
+
+def build(name: str, out: Path, options: Any = None, count: int = DRAWN) -> Path:
+    """Train, save, measure and describe one of BUILDS, unless all that is done; returns the path of its card."""
+    if name not in BUILDS:
+        raise runtime.unknown("part of painting to pretrain", name, BUILDS)
+    card = out / "paint" / f"{name}.json"
+    place = out / "paint" / ("vae" if name == "toy-vae" else "scene-reader.safetensors")
+    if card.exists() and place.exists():
+        return card
+    make, usual = BUILDS[name]
+    options, began = options or usual, time.perf_counter()
+    recipe, data, measured = make(options, count)
+    prepared = time.perf_counter() - began
+    work = runtime.home() / "pretrain" / name
+    history = train.fit(recipe, data, train.Plan(SEED, work, save_every=250, label=name))
+    if name == "toy-vae":
+        latents = paint.to_latents(recipe.vae, _val())
+        recipe.vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
+        sha = _save_vae(recipe.vae, place)
+    else:
+        weights = to_safetensors({k: v.half().contiguous() for k, v in recipe.state_dict().items()})
+        write_atomic(place, weights)
+        sha = hashlib.sha256(weights).hexdigest()
+    said = {
+        "name": name, "seed": SEED, "options": asdict(options), "pictures": len(data),
+        "parameters": sum(p.numel() for p in recipe.parameters()),
+        "last_loss": round(float(np.mean(history.losses[-50:])), 5), "measured_on_val": measured(recipe),
+        **pretrain.provenance(sha, prepared + history.seconds, name),
+    }  # fmt: skip
+    pretrain.write_json(card, said)
+    shutil.rmtree(work, ignore_errors=True)
+    return card
+
+
+def _save_vae(vae: nn.Module, folder: Path) -> str:
+    """The autoencoder as a diffusers folder in float16, whole or not at all."""
+    import copy
+
+    beside = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(beside, ignore_errors=True)
+    copy.deepcopy(vae).half().save_pretrained(beside)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(beside, folder)
+    return hashlib.sha256(next(folder.glob("*.safetensors")).read_bytes()).hexdigest()

@@ -1,0 +1,129 @@
+"""MPM, text to image (VisCPM-Paint): a diffusion model that learned from English prompts is prompted in other languages.
+
+Method (2308.12038, section 3.3). A frozen multilingual language model reads the prompt; a linear map and LayerNorm bring
+its token states to the width of a UNet's cross-attention. The UNet came from a diffusion model pretrained with an English
+text encoder; on English pairs only, its cross-attention and that linear map learn (stage *re-alignment*), and nothing else
+does. *From scratch* the whole UNet learns. The objective is the error of the predicted velocity (v-prediction,
+2202.00512), weighted by min-SNR (2303.09556); the paper predicts noise, at uniform weight. Prompts are left out in a
+tenth of the steps, for classifier-free guidance (2207.12598). What paints is a running mean of the weights.
+
+Shapes: N pictures, C latent channels, S latent side, T tokens of the longest prompt, W the prompt encoder's width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.training_utils import compute_snr
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mpm_lite.paint import Bridge, noise_schedule
+from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers.prompts import States
+
+LEARNS = ("all", "cross-attention")
+
+
+@dataclass(frozen=True)
+class MpmPaintOptions:
+    """Every dial of the recipe."""
+
+    learns: str = "cross-attention"  # of the UNet, beside the bridge; "all": from scratch
+    steps: int = 1500
+    batch: int = 64
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    unprompted: float = 0.1  # share of pictures whose prompt is left out
+    min_snr: float = 5.0  # 0: each step weighs the same
+    average: float = 0.995  # how much of the running mean stays at a step; 0: the weights as they are
+    bf16: bool = False
+
+
+class Prompted:
+    """Pictures with prompts as training data: latents (M, C, S, S), and for each its prompt's token states."""
+
+    def __init__(self, latents: Tensor, pictures: Sequence[int], states: States) -> None:
+        if len(pictures) != len(states):
+            raise UserError(f"{len(pictures)} pictures and {len(states)} prompts differ.")
+        self.latents, self.pictures, self.states = latents, torch.as_tensor(list(pictures)), states
+        of = [latents[:: max(1, len(latents) // 64)], self.pictures, states.flat[:: max(1, len(states.flat) // 512)]]
+        told = b"".join(part.float().numpy().tobytes() for part in of)
+        self.digest = hashlib.sha256(told + states.starts.tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """`latents` (N, C, S, S), `states` (N, T, W), `there` bool (N, T)."""
+        states, there = self.states.batch(indices.tolist())
+        return {"latents": self.latents[self.pictures[indices]].float(), "states": states, "there": there}
+
+
+class MpmPaint(Recipe):
+    """A bridge and a UNet. `predict` gives velocities; to paint, `painter` gives what `paint.sample` takes."""
+
+    name = "mpm_paint"
+    Options = MpmPaintOptions
+
+    def __init__(self, unet: Any, width: int, options: MpmPaintOptions = MpmPaintOptions()) -> None:
+        """`unet` is a diffusers UNet2DConditionModel, taken over as it is; `width` is the prompt encoder's, W."""
+        super().__init__()
+        if options.learns not in LEARNS:
+            raise unknown("part of the UNet to train", options.learns, LEARNS)
+        if not 0 <= options.unprompted < 1:
+            raise UserError(f"unprompted={options.unprompted} is a share of the pictures, from 0 to under 1.")
+        self.options = options
+        cross = unet.config.cross_attention_dim
+        bridge = Bridge(width, cross if isinstance(cross, int) else cross[0])
+        self.now = nn.ModuleDict({"unet": unet, "bridge": bridge})
+        self.mean = AveragedModel(self.now, multi_avg_fn=get_ema_multi_avg_fn(options.average))
+        self.schedule = noise_schedule()
+
+    def stages(self) -> list[Stage]:
+        o, whole = self.options, self.options.learns == "all"
+        attends = tuple(name for name, _ in self.now.named_modules() if name.endswith("attn2"))
+        learns = ("now.unet",) if whole else tuple(f"now.{name}" for name in attends)
+        return [
+            Stage(
+                name="from scratch" if whole else "re-alignment",
+                learns=("now.bridge", *learns),
+                frozen=("prompt encoder", "autoencoder", *(() if whole else ("the UNet but its cross-attention",))),
+                objective="squared error of the velocity, weighted by min-SNR",
+                steps=o.steps,
+                batch=o.batch,
+                lr=o.lr,
+                weight_decay=o.weight_decay,
+                clip=1.0,
+                beta2=0.99,
+            )
+        ]
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        x = batch["latents"]
+        noise, told = torch.randn_like(x), torch.rand(len(x), device=x.device) >= self.options.unprompted
+        t = torch.randint(self.schedule.config.num_train_timesteps, (len(x),), device=x.device)
+        noisy, wanted = self.schedule.add_noise(x, noise, t), self.schedule.get_velocity(x, noise, t)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.bf16):
+            context, there = self.now["bridge"](batch["states"], batch["there"], told)
+            said = self.now["unet"](noisy, t, context, encoder_attention_mask=there).sample
+        error = F.mse_loss(said.float(), wanted, reduction="none").mean(dim=(1, 2, 3))  # (N,)
+        if not self.options.min_snr:
+            return error.mean()
+        snr = compute_snr(self.schedule, t)
+        return (error * snr.clamp(max=self.options.min_snr) / (snr + 1)).mean()
+
+    def stepped(self) -> None:
+        """The running mean follows."""
+        self.mean.update_parameters(self.now)
+
+    @property
+    def painter(self) -> nn.ModuleDict:
+        """{"unet", "bridge"} that paint: the running mean."""
+        return self.mean.module

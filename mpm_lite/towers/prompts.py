@@ -1,0 +1,129 @@
+"""What a text model says of a prompt, token by token, for whoever paints after it.
+
+Text towers that have token states and causal language models (a state knows only what stands before it) behind one face.
+
+Shapes: N prompts, T tokens of the longest one, W the model's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mpm_lite import cache
+from mpm_lite.runtime import UserError
+from mpm_lite.towers import toys
+from mpm_lite.towers.lm import LM, load_lm
+from mpm_lite.towers.text import bar, check_texts, load_text_tower
+
+UNREADABLE = 0.5  # share of unknown pieces from which on a prompt counts as not read
+
+
+class States:
+    """Token states of many prompts, without padding: prompt i is rows starts[i] to starts[i + 1] of `flat` (S, W)."""
+
+    def __init__(self, flat: Tensor, lengths: Sequence[int]) -> None:
+        self.flat, self.starts = flat, np.concatenate([[0], np.cumsum(lengths)])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """States float32 (N, T, W), zero where there is no token, and the mask bool (N, T)."""
+        rows = [self.flat[self.starts[i] : self.starts[i + 1]].float() for i in indices]
+        lengths = torch.tensor([len(row) for row in rows])
+        states = pad_sequence(rows, batch_first=True)
+        return states, torch.arange(states.shape[1])[None] < lengths[:, None]
+
+
+class PromptEncoder:
+    """Token states of a frozen text model. Members: name, width (W), languages, fingerprint, longest (tokens)."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.causal = model, isinstance(model, LM)
+        if not self.causal and not model.has_tokens:
+            model.tokens([])  # says which towers have them
+        self.name, self.width, self.languages = model.name, int(model.width), model.languages
+        self.fingerprint = model.fingerprint
+        self.longest = model.context if self.causal else model.max_tokens
+
+    def states(self, prompts: Sequence[str], progress: bool = False) -> States:
+        """Of each prompt. UserError for one that is empty or longer than the model reads."""
+        ids = self._ids(check_texts(prompts))
+        flat = np.concatenate([np.zeros((0, self.width), np.float16), *self._rows(list(prompts), progress)])
+        return States(torch.from_numpy(flat), [len(row) for row in ids])
+
+    def cached(self, prompts: Sequence[str], progress: bool = False) -> States:
+        """The same, kept on disk: for prompts that many runs read."""
+        ids = self._ids(check_texts(prompts))
+        key = ("prompt states", self.fingerprint, cache.digest(prompts))
+        flat = cache.features(key, lambda: self.states(prompts, progress).flat.numpy())
+        return States(torch.from_numpy(flat), [len(row) for row in ids])
+
+    def unread(self, prompt: str) -> bool:
+        """Whether the tokenizer knows too little of a prompt's script for the model to read it."""
+        if not self.causal:
+            return self.model.unknown_rate([prompt]) >= UNREADABLE
+        tokenizer = self.model.tokenizer
+        ids = self.model.encode([prompt], special=False)[0]
+        return bool(ids) and sum(i == tokenizer.unk_token_id for i in ids) / len(ids) >= UNREADABLE
+
+    def _ids(self, prompts: list[str]) -> list[list[int]]:
+        if self.causal:
+            begins, rows = self.model.rows(prompts)
+            ids = [[0] * begins + row for row in rows]
+        else:
+            ids = (
+                self.model.tokenizer([self.model.prefix + one for one in prompts], verbose=False)["input_ids"]
+                if prompts
+                else []
+            )
+        for prompt, row in zip(prompts, ids, strict=True):
+            if len(row) > self.longest:
+                raise UserError(
+                    f"The prompt {prompt[:40]!r}... has {len(row)} tokens and {self.name} reads {self.longest}: shorten it."
+                )
+        return ids
+
+    def _rows(self, prompts: list[str], progress: bool) -> list[np.ndarray]:
+        """Float16 (T, W) of each prompt."""
+        found, batch = [], self.model.batch
+        for start in bar(range(0, len(prompts), batch), f"{self.name}: prompts / {batch}", progress):
+            part = prompts[start : start + batch]
+            if self.causal:
+                with torch.inference_mode():
+                    context = self.model.read(part)
+                    states, mask = self.model.all_layers(context)[-1].cpu().numpy(), context.mask.cpu().numpy()
+            else:
+                states, mask = self.model.tokens(part)
+            found += [row[there].astype(np.float16) for row, there in zip(states, mask, strict=True)]
+        return found
+
+
+def load_prompt_encoder(name: str, seed: int = 0) -> PromptEncoder:
+    """The prompt encoder of that name: a text tower (`e5-small`, `minilm-en`, `toy`), a toy language model
+    (`toy-multilingual`; `seed` picks one), or a folder or hub id of either kind.
+
+    Raises UserError for a tower that has sentence vectors only, and whatever its loader raises.
+    """
+    folder = Path(name).expanduser()
+    if name in toys.NAMES or (folder.is_dir() and _writes(folder)):
+        return PromptEncoder(load_lm(name, seed))
+    return PromptEncoder(load_text_tower(name))
+
+
+def _writes(folder: Path) -> bool:
+    """Whether a checkpoint's configuration says that it is a causal language model."""
+    import json
+
+    try:
+        kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
+    except (OSError, ValueError):
+        return False
+    return any(kind.endswith("ForCausalLM") for kind in kinds)
