@@ -109,13 +109,14 @@ def _packed(out: Path) -> pd.DataFrame:
 def pack(out: Path) -> Path:
     """Put the rows of all files under OUT/claims into OUT/claims.parquet, scores to DIGITS places, and delete the files."""
     loose, packed = sorted((out / "claims").glob("*.parquet")), _packed(out)
+    there = set(packed["key"])
     try:
-        frames = [pd.read_parquet(path).assign(key=path.stem) for path in loose]
+        frames = [pd.read_parquet(path).assign(key=path.stem) for path in loose if path.stem not in there]
     except (OSError, ValueError) as error:
         raise UserError(
             f"A file under {out / 'claims'} is not readable ({error}): delete it and run its claim."
         ) from error
-    if not frames:
+    if not loose:
         raise UserError(f"No rows lie under {out / 'claims'}: `mpm-lite claims run --out {out}` makes some.")
     rows = pd.concat([*([packed] if len(packed) else []), *frames], ignore_index=True)
     scores = [metric for metric in METRICS if metric in rows]
