@@ -175,17 +175,20 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Rebuild the toy world's language models and towers; what is there already, and intact, is kept."""
+    """Rebuild the toy world's language models, towers and what painting begins with; what is there already, and intact,
+    is kept."""
     from mpm_lite import pretrain as p
+    from mpm_lite import pretrain_paint as b
     from mpm_lite import pretrain_towers as t
 
     out, every = Path(args.out or "runs/pretrain"), not args.names or "all" in args.names
-    towers = list(t.TOWERS) if every else [name for name in args.names if name in t.TOWERS]
-    named = [name for name in args.names if name not in towers]
+    others = [(name, make.build) for make, there in ((t, t.TOWERS), (b, b.BUILDS)) for name in there]
+    others = [(name, make) for name, make in others if every or name in args.names]
+    named = [name for name in args.names if name not in dict(others)]
     models = p.chosen(["all"] if every else named) if every or named else []
     print(runtime.banner())
-    for name in towers:
-        print(f"{name}: {t.build(name, out)}", flush=True)
+    for name, make in others:
+        print(f"{name}: {make(name, out)}", flush=True)
     for variant, seed in models:
         print(f"{variant.name}:{seed}: {p.build(variant, seed, out)}", flush=True)
 
@@ -269,7 +272,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
     one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
     one.set_defaults(do=bench)
-    one = commands.add_parser("pretrain", parents=[shared], help="rebuild the toy world's language models and towers")
+    one = commands.add_parser("pretrain", parents=[shared], help="rebuild the toy world's language models, towers, painters")
     one.add_argument("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
     one.set_defaults(do=pretrain)
     one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")

@@ -125,7 +125,7 @@ def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     decoder = LanguageModel(len(tokenizer), own, **special).decoder
     many = list(islice(names.documents(arm.parallel, seed, arm.sets), DOCUMENTS))
     dials = {k: v for k, v in asdict(arm.reading_options).items() if k != "bf16"}
-    key = digest([tower.fingerprint, str(sorted(dials.items())), str(SIZES), str(seed), *(d.text for d in many[:500])])
+    key = digest(["standardised", tower.fingerprint, str(sorted(dials.items())), str(SIZES), str(seed), *(d.text for d in many[:500])])
     lm = LM(f"names:{seed}", decoder, tokenizer, key, torch.device("cpu"), frozenset(names.LANGUAGES))
     recipe = MpmChat(lm, tower.width, 1, arm.reading_options)
     path = runtime.home() / "names" / f"{key[:24]}.safetensors"
@@ -141,6 +141,8 @@ def _read_names(
     """Train on documents: the vector of the first name stands where a picture will, the reply is the second."""
     vectors = features(("names", tower.fingerprint, digest(every)), lambda: tower.encode(every, progress=progress))
     place = {name: i for i, name in enumerate(every)}
+    # All names lie close together in an encoder's space: what tells them apart is what is left without their mean.
+    vectors = (vectors - vectors.mean(0)) / vectors.std(0)
     seen = torch.from_numpy(vectors.astype(np.float16))[:, None]  # (M, 1, D)
     of = [(place[d.segments[0]], f"\n{d.segments[1]}\n", d.segments[2]) for d in many]
     data = Exchanges(recipe.lm, seen, *zip(*of, strict=True))
