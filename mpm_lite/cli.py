@@ -272,7 +272,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
     one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
     one.set_defaults(do=bench)
-    one = commands.add_parser("pretrain", parents=[shared], help="rebuild the toy world's language models, towers, painters")
+    one = commands.add_parser(
+        "pretrain", parents=[shared], help="rebuild the toy world's language models, towers, painters"
+    )
     one.add_argument("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
     one.set_defaults(do=pretrain)
     one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")

@@ -125,7 +125,8 @@ def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     decoder = LanguageModel(len(tokenizer), own, **special).decoder
     many = list(islice(names.documents(arm.parallel, seed, arm.sets), DOCUMENTS))
     dials = {k: v for k, v in asdict(arm.reading_options).items() if k != "bf16"}
-    key = digest(["standardised", tower.fingerprint, str(sorted(dials.items())), str(SIZES), str(seed), *(d.text for d in many[:500])])
+    said = ["standardised", tower.fingerprint, str(sorted(dials.items())), str(SIZES), str(seed)]
+    key = digest([*said, *(d.text for d in many[:500])])
     lm = LM(f"names:{seed}", decoder, tokenizer, key, torch.device("cpu"), frozenset(names.LANGUAGES))
     recipe = MpmChat(lm, tower.width, 1, arm.reading_options)
     path = runtime.home() / "names" / f"{key[:24]}.safetensors"

@@ -31,6 +31,7 @@ from mpm_lite.runtime import UserError, unknown
 
 SAMPLERS = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 GUIDANCE = (0.0, 20.0)
+TOY = "paint/toy-painter"  # among the assets: the toy world's autoencoder, and the UNet that learned with it
 
 
 class Bridge(ModelMixin, ConfigMixin):
@@ -220,7 +221,7 @@ class PaintPipeline(DiffusionPipeline):
 
 def load_vae() -> AutoencoderKL:
     """The toy world's autoencoder, frozen, in float32. UserError where it is missing."""
-    folder = runtime.asset() / "paint" / "vae"
+    folder = runtime.asset() / TOY / "vae"
     if not folder.is_dir():
         raise UserError("The autoencoder is not among the assets: `mpm-lite pretrain toy-vae --out assets` makes it.")
     return AutoencoderKL.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)

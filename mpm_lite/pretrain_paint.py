@@ -8,6 +8,7 @@ Stable Diffusion. Each is a file or a diffusers folder with a card; a run that w
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import shutil
@@ -22,12 +23,12 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save as to_safetensors
-from torch import nn
 
 from mpm_lite import paint, pretrain, runtime, scene_reader, train
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.scenes import Scene, scenes
+from mpm_lite.painting import SCORES, Bench, Paint
 from mpm_lite.pretrain_towers import crowds
 from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions, Drawings
 from mpm_lite.scene_reader import SceneReader, SceneReaderOptions, classes
@@ -93,7 +94,7 @@ def accuracy(recipe: SceneReader) -> dict[str, Any]:
     for level in (0.05, 0.1, 0.2):
         noisy = clean / 127.5 - 1 + level * rng.standard_normal(clean.shape)
         sides[f"noise {level}"] = ((noisy.clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
-    if (runtime.asset() / "paint" / "vae").is_dir():
+    if (runtime.asset() / paint.TOY / "vae").is_dir():
         vae = paint.load_vae()
         sides["decoded"] = paint.to_pictures(vae, paint.to_latents(vae, clean))
     found = {}
@@ -107,49 +108,77 @@ def _val() -> np.ndarray:
     return np.stack([toyworld.render(s, SIDE) for s in toyworld.split_scenes("val")])
 
 
-BUILDS = {"toy-vae": (autoencoder, AutoencoderOptions()), "scene-reader": (reader, SceneReaderOptions())}
-
-
 def build(name: str, out: Path, options: Any = None, count: int = DRAWN) -> Path:
     """Train, save, measure and describe one of BUILDS, unless all that is done; returns the path of its card."""
     if name not in BUILDS:
         raise runtime.unknown("part of painting to pretrain", name, BUILDS)
-    card = out / "paint" / f"{name}.json"
-    place = out / "paint" / ("vae" if name == "toy-vae" else "scene-reader.safetensors")
+    card, place = out / "paint" / f"{name}.json", out / BUILDS[name]
     if card.exists() and place.exists():
         return card
-    make, usual = BUILDS[name]
-    options, began = options or usual, time.perf_counter()
+    began, work = time.perf_counter(), runtime.home() / "pretrain" / name
+    if name == "toy-painter":
+        said, sha = painter(place, options or PAINTER)
+    else:
+        said, sha = _small(name, place, work, options, count)
+    said = {"name": name, "seed": SEED, **said}
+    pretrain.write_json(card, said | pretrain.provenance(sha, said.pop("seconds", time.perf_counter() - began), name))
+    shutil.rmtree(work, ignore_errors=True)
+    return card
+
+
+def _small(name: str, place: Path, work: Path, options: Any, count: int) -> tuple[dict[str, Any], str]:
+    """The autoencoder or the reader: trained, saved, measured; and the SHA-256 of its weights."""
+    make, usual = (autoencoder, AutoencoderOptions()) if name == "toy-vae" else (reader, SceneReaderOptions())
+    options = options or usual
     recipe, data, measured = make(options, count)
-    prepared = time.perf_counter() - began
-    work = runtime.home() / "pretrain" / name
     history = train.fit(recipe, data, train.Plan(SEED, work, save_every=250, label=name))
     if name == "toy-vae":
-        latents = paint.to_latents(recipe.vae, _val())
-        recipe.vae.register_to_config(scaling_factor=round(1 / float(latents.std()), 4))
-        sha = _save_vae(recipe.vae, place)
+        recipe.vae.register_to_config(scaling_factor=round(1 / float(paint.to_latents(recipe.vae, _val()).std()), 4))
+        sha = _save(recipe.vae, place)
     else:
         weights = to_safetensors({k: v.half().contiguous() for k, v in recipe.state_dict().items()})
         write_atomic(place, weights)
         sha = hashlib.sha256(weights).hexdigest()
     said = {
-        "name": name, "seed": SEED, "options": asdict(options), "pictures": len(data),
-        "parameters": sum(p.numel() for p in recipe.parameters()),
+        "options": asdict(options), "pictures": len(data), "parameters": sum(p.numel() for p in recipe.parameters()),
         "last_loss": round(float(np.mean(history.losses[-50:])), 5), "measured_on_val": measured(recipe),
-        **pretrain.provenance(sha, prepared + history.seconds, name),
+        "seconds": history.seconds,
     }  # fmt: skip
-    pretrain.write_json(card, said)
-    shutil.rmtree(work, ignore_errors=True)
-    return card
+    return said, sha
 
 
-def _save_vae(vae: nn.Module, folder: Path) -> str:
-    """The autoencoder as a diffusers folder in float16, whole or not at all."""
-    import copy
+def painter(place: Path, arm: Paint) -> tuple[dict[str, Any], str]:
+    """A UNet that learned from scratch with the English encoder, as a diffusers folder; measured on English val prompts."""
+    bench = Bench()
+    recipe = bench.train(arm, SEED)
+    parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
+    sha = _save(paint.PaintPipeline(*parts, bench.vae, arm.encoder), place.parent)
+    rows = bench.test(recipe, SEED, "val", ("en",), ("real", "wrong"))
+    by = rows.groupby(["look", "kind"])[list(SCORES)].mean().round(4)
+    return {
+        "arm": asdict(arm),
+        "options": asdict(arm.recipe_options),
+        "parameters": sum(p.numel() for part in parts[:2] for p in part.parameters()),
+        "measured_on_val": {" ".join(key): of.dropna().to_dict() for key, of in by.iterrows()},
+    }, sha
 
+
+def _save(model: Any, folder: Path) -> str:
+    """A diffusers model or pipeline as a folder in float16, whole or not at all; SHA-256 of its (UNet's) weights."""
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
-    copy.deepcopy(vae).half().save_pretrained(beside)
+    whole = copy.deepcopy(model)
+    (whole.to(torch.float16) if isinstance(whole, paint.PaintPipeline) else whole.half()).save_pretrained(beside)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)
-    return hashlib.sha256(next(folder.glob("*.safetensors")).read_bytes()).hexdigest()
+    weights = folder / "unet" if (folder / "unet").is_dir() else folder
+    return hashlib.sha256(next(weights.glob("*.safetensors")).read_bytes()).hexdigest()
+
+
+PAINTER = Paint(encoder=ENGLISH, start="", options={"learns": "all", "steps": 12_000, "average": 0.999})
+# What is made, and the file or folder that says it is there; the autoencoder lies in the painter's own folder.
+BUILDS = {
+    "toy-vae": f"{paint.TOY}/vae",
+    "scene-reader": "paint/scene-reader.safetensors",
+    "toy-painter": f"{paint.TOY}/unet",
+}

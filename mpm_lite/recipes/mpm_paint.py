@@ -85,6 +85,7 @@ class MpmPaint(Recipe):
         self.now = nn.ModuleDict({"unet": unet, "bridge": bridge})
         self.mean = AveragedModel(self.now, multi_avg_fn=get_ema_multi_avg_fn(options.average))
         self.schedule = noise_schedule()
+        self.encoder: Any = None  # whoever trains or loads the recipe says whose states it reads
 
     def stages(self) -> list[Stage]:
         o, whole = self.options, self.options.learns == "all"

@@ -1,0 +1,192 @@
+"""MPM paint on the toy world as an experiment: what it learns from, how it is prompted, and the scores, picture by picture.
+
+    bench = Bench()
+    bench.test(bench.train(Paint(encoder="toy-multilingual"), seed=0), seed=0, split="val")
+
+Every arm is asked with the same prompts, and paints each from the same noise in every language. Nothing is painted more
+often than asked and nothing is chosen afterwards. What a picture shows is read off by `scene_reader`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from mpm_lite import paint, runtime, scene_reader, train
+from mpm_lite.cache import digest, features, write_atomic
+from mpm_lite.data import grammar, toyworld
+from mpm_lite.data.instructions import captions_asked
+from mpm_lite.data.scenes import Scene
+from mpm_lite.recipes.base import build_options
+from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
+from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers import toys
+from mpm_lite.towers.prompts import PromptEncoder, load_prompt_encoder
+
+LOOKS = ("real", "wrong", "none")  # the scene's own prompt, another scene's, no prompt at all
+SCORES = ("shape", "colour", "size", "place", "bound", "exact")
+SIDE = 48  # pixels
+CROSS, WIDTHS = 64, (64, 64)  # of the UNet: its cross-attention, its levels
+GUIDANCE, STEPS, BATCH = 4.0, 20, 64
+BLOCK = 1_000  # training pictures whose latents are kept together
+STARTS = ("", "toy-painter")
+
+
+@dataclass(frozen=True)
+class Paint:
+    """One arm: which text model reads the prompts, what the UNet starts as ("": from scratch), and on which pairs it learns:
+    captions of `pairs` pictures in `languages` (one each, drawn evenly) and of `also_pairs` more in `also`.
+
+    encoder_seed None takes, for seed s, the s-th of the language models pretrained apart. UserError for what nobody knows.
+    """
+
+    encoder: str = "toy-multilingual"
+    encoder_seed: int | None = None
+    start: str = "toy-painter"
+    languages: tuple[str, ...] = ("en",)
+    pairs: int = 24_000
+    also: tuple[str, ...] = ()
+    also_pairs: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for language in (*self.languages, *self.also):
+            grammar.grammar(language)
+        if self.start not in STARTS:
+            raise unknown("UNet to start from", self.start, STARTS)
+        most = toyworld.COUNTS["train"]
+        if not 2 <= self.pairs + self.also_pairs <= most:
+            raise UserError(f"{self.pairs} + {self.also_pairs} pairs: toyworld has 2 to {most} training pictures.")
+        if not self.start and self.recipe_options.learns != "all":
+            raise UserError("From scratch the whole UNet must learn: set learns='all', or a start.")
+
+    @property
+    def recipe_options(self) -> MpmPaintOptions:
+        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return build_options(MpmPaintOptions, {"bf16": runtime.fast_bf16()} | self.options)
+
+
+@lru_cache(maxsize=8)
+def encoder_of(name: str, seed: int | None = None, turn: int = 0) -> PromptEncoder:
+    """A prompt encoder, loaded once a process; of a toy language model with seed None the `turn`-th there is."""
+    if name in toys.NAMES and seed is None:
+        there = toys.seeds(name)
+        seed = there[turn % len(there)] if there else 0
+    return load_prompt_encoder(name, seed or 0)
+
+
+class Bench:
+    """The toy world as latents of one autoencoder, cached; trains arms on them, and has them paint."""
+
+    def __init__(self, progress: bool = True) -> None:
+        self.vae, self.progress = paint.load_vae(), progress
+        self.reader = scene_reader.load_scene_reader()
+        self._mark = digest(v.numpy().tobytes() for v in self.vae.state_dict().values())
+
+    def latents(self, count: int) -> Tensor:
+        """Of the first training pictures, float16 (M, C, S, S); cached block by block."""
+        many, found = toyworld.split_scenes("train"), []
+        for start in range(0, count, BLOCK):
+
+            def compute(start: int = start) -> np.ndarray:
+                block = range(start, min(start + BLOCK, len(many)))
+                drawn = np.stack([toyworld.render(many[i], SIDE, seed=i) for i in block])
+                return paint.to_latents(self.vae, drawn).half().numpy()
+
+            found.append(features(("latents", toyworld.RENDER, str(SIDE), self._mark, str(start)), compute))
+        return torch.from_numpy(np.concatenate(found))[:count]
+
+    def pairs(self, arm: Paint, seed: int) -> list[str]:
+        """The prompts of an arm's training pictures, in their order."""
+        many = toyworld.split_scenes("train")
+        first, more = many[: arm.pairs], many[arm.pairs : arm.pairs + arm.also_pairs]
+        asked = captions_asked(first, arm.languages, seed) + captions_asked(more, arm.also or ("en",), seed + 1)
+        return [one.reply for one in asked]
+
+    def train(self, arm: Paint, seed: int) -> MpmPaint:
+        """The trained recipe: computed, or read back from MPM_LITE_HOME/painted; a run that was stopped goes on."""
+        encoder, options = encoder_of(arm.encoder, arm.encoder_seed, seed), arm.recipe_options
+        torch.manual_seed(seed)
+        recipe, prompts = MpmPaint(self.start(arm), encoder.width, options), self.pairs(arm, seed)
+        recipe.encoder = encoder
+        dials = {k: v for k, v in asdict(options).items() if k != "bf16"}
+        weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
+        key = digest([encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed), *prompts, *weights])
+        kept = runtime.home() / "painted" / f"{key}.safetensors"
+        if not kept.exists():
+            data = Prompted(self.latents(len(prompts)), range(len(prompts)), encoder.cached(prompts, self.progress))
+            label = f"{arm.encoder} painting, seed {seed}"
+            work = kept.with_suffix(".run")
+            train.fit(recipe, data, train.Plan(seed, work, 250, progress=self.progress, label=label))
+            weights = {k: v.half().contiguous() for k, v in recipe.painter.state_dict().items()}
+            write_atomic(kept, to_safetensors(weights))
+            shutil.rmtree(work, ignore_errors=True)
+        recipe.painter.load_state_dict({k: v.float() for k, v in from_safetensors(kept.read_bytes()).items()})
+        return recipe.eval()
+
+    def start(self, arm: Paint) -> Any:
+        """The UNet that an arm starts from, a copy of its own."""
+        channels = self.vae.config.latent_channels
+        if not arm.start:
+            return paint.small_unet(channels, SIDE // 8, CROSS, WIDTHS)
+        return paint.load_painter(runtime.asset() / paint.TOY).unet.float()
+
+    def paint(
+        self, recipe: MpmPaint, prompts: Sequence[str], seeds: Sequence[int], told: bool = True,
+        guidance: float = GUIDANCE, steps: int = STEPS,
+    ) -> np.ndarray:  # fmt: skip
+        """Pictures uint8 (N, H, H, 3), one a prompt, each from the noise of its seed."""
+        states, found = recipe.encoder.states(prompts), []
+        unet, bridge = recipe.painter["unet"], recipe.painter["bridge"]
+        for start in range(0, len(prompts), BATCH):
+            part = range(start, min(start + BATCH, len(prompts)))
+            noise = [seeds[i] for i in part]
+            x = paint.sample(unet, bridge, recipe.schedule, *states.batch(part), noise, guidance, steps, told=told)
+            found.append(paint.to_pictures(self.vae, x))
+        return np.concatenate(found)
+
+    def test(
+        self, recipe: MpmPaint, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
+        looks: Sequence[str] = ("real",), count: int = 200, guidance: float = GUIDANCE,
+        pictures: dict[tuple[str, str], np.ndarray] | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """One row a look, language and scene: its scores. The pictures go into `pictures`, by (look, language), if given."""
+        many, frames = toyworld.split_scenes(split)[:count], []
+        noise = [seed * 100_003 + i for i in range(count)]
+        for look in looks:
+            if look not in LOOKS:
+                raise unknown("way to prompt", look, LOOKS)
+            for language in languages:
+                prompts = [grammar.in_order(scene, language)[0] for scene in many]
+                if look == "wrong":
+                    prompts = [*prompts[1:], prompts[0]]
+                found = self.paint(recipe, prompts, noise, look != "none", guidance)
+                if pictures is not None:
+                    pictures[look, language] = found
+                known = {"seed": seed, "lm": recipe.encoder.name.split(":")[0], "lm_seed": seed_of(recipe.encoder)}
+                frames.append(self.scored(found, many).assign(look=look, language=language, **known))
+        return pd.concat(frames, ignore_index=True)
+
+    def scored(self, pictures: np.ndarray, many: Sequence[Scene]) -> pd.DataFrame:
+        """The scores of pictures against scenes, a row each."""
+        read = self.reader.read(pictures)
+        frame = pd.DataFrame([scene_reader.scores(of, scene) for of, scene in zip(read, many, strict=True)])
+        concepts = [" ".join(scene.things[0].pair) for scene in many]
+        return frame.assign(item=[s.id for s in many], concept=concepts, kind=[s.kind for s in many])
+
+
+def seed_of(encoder: PromptEncoder) -> int:
+    """The seed of a toy language model; 0 for any other encoder."""
+    tail = encoder.name.partition(":")[2]
+    return int(tail) if tail.isdigit() else 0
