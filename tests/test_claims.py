@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpm_lite import UserError, claims, claims_chat, cli, figures, judging
+from mpm_lite import UserError, claims, claims_chat, cli, figures, judging, runtime
 from mpm_lite.asking import METRICS
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Chat
@@ -262,3 +262,16 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
     assert "0.500 [0.400, 0.600] Spearman" in said and "rho of de, pairs 5 %" in said
     for figure in (figures.sight(sight), figures.reply_language(replies, {"content": "content"})):
         assert len(figure.mpm_alt) > 60
+
+
+def test_the_ledger_that_ships_is_what_its_rows_say():
+    """Judged again from the packed rows (three decimals of a score), every claim that has run comes out as it stands."""
+    known, out = claims.read(), runtime.asset("results")
+    assert known, "the ledger is empty"
+    for name, row in known.items():
+        seeds = range(row["first_seed"], row["first_seed"] + row["seeds"])
+        again = claims.judged(CLAIMS[name], out, seeds, row["split"])
+        assert (again["verdict"], again["n"]) == (row["verdict"], row["n"]), name
+        for figure in ("effect", "low", "high", "control_effect"):
+            assert again[figure] == pytest.approx(row[figure], abs=0.003), (name, figure)
+        assert again["details"].keys() == row["details"].keys()
