@@ -156,7 +156,8 @@ def claims_markdown() -> str:
         one = claims.claim(row.claim)
         ran = row.seeds > 0
         effect = f"{_span(row.effect, row.low, row.high)} ({one.effect})" if ran else f"- ({one.effect})"
-        control = f"{row.control_effect:.2f} ({one.control})" if ran else f"- ({one.control})"
+        # Adding nothing makes minus nought nought.
+        control = f"{round(row.control_effect, 2) + 0.0:.2f} ({one.control})" if ran else f"- ({one.control})"
         lines.append([row.claim, one.statement, one.theirs or "-", effect, control, str(row.seeds), row.verdict])
     shown, known = [], claims.read()
     if "C7" in known:
