@@ -143,7 +143,9 @@ def _read_names(
     vectors = features(("names", tower.fingerprint, digest(every)), lambda: tower.encode(every, progress=progress))
     place = {name: i for i, name in enumerate(every)}
     # All names lie close together in an encoder's space: what tells them apart is what is left without their mean.
-    vectors = (vectors - vectors.mean(0)) / vectors.std(0)
+    spread = vectors.std(0)
+    # Some encoders have a number that hardly moves: it says nothing, and is not to be made loud.
+    vectors = (vectors - vectors.mean(0)) / np.maximum(spread, 1e-2 * spread.mean())
     seen = torch.from_numpy(vectors.astype(np.float16))[:, None]  # (M, 1, D)
     of = [(place[d.segments[0]], f"\n{d.segments[1]}\n", d.segments[2]) for d in many]
     data = Exchanges(recipe.lm, seen, *zip(*of, strict=True))
