@@ -165,6 +165,19 @@ def sample(
     return x
 
 
+def painted(
+    parts: tuple[Any, Bridge, Any], vae: AutoencoderKL | None, states: Any, seeds: Sequence[int], batch: int = 64, **dials: Any
+) -> np.ndarray:  # fmt: skip
+    """Pictures uint8 (N, H, H, 3) after the States of N prompts, each from the noise of its seed, `batch` at a time. `parts`
+    are UNet, bridge and schedule; `dials` go to `sample`."""
+    found = []
+    for start in range(0, len(states), batch):
+        part = range(start, min(start + batch, len(states)))
+        x = sample(*parts, *states.batch(part), [seeds[i] for i in part], **dials)
+        found.append(to_pictures(vae, x))
+    return np.concatenate(found)
+
+
 class PaintPipeline(DiffusionPipeline):
     """UNet, bridge, autoencoder (or None: pixels) and noise schedule as a diffusers folder; `encoder` is the name of the
     prompt encoder that its bridge belongs to, `encoder_seed` which of those pretrained apart."""
@@ -208,15 +221,8 @@ class PaintPipeline(DiffusionPipeline):
         for prompt in many:
             if encoder.unread(prompt):
                 warnings.warn(f"{encoder.name} knows too few characters of {prompt!r} to read it.", stacklevel=2)
-        found = []
-        for start in range(0, len(many), batch):
-            part = range(start, min(start + batch, len(many)))
-            x = sample(
-                self.unet, self.bridge, self.scheduler, *states.batch(part), [seeds[i] for i in part],
-                guidance, steps, sampler,
-            )  # fmt: skip
-            found.append(to_pictures(self.vae, x))
-        return np.concatenate(found)
+        parts = self.unet, self.bridge, self.scheduler
+        return painted(parts, self.vae, states, seeds, batch, guidance=guidance, steps=steps, sampler=sampler)
 
 
 def load_vae() -> AutoencoderKL:

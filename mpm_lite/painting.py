@@ -24,6 +24,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mpm_lite import paint, runtime, scene_reader, train
+from mpm_lite.asking import seed_of
 from mpm_lite.cache import digest, features, write_atomic
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.instructions import captions_asked
@@ -35,10 +36,10 @@ from mpm_lite.towers import toys
 from mpm_lite.towers.prompts import PromptEncoder, load_prompt_encoder
 
 LOOKS = ("real", "wrong", "none")  # the scene's own prompt, another scene's, no prompt at all
-SCORES = ("shape", "colour", "size", "place", "bound", "exact")
+SCORES = scene_reader.SLOTS
 SIDE = 48  # pixels
 CROSS, WIDTHS = 64, (64, 64)  # of the UNet: its cross-attention, its levels
-GUIDANCE, STEPS, BATCH = 4.0, 20, 64
+GUIDANCE, STEPS = 4.0, 20
 BLOCK = 1_000  # training pictures whose latents are kept together
 STARTS = ("", "toy-painter")
 
@@ -147,14 +148,9 @@ class Bench:
         guidance: float = GUIDANCE, steps: int = STEPS,
     ) -> np.ndarray:  # fmt: skip
         """Pictures uint8 (N, H, H, 3), one a prompt, each from the noise of its seed."""
-        states, found = recipe.encoder.states(prompts), []
-        unet, bridge = recipe.painter["unet"], recipe.painter["bridge"]
-        for start in range(0, len(prompts), BATCH):
-            part = range(start, min(start + BATCH, len(prompts)))
-            noise = [seeds[i] for i in part]
-            x = paint.sample(unet, bridge, recipe.schedule, *states.batch(part), noise, guidance, steps, told=told)
-            found.append(paint.to_pictures(self.vae, x))
-        return np.concatenate(found)
+        parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
+        states = recipe.encoder.states(prompts)
+        return paint.painted(parts, self.vae, states, seeds, guidance=guidance, steps=steps, told=told)
 
     def test(
         self, recipe: MpmPaint, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
@@ -184,9 +180,3 @@ class Bench:
         frame = pd.DataFrame([scene_reader.scores(of, scene) for of, scene in zip(read, many, strict=True)])
         concepts = [" ".join(scene.things[0].pair) for scene in many]
         return frame.assign(item=[s.id for s in many], concept=concepts, kind=[s.kind for s in many])
-
-
-def seed_of(encoder: PromptEncoder) -> int:
-    """The seed of a toy language model; 0 for any other encoder."""
-    tail = encoder.name.partition(":")[2]
-    return int(tail) if tail.isdigit() else 0

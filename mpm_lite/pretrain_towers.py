@@ -32,14 +32,13 @@ from mpm_lite.data.scenes import (
     split_of_combination,
 )
 from mpm_lite.recipes.two_views import CaptionViews, PictureViews, TwoViews, TwoViewsOptions
+from mpm_lite.scene_reader import CLASSES, classes
 from mpm_lite.towers.image import load_image_tower
-from mpm_lite.towers.lm import IGNORE
 from mpm_lite.towers.text import load_text_tower
 from mpm_lite.towers.tokens import save_tokenizer
 
 SIZE, PATCH = 48, 8  # pixels: each of the nine cells is two by two patches
 GROUPS, TOGETHER = 2_000, 4  # scenes, each with three neighbours
-CLASSES = {"filled": 2, **{slot: len(values) for slot, values in ATTRIBUTES.items()}}  # what a patch may show
 CROWD = (4, 6)  # things
 VIEWS = 4  # drawings or captions of a scene
 SEED = 0
@@ -102,15 +101,7 @@ class Pictures:
 
 def _classes(scene: Scene) -> np.ndarray:
     """What stands in the cell of each patch, int64 (slots, P): nothing or something, and which value of each attribute."""
-    side = SIZE // PATCH
-    found = np.full((len(CLASSES), side, side), IGNORE)
-    found[0] = 0
-    for thing in scene.things:
-        at = np.s_[2 * thing.row : 2 * thing.row + 2, 2 * thing.column : 2 * thing.column + 2]
-        found[0][at] = 1
-        for k, (slot, values) in enumerate(ATTRIBUTES.items(), 1):
-            found[k][at] = values.index(getattr(thing, slot))
-    return found.reshape(len(CLASSES), -1)
+    return np.stack([of.repeat(2, 0).repeat(2, 1).reshape(-1) for of in classes(scene).values()])
 
 
 class Captions:

@@ -22,10 +22,10 @@ from mpm_lite import runtime
 from mpm_lite.data import grammar
 from mpm_lite.data.scenes import ATTRIBUTES, Scene, Thing
 from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.towers.lm import IGNORE
 
 CLASSES = {"filled": 2, **{slot: len(values) for slot, values in ATTRIBUTES.items()}}  # what a cell may show
 CELLS = 3  # along a side
-NOTHING = -100
 SLOTS = ("shape", "colour", "size", "place", "bound", "exact")
 
 
@@ -80,7 +80,7 @@ class SceneReader(Recipe):
         x = batch["pictures"]
         level = self.options.noise * torch.rand(len(x), 1, 1, 1, device=x.device)
         said = self(x + level * torch.randn_like(x))
-        return sum(F.cross_entropy(said[slot], batch[slot], ignore_index=NOTHING) for slot in CLASSES)
+        return sum(F.cross_entropy(said[slot], batch[slot], ignore_index=IGNORE) for slot in CLASSES)
 
     @torch.no_grad()
     def read(self, pictures: np.ndarray, batch: int = 256) -> list[tuple[Thing, ...]]:
@@ -103,8 +103,8 @@ def _things(cells: dict[str, np.ndarray]) -> tuple[Thing, ...]:
 
 
 def classes(scene: Scene) -> dict[str, np.ndarray]:
-    """By slot, the class of each cell int64 (3, 3); NOTHING where a cell is empty."""
-    found = {slot: np.full((CELLS, CELLS), NOTHING if slot != "filled" else 0) for slot in CLASSES}
+    """By slot, the class of each cell int64 (3, 3); IGNORE where a cell is empty."""
+    found = {slot: np.full((CELLS, CELLS), IGNORE if slot != "filled" else 0) for slot in CLASSES}
     for thing in scene.things:
         found["filled"][thing.row, thing.column] = 1
         for slot, values in ATTRIBUTES.items():

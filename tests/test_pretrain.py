@@ -14,6 +14,7 @@ from mpm_lite.cli import main
 from mpm_lite.data import grammar, text
 from mpm_lite.data.scenes import COLOURS, SHAPES, pair_name, scenes, split_of, split_of_combination
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
+from mpm_lite.towers.lm import IGNORE
 
 TINY = LanguageModelOptions(width=32, layers=2, hidden=64, lookups=4, steps=8, compiled=False)
 
@@ -290,7 +291,7 @@ def test_patches_are_told_their_classes():
                 assert batch["shape"][i, k, patch] == SHAPES.index(thing.shape)
                 assert batch["colour"][i, k, patch] == COLOURS.index(thing.colour)
     empty = batch["filled"] == 0
-    assert (batch["shape"][empty] == pretrain_towers.IGNORE).all()
+    assert (batch["shape"][empty] == IGNORE).all()
 
 
 def test_crowds_are_no_scene_that_a_caption_tells_of():
