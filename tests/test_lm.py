@@ -202,6 +202,25 @@ def test_a_truncated_checkpoint_says_so(folders, tmp_path):
         mpm.load_lm(str(tmp_path / "bare"))
 
 
+def test_models_among_the_assets_share_one_tokenizer(monkeypatch, folders, tmp_path, tokenizer):
+    alone = mpm.load_lm(str(folders / "llama"))
+    one = tmp_path / "lm" / "one"
+    shutil.copytree(folders / "llama", one)
+    (one / "tokenizer.json").rename(tmp_path / "tokenizer.json")
+    with pytest.raises(UserError, match="does not load"):
+        mpm.load_lm(str(one))  # a stranger's folder takes nothing from beside it
+    monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    shared = mpm.load_lm(str(one))
+    assert shared.encode(PROMPTS) == alone.encode(PROMPTS) and shared.fingerprint == alone.fingerprint
+    save_tokenizer(tokenizer, one)
+    assert not (one / "tokenizer.json").exists(), "the same again is not kept twice"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_tokenizer(tokenizer, one)
+    assert (one / "tokenizer.json").exists()
+    shipped = mpm.runtime.Path(mpm.__file__).parent.parent / "assets"
+    assert [p.parent for p in shipped.rglob("tokenizer.json")] == [shipped]
+
+
 def test_an_unknown_model_or_seed_says_so(monkeypatch, folders, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'toy-english'"):
         mpm.load_lm("toy-englsh")

@@ -25,6 +25,7 @@ from mpm_lite.towers.encoder_decoder import EncoderDecoder
 from mpm_lite.towers.image import IMAGE_TOWERS, TorchImageTower, timm_tower
 from mpm_lite.towers.packaged import fingerprint
 from mpm_lite.towers.text import TEXT_TOWERS, TransformerTower
+from mpm_lite.towers.tokens import tokenizer_file
 
 CODE = "hub-1"
 PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS, "lm": toys.NAMES}
@@ -121,7 +122,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _mark(root: Path) -> str:
     """The fingerprint of a folder: its weights, configuration and vocabularies, in a fixed order."""
-    found = sorted(p for pattern in WANTED for p in root.glob(pattern))
+    found = {p for pattern in WANTED for p in root.glob(pattern)} | {p for p in [tokenizer_file(root)] if p}
+    found = sorted(found, key=lambda p: p.name)
     return fingerprint(" ".join([CODE, *(p.name for p in found)]), *found)
 
 
@@ -164,8 +166,10 @@ def _tokenizer(root: Path) -> Any:
     # type, transformers would rebuild some of them with the rules of that type.
     own = _read(root / "tokenizer_config.json").get("tokenizer_class")
     loader = PreTrainedTokenizerFast if own == "PreTrainedTokenizerFast" else AutoTokenizer
+    file = tokenizer_file(root)
+    shared = {"tokenizer_file": str(file)} if file and file.parent != root else {}
     try:
-        tokenizer = loader.from_pretrained(root, local_files_only=True, trust_remote_code=False)
+        tokenizer = loader.from_pretrained(root, local_files_only=True, trust_remote_code=False, **shared)
     except BROKEN as error:
         raise _broken(root, error) from error
     if tokenizer.pad_token_id is None:

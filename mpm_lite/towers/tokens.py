@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mpm_lite import runtime
+
 PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"
+TOKENIZER = "tokenizer.json"
 SPECIAL = (PAD, BEGIN, END, UNKNOWN)  # ids 0 to 3
 # Arabic writes "and" and "the" together with the word behind them. Apart, as its segmenters put them, القلب and قلب are
 # the same word. The tatweel is the mark of a beginning, in print too.
@@ -56,9 +59,28 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] 
     )
 
 
+def tokenizer_file(folder: Path) -> Path | None:
+    """The tokenizer.json of a model's folder: its own; that of all models, for one among the assets that has none."""
+    own = folder / TOKENIZER
+    return own if own.exists() else _shared(folder)
+
+
+def _shared(folder: Path) -> Path | None:
+    """The tokenizer.json that the models among the assets share, if `folder` is such a model's."""
+    path = runtime.asset() / TOKENIZER
+    ours = folder.resolve().parent.parent == path.parent.resolve() and (folder / "tokenizer_config.json").exists()
+    return path if ours and path.exists() else None
+
+
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Write the tokenizer so that every transformers version reads it: later ones write a class that earlier lack."""
+    """Write the tokenizer so that every transformers version reads it: later ones write a class that earlier lack.
+
+    Among the assets a folder gets no copy of the one that all models there share.
+    """
     tokenizer.save_pretrained(folder)
+    own, shared = folder / TOKENIZER, _shared(folder)
+    if shared and shared.read_bytes() == own.read_bytes():
+        own.unlink()
     path = folder / "tokenizer_config.json"
     said = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     said.pop("model_max_length", None)
