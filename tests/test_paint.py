@@ -31,7 +31,7 @@ def encoder():
 @pytest.fixture(scope="module")
 def pipe():
     torch.manual_seed(0)
-    parts = unet(), paint.Bridge(128, 32), paint.noise_schedule(), paint.small_vae(8, (16, 16, 16, 16))
+    parts = unet(), paint.Bridge(128, 32), paint.noise_schedule(), paint.small_vae(8, (16, 16))
     return paint.PaintPipeline(*parts, "toy-multilingual").to("cpu")
 
 

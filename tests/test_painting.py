@@ -16,7 +16,7 @@ def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
         torch.manual_seed(0)
-        vae, reader = paint.small_vae(8, (16, 16, 16, 16)).eval(), scene_reader.SceneReader().eval()
+        vae, reader = paint.small_vae(8, (16, 16)).eval(), scene_reader.SceneReader().eval()
         patch.setattr(paint, "load_vae", lambda: vae)
         patch.setattr(scene_reader, "load_scene_reader", lambda: reader)
         patch.setattr(painting, "WIDTHS", (32, 32))
