@@ -192,7 +192,7 @@ def test_wrong_options_are_said(encoder):
 def test_an_autoencoder_learns_and_latents_go_there_and_back():
     _, pictures = pretrain_paint.drawn(48, 0)
     torch.manual_seed(0)
-    recipe = Autoencoder(AutoencoderOptions(widths="16,16,16,16", steps=30, batch=16))
+    recipe = Autoencoder(AutoencoderOptions(widths="16,16", steps=60, batch=16))
     from mpm_lite.recipes.autoencoder import Drawings
 
     history = train.fit(recipe, Drawings(torch.from_numpy(pictures), "x"), train.Plan(0, progress=False))
