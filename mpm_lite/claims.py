@@ -18,16 +18,16 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import claims_chat, runtime
-from mpm_lite.asking import METRICS
+from mpm_lite import claims_chat, claims_paint, runtime
 from mpm_lite.cache import digest, write_atomic
-from mpm_lite.chat import Bench, Chat
-from mpm_lite.claims_chat import C7_ARMS, CLAIMS, OTHERS, SHARES
+from mpm_lite.claims_chat import C7_ARMS, OTHERS, SHARES
 from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
 
 FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
+_ALL = claims_chat.CLAIMS | claims_paint.CLAIMS
+CLAIMS = {name: _ALL[name] for name in sorted(_ALL, key=lambda name: (name[0] == "C", name))}  # the instrument first
 LEDGER = "results/claims.json"
 DIGITS = 3  # of a score in a packed row
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")
@@ -40,7 +40,7 @@ def claim(name: str) -> Claim:
     return CLAIMS[name]
 
 
-def place(out: Path, arm: Chat, seed: int, asked: Any) -> Path:
+def place(out: Path, arm: Any, seed: int, asked: Any) -> Path:
     """The file that holds one arm's rows of one seed; arms and questions that are the same have the same file."""
     key = digest([json.dumps(asdict(arm), sort_keys=True), json.dumps(dict(asked), sort_keys=True)])[:16]
     return out / "claims" / f"{key}-{seed}.parquet"
@@ -52,14 +52,15 @@ def run(
     seeds: Sequence[int] = range(FIRST_SEED, FIRST_SEED + SEEDS),
     split: str = "test",
     say: Callable[[str], None] = lambda line: None,
-    bench: Bench | None = None,
+    bench: Any = None,
 ) -> dict[str, Any]:
     """Run whatever of a claim's arms and seeds is missing, and judge. Returns the row for the ledger.
 
     Stopped at any time, the same call goes on with the next arm and seed. Seeds come first: after one round of all arms
     there is one seed of everything.
     """
-    one, bench = claim(name), bench or Bench()
+    one = claim(name)
+    bench = bench or one.bench()
     todo, packed = [(seed, arm) for seed in seeds for arm in one.arms], set(_packed(out)["key"])
     for k, (seed, arm) in enumerate(todo, 1):
         path = place(out, one.arms[arm], seed, {**one.asked, "split": split})
@@ -67,7 +68,8 @@ def run(
             continue
         say(f"{name} {k} of {len(todo)}: {arm}, seed {seed}")
         rows = bench.test(bench.train(one.arms[arm], seed), seed, split=split, **one.asked)
-        rows = rows.dropna(axis="columns", how="all").astype({m: "float32" for m in METRICS if rows[m].notna().any()})
+        rows = rows.dropna(axis="columns", how="all")
+        rows = rows.astype(dict.fromkeys(_scores(rows), "float32"))
         write_atomic(path, rows.to_parquet(compression="zstd", index=False))
     return judged(one, out, seeds, split)
 
@@ -119,7 +121,7 @@ def pack(out: Path) -> Path:
     if not loose:
         raise UserError(f"No rows lie under {out / 'claims'}: `mpm-lite claims run --out {out}` makes some.")
     rows = pd.concat([*([packed] if len(packed) else []), *frames], ignore_index=True)
-    scores = [metric for metric in METRICS if metric in rows]
+    scores = _scores(rows)
     rows[scores] = rows[scores].astype("float64").round(DIGITS).astype("float32")
     names = [column for column in rows if column not in scores and rows[column].dtype != "int64"]
     rows = rows.astype(dict.fromkeys(names, "category")).sort_values("key", kind="stable", ignore_index=True)
@@ -127,6 +129,11 @@ def pack(out: Path) -> Path:
     for path in loose:
         path.unlink()
     return out / "claims.parquet"
+
+
+def _scores(rows: pd.DataFrame) -> list[str]:
+    """The columns that hold scores: those of floating-point numbers."""
+    return rows.select_dtypes("floating").columns.tolist()
 
 
 def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:

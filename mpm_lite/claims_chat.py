@@ -13,7 +13,7 @@ import numpy as np
 
 from mpm_lite import runtime
 from mpm_lite.associations import rank, spearman
-from mpm_lite.chat import Chat
+from mpm_lite.chat import Bench, Chat
 from mpm_lite.data import grammar
 from mpm_lite.judging import Claim, Drawn, Found, Sample, above, below, both, mean, within
 
@@ -205,7 +205,7 @@ def _chinese(pairs: int, noise: float) -> Chat:
     return Chat(languages=("zh",), pairs=pairs, noise=noise, options=SHORT)
 
 
-_claim = partial(Claim, source=SOURCE)
+_claim = partial(Claim, source=SOURCE, bench=Bench)
 _THREE = {
     "mpm": MPM,
     "english LM": replace(MPM, lm="toy-english"),
@@ -217,6 +217,7 @@ CLAIMS = {
         Claim(
             id="instrument",
             source="this project",
+            bench=Bench,
             statement="The instrument sees: English captions of pictures whose combinations were never shown are exactly right.",
             theirs="",
             effect="English captions exactly right",

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from mpm_lite import evaluate
-from mpm_lite.chat import Chat
 from mpm_lite.evaluate import Interval
 from mpm_lite.runtime import UserError
 
@@ -88,13 +87,15 @@ class Sample:
         )
         return Drawn(float(np.nanmean(hits)), over / share)
 
-    def gain(self, arm: str, language: str, metric: str, look: str = "real") -> Drawn:
-        """The score above what the same models score blind in that language."""
-        return self.score(arm, language, metric, look) - self.score(arm, language, metric, "blind")
+    def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
+        """The score above what the same models score in that language by chance, blind if no other look is named."""
+        return self.score(arm, language, metric, look) - self.score(arm, language, metric, chance)
 
-    def rho(self, arm: str, language: str, metric: str, pivot: str = "en", look: str = "real") -> Drawn:
-        """Retention: the gain in a language over the gain, looking at the picture, in the pivot language."""
-        return self.gain(arm, language, metric, look) / self.gain(arm, pivot, metric)
+    def rho(
+        self, arm: str, language: str, metric: str, pivot: str = "en", look: str = "real", chance: str = "blind"
+    ) -> Drawn:
+        """Retention: the gain in a language over the gain, under a real look, in the pivot language."""
+        return self.gain(arm, language, metric, look, chance) / self.gain(arm, pivot, metric, chance=chance)
 
 
 def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.ndarray:
@@ -141,10 +142,11 @@ class Claim:
     theirs: str
     control: str
     rule: str
-    arms: Mapping[str, Chat]
+    arms: Mapping[str, Any]  # of the bench's kind
     judge: Callable[[Sample], Found]
-    asked: Mapping[str, Any]  # what `Bench.test` is asked
+    asked: Mapping[str, Any]  # what the bench's `test` is asked
     effect: str  # what the effect is, in a few words
+    bench: Callable[[], Any]  # what trains and tests the arms
 
 
 def above(figure: Interval, bar: float) -> str:

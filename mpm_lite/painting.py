@@ -4,7 +4,8 @@
     bench.test(bench.train(Paint(encoder="toy-multilingual"), seed=0), seed=0, split="val")
 
 Every arm is asked with the same prompts, and paints each from the same noise in every language. Nothing is painted more
-often than asked and nothing is chosen afterwards. What a picture shows is read off by `scene_reader`.
+often than asked, and nothing is chosen afterwards unless `best_of` asks for it. What a picture shows is read off by
+`scene_reader`; how near the pictures of a test are to drawings, by `likeness`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,13 +37,17 @@ from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers import toys
 from mpm_lite.towers.prompts import PromptEncoder, load_prompt_encoder
 
-LOOKS = ("real", "wrong", "none")  # the scene's own prompt, another scene's, no prompt at all
-SCORES = scene_reader.SLOTS
+LOOKS = ("real", "wrong", "none", "drawn", "decoded")
+PROMPTED = ("real", "wrong")  # the scene's own prompt, or another scene's; the others have none, and no language:
+# no prompt at all; the drawing of the scene in the picture's place; that drawing through the autoencoder and back.
+SCORES = (*scene_reader.SLOTS, "attributes", "one", "pair")
+OF_SETS = ("fid", "kid", "r_precision")
 SIDE = 48  # pixels
 CROSS, WIDTHS = 64, (64, 64)  # of the UNet: its cross-attention, its levels
 GUIDANCE, STEPS = 4.0, 20
 BLOCK = 1_000  # training pictures whose latents are kept together
 STARTS = ("", "toy-painter")
+SHIPPED = "paint/realigned"  # among the assets: what the arms that ship have learned
 
 
 @dataclass(frozen=True)
@@ -116,25 +122,36 @@ class Bench:
         return [one.reply for one in asked]
 
     def train(self, arm: Paint, seed: int) -> MpmPaint:
-        """The trained recipe: computed, or read back from MPM_LITE_HOME/painted; a run that was stopped goes on."""
+        """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
+        goes on. Only what learned is kept."""
         encoder, options = encoder_of(arm.encoder, arm.encoder_seed, seed), arm.recipe_options
         torch.manual_seed(seed)
         recipe, prompts = MpmPaint(self.start(arm), encoder.width, options), self.pairs(arm, seed)
         recipe.encoder = encoder
         dials = {k: v for k, v in asdict(options).items() if k != "bf16"}
         weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
-        key = digest([encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed), *prompts, *weights])
-        kept = runtime.home() / "painted" / f"{key}.safetensors"
+        key = digest(
+            [self._mark, encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed), *prompts, *weights]
+        )
+        kept = self.kept(key)
         if not kept.exists():
             data = Prompted(self.latents(len(prompts)), range(len(prompts)), encoder.cached(prompts, self.progress))
             label = f"{arm.encoder} painting, seed {seed}"
             work = kept.with_suffix(".run")
             train.fit(recipe, data, train.Plan(seed, work, 250, progress=self.progress, label=label))
-            weights = {k: v.half().contiguous() for k, v in recipe.painter.state_dict().items()}
-            write_atomic(kept, to_safetensors(weights))
+            learned = {n.removeprefix("now.") for n, p in recipe.named_parameters() if p.requires_grad}
+            of = recipe.painter.state_dict()
+            write_atomic(kept, to_safetensors({name: of[name].half().contiguous() for name in sorted(learned)}))
             shutil.rmtree(work, ignore_errors=True)
-        recipe.painter.load_state_dict({k: v.float() for k, v in from_safetensors(kept.read_bytes()).items()})
+        said = {k: v.float() for k, v in from_safetensors(kept.read_bytes()).items()}
+        recipe.painter.load_state_dict(recipe.now.state_dict() | said)
         return recipe.eval()
+
+    @staticmethod
+    def kept(key: str) -> Path:
+        """The file that holds, or is to hold, what an arm learned."""
+        shipped = runtime.asset() / SHIPPED / f"{key}.safetensors"
+        return shipped if shipped.exists() else runtime.home() / "painted" / shipped.name
 
     def start(self, arm: Paint) -> Any:
         """The UNet that an arm starts from, a copy of its own."""
@@ -154,29 +171,80 @@ class Bench:
 
     def test(
         self, recipe: MpmPaint, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
-        looks: Sequence[str] = ("real",), count: int = 200, guidance: float = GUIDANCE,
-        pictures: dict[tuple[str, str], np.ndarray] | None = None,
+        looks: Sequence[str] = ("real",), count: int = 200, guidance: float = GUIDANCE, best_of: int = 1,
+        as_sets: bool = False, pictures: dict[tuple[str, str], np.ndarray] | None = None,
     ) -> pd.DataFrame:  # fmt: skip
-        """One row a look, language and scene: its scores. The pictures go into `pictures`, by (look, language), if given."""
+        """One row a look, language and scene: its scores. The pictures go into `pictures`, by (look, language), if given.
+
+        A look without a prompt is asked in the first language only. With `as_sets`, OF_SETS too: what is said of a set of
+        pictures stands in each of its rows. With `best_of`, that many are painted of each prompt, and the one that the
+        alignment of `likeness` puts nearest to the prompt's English is kept.
+        """
         many, frames = toyworld.split_scenes(split)[:count], []
-        noise = [seed * 100_003 + i for i in range(count)]
+        drawn = np.stack([toyworld.render(scene, SIDE, seed=seed) for scene in many])
+        english = [grammar.in_order(scene, "en")[0] for scene in many]
         for look in looks:
             if look not in LOOKS:
                 raise unknown("way to prompt", look, LOOKS)
-            for language in languages:
-                prompts = [grammar.in_order(scene, language)[0] for scene in many]
-                if look == "wrong":
-                    prompts = [*prompts[1:], prompts[0]]
-                found = self.paint(recipe, prompts, noise, look != "none", guidance)
+            for language in languages if look in PROMPTED else languages[:1]:
+                found = self._looked(recipe, many, look, language, drawn, seed, guidance, best_of, english)
                 if pictures is not None:
                     pictures[look, language] = found
                 known = {"seed": seed, "lm": recipe.encoder.name.split(":")[0], "lm_seed": seed_of(recipe.encoder)}
-                frames.append(self.scored(found, many).assign(look=look, language=language, **known))
+                sets = self._as_sets(found, many, seed, english) if as_sets else {}
+                frames.append(self.scored(found, many).assign(look=look, language=language, **known, **sets))
         return pd.concat(frames, ignore_index=True)
 
+    def _looked(
+        self, recipe: MpmPaint, many: Sequence[Scene], look: str, language: str, drawn: np.ndarray, seed: int,
+        guidance: float, best_of: int, english: Sequence[str],
+    ) -> np.ndarray:  # fmt: skip
+        """The pictures of one look in one language."""
+        if look == "drawn":
+            return drawn
+        if look == "decoded":
+            return paint.to_pictures(self.vae, paint.to_latents(self.vae, drawn))
+        prompts = [grammar.in_order(scene, language)[0] for scene in many]
+        if look == "wrong":
+            prompts = [*prompts[1:], prompts[0]]
+        tries = []
+        for k in range(best_of):
+            noise = [(seed + 7 * k) * 100_003 + i for i in range(len(many))]
+            tries.append(self.paint(recipe, prompts, noise, look != "none", guidance))
+        if best_of == 1:
+            return tries[0]
+        near = np.stack([self.likeness.nearness(self.likeness.features(of), english) for of in tries])  # (best_of, N)
+        return np.stack(tries)[near.argmax(axis=0), np.arange(len(many))]
+
+    @cached_property
+    def likeness(self) -> Any:
+        """Judges of sets of pictures, made when first asked for."""
+        from mpm_lite.likeness import Likeness
+
+        return Likeness(progress=self.progress)
+
+    def _as_sets(
+        self, pictures: np.ndarray, many: Sequence[Scene], seed: int, english: Sequence[str]
+    ) -> dict[str, Any]:  # fmt: skip
+        """FID and KID against drawings of the same scenes that no look shows, and R-precision of each picture."""
+        from mpm_lite.likeness import fid, kid
+
+        other = np.stack([toyworld.render(scene, SIDE, seed=seed + 50_000) for scene in many])
+        real, painted = self.likeness.features(other), self.likeness.features(pictures)
+        return {
+            "fid": fid(real, painted),
+            "kid": kid(real, painted),
+            "r_precision": self.likeness.r_precision(painted, english),
+        }
+
     def scored(self, pictures: np.ndarray, many: Sequence[Scene]) -> pd.DataFrame:
-        """The scores of pictures against scenes, a row each."""
+        """The scores of pictures against scenes, a row each: those of `scene_reader`; attributes: mean of shape, colour and
+        size; one: attributes of scenes of one thing; pair: bound, of scenes of two (NaN of any other scene)."""
         read = self.reader.read(pictures)
         frame = pd.DataFrame([scene_reader.scores(of, scene) for of, scene in zip(read, many, strict=True)])
+        kind = np.array([s.kind for s in many])
+        frame["attributes"] = frame[["shape", "colour", "size"]].mean(axis=1)
+        frame["one"] = frame["attributes"].where(kind == "one")
+        frame["pair"] = frame["bound"].where(kind == "pair")
         concepts = [" ".join(scene.things[0].pair) for scene in many]
-        return frame.assign(item=[s.id for s in many], concept=concepts, kind=[s.kind for s in many])
+        return frame.assign(item=[s.id for s in many], concept=concepts, kind=kind)

@@ -174,7 +174,7 @@ def claims_markdown() -> str:
             markdown_table(
                 ["claim", "of the paper", "its figure", "here: effect [95 %]", "control", "seeds", "verdict"], lines
             ),
-            f"Rules, arms and controls: [`claims_chat.py`](mpm_lite/claims_chat.py), committed before the runs. Under {claims.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report`.",
+            f"Rules, arms and controls: [`claims_chat.py`](mpm_lite/claims_chat.py) and [`claims_paint.py`](mpm_lite/claims_paint.py), committed before the runs. Under {claims.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report`.",
         ]
     )
 

@@ -7,15 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpm_lite import UserError, claims, claims_chat, cli, figures, judging, runtime
-from mpm_lite.asking import METRICS
+from mpm_lite import UserError, claims, claims_chat, cli, figures, judging, painting, runtime
+from mpm_lite.asking import METRICS as OF_CHAT
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Chat
-from mpm_lite.claims_chat import CLAIMS, OTHERS
+from mpm_lite.claims import CLAIMS
+from mpm_lite.claims_chat import OTHERS
 from mpm_lite.data import grammar
 from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, within
 
 SEEDS = range(5)
+METRICS = (*OF_CHAT, *painting.SCORES, *painting.OF_SETS)
 
 
 def rows(arm, language, look="real", n=400, seeds=SEEDS, **means):
@@ -156,6 +158,21 @@ def test_c7_finds_an_order_that_is_there_and_none_that_is_not(monkeypatch):
     assert np.allclose(claims_chat._spearmans(draws[:, 0], draws), [spearman(draws[:, 0], d) for d in draws.T])
 
 
+def test_c6_wants_prompts_elsewhere_to_paint_as_well_and_a_model_of_english_not_to():
+    looks = {"real": 0.95, "wrong": 0.35, "none": 0.35, "drawn": 1.0, "decoded": 1.0}
+
+    def sample(**others):
+        every = [rows(arm, code, look, attributes=others[arm] if look == "real" and code != "en" else level)
+                 for arm in others for code in grammar.LANGUAGES for look, level in looks.items()]  # fmt: skip
+        return Sample(pd.concat(every, ignore_index=True).fillna(0.5), draws=200)
+
+    judge, arms = CLAIMS["C6"].judge, {"LM without pairs": 0.4}
+    for level, said in ((0.94, FOR), (0.6, AGAINST)):
+        found = judge(sample(mpm=level, **{"english LM": 0.35}, **arms))
+        assert found.verdict == said and found.control_holds
+    assert not judge(sample(mpm=0.94, **{"english LM": 0.9}, **arms)).control_holds
+
+
 @pytest.mark.parametrize("name", list(CLAIMS))
 def test_every_claim_is_whole_and_its_arms_are_what_its_judge_reads(name, monkeypatch):
     monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: len(lm) + len(language))
@@ -164,7 +181,8 @@ def test_every_claim_is_whole_and_its_arms_are_what_its_judge_reads(name, monkey
     assert not claim.theirs or "[R]" in claim.theirs, "figures that nobody verified are quoted nowhere"
     looks = claim.asked.get("looks", ("real", "blind"))
     codes = claim.asked.get("languages", grammar.LANGUAGES)
-    every = [rows(arm, code, look, 60, reply_language=0.5, slots=0.6, content=0.6, answers=0.6, nats=2.0, paired=0.6, withheld=0.5)
+    every = [rows(arm, code, look, 60, reply_language=0.5, slots=0.6, content=0.6, answers=0.6, nats=2.0, paired=0.6, withheld=0.5,
+                  attributes=0.3 if look == "wrong" else 0.8, one=0.9, pair=0.8)
              for arm in claim.arms for code in codes for look in looks]  # fmt: skip
     found = claim.judge(Sample(pd.concat(every, ignore_index=True), draws=50))
     assert claim.asked.get("count", 0) >= 100 and "split" not in claim.asked

@@ -110,8 +110,8 @@ FLOORS = [
     {"train", "evaluate", "captioning", "scene_reader"},
     {"asking"},
     {"results"},
-    {"experiment", "chat", "painting", "alignment", "associations", "competence"},
-    {"lens", "judging", "claims_chat"},
+    {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
+    {"lens", "judging", "claims_chat", "claims_paint"},
     {
         "tour",
         "claims",

@@ -62,13 +62,37 @@ def test_what_was_trained_is_kept_and_read_back(bench, recipe):
 def test_every_language_and_look_starts_from_the_same_noise(bench, recipe):
     pictures = {}
     rows = bench.test(recipe, 1, "val", ("en", "zh"), ("real", "wrong", "none"), count=4, pictures=pictures)
-    assert len(rows) == 2 * 3 * 4 and set(pictures) == {
-        (look, code) for look in painting.LOOKS for code in ("en", "zh")
-    }
-    assert np.array_equal(pictures["none", "en"], pictures["none", "zh"]), "without a prompt no language shows"
+    prompted = {(look, code) for look in painting.PROMPTED for code in ("en", "zh")}
+    assert len(rows) == (2 * 2 + 1) * 4 and set(pictures) == prompted | {("none", "en")}
+    other = bench.paint(recipe, ["图里有一个红色的圆。"] * 4, [100_003 + i for i in range(4)], told=False)
+    assert np.array_equal(pictures["none", "en"], other), "without a prompt no language shows"
     assert not np.array_equal(pictures["real", "en"], pictures["wrong", "en"])
     scores = rows[[*painting.SCORES]]
     assert ((scores >= 0) & (scores <= 1) | scores.isna()).all().all()
     assert set(rows["kind"]) <= {"one", "group", "pair", "three"} and (rows["lm"] == "toy-multilingual").all()
     with pytest.raises(UserError, match="Unknown way to prompt 'blind'"):
         bench.test(recipe, 1, "val", ("en",), ("blind",), count=2)
+
+
+def test_a_look_without_a_prompt_knows_no_language(bench, recipe):
+    rows = bench.test(recipe, 1, "val", ("en", "zh"), ("real", "none", "drawn", "decoded"), count=3)
+    assert rows.groupby("look")["language"].nunique().to_dict() == {"real": 2, "none": 1, "drawn": 1, "decoded": 1}
+    kinds = rows["kind"]
+    assert (rows["one"].isna() == (kinds != "one")).all() and (rows["pair"].isna() == (kinds != "pair")).all()
+    assert np.allclose(rows["attributes"], rows[["shape", "colour", "size"]].mean(axis=1))
+
+
+def test_the_best_of_several_is_the_one_that_the_judge_prefers(bench, recipe, monkeypatch):
+    class Bluest:
+        def features(self, pictures):
+            return torch.from_numpy(pictures[..., 2].mean(axis=(1, 2)))
+
+        def nearness(self, features, captions):
+            return features.numpy()
+
+    monkeypatch.setitem(bench.__dict__, "likeness", Bluest())
+    found = {}
+    for best_of in (1, 3):
+        bench.test(recipe, 1, "val", ("en",), count=4, best_of=best_of, pictures=found)
+        found[best_of] = found.pop(("real", "en"))[..., 2].mean(axis=(1, 2))
+    assert (found[3] >= found[1]).all() and (found[3] > found[1]).any()
