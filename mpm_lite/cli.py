@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpm_lite import cli_chat, runtime
+from mpm_lite import cli_chat, cli_paint, runtime
 from mpm_lite.runtime import UserError, unknown
 
 
@@ -92,10 +92,11 @@ def run(args: argparse.Namespace) -> None:
         for path in studies.run(args.recipe, Path(args.out or "runs"), args.seeds or 5):
             print(path)
         return
-    if args.recipe in cli_chat.RUNS:
-        return cli_chat.RUNS[args.recipe](settings, args)
+    runs = cli_chat.RUNS | cli_paint.RUNS
+    if args.recipe in runs:
+        return runs[args.recipe](settings, args)
     if args.recipe not in RECIPES:
-        raise unknown("recipe or study", args.recipe, [*RECIPES, *cli_chat.RUNS, *studies.STUDIES])
+        raise unknown("recipe or study", args.recipe, [*RECIPES, *runs, *studies.STUDIES])
     out = Path(args.out or f"runs/{args.recipe}")
     print(runtime.banner())
     results = experiment(args.recipe, settings, args).run(out=out)

@@ -247,12 +247,36 @@ class PaintPipeline(DiffusionPipeline):
         return painted(parts, self.vae, states, seeds, batch, guidance=guidance, steps=steps, sampler=sampler)
 
 
-def load_vae() -> AutoencoderKL:
-    """The toy world's autoencoder, frozen, in float32. UserError where it is missing."""
-    folder = runtime.asset() / TOY / "vae"
-    if not folder.is_dir():
-        raise UserError("The autoencoder is not among the assets: `mpm-lite pretrain toy-vae --out assets` makes it.")
-    return AutoencoderKL.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)
+def load_vae(folder: Path | None = None) -> AutoencoderKL:
+    """The autoencoder of a diffusers folder (the toy world's, if none is named), frozen, in float32. UserError where it is
+    missing."""
+    place = (folder or runtime.asset() / TOY) / "vae"
+    if place.is_dir():
+        return _part(AutoencoderKL, place).eval().requires_grad_(False)
+    if folder:
+        raise UserError(f"{folder} has no autoencoder (vae/): give a diffusers folder such as Stable Diffusion's.")
+    raise UserError("The autoencoder is not among the assets: `mpm-lite pretrain toy-vae --out assets` makes it.")
+
+
+def load_unet(folder: Path) -> tuple[Any, Any]:
+    """The UNet of a diffusers folder, in float32, and the noise schedule that it was trained with. UserError where one is
+    missing or broken."""
+    if not (folder / "unet").is_dir() or not (folder / "scheduler").is_dir():
+        raise UserError(f"{folder} has no unet/ and scheduler/: give a diffusers folder such as Stable Diffusion's.")
+    return _part(UNet2DConditionModel, folder / "unet"), DDPMScheduler.from_pretrained(folder / "scheduler")
+
+
+def _part(kind: Any, place: Path) -> Any:
+    """A diffusers model from its folder, safetensors only, in float32."""
+    try:
+        return kind.from_pretrained(place, local_files_only=True, use_safetensors=True).float()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(f"{place} cannot be read ({error}): fetch or make it again.") from error
+
+
+def pixels(vae: AutoencoderKL, side: int) -> int:
+    """Side of the pictures whose latents have that side."""
+    return side * _fold(vae) * 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def load_painter(folder: str | Path) -> PaintPipeline:

@@ -46,13 +46,14 @@ SIDE = 48  # pixels
 CROSS, WIDTHS = 64, (64, 64)  # of the UNet: its cross-attention, its levels
 GUIDANCE, STEPS = 4.0, 20
 BLOCK = 1_000  # training pictures whose latents are kept together
-STARTS = ("", "toy-painter")
+STARTS = ("", "pretrained")
 SHIPPED = "paint/realigned"  # among the assets: what the arms that ship have learned
 
 
 @dataclass(frozen=True)
 class Paint:
-    """One arm: which text model reads the prompts, what the UNet starts as ("": from scratch), and on which pairs it learns:
+    """One arm: which text model reads the prompts, whether the UNet starts as the bench's or from scratch (""), and on which
+    pairs it learns:
     captions of `pairs` pictures in `languages` (one each, drawn evenly) and of `also_pairs` more in `also`.
 
     encoder_seed None takes, for seed s, the s-th of the language models pretrained apart. UserError for what nobody knows.
@@ -60,7 +61,7 @@ class Paint:
 
     encoder: str = "toy-multilingual"
     encoder_seed: int | None = None
-    start: str = "toy-painter"
+    start: str = "pretrained"
     languages: tuple[str, ...] = ("en",)
     pairs: int = 24_000
     also: tuple[str, ...] = ()
@@ -94,10 +95,17 @@ def encoder_of(name: str, seed: int | None = None, turn: int = 0) -> PromptEncod
 
 
 class Bench:
-    """The toy world as latents of one autoencoder, cached; trains arms on them, and has them paint."""
+    """The toy world as latents of one autoencoder, cached; trains arms on them, and has them paint.
 
-    def __init__(self, progress: bool = True) -> None:
-        self.vae, self.progress = paint.load_vae(), progress
+    `painter` is a diffusers folder with autoencoder, UNet and noise schedule, such as Stable Diffusion's; None is the toy
+    world's own. Pictures are as large as its UNet wants them.
+    """
+
+    def __init__(self, progress: bool = True, painter: str | Path | None = None) -> None:
+        self.folder, self.progress = Path(painter).expanduser() if painter else None, progress
+        self.vae, self.side = paint.load_vae(self.folder), SIDE
+        if self.folder:
+            self.side = paint.pixels(self.vae, paint.load_unet(self.folder)[0].config.sample_size)
         self.reader = scene_reader.load_scene_reader()
         self._mark = digest(v.numpy().tobytes() for v in self.vae.state_dict().values())
 
@@ -108,10 +116,10 @@ class Bench:
 
             def compute(start: int = start) -> np.ndarray:
                 block = range(start, min(start + BLOCK, len(many)))
-                drawn = np.stack([toyworld.render(many[i], SIDE, seed=i) for i in block])
+                drawn = np.stack([toyworld.render(many[i], self.side, seed=i) for i in block])
                 return paint.to_latents(self.vae, drawn).half().numpy()
 
-            found.append(features(("latents", toyworld.RENDER, str(SIDE), self._mark, str(start)), compute))
+            found.append(features(("latents", toyworld.RENDER, str(self.side), self._mark, str(start)), compute))
         return torch.from_numpy(np.concatenate(found))[:count]
 
     def pairs(self, arm: Paint, seed: int) -> list[str]:
@@ -121,21 +129,29 @@ class Bench:
         asked = captions_asked(first, arm.languages, seed) + captions_asked(more, arm.also or ("en",), seed + 1)
         return [one.reply for one in asked]
 
-    def train(self, arm: Paint, seed: int) -> MpmPaint:
-        """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
-        goes on. Only what learned is kept."""
+    def _untrained(self, arm: Paint, seed: int) -> tuple[MpmPaint, list[str], Path]:
+        """The recipe as it starts, the prompts that it is to learn from, and the file for what it learns."""
         encoder, options = encoder_of(arm.encoder, arm.encoder_seed, seed), arm.recipe_options
         torch.manual_seed(seed)
-        recipe, prompts = MpmPaint(self.start(arm), encoder.width, options), self.pairs(arm, seed)
+        unet, schedule = self.start(arm)
+        recipe, prompts = MpmPaint(unet, encoder.width, options, schedule), self.pairs(arm, seed)
         recipe.encoder = encoder
         dials = {k: v for k, v in asdict(options).items() if k != "bf16"}
         weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
-        key = digest(
-            [self._mark, encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed), *prompts, *weights]
-        )
-        kept = self.kept(key)
+        said = [self._mark, recipe.predicts, encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed)]
+        return recipe, prompts, self.kept(digest([*said, *prompts, *weights]))
+
+    def file(self, arm: Paint, seed: int) -> Path:
+        """The file that holds, or is to hold, what an arm learned."""
+        return self._untrained(arm, seed)[2]
+
+    def train(self, arm: Paint, seed: int) -> MpmPaint:
+        """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
+        goes on. Only what learned is kept."""
+        recipe, prompts, kept = self._untrained(arm, seed)
         if not kept.exists():
-            data = Prompted(self.latents(len(prompts)), range(len(prompts)), encoder.cached(prompts, self.progress))
+            states = recipe.encoder.cached(prompts, self.progress)
+            data = Prompted(self.latents(len(prompts)), range(len(prompts)), states)
             label = f"{arm.encoder} painting, seed {seed}"
             work = kept.with_suffix(".run")
             train.fit(recipe, data, train.Plan(seed, work, 250, progress=self.progress, label=label))
@@ -149,16 +165,16 @@ class Bench:
 
     @staticmethod
     def kept(key: str) -> Path:
-        """The file that holds, or is to hold, what an arm learned."""
+        """The file of that key: among the assets where it ships, else in MPM_LITE_HOME/painted."""
         shipped = runtime.asset() / SHIPPED / f"{key}.safetensors"
         return shipped if shipped.exists() else runtime.home() / "painted" / shipped.name
 
-    def start(self, arm: Paint) -> Any:
-        """The UNet that an arm starts from, a copy of its own."""
-        channels = self.vae.config.latent_channels
-        if not arm.start:
-            return paint.small_unet(channels, SIDE // 8, CROSS, WIDTHS)
-        return paint.load_painter(runtime.asset() / paint.TOY).unet.float()
+    def start(self, arm: Paint) -> tuple[Any, Any]:
+        """The UNet that an arm starts from, a copy of its own, and its noise schedule."""
+        if arm.start:
+            return paint.load_unet(self.folder or runtime.asset() / paint.TOY)
+        side = self.side // paint.pixels(self.vae, 1)
+        return paint.small_unet(self.vae.config.latent_channels, side, CROSS, WIDTHS), paint.noise_schedule()
 
     def paint(
         self, recipe: MpmPaint, prompts: Sequence[str], seeds: Sequence[int], told: bool = True,
@@ -181,7 +197,7 @@ class Bench:
         alignment of `likeness` puts nearest to the prompt's English is kept.
         """
         many, frames = toyworld.split_scenes(split)[:count], []
-        drawn = np.stack([toyworld.render(scene, SIDE, seed=seed) for scene in many])
+        drawn = np.stack([toyworld.render(scene, self.side, seed=seed) for scene in many])
         english = [grammar.in_order(scene, "en")[0] for scene in many]
         for look in looks:
             if look not in LOOKS:
@@ -229,7 +245,7 @@ class Bench:
         """FID and KID against drawings of the same scenes that no look shows, and R-precision of each picture."""
         from mpm_lite.likeness import fid, kid
 
-        other = np.stack([toyworld.render(scene, SIDE, seed=seed + 50_000) for scene in many])
+        other = np.stack([toyworld.render(scene, self.side, seed=seed + 50_000) for scene in many])
         real, painted = self.likeness.features(other), self.likeness.features(pictures)
         return {
             "fid": fid(real, painted),

@@ -127,6 +127,8 @@ FLOORS = [
         "cli_chat",
         "aligned",
         "naming",
+        "painting_rivals",
+        "cli_paint",
         "teaching",
     },
 ]

@@ -17,7 +17,8 @@ def bench(tmp_path_factory):
         patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
         torch.manual_seed(0)
         vae, reader = paint.small_vae(8, (16, 16)).eval(), scene_reader.SceneReader().eval()
-        patch.setattr(paint, "load_vae", lambda: vae)
+        load_vae = paint.load_vae
+        patch.setattr(paint, "load_vae", lambda folder=None: load_vae(folder) if folder else vae)
         patch.setattr(scene_reader, "load_scene_reader", lambda: reader)
         patch.setattr(painting, "WIDTHS", (32, 32))
         patch.setattr(painting, "BLOCK", 40)
@@ -41,7 +42,7 @@ def test_arms_say_what_they_learn_from(bench):
     assert len(both) == 10 and not any(one.isascii() for one in both[6:])
     for wrong, said in (
         ({"languages": ("xx",)}, "xx"),
-        ({"start": "painter"}, "Did you mean 'toy-painter'"),
+        ({"start": "pretraind"}, "Did you mean 'pretrained'"),
         ({"pairs": 1}, "toyworld has 2 to"),
         ({"start": ""}, "From scratch the whole UNet must learn"),
     ):
@@ -96,3 +97,42 @@ def test_the_best_of_several_is_the_one_that_the_judge_prefers(bench, recipe, mo
         bench.test(recipe, 1, "val", ("en",), count=4, best_of=best_of, pictures=found)
         found[best_of] = found.pop(("real", "en"))[..., 2].mean(axis=(1, 2))
     assert (found[3] >= found[1]).all() and (found[3] > found[1]).any()
+
+
+def _stable_diffusion(folder, predicts="epsilon"):
+    """A tiny random checkpoint in Stable Diffusion's layout: 32 px, latents of 4 x 16 x 16, noise predicted."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (32, 32), "norm_num_groups": 8}
+    down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    UNet2DConditionModel(sample_size=16, cross_attention_dim=24, attention_head_dim=4, layers_per_block=1,
+                         down_block_types=down, up_block_types=up, **blocks).save_pretrained(folder / "unet")  # fmt: skip
+    sides = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    AutoencoderKL(latent_channels=4, **sides, **blocks).save_pretrained(folder / "vae")
+    DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+                  prediction_type=predicts, steps_offset=1).save_pretrained(folder / "scheduler")  # fmt: skip
+    return folder
+
+
+def test_a_stable_diffusion_folder_takes_the_same_recipe(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    folder = _stable_diffusion(tmp_path / "sd")
+    bench = painting.Bench(progress=False, painter=folder)
+    arm = Paint(pairs=12, options={**TINY, "learns": "cross-attention"})
+    trained = bench.train(arm, 0)
+    assert bench.side == 32 and trained.schedule.config.prediction_type == "epsilon"
+    assert "noise" in trained.stages()[0].objective and trained.now["bridge"].turn.out_features == 24
+    before, after = bench.start(arm)[0].state_dict(), trained.painter["unet"].state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(".attn2." in name for name in moved)
+    rows = bench.test(trained, 0, "val", ("en", "de"), count=3)
+    assert len(rows) == 6 and bench.paint(trained, ["a red circle"], [0]).shape == (1, 32, 32, 3)
+    with pytest.raises(UserError, match="has no autoencoder"):
+        painting.Bench(painter=tmp_path)
+    with pytest.raises(UserError, match="predicts 'sample'"):
+        painting.Bench(False, _stable_diffusion(tmp_path / "other", "sample")).train(arm, 0)
+    weights = next((folder / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be read"):
+        painting.Bench(painter=folder)

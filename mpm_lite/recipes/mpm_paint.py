@@ -29,6 +29,7 @@ from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers.prompts import States
 
 LEARNS = ("all", "cross-attention")
+PREDICTS = ("v_prediction", "epsilon")
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,14 @@ class MpmPaint(Recipe):
     name = "mpm_paint"
     Options = MpmPaintOptions
 
-    def __init__(self, unet: Any, width: int, options: MpmPaintOptions = MpmPaintOptions()) -> None:
-        """`unet` is a diffusers UNet2DConditionModel, taken over as it is; `width` is the prompt encoder's, W."""
+    def __init__(
+        self, unet: Any, width: int, options: MpmPaintOptions = MpmPaintOptions(), schedule: Any = None
+    ) -> None:
+        """`unet` is a diffusers UNet2DConditionModel, taken over as it is; `width` is the prompt encoder's, W; `schedule` is
+        what the UNet was trained with, and says whether it predicts velocity or noise (None: velocity, cosine).
+
+        Raises UserError for an unknown part to train, a share out of range, and a UNet that predicts anything else.
+        """
         super().__init__()
         if options.learns not in LEARNS:
             raise unknown("part of the UNet to train", options.learns, LEARNS)
@@ -84,7 +91,10 @@ class MpmPaint(Recipe):
         bridge = Bridge(width, cross if isinstance(cross, int) else cross[0])
         self.now = nn.ModuleDict({"unet": unet, "bridge": bridge})
         self.mean = AveragedModel(self.now, multi_avg_fn=get_ema_multi_avg_fn(options.average))
-        self.schedule = noise_schedule()
+        self.schedule = schedule or noise_schedule()
+        self.predicts = self.schedule.config.prediction_type
+        if self.predicts not in PREDICTS:
+            raise UserError(f"The UNet predicts {self.predicts!r}; this recipe trains those that predict {PREDICTS}.")
         self.encoder: Any = None  # whoever trains or loads the recipe says whose states it reads
 
     def stages(self) -> list[Stage]:
@@ -96,7 +106,8 @@ class MpmPaint(Recipe):
                 name="from scratch" if whole else "re-alignment",
                 learns=("now.bridge", *learns),
                 frozen=("prompt encoder", "autoencoder", *(() if whole else ("the UNet but its cross-attention",))),
-                objective="squared error of the velocity, weighted by min-SNR",
+                objective=f"squared error of the {'noise' if self.predicts == 'epsilon' else 'velocity'}, "
+                + ("weighted by min-SNR" if o.min_snr else "uniform steps of time"),
                 steps=o.steps,
                 batch=o.batch,
                 lr=o.lr,
@@ -110,7 +121,8 @@ class MpmPaint(Recipe):
         x = batch["latents"]
         noise, told = torch.randn_like(x), torch.rand(len(x), device=x.device) >= self.options.unprompted
         t = torch.randint(self.schedule.config.num_train_timesteps, (len(x),), device=x.device)
-        noisy, wanted = self.schedule.add_noise(x, noise, t), self.schedule.get_velocity(x, noise, t)
+        noisy = self.schedule.add_noise(x, noise, t)
+        wanted = noise if self.predicts == "epsilon" else self.schedule.get_velocity(x, noise, t)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.options.bf16):
             context, there = self.now["bridge"](batch["states"], batch["there"], told)
             said = self.now["unet"](noisy, t, context, encoder_attention_mask=there).sample
@@ -118,7 +130,8 @@ class MpmPaint(Recipe):
         if not self.options.min_snr:
             return error.mean()
         snr = compute_snr(self.schedule, t)
-        return (error * snr.clamp(max=self.options.min_snr) / (snr + 1)).mean()
+        # What an error in the clean picture weighs, in units of what is predicted (2303.09556, section 3.4).
+        return (error * snr.clamp(max=self.options.min_snr) / (snr + (self.predicts != "epsilon"))).mean()
 
     def stepped(self) -> None:
         """The running mean follows."""

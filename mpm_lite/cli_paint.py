@@ -1,0 +1,69 @@
+"""The commands on MPM paint: `mpm-lite run mpm_paint` and `mpm-lite run mpm_paint_rivals`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mpm_lite import runtime
+from mpm_lite.cache import write_atomic
+from mpm_lite.runtime import UserError, unknown
+
+
+def paint(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train MPM paint on the toy world, prompt it about val (split=test: about test) in ten languages, and write the painter
+    as a diffusers folder with its scores. Settings: fields of Paint, options of its recipe; painter, a diffusers folder to
+    start from in the toy painter's place; and split, count, guidance, best_of."""
+    from mpm_lite import painting as p
+    from mpm_lite.paint import PaintPipeline
+    from mpm_lite.recipes.mpm_paint import MpmPaintOptions
+
+    fields, options = set(p.Paint.__dataclass_fields__) - {"options"}, set(MpmPaintOptions.__dataclass_fields__)
+    asking = {"split", "count", "guidance", "best_of"}
+    given: dict[str, Any] = {"options": {}}
+    asked: dict[str, Any] = {"split": "val"}
+    for key, value in settings.items():
+        if key in ("languages", "also"):
+            given[key] = tuple(str(value).split(","))
+        elif key in fields:
+            given[key] = value
+        elif key in options:
+            given["options"][key] = value
+        elif key in asking:
+            asked[key] = value
+        elif key != "painter":
+            raise unknown("setting", key, fields | options | asking | {"painter"})
+    arm, out = p.Paint(**given), Path(args.out or "runs/mpm_paint")
+    bench = p.Bench(painter=settings.get("painter"))
+    print(runtime.banner())
+    for seed in range(args.seed, args.seed + (args.seeds or 1)):
+        recipe, place = bench.train(arm, seed), out / f"seed-{seed}"
+        rows = bench.test(recipe, seed, looks=("real", "wrong"), as_sets=asked.get("count", 200) >= 100, **asked)
+        parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
+        place.mkdir(parents=True, exist_ok=True)
+        PaintPipeline(*parts, bench.vae, arm.encoder, p.seed_of(recipe.encoder)).save_pretrained(place / "painter")
+        write_atomic(place / "items.parquet", rows.to_parquet(index=False))
+        said = {"arm": asdict(arm), "options": asdict(arm.recipe_options), "seed": seed, "asked": asked}
+        write_atomic(place / "config.json", json.dumps(said, indent=1).encode() + b"\n")
+        scores = [name for name in ("attributes", "bound", "exact", "r_precision", "fid") if name in rows]
+        print(rows.groupby(["look", "language"], sort=False)[scores].mean().round(3).to_string())
+        print(f"Written: {place}/painter, items.parquet, config.json")
+
+
+def rivals(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train and test whatever else could paint from prompts in other languages; a committed configuration."""
+    from mpm_lite import painting_rivals
+
+    if settings:
+        raise UserError("'mpm_paint_rivals' is a committed configuration and takes no --set; use 'mpm_paint' instead.")
+    print(runtime.banner())
+    for path in painting_rivals.run(
+        Path(args.out or "runs"), args.seeds or 3, say=lambda line: print(line, flush=True)
+    ):
+        print(path)
+
+
+RUNS = {"mpm_paint": paint, "mpm_paint_rivals": rivals}
