@@ -85,7 +85,8 @@ class Sample:
         over, share = (
             evaluate.resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there)
         )
-        return Drawn(float(np.nanmean(hits)), over / share)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
+            return Drawn(float(np.nanmean(hits)), over / share)
 
     def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
         """The score above what the same models score in that language by chance, blind if no other look is named."""

@@ -21,6 +21,7 @@ from mpm_lite.data import grammar, noise, text, toyworld
 from mpm_lite.data.languages import display_name
 from mpm_lite.data.scenes import scenes, text_scenes
 from mpm_lite.report import markdown_table
+from mpm_lite.towers import toys
 from mpm_lite.world import pair_of_test
 
 PAGE = "toyworld.md"
@@ -69,7 +70,7 @@ def model_rows() -> pd.DataFrame:
 
 
 def model_table() -> str:
-    """A line a model: the gate on val (its lowest language), and on test the means over the languages it read."""
+    """A line a model, those too that are made by `mpm-lite pretrain` and do not ship: the gate on val (its lowest language), and on test the means over the languages it read."""
     rows, body = model_rows(), []
     for card in pretrain.cards():
         own = rows[(rows["model"] == card["name"]) & (rows["seed"] == card["seed"])]
@@ -85,10 +86,11 @@ def model_table() -> str:
             cells += [_mean(of[of["language"] == text.PIVOT]) + " / " + _mean(of[of["language"] != text.PIVOT])]
         layers = own[own["read"] & (own["metric"] == "alignment")].groupby("layer")["value"].mean()
         cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
-        body.append([*cells, _minutes(card)])
+        ships = "yes" if card["seed"] in toys.seeds(card["name"]) else "no"
+        body.append([*cells, _minutes(card), ships])
     header = ["model", "seed", "parallel %", "documents read, M", "paraphrase / bar", "answers / bar", "passes", "fluency", "agreement",
               "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
-              "alignment by layer", "minutes"]  # fmt: skip
+              "alignment by layer", "minutes", "ships"]  # fmt: skip
     return markdown_table(header, body)
 
 
@@ -152,7 +154,7 @@ def page() -> str:
     if list(pretrain.cards()):
         parts += [
             "## Language models",
-            'The gate (lowest language on val / bar) is monolingual and was fixed before these were trained; a model most of whose diet is pairs reads more documents to pass it. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing.',
+            'The gate (lowest language on val / bar) is monolingual and was fixed before these were trained; a model most of whose diet is pairs reads more documents to pass it. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing. What does not ship, for its size, `mpm-lite pretrain NAME --out assets` makes again.',
             model_table(),
         ]
     if len(alignment_by_layer()):
