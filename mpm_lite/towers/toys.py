@@ -7,7 +7,11 @@ from pathlib import Path
 from mpm_lite import runtime
 
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
-DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")  # the same with another share of pairs, percent
+DIAL_LMS = (
+    "toy-parallel-1",
+    "toy-parallel-20",
+    "toy-parallel-70",
+)  # the same with another share of pairs, percent; made by command
 NAMES = (*TOY_LMS, *DIAL_LMS)
 
 
