@@ -1,4 +1,4 @@
-"""The commands on MPM paint: `mpm-lite run mpm_paint` and `mpm-lite run mpm_paint_rivals`."""
+"""The commands on MPM paint: `mpm-lite run mpm_paint`, `mpm_paint_rivals` and `mpm_paint_emoji`."""
 
 from __future__ import annotations
 
@@ -66,4 +66,16 @@ def rivals(settings: dict[str, Any], args: argparse.Namespace) -> None:
         print(path)
 
 
-RUNS = {"mpm_paint": paint, "mpm_paint_rivals": rivals}
+def emoji(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train painters on English names of emoji and prompt them in fourteen languages; a committed configuration."""
+    from mpm_lite import painting_emoji
+
+    if settings:
+        raise UserError("'mpm_paint_emoji' is a committed configuration and takes no --set.")
+    print(runtime.banner())
+    seeds = range(args.seed, args.seed + (args.seeds or 3))
+    for path in painting_emoji.run(Path(args.out or "runs"), seeds, lambda line: print(line, flush=True)):
+        print(path)
+
+
+RUNS = {"mpm_paint": paint, "mpm_paint_rivals": rivals, "mpm_paint_emoji": emoji}

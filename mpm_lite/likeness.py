@@ -68,10 +68,14 @@ def _check(*sets: Tensor) -> None:
 
 
 class Likeness:
-    """The toy image tower, and an alignment of it with the toy text tower that learned `pairs` English captions."""
+    """An image tower, and an alignment of it with a text tower that learned English captions: of the toy world, with the
+    toy towers, unless others are named."""
 
-    def __init__(self, pairs: int = 8_000, progress: bool = True) -> None:
-        self.tower, self.pairs, self.progress = image_tower("toy"), pairs, progress
+    def __init__(
+        self, pairs: int | None = 8_000, progress: bool = True, image: str = "toy", text: str = "toy", sets: str = "toyworld"
+    ) -> None:  # fmt: skip
+        self.tower, self.pairs, self.progress = image_tower(image), pairs, progress
+        self.image, self.text, self.sets = image, text, sets
 
     def features(self, pictures: np.ndarray) -> Tensor:
         """Pictures uint8 (N, H, H, 3) -> float32 (N, D)."""
@@ -80,13 +84,14 @@ class Likeness:
     @cached_property
     def alignment(self) -> Any:
         """The trained `align` recipe, kept in MPM_LITE_HOME/likeness."""
-        english = ("toyworld", ["en"])
-        one = Experiment(text="toy", image="toy", train=english, val=english, test=english, pairs=self.pairs, seeds=1)
-        return one.run(runtime.home() / "likeness" / str(self.pairs), self.progress).models[0]
+        english = (self.sets, ["en"])
+        one = Experiment(text=self.text, image=self.image, train=english, val=english, test=english, pairs=self.pairs, seeds=1)  # fmt: skip
+        place = runtime.home() / "likeness" / f"{self.image}-{self.text}-{self.sets}-{self.pairs}"
+        return one.run(place, self.progress).models[0]
 
     def _near(self, pictures: Tensor, captions: Sequence[str]) -> np.ndarray:
         """Cosines of pictures' features (N, D) and M captions, (N, M)."""
-        texts = torch.from_numpy(np.asarray(text_tower("toy").encode(list(captions)))).float()
+        texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(list(captions)))).float()
         alignment = self.alignment  # trained now, if it was not yet: with gradients
         with torch.no_grad():
             said = alignment.predict({"image": pictures, "text": texts})

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 from mpm_lite import paint, pretrain, runtime, scene_reader, train
@@ -30,6 +29,7 @@ from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.scenes import Scene, scenes
 from mpm_lite.painting import SCORES, SHIPPED, Bench, Paint
+from mpm_lite.painting_emoji import small
 from mpm_lite.pretrain_towers import crowds
 from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions, Drawings
 from mpm_lite.scene_reader import SceneReader, SceneReaderOptions, classes
@@ -47,11 +47,6 @@ def drawn(count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
         *(s for group in crowds(count // 8, seed + 1) for s in group),
     ]
     return many, np.stack([toyworld.render(s, SIDE, seed=1_000 + i) for i, s in enumerate(many)])
-
-
-def small(pictures: np.ndarray, side: int = SIDE) -> np.ndarray:
-    """Pictures uint8 (M, H, H, 3), averaged down to a side."""
-    return np.stack([np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BOX)) for p in pictures])
 
 
 def autoencoder(

@@ -128,6 +128,7 @@ FLOORS = [
         "aligned",
         "naming",
         "painting_rivals",
+        "painting_emoji",
         "cli_paint",
         "teaching",
     },

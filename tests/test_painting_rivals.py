@@ -96,3 +96,40 @@ def test_the_command_writes_a_painter_that_loads(assets, tmp_path, capsys):
     assert "Did you mean 'guidance'" in capsys.readouterr().err
     assert cli.main(["run", "mpm_paint_rivals", "--set", "steps=3"]) == 2
     assert "takes no --set" in capsys.readouterr().err
+
+
+def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, monkeypatch):
+    from mpm_lite import painting_emoji as emoji
+    from mpm_lite.recipes.mpm_paint import MpmPaintOptions
+
+    class Judge:
+        """Finds a picture's name where its colours are those of the drawing."""
+
+        def __init__(self, drawn):
+            self.drawn = {sort: torch.from_numpy(of.mean(axis=(1, 2))) for sort, of in drawn.items()}
+
+        def features(self, pictures):
+            return torch.from_numpy(pictures.mean(axis=(1, 2)))
+
+        def r_precision(self, features, captions):
+            near = torch.cdist(features, self.drawn[len(captions)]).argmin(dim=1)
+            return (near == torch.arange(len(captions))).double().numpy()
+
+    monkeypatch.setattr(emoji, "WIDTHS", (32, 32))
+    monkeypatch.setattr(emoji, "OPTIONS", MpmPaintOptions(learns="all", steps=2, batch=4, average=0.0, bf16=False))
+    monkeypatch.setattr(emoji, "COUNT", 12)
+    monkeypatch.setattr(emoji, "ENCODERS", ("minilm-en",))
+    bench = emoji.EmojiBench(progress=False)
+    captions, which = bench.asked("learned", 12)
+    assert (
+        len(which) == 12 and len(captions.languages) == 14 and captions.concepts != bench.asked("held out")[0].concepts
+    )
+    monkeypatch.setattr(emoji.EmojiBench, "likeness", Judge({12: emoji.small(captions.images[which])}))
+    recipe = bench.train("minilm-en", 0, emoji.OPTIONS)
+    rows = bench.test(recipe, 0, ("learned",), 12)
+    assert set(rows["language"]) == set(captions.languages) and len(set(rows["item"])) == 12
+    assert rows[rows["look"] == "drawn"]["r_precision"].mean() == 1
+    found = emoji.table(rows.assign(arm="minilm-en"), 50)
+    assert len(found) == 14 and (found["low"] <= found["value"]).all() and (found["chance"] == 0.01).all()
+    english = found.set_index("language").loc["en"]
+    assert english["drawn"] == 1 and found["wrong"].notna().all()
