@@ -202,16 +202,18 @@ def painted(
 
 class PaintPipeline(DiffusionPipeline):
     """UNet, bridge, autoencoder (or None: pixels) and noise schedule as a diffusers folder; `encoder` is the name of the
-    prompt encoder that its bridge belongs to, `encoder_seed` which of those pretrained apart."""
+    prompt encoder that its bridge belongs to, `encoder_seed` which of those pretrained apart, `layer` where its states are
+    taken."""
 
     _optional_components = ["vae"]
 
     def __init__(
-        self, unet: Any, bridge: Bridge, scheduler: Any, vae: Any = None, encoder: str = "", encoder_seed: int = 0
-    ) -> None:
+        self, unet: Any, bridge: Bridge, scheduler: Any, vae: Any = None, encoder: str = "", encoder_seed: int = 0,
+        layer: int = -1,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.register_modules(unet=unet, bridge=bridge, scheduler=scheduler, vae=vae)
-        self.register_to_config(encoder=encoder, encoder_seed=encoder_seed)
+        self.register_to_config(encoder=encoder, encoder_seed=encoder_seed, layer=layer)
         self._reads: Any = None
 
     @property
@@ -220,7 +222,7 @@ class PaintPipeline(DiffusionPipeline):
         if self._reads is None:
             from mpm_lite.towers.prompts import load_prompt_encoder
 
-            self._reads = load_prompt_encoder(self.config.encoder, self.config.encoder_seed)
+            self._reads = load_prompt_encoder(self.config.encoder, self.config.encoder_seed, self.config.layer)
         return self._reads
 
     @torch.no_grad()

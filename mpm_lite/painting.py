@@ -35,7 +35,7 @@ from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers import toys
-from mpm_lite.towers.prompts import PromptEncoder, load_prompt_encoder
+from mpm_lite.towers.prompts import LAST, PromptEncoder, load_prompt_encoder
 
 LOOKS = ("real", "wrong", "none", "drawn", "decoded")
 PROMPTED = ("real", "wrong")  # the scene's own prompt, or another scene's; the others have none, and no language:
@@ -52,8 +52,8 @@ SHIPPED = "paint/realigned"  # among the assets: what the arms that ship have le
 
 @dataclass(frozen=True)
 class Paint:
-    """One arm: which text model reads the prompts, whether the UNet starts as the bench's or from scratch (""), and on which
-    pairs it learns:
+    """One arm: which text model reads the prompts and behind which of its layers its states are taken (-1: the last), whether
+    the UNet starts as the bench's ("pretrained") or from scratch (""), and on which pairs it learns:
     captions of `pairs` pictures in `languages` (one each, drawn evenly) and of `also_pairs` more in `also`.
 
     encoder_seed None takes, for seed s, the s-th of the language models pretrained apart. UserError for what nobody knows.
@@ -61,6 +61,7 @@ class Paint:
 
     encoder: str = "toy-multilingual"
     encoder_seed: int | None = None
+    layer: int = LAST
     start: str = "pretrained"
     languages: tuple[str, ...] = ("en",)
     pairs: int = 24_000
@@ -86,12 +87,12 @@ class Paint:
 
 
 @lru_cache(maxsize=8)
-def encoder_of(name: str, seed: int | None = None, turn: int = 0) -> PromptEncoder:
+def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = LAST) -> PromptEncoder:
     """A prompt encoder, loaded once a process; of a toy language model with seed None the `turn`-th there is."""
     if name in toys.NAMES and seed is None:
         there = toys.seeds(name)
         seed = there[turn % len(there)] if there else 0
-    return load_prompt_encoder(name, seed or 0)
+    return load_prompt_encoder(name, seed or 0, layer)
 
 
 class Bench:
@@ -131,7 +132,7 @@ class Bench:
 
     def _untrained(self, arm: Paint, seed: int) -> tuple[MpmPaint, list[str], Path]:
         """The recipe as it starts, the prompts that it is to learn from, and the file for what it learns."""
-        encoder, options = encoder_of(arm.encoder, arm.encoder_seed, seed), arm.recipe_options
+        encoder, options = encoder_of(arm.encoder, arm.encoder_seed, seed, arm.layer), arm.recipe_options
         torch.manual_seed(seed)
         unet, schedule = self.start(arm)
         recipe, prompts = MpmPaint(unet, encoder.width, options, schedule), self.pairs(arm, seed)

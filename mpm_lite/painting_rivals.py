@@ -51,6 +51,7 @@ RIVALS = {
     "Chinese pairs, a tenth": Rival(Paint(languages=("zh",), pairs=TENTH)),
     "MPM, half the pairs": Rival(Paint(pairs=HALF)),
     "nine languages' pairs on top of that": Rival(Paint(pairs=HALF, also=OTHERS, also_pairs=HALF)),
+    "MPM, states behind layer 1": Rival(Paint(layer=1)),
     "from scratch": Rival(Paint(start="", options={"learns": "all"})),
     "e5-small": Rival(Paint("e5-small")),
     "minilm-en, the floor": Rival(Paint("minilm-en")),
@@ -61,7 +62,10 @@ RIVALS = {
 def glued(bench: Bench, arm: Paint, seed: int, options: GlueOptions = GlueOptions()) -> MpmPaint:
     """The painter as it was pretrained, reading an arm's text model through states re-mapped into its own encoder's; the
     re-mapping learned from the arm's prompts alone, computed or read back from MPM_LITE_HOME/painted."""
-    pipe, new = paint.load_painter(runtime.asset() / paint.TOY), encoder_of(arm.encoder, arm.encoder_seed, seed)
+    pipe, new = (
+        paint.load_painter(runtime.asset() / paint.TOY),
+        encoder_of(arm.encoder, arm.encoder_seed, seed, arm.layer),
+    )
     prompts, old = bench.pairs(arm, seed), pipe.prompt_encoder
     wanted = old.cached(prompts, bench.progress)
     torch.manual_seed(seed)

@@ -168,3 +168,18 @@ def test_what_a_painter_departs_from_is_read_off_its_recipe(recipe):
     assert "toy-multilingual:1" in rows["text model"].here and "from scratch" in rows["UNet"].here
     assert rows["loss"].here == recipe.stages()[0].objective and "uniform" in rows["loss"].paper
     assert all(row.paper and row.here and row.why for row in rows.values())
+
+
+def test_states_may_be_taken_behind_any_layer_of_a_language_model():
+    from mpm_lite.towers.prompts import load_prompt_encoder
+
+    last, first, embedded = (load_prompt_encoder("toy-english", 0, layer) for layer in (-1, 1, 0))
+    states = [one.states(["a red circle", "a red star"]).flat for one in (last, first, embedded)]
+    assert states[0].shape == states[1].shape and not torch.equal(states[0], states[1])
+    assert len({one.fingerprint for one in (last, first, embedded)}) == 3
+    half = len(states[2]) // 2
+    assert torch.equal(states[2][1], states[2][half + 1]), "an embedding knows no other word"
+    with pytest.raises(UserError, match="has layers 0 to"):
+        load_prompt_encoder("toy-english", 0, 9)
+    with pytest.raises(UserError, match="shows its last layer only"):
+        load_prompt_encoder("minilm-en", layer=1)

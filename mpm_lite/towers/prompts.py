@@ -22,6 +22,7 @@ from mpm_lite.towers import toys
 from mpm_lite.towers.lm import LM, load_lm
 from mpm_lite.towers.text import bar, check_texts, load_text_tower
 
+LAST = -1
 UNREADABLE = 0.5  # share of unknown pieces from which on a prompt counts as not read
 
 
@@ -43,14 +44,22 @@ class States:
 
 
 class PromptEncoder:
-    """Token states of a frozen text model. Members: name, width (W), languages, fingerprint, longest (tokens)."""
+    """Token states of a frozen text model: behind its last layer, or of a language model behind that `layer` (0: its
+    embeddings). Members: name, width (W), languages, fingerprint, longest (tokens).
 
-    def __init__(self, model: Any) -> None:
-        self.model, self.causal = model, isinstance(model, LM)
+    UserError for a tower without token states, and for a layer that the model does not have or does not show.
+    """
+
+    def __init__(self, model: Any, layer: int = LAST) -> None:
+        self.model, self.causal, self.layer = model, isinstance(model, LM), layer
+        if layer != LAST and not self.causal:
+            raise UserError(f"{model.name} shows its last layer only: leave layer at {LAST}.")
+        if self.causal and not LAST <= layer <= model.model.config.num_hidden_layers:
+            raise UserError(f"{model.name} has layers 0 to {model.model.config.num_hidden_layers}, not {layer}.")
         if not self.causal and not model.has_tokens:
             model.tokens([])  # says which towers have them
         self.name, self.width, self.languages = model.name, int(model.width), model.languages
-        self.fingerprint = model.fingerprint
+        self.fingerprint = model.fingerprint + ("" if layer == LAST else f" layer {layer}")
         self.longest = model.context if self.causal else model.max_tokens
 
     def states(self, prompts: Sequence[str], progress: bool = False) -> States:
@@ -99,23 +108,23 @@ class PromptEncoder:
             if self.causal:
                 with torch.inference_mode():
                     context = self.model.read(part)
-                    states, mask = self.model.all_layers(context)[-1].cpu().numpy(), context.mask.cpu().numpy()
+                    states, mask = self.model.all_layers(context)[self.layer].cpu().numpy(), context.mask.cpu().numpy()
             else:
                 states, mask = self.model.tokens(part)
             found += [row[there].astype(np.float16) for row, there in zip(states, mask, strict=True)]
         return found
 
 
-def load_prompt_encoder(name: str, seed: int = 0) -> PromptEncoder:
+def load_prompt_encoder(name: str, seed: int = 0, layer: int = LAST) -> PromptEncoder:
     """The prompt encoder of that name: a text tower (`e5-small`, `minilm-en`, `toy`), a toy language model
-    (`toy-multilingual`; `seed` picks one), or a folder or hub id of either kind.
+    (`toy-multilingual`; `seed` picks one), or a folder or hub id of either kind. `layer` is as in PromptEncoder.
 
     Raises UserError for a tower that has sentence vectors only, and whatever its loader raises.
     """
     folder = Path(name).expanduser()
     if name in toys.NAMES or (folder.is_dir() and _writes(folder)):
-        return PromptEncoder(load_lm(name, seed))
-    return PromptEncoder(load_text_tower(name))
+        return PromptEncoder(load_lm(name, seed), layer)
+    return PromptEncoder(load_text_tower(name), layer)
 
 
 def _writes(folder: Path) -> bool:
