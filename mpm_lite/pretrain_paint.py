@@ -3,7 +3,7 @@
     mpm-lite pretrain toy-vae scene-reader toy-painter toy-realigned --out assets
 
 The UNet learned with an English text encoder, `minilm-en`, on English captions: the warm start that VisCPM-Paint has in
-Stable Diffusion. The last is two arms of claim C6 with seed 0, for a notebook to begin with. Each is a file or a diffusers
+Stable Diffusion. The last is three painters that changed their text model, for a notebook to begin with. Each is a file or a diffusers
 folder with a card; a run that was stopped goes on.
 """
 
@@ -196,7 +196,11 @@ def _save(model: Any, folder: Path) -> str:
 
 
 PAINTER = Paint(encoder=ENGLISH, start="", options={"learns": "all", "steps": 12_000, "average": 0.999})
-REALIGNED = {"toy-multilingual": Paint(), "toy-noparallel": Paint("toy-noparallel")}
+REALIGNED = {
+    "toy-multilingual": Paint(),
+    "toy-noparallel": Paint("toy-noparallel"),
+    "toy-multilingual, layer 1": Paint(layer=1),
+}
 # What is made, and the file or folder that says it is there; the autoencoder lies in the painter's own folder.
 BUILDS = {
     "toy-vae": f"{paint.TOY}/vae",
