@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -189,6 +190,10 @@ def _save(model: Any, folder: Path) -> str:
     shutil.rmtree(beside, ignore_errors=True)
     whole = copy.deepcopy(model)
     (whole.to(torch.float16) if isinstance(whole, paint.PaintPipeline) else whole.half()).save_pretrained(beside)
+    for config in beside.glob("**/config.json"):  # diffusers writes down where a part was loaded from
+        said = json.loads(config.read_text())
+        if said.pop("_name_or_path", None):
+            pretrain.write_json(config, said)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)
     weights = folder / "unet" if (folder / "unet").is_dir() else folder

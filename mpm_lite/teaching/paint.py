@@ -38,7 +38,9 @@ def grid(
         prompts = [grammar.in_order(scene, code)[0] for scene in scenes]
         found = bench.paint(recipe, prompts, noise, guidance=guidance)
         columns.append((prompts, found, bench.scored(found, scenes)["attributes"].tolist()))
-    head = "".join(f'<th scope="col">{widgets.safe(display_name(code))}</th>' for code in languages)
+    head = "".join(
+        f'<th scope="col" style="text-align:center">{widgets.safe(display_name(code))}</th>' for code in languages
+    )
     body = []
     for i, scene in enumerate(scenes):
         english = grammar.in_order(scene, "en")[0]
