@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
+from safetensors.torch import load as load_weights
+from safetensors.torch import save as save_weights
 
 from mpm_lite import runtime
 
@@ -86,3 +90,19 @@ def features(key: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarra
             f"{path} does not read back as written: the disk may be failing. Set MPM_LITE_HOME to another folder."
         )
     return back
+
+
+def learned(path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The weights in a file, in float32. Where there is no file yet, `learn(work)` says them first: they are kept in
+    float16, whole or not at all, and `work`, a folder for the checkpoints of a run that may be stopped, goes.
+
+    Raises UserError for a file that is torn.
+    """
+    if not path.exists():
+        work = path.with_suffix(".run")
+        write_atomic(path, save_weights({k: v.half().contiguous() for k, v in learn(work).items()}))
+        shutil.rmtree(work, ignore_errors=True)
+    try:
+        return {k: v.float() for k, v in load_weights(path.read_bytes()).items()}
+    except SafetensorError as error:
+        raise runtime.UserError(f"{path} is torn ({error}): delete it, and it is learned again.") from error

@@ -11,7 +11,6 @@ often than asked, and nothing is chosen afterwards unless `best_of` asks for it.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
@@ -21,13 +20,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mpm_lite import paint, runtime, scene_reader, train
 from mpm_lite.asking import seed_of
-from mpm_lite.cache import digest, features, write_atomic
+from mpm_lite.cache import digest, features, learned
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.instructions import captions_asked
 from mpm_lite.data.scenes import Scene
@@ -150,17 +147,17 @@ class Bench:
         """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
         goes on. Only what learned is kept."""
         recipe, prompts, kept = self._untrained(arm, seed)
-        if not kept.exists():
+
+        def learn(work: Path) -> dict[str, Tensor]:
             states = recipe.encoder.cached(prompts, self.progress)
             data = Prompted(self.latents(len(prompts)), range(len(prompts)), states)
             label = f"{arm.encoder} painting, seed {seed}"
-            work = kept.with_suffix(".run")
             train.fit(recipe, data, train.Plan(seed, work, 250, progress=self.progress, label=label))
-            learned = {n.removeprefix("now.") for n, p in recipe.named_parameters() if p.requires_grad}
+            names = {n.removeprefix("now.") for n, p in recipe.named_parameters() if p.requires_grad}
             of = recipe.painter.state_dict()
-            write_atomic(kept, to_safetensors({name: of[name].half().contiguous() for name in sorted(learned)}))
-            shutil.rmtree(work, ignore_errors=True)
-        said = {k: v.float() for k, v in from_safetensors(kept.read_bytes()).items()}
+            return {name: of[name] for name in sorted(names)}
+
+        said = learned(kept, learn)
         recipe.painter.load_state_dict(recipe.now.state_dict() | said)
         return recipe.eval()
 

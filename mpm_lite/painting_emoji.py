@@ -10,7 +10,6 @@ by an alignment of real towers that learned English names: is the painted emoji'
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -20,11 +19,9 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 
 from mpm_lite import paint, runtime, train
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import digest, learned, write_atomic
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.judging import Sample
 from mpm_lite.likeness import CANDIDATES, Likeness
@@ -57,8 +54,8 @@ class EmojiBench:
 
     def train(self, encoder: str, seed: int, options: MpmPaintOptions = OPTIONS) -> MpmPaint:
         """A painter trained from scratch on the English names of the training emoji: computed, or read back."""
-        learned, reader = load_captions("emoji", "train"), encoder_of(encoder)
-        names = learned.captions["en"]
+        pictures, reader = load_captions("emoji", "train"), encoder_of(encoder)
+        names = pictures.captions["en"]
         torch.manual_seed(seed)
         side = SIDE // paint.pixels(self.vae, 1)
         recipe = MpmPaint(paint.small_unet(self.vae.config.latent_channels, side, CROSS, WIDTHS), reader.width, options)
@@ -66,18 +63,16 @@ class EmojiBench:
         mark = digest(v.numpy().tobytes() for v in self.vae.state_dict().values())
         dials = json.dumps(asdict(options) | {"bf16": None}, sort_keys=True)
         key = digest(["emoji", mark, reader.fingerprint, dials, str(seed), *names])
-        kept = runtime.home() / "painted" / f"{key}.safetensors"
-        if not kept.exists():
-            latents = paint.to_latents(self.vae, small(learned.images[:]))
+
+        def learn(work: Path) -> dict[str, torch.Tensor]:
+            latents = paint.to_latents(self.vae, small(pictures.images[:]))
             data = Prompted(latents, range(len(names)), reader.cached(names, self.progress))
-            plan = train.Plan(
-                seed, kept.with_suffix(".run"), 250, progress=self.progress, label=f"emoji, {encoder}, {seed}"
+            train.fit(
+                recipe, data, train.Plan(seed, work, 250, progress=self.progress, label=f"emoji, {encoder}, {seed}")
             )
-            train.fit(recipe, data, plan)
-            weights = {k: v.half().contiguous() for k, v in recipe.painter.state_dict().items()}
-            write_atomic(kept, to_safetensors(weights))
-            shutil.rmtree(kept.with_suffix(".run"), ignore_errors=True)
-        recipe.painter.load_state_dict({k: v.float() for k, v in from_safetensors(kept.read_bytes()).items()})
+            return recipe.painter.state_dict()
+
+        recipe.painter.load_state_dict(learned(runtime.home() / "painted" / f"{key}.safetensors", learn))
         return recipe.eval()
 
     def asked(self, sort: str, count: int = COUNT) -> tuple[CaptionSet, list[int]]:

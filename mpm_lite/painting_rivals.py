@@ -8,18 +8,15 @@ A rival that was tested with a seed is not run again. Scores are of test picture
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 
 from mpm_lite import paint, runtime, train
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import digest, learned, write_atomic
 from mpm_lite.claims import FIRST_SEED
 from mpm_lite.claims_chat import OTHERS
 from mpm_lite.data import grammar
@@ -71,15 +68,13 @@ def glued(bench: Bench, arm: Paint, seed: int, options: GlueOptions = GlueOption
     torch.manual_seed(seed)
     glue = Glue(new.width, wanted, options)
     said = [new.fingerprint, old.fingerprint, json.dumps(asdict(options), sort_keys=True), str(seed), *prompts]
-    kept = Bench.kept(digest(said))
-    if not kept.exists():
-        plan = train.Plan(
-            seed, kept.with_suffix(".run"), 250, progress=bench.progress, label=f"re-mapping, seed {seed}"
-        )
+
+    def learn(work: Path) -> dict[str, torch.Tensor]:
+        plan = train.Plan(seed, work, 250, progress=bench.progress, label=f"re-mapping, seed {seed}")
         train.fit(glue, Translated(new.cached(prompts, bench.progress), wanted), plan)
-        write_atomic(kept, to_safetensors({k: v.half().contiguous() for k, v in glue.state_dict().items()}))
-        shutil.rmtree(kept.with_suffix(".run"), ignore_errors=True)
-    glue.load_state_dict({k: v.float() for k, v in from_safetensors(kept.read_bytes()).items()})
+        return glue.state_dict()
+
+    glue.load_state_dict(learned(Bench.kept(digest(said)), learn))
     recipe = MpmPaint(pipe.unet.float(), old.width)
     recipe.painter.load_state_dict({f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
                                    | {f"bridge.{k}": v for k, v in pipe.bridge.float().state_dict().items()})  # fmt: skip

@@ -97,3 +97,30 @@ def test_a_full_or_forbidden_disk_is_one_sentence(monkeypatch, own_home):
     with pytest.raises(UserError, match="No space left"):
         cache.features(["k"], lambda: np.ones((2, 2), np.float32))
     assert not list(cache.folder().iterdir())
+
+
+def test_what_was_learned_is_learned_once_and_kept_whole(tmp_path):
+    import torch
+
+    asked = []
+
+    def learn(work):
+        asked.append(work)
+        work.mkdir(parents=True)
+        return {"a": torch.full((2,), 1.5), "b": torch.ones(2, 3).T}
+
+    path = tmp_path / "some" / "weights.safetensors"
+    first, again = cache.learned(path, learn), cache.learned(path, learn)
+    assert len(asked) == 1 and not asked[0].exists() and first["a"].dtype == torch.float32
+    assert all(torch.equal(first[k], again[k]) for k in ("a", "b"))
+
+    def stopped(work):
+        work.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.learned(tmp_path / "other.safetensors", stopped)
+    assert (tmp_path / "other.run").is_dir() and not (tmp_path / "other.safetensors").exists()
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match="is torn"):
+        cache.learned(path, learn)
