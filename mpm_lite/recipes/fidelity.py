@@ -139,7 +139,7 @@ def _mpm_paint(recipe: MpmPaint) -> list[Row]:
             f"{_millions(recipe, 'now.unet')}, "
             + ("from scratch" if whole else "pretrained with an English text encoder"),
             small,
-            "the rivals' table, from scratch",
+            "not measured yet: mpm_paint_rivals",
         ),
         Row(
             "autoencoder",
@@ -171,7 +171,7 @@ def _mpm_paint(recipe: MpmPaint) -> list[Row]:
             "50 steps, guidance 7.5 [R]; of four pictures the one that Chinese-CLIP likes best is shown [R]",
             "20 steps of DPM-Solver, guidance 4; the one picture that was asked for",
             "a hidden choice would hide what the painter got wrong",
-            "the rivals' table, best of four",
+            "not measured yet: mpm_paint_rivals",
         ),
         Row(
             "metric",
