@@ -24,7 +24,8 @@ SIDE = 84  # pixels of a picture shown
 def picture(pixels: np.ndarray, alt: str, side: int = SIDE) -> str:
     """A picture uint8 (H, H, 3) as HTML, its pixels left sharp."""
     data = data_uri(pixels, side, "png", sharp=True)
-    return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" src="{data}">'
+    kept = f"min-width:{3 * side // 4}px"  # a narrow page scrolls, and does not squeeze some pictures more than others
+    return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" style="{kept}" src="{data}">'
 
 
 def grid(
