@@ -42,9 +42,8 @@ def paint(settings: dict[str, Any], args: argparse.Namespace) -> None:
     for seed in range(args.seed, args.seed + (args.seeds or 1)):
         recipe, place = bench.train(arm, seed), out / f"seed-{seed}"
         rows = bench.test(recipe, seed, looks=("real", "wrong"), as_sets=asked.get("count", 200) >= 100, **asked)
-        parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
         place.mkdir(parents=True, exist_ok=True)
-        pipe = PaintPipeline(*parts, bench.vae, arm.encoder, p.seed_of(recipe.encoder), arm.layer)
+        pipe = PaintPipeline(*recipe.parts, bench.vae, arm.encoder, p.seed_of(recipe.encoder), arm.layer)
         pipe.save_pretrained(place / "painter")
         write_atomic(place / "items.parquet", rows.to_parquet(index=False))
         said = {"arm": asdict(arm), "options": asdict(arm.recipe_options), "seed": seed, "asked": asked}

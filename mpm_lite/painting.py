@@ -179,9 +179,8 @@ class Bench:
         guidance: float = GUIDANCE, steps: int = STEPS,
     ) -> np.ndarray:  # fmt: skip
         """Pictures uint8 (N, H, H, 3), one a prompt, each from the noise of its seed."""
-        parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
         states = recipe.encoder.states(prompts)
-        return paint.painted(parts, self.vae, states, seeds, guidance=guidance, steps=steps, told=told)
+        return paint.painted(recipe.parts, self.vae, states, seeds, guidance=guidance, steps=steps, told=told)
 
     def test(
         self, recipe: MpmPaint, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
@@ -197,6 +196,10 @@ class Bench:
         many, frames = toyworld.split_scenes(split)[:count], []
         drawn = np.stack([toyworld.render(scene, self.side, seed=seed) for scene in many])
         english = [grammar.in_order(scene, "en")[0] for scene in many]
+        apart = None
+        if as_sets:  # drawings that no look shows
+            other = [toyworld.render(scene, self.side, seed=seed + 50_000) for scene in many]
+            apart = self.likeness.features(np.stack(other))
         for look in looks:
             if look not in LOOKS:
                 raise unknown("way to prompt", look, LOOKS)
@@ -205,7 +208,7 @@ class Bench:
                 if pictures is not None:
                     pictures[look, language] = found
                 known = {"seed": seed, "lm": recipe.encoder.name.split(":")[0], "lm_seed": seed_of(recipe.encoder)}
-                sets = self._as_sets(found, many, seed, english) if as_sets else {}
+                sets = {} if apart is None else self._as_sets(found, apart, english)
                 frames.append(self.scored(found, many).assign(look=look, language=language, **known, **sets))
         return pd.concat(frames, ignore_index=True)
 
@@ -237,14 +240,11 @@ class Bench:
 
         return Likeness(progress=self.progress)
 
-    def _as_sets(
-        self, pictures: np.ndarray, many: Sequence[Scene], seed: int, english: Sequence[str]
-    ) -> dict[str, Any]:  # fmt: skip
-        """FID and KID against drawings of the same scenes that no look shows, and R-precision of each picture."""
+    def _as_sets(self, pictures: np.ndarray, real: Tensor, english: Sequence[str]) -> dict[str, Any]:
+        """FID and KID against the features of other drawings of the same scenes, and R-precision of each picture."""
         from mpm_lite.likeness import fid, kid
 
-        other = np.stack([toyworld.render(scene, self.side, seed=seed + 50_000) for scene in many])
-        real, painted = self.likeness.features(other), self.likeness.features(pictures)
+        painted = self.likeness.features(pictures)
         return {
             "fid": fid(real, painted),
             "kid": kid(real, painted),

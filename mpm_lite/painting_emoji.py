@@ -96,10 +96,9 @@ class EmojiBench:
                     if look in ("real", "wrong"):
                         said = [names[k] for k in there]
                         said = said if look == "real" else [*said[1:], said[0]]
-                        parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
                         states, seeds = recipe.encoder.states(said), [noise[k] for k in there]
                         found = drawn.copy()
-                        found[there] = paint.painted(parts, self.vae, states, seeds, guidance=GUIDANCE)
+                        found[there] = paint.painted(recipe.parts, self.vae, states, seeds, guidance=GUIDANCE)
                     right = self.likeness.r_precision(self.likeness.features(found), english)[there]
                     frames.append(pd.DataFrame({
                         "sort": sort, "look": look, "language": language, "seed": seed, "lm_seed": seed, "r_precision": right,

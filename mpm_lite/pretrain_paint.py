@@ -3,8 +3,8 @@
     mpm-lite pretrain toy-vae scene-reader toy-painter toy-realigned --out assets
 
 The UNet learned with an English text encoder, `minilm-en`, on English captions: the warm start that VisCPM-Paint has in
-Stable Diffusion. The last is three painters that changed their text model, for a notebook to begin with. Each is a file or a diffusers
-folder with a card; a run that was stopped goes on.
+Stable Diffusion. The last is three painters that changed their text model, for a notebook to begin with. Each is a file or
+a diffusers folder with a card; a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from mpm_lite import paint, pretrain, runtime, scene_reader, train
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.scenes import Scene, scenes
-from mpm_lite.painting import SCORES, SHIPPED, Bench, Paint
+from mpm_lite.painting import SCORES, SHIPPED, SIDE, Bench, Paint
 from mpm_lite.painting_emoji import small
 from mpm_lite.pretrain_towers import crowds
 from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions, Drawings
 from mpm_lite.scene_reader import SceneReader, SceneReaderOptions, classes
 
-SIDE = 48  # pixels
 SEED = 0
 DRAWN = 8_000  # pictures of the toy world to learn from, half of them crowds
 ENGLISH = "minilm-en"
@@ -150,14 +149,13 @@ def painter(place: Path, arm: Paint) -> tuple[dict[str, Any], str]:
     """A UNet that learned from scratch with the English encoder, as a diffusers folder; measured on English val prompts."""
     bench = Bench()
     recipe = bench.train(arm, SEED)
-    parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
-    sha = _save(paint.PaintPipeline(*parts, bench.vae, arm.encoder), place.parent)
+    sha = _save(paint.PaintPipeline(*recipe.parts, bench.vae, arm.encoder), place.parent)
     rows = bench.test(recipe, SEED, "val", ("en",), ("real", "wrong"))
     by = rows.groupby(["look", "kind"])[list(SCORES)].mean().round(4)
     return {
         "arm": asdict(arm),
         "options": asdict(arm.recipe_options),
-        "parameters": sum(p.numel() for part in parts[:2] for p in part.parameters()),
+        "parameters": sum(p.numel() for part in recipe.parts[:2] for p in part.parameters()),
         "measured_on_val": {" ".join(key): of.dropna().to_dict() for key, of in by.iterrows()},
     }, sha
 

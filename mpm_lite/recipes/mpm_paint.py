@@ -141,3 +141,8 @@ class MpmPaint(Recipe):
     def painter(self) -> nn.ModuleDict:
         """{"unet", "bridge"} that paint: the running mean."""
         return self.mean.module
+
+    @property
+    def parts(self) -> tuple[Any, Any, Any]:
+        """UNet, bridge and schedule: what `paint.sample` and a `PaintPipeline` take."""
+        return self.painter["unet"], self.painter["bridge"], self.schedule

@@ -83,8 +83,7 @@ def between(
     weight = torch.tensor([[1 - share, share] for share in shares])  # (K, 2)
     mixed = torch.einsum("ks,stw->ktw", weight, states)
     mask = torch.einsum("ks,st->kt", weight, there.float()) > 0
-    parts = recipe.painter["unet"], recipe.painter["bridge"], recipe.schedule
-    x = paint.sample(*parts, mixed, mask, [seed] * len(shares), GUIDANCE, STEPS)
+    x = paint.sample(*recipe.parts, mixed, mask, [seed] * len(shares), GUIDANCE, STEPS)
     return list(paint.to_pictures(bench.vae, x))
 
 
