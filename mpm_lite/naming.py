@@ -35,7 +35,7 @@ from mpm_lite.recipes.base import Stage, build_options
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.runtime import UserError, unknown
-from mpm_lite.studies import commit
+from mpm_lite.studies import commit, written
 from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.lm import LM
@@ -295,18 +295,10 @@ def run(out: Path, seeds: Sequence[int], split: str = "test", arm: Naming = Nami
     said = frames[0].query("set == 'emoji' and look in ('real', 'nearest')")  # stamps' names are not ours to pass on
     said = said.pivot(index=["item", "language", "gold"], columns="look", values="said").reset_index()
     card = {
-        "study": "mpm_names",
-        "commit": version,
-        "seeds": list(seeds),
         "split": split,
         "arm": asdict(arm),
         "reading_options": asdict(arm.reading_options),
         "options": asdict(arm.recipe_options),
         "pairs": len(bench.seen(here(arm.sets), "train")[0]),
-        "command": f"mpm-lite run mpm_names --seeds {len(seeds)} --out assets/results",
     }
-    files = {"names.csv": table(items), "names-said.csv": said}
-    for name, rows in files.items():
-        write_atomic(out / name, rows.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
-    write_atomic(out / "names.json", json.dumps(card, indent=1).encode() + b"\n")
-    return [*(out / name for name in files), out / "names.json"]
+    return written(out, "mpm_names", {"names": table(items), "names-said": said}, card, "names", version, seeds)

@@ -11,8 +11,8 @@ often than asked, and nothing is chosen afterwards unless `best_of` asks for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,33 @@ def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = L
     return load_prompt_encoder(name, seed or 0, layer)
 
 
+def key(recipe: MpmPaint, seed: int, prompts: Sequence[str], mark: str) -> str:
+    """Digest of everything that a recipe's weights will depend on: what it starts from, reads, and how it learns. `mark` is
+    the autoencoder's."""
+    dials = {k: v for k, v in asdict(recipe.options).items() if k != "bf16"}
+    weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
+    said = [mark, recipe.predicts, recipe.encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed)]
+    return digest([*said, *prompts, *weights])
+
+
+def fitted(
+    recipe: MpmPaint, prompts: Sequence[str], latents: Callable[[int], Tensor], kept: Path, plan: train.Plan
+) -> MpmPaint:
+    """The recipe, trained on as many latents as there are prompts: computed, or read back from the file `kept`. Only what
+    learned is kept; a run that was stopped goes on."""
+
+    def learn(work: Path) -> dict[str, Tensor]:
+        states = recipe.encoder.cached(prompts, plan.progress)
+        data = Prompted(latents(len(prompts)), range(len(prompts)), states)
+        train.fit(recipe, data, replace(plan, out=work))
+        names = {n.removeprefix("now.") for n, p in recipe.named_parameters() if p.requires_grad}
+        of = recipe.painter.state_dict()
+        return {name: of[name] for name in sorted(names)}
+
+    recipe.painter.load_state_dict(recipe.now.state_dict() | learned(kept, learn))
+    return recipe.eval()
+
+
 class Bench:
     """The toy world as latents of one autoencoder, cached; trains arms on them, and has them paint.
 
@@ -134,10 +161,7 @@ class Bench:
         unet, schedule = self.start(arm)
         recipe, prompts = MpmPaint(unet, encoder.width, options, schedule), self.pairs(arm, seed)
         recipe.encoder = encoder
-        dials = {k: v for k, v in asdict(options).items() if k != "bf16"}
-        weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
-        said = [self._mark, recipe.predicts, encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed)]
-        return recipe, prompts, self.kept(digest([*said, *prompts, *weights]))
+        return recipe, prompts, self.kept(key(recipe, seed, prompts, self._mark))
 
     def file(self, arm: Paint, seed: int) -> Path:
         """The file that holds, or is to hold, what an arm learned."""
@@ -147,19 +171,10 @@ class Bench:
         """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
         goes on. Only what learned is kept."""
         recipe, prompts, kept = self._untrained(arm, seed)
-
-        def learn(work: Path) -> dict[str, Tensor]:
-            states = recipe.encoder.cached(prompts, self.progress)
-            data = Prompted(self.latents(len(prompts)), range(len(prompts)), states)
-            label = f"{arm.encoder} painting, seed {seed}"
-            train.fit(recipe, data, train.Plan(seed, work, 250, progress=self.progress, label=label))
-            names = {n.removeprefix("now.") for n, p in recipe.named_parameters() if p.requires_grad}
-            of = recipe.painter.state_dict()
-            return {name: of[name] for name in sorted(names)}
-
-        said = learned(kept, learn)
-        recipe.painter.load_state_dict(recipe.now.state_dict() | said)
-        return recipe.eval()
+        label = f"{arm.encoder} painting, seed {seed}"
+        return fitted(
+            recipe, prompts, self.latents, kept, train.Plan(seed, None, 250, progress=self.progress, label=label)
+        )
 
     @staticmethod
     def kept(key: str) -> Path:

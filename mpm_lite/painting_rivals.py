@@ -24,7 +24,7 @@ from mpm_lite.judging import Sample
 from mpm_lite.painting import Bench, Paint, encoder_of
 from mpm_lite.recipes.glue import Glue, Glued, GlueOptions, Translated
 from mpm_lite.recipes.mpm_paint import MpmPaint
-from mpm_lite.studies import commit
+from mpm_lite.studies import commit, written
 
 COUNT = 100  # pictures of test
 METRICS = ("attributes", "bound", "one", "pair", "r_precision", "fid", "kid")
@@ -118,15 +118,6 @@ def run(
         for name in rivals:
             say(f"{name}, seed {seed}")
             frames.append(items(RIVALS[name], bench, seed, split, count).assign(arm=name))
-    card = {
-        "study": "mpm_paint_rivals",
-        "commit": version,
-        "seeds": list(range(FIRST_SEED, FIRST_SEED + seeds)),
-        "split": split,
-        "options": asdict(Paint().recipe_options),
-        "command": f"mpm-lite run mpm_paint_rivals --seeds {seeds} --out assets/results",
-    }
-    rows = table(pd.concat(frames, ignore_index=True))
-    write_atomic(out / "paint.csv", rows.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
-    write_atomic(out / "paint.json", json.dumps(card, indent=1).encode() + b"\n")
-    return [out / "paint.csv", out / "paint.json"]
+    card = {"split": split, "options": asdict(Paint().recipe_options)}
+    rows, many = table(pd.concat(frames, ignore_index=True)), range(FIRST_SEED, FIRST_SEED + seeds)
+    return written(out, "mpm_paint_rivals", {"paint": rows}, card, "paint", version, many)

@@ -54,12 +54,12 @@ def autoencoder(
 ) -> tuple[Autoencoder, Drawings, Callable[[Autoencoder], dict[str, Any]]]:
     """Toy pictures and emoji of train; measured on those of val."""
     _, toys = drawn(count, SEED)
-    emoji = small(load_captions("emoji", "train").images[:])
+    emoji = small(load_captions("emoji", "train"), SIDE)
     every = np.concatenate([toys, emoji])
     data = Drawings(torch.from_numpy(every), digest([toyworld.RENDER, every[::37].tobytes()]))
 
     def measured(recipe: Autoencoder) -> dict[str, Any]:
-        held = {"toyworld": _val(), "emoji": small(load_captions("emoji", "val").images[:])}
+        held = {"toyworld": _val(), "emoji": small(load_captions("emoji", "val"), SIDE)}
         found = {}
         for name, pictures in held.items():
             back = paint.to_pictures(recipe.vae, paint.to_latents(recipe.vae, pictures))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -290,18 +290,20 @@ def run(name: str, out: Path, seeds: int = 5, progress: bool = True) -> list[Pat
     arms, tables = STUDIES[name]
     version = commit()
     done = run_arms(arms(), out / name, seeds, progress)
-    written = []
-    for title, table in tables(done).items():
-        path = out / f"{title}.csv"
-        write_atomic(path, table.to_csv(index=False, float_format="%.5g", lineterminator="\n").encode())
-        written.append(path)
     options = next(iter(done.values())).meta["options"]
-    card = {
-        "study": name,
-        "commit": version,
-        "seeds": list(range(FIRST_SEED, FIRST_SEED + seeds)),
-        "options": options,
-        "command": f"mpm-lite run {name} --seeds {seeds} --out assets/results",
-    }
-    write_atomic(out / f"{name}.json", json.dumps(card, indent=1).encode() + b"\n")
-    return [*written, out / f"{name}.json"]
+    seen = list(range(FIRST_SEED, FIRST_SEED + seeds))
+    return written(out, name, tables(done), {"options": options}, name, version, seen, digits="%.5g")
+
+
+def written(
+    out: Path, study: str, tables: dict[str, pd.DataFrame], said: dict[str, Any], card: str, version: str,
+    seeds: Sequence[int], digits: str = "%.4f",
+) -> list[Path]:  # fmt: skip
+    """A study's tables as OUT/TITLE.csv, and OUT/CARD.json: its commit, seeds and command, and what else is `said`; each
+    file whole or not at all. Returns the files."""
+    for title, table in tables.items():
+        write_atomic(out / f"{title}.csv", table.to_csv(index=False, float_format=digits, lineterminator="\n").encode())
+    told = {"study": study, "commit": version, "seeds": list(seeds), **said}
+    told["command"] = f"mpm-lite run {study} --seeds {len(seeds)} --out assets/results"
+    write_atomic(out / f"{card}.json", json.dumps(told, indent=1).encode() + b"\n")
+    return [*(out / f"{title}.csv" for title in tables), out / f"{card}.json"]

@@ -1,7 +1,6 @@
 """Painting, small and untrained: parts, folders, sampling, guidance, prompts, training that resumes, and the judge."""
 
 import json
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import pytest
 import torch
 
 from mpm_lite import UserError, paint, pretrain_paint, scene_reader, train
-from mpm_lite.data import toyworld
+from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.scenes import Scene, Thing
 from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
@@ -248,6 +247,13 @@ def test_drawings_of_judge_and_data_differ():
     """The judge learned from other drawings than those that painters learn from."""
     scene = toyworld.split_scenes("train")[0]
     assert not np.array_equal(toyworld.render(scene, 48, seed=0), toyworld.render(scene, 48, seed=1_000))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert pretrain_paint.small(np.zeros((2, 128, 128, 3), np.uint8)).shape == (2, 48, 48, 3)
+
+
+def test_pictures_of_a_set_are_averaged_down_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    emoji = load_captions("emoji", "val").take([3, 1])
+    small = pretrain_paint.small(emoji, 32)
+    assert small.shape == (2, 32, 32, 3) and small.dtype == np.uint8
+    assert np.abs(small.mean(axis=(1, 2)) - emoji.images[:].mean(axis=(1, 2))).max() < 1
+    assert np.array_equal(pretrain_paint.small(emoji, 32), small)
+    assert not np.array_equal(pretrain_paint.small(emoji.take([1, 0]), 32), small)

@@ -100,6 +100,7 @@ def test_the_command_writes_a_painter_that_loads(assets, tmp_path, capsys):
 
 def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, monkeypatch):
     from mpm_lite import painting_emoji as emoji
+    from mpm_lite.recipes.autoencoder import AutoencoderOptions
     from mpm_lite.recipes.mpm_paint import MpmPaintOptions
 
     class Judge:
@@ -116,20 +117,26 @@ def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, m
             return (near == torch.arange(len(captions))).double().numpy()
 
     monkeypatch.setattr(emoji, "WIDTHS", (32, 32))
-    monkeypatch.setattr(emoji, "OPTIONS", MpmPaintOptions(learns="all", steps=2, batch=4, average=0.0, bf16=False))
-    monkeypatch.setattr(emoji, "COUNT", 12)
-    monkeypatch.setattr(emoji, "ENCODERS", ("minilm-en",))
+    monkeypatch.setattr(emoji, "PICTURES", "emoji")
+    monkeypatch.setattr(emoji, "AUTOENCODER", AutoencoderOptions(widths="16", steps=2))
+    monkeypatch.setattr(emoji, "PRETRAINED", MpmPaintOptions(learns="all", steps=2, batch=4, average=0.0))
+    monkeypatch.setattr(emoji, "REALIGNED", MpmPaintOptions(steps=2, batch=4, average=0.0))
     bench = emoji.EmojiBench(progress=False)
     captions, which = bench.asked("learned", 12)
     assert (
         len(which) == 12 and len(captions.languages) == 14 and captions.concepts != bench.asked("held out")[0].concepts
     )
-    monkeypatch.setattr(emoji.EmojiBench, "likeness", Judge({12: emoji.small(captions.images[which])}))
-    recipe = bench.train("minilm-en", 0, emoji.OPTIONS)
+    monkeypatch.setattr(emoji.EmojiBench, "likeness", Judge({12: emoji.small(captions)[which]}))
+    recipe = bench.train("e5-small", 0)
+    assert recipe.encoder.name == "e5-small" and recipe.options.learns == "cross-attention"
+    first, now = bench.english.painter["unet"].state_dict(), recipe.painter["unet"].state_dict()
+    moved = {name for name, of in now.items() if not torch.equal(of, first[name])}
+    assert moved and all(".attn2." in name for name in moved)
+    assert bench.vae.config.scaling_factor == emoji.EmojiBench(progress=False).vae.config.scaling_factor  # read back
     rows = bench.test(recipe, 0, ("learned",), 12)
     assert set(rows["language"]) == set(captions.languages) and len(set(rows["item"])) == 12
     assert rows[rows["look"] == "drawn"]["r_precision"].mean() == 1
-    found = emoji.table(rows.assign(arm="minilm-en"), 50)
+    found = emoji.table(rows.assign(arm="e5-small"), 50)
     assert len(found) == 14 and (found["low"] <= found["value"]).all() and (found["chance"] == 0.01).all()
     english = found.set_index("language").loc["en"]
-    assert english["drawn"] == 1 and found["wrong"].notna().all()
+    assert english["drawn"] == 1 and found["wrong"].notna().sum() == 1
