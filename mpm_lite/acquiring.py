@@ -1,0 +1,213 @@
+"""MLA on the toy world as an experiment: the English dual encoder, what each language learns from, and the common task.
+
+bench = Bench()
+bench.test(bench.train(Acquiring(), seed=0), seed=0, split="val")
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mpm_lite import runtime, train
+from mpm_lite.cache import digest, learned
+from mpm_lite.choosing import Choosing
+from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.data.noise import Noise, noisy_caption
+from mpm_lite.recipes.base import build_options
+from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
+from mpm_lite.recipes.mla import EXPOSURE, Mla, MlaOptions, Spoken
+from mpm_lite.runtime import UserError
+from mpm_lite.towers.text import load_text_tower
+
+OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
+WRONG = 2  # captions wrong in one attribute, beside each picture that the English model learns from
+ENGLISH, MULTILINGUAL = (
+    "toy-en",
+    "toy",
+)  # text towers: the one that becomes the English encoder; the one whose words help
+
+
+@dataclass(frozen=True)
+class Acquiring:
+    """One arm. The English dual encoder learns from `english` captioned pictures. Languages then learn together, from
+    `parallel` sentences a language that translate English captions (none of whose pictures is shown), and from `pairs`
+    captioned pictures a language; `noise` spoils what is not English. `then` are languages that come later, one by one, when
+    the embedding has stopped learning. `afterwards` steps, the English encoder is trained on, with all `pictures` of train,
+    and the acquirers stay as they are. Raises UserError for anything nobody knows."""
+
+    languages: tuple[str, ...] = OTHERS
+    then: tuple[str, ...] = ()
+    english: int = 12_000
+    parallel: int = 4_000
+    pairs: int = 4_000
+    noise: float = 0.0
+    afterwards: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    english_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for language in (*self.languages, *self.then):
+            grammar.grammar(language)
+            if language == "en":
+                raise UserError("English is what the dual encoder was trained on: name other languages.")
+        most = toyworld.COUNTS["train"]
+        if max(self.english, self.parallel, self.pairs) > most:
+            raise UserError(f"toyworld has {most} training pictures: take no more captions of them.")
+
+    @property
+    def recipe_options(self) -> MlaOptions:
+        """The recipe's options, checked."""
+        return build_options(MlaOptions, self.options)
+
+    @property
+    def dual_options(self) -> DualOptions:
+        """The English dual encoder's, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return build_options(DualOptions, {"bf16": runtime.fast_bf16()} | self.english_options)
+
+
+@lru_cache(maxsize=2)
+def tower(name: str) -> Any:
+    """A text tower, loaded once a process."""
+    return load_text_tower(name, "cpu")
+
+
+class Bench(Choosing):
+    """Trains English dual encoders and their acquirers; whatever was trained is kept in MPM_LITE_HOME/acquired."""
+
+    def ids(self, captions: Sequence[str], name: str = MULTILINGUAL) -> list[list[int]]:
+        """Token ids of captions, as that tower's model reads them."""
+        return tower(name).tokenizer(list(captions))["input_ids"]
+
+    # the English model
+
+    def dual(self, arm: Acquiring, seed: int) -> Dual:
+        """The English dual encoder of an arm: computed, or read back."""
+        torch.manual_seed(seed)
+        recipe = self._dual(arm.dual_options)
+        return self._fitted(recipe, lambda: self.captioned(arm.english, seed), seed, "English", arm.english)
+
+    def _dual(self, options: DualOptions) -> Dual:
+        return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(tower(ENGLISH).model), options)
+
+    def captioned(self, count: int, seed: int) -> Captioned:
+        """The first training pictures, each with an English caption and some that are wrong in one attribute."""
+        many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 16])
+        own = [choices.caption(scene, "en") for scene in many]
+        wrong = []
+        for scene in many:
+            near = choices.one_off(scene)
+            wrong += [choices.caption(near[k], "en") for k in rng.permutation(len(near))[:WRONG]]
+        rows = self.ids([*own, *wrong], ENGLISH)
+        grouped = [rows[k : k + WRONG] for k in range(len(own), len(rows), WRONG)]
+        return Captioned(self.seen("train", count), rows[: len(own)], grouped)
+
+    # the other languages
+
+    def train(self, arm: Acquiring, seed: int) -> Mla:
+        """The English dual encoder with its acquirers."""
+        english = self.dual(arm, seed)
+        torch.manual_seed(seed)
+        table = tower(MULTILINGUAL).model.get_input_embeddings().weight
+        recipe = Mla(english, (*arm.languages, *arm.then), table, arm.recipe_options)
+        before = copy.deepcopy(english)
+        told = json.dumps(asdict(replace(arm, afterwards=0)), sort_keys=True) + self.mark(english)
+        self._fitted(
+            recipe, lambda: self.spoken(arm, before, recipe.names, arm.languages, seed), seed, "languages", told
+        )
+        for recipe.adding in arm.then:
+            self._fitted(
+                recipe,
+                lambda: self.spoken(arm, before, recipe.names, (recipe.adding,), seed),
+                seed,
+                recipe.adding,
+                told,
+            )
+        recipe.adding = ""
+        if arm.afterwards:
+            later = copy.copy(english)  # of the same weights
+            later.options = replace(arm.dual_options, steps=arm.afterwards, text="trained")
+            many = toyworld.COUNTS["train"]
+            self._fitted(later, lambda: self.captioned(many, seed + 1), seed, "English, afterwards", told)
+        return recipe.eval()
+
+    def spoken(
+        self, arm: Acquiring, english: Dual, names: Sequence[str], languages: Sequence[str], seed: int
+    ) -> list[Spoken]:
+        """What each stage learns from, in `languages` of the recipe's `names`. Parallel sentences tell the last pictures of train, captions the first ones."""
+        o, many, found = arm.recipe_options, toyworld.split_scenes("train"), []
+        noise = Noise(swap=arm.noise, omit=arm.noise, agreement=arm.noise)
+        for stage in arm.recipe_options.order.split():
+            count = arm.pairs if stage == EXPOSURE else arm.parallel
+            scenes = many[:count] if stage == EXPOSURE else many[-count:]
+            said = [self._told(scene, code, noise, seed) for code in languages for scene in scenes]
+            near = self.seen("train", count) if stage == EXPOSURE else self.vectors(english, scenes)
+            codes = [code for code in languages for _ in scenes]
+            found.append(Spoken(self.ids(said), codes, near, list(range(count)) * len(languages), o.batch, names))
+        return found
+
+    @staticmethod
+    def _told(scene: Any, language: str, noise: Noise, seed: int) -> str:
+        """A caption in full, perhaps spoilt; which one, is drawn anew with each seed."""
+        rng = np.random.default_rng([seed, 17, int(scene.id, 16), *language.encode()])
+        return noisy_caption(scene, language, noise, rng, in_order=True)
+
+    @torch.no_grad()
+    def vectors(self, english: Dual, scenes: Sequence[Any]) -> Tensor:
+        """Where the English dual encoder puts English captions of scenes, (M, D)."""
+        rows = self.ids([choices.caption(scene, "en") for scene in scenes], ENGLISH)
+        english.eval()
+        return torch.cat([english.text(padded(rows[k : k + 256])) for k in range(0, len(rows), 256)])
+
+    # asking
+
+    @torch.no_grad()
+    def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+        """Cosines of pictures and captions."""
+        flat = [caption for few in captions for caption in few]
+        once = {caption: i for i, caption in enumerate(dict.fromkeys(flat))}
+        rows = self.ids(list(once), ENGLISH if language == "en" else MULTILINGUAL)
+        image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
+        parts = (padded(rows[k : k + 256]) for k in range(0, len(rows), 256))
+        text = torch.cat([F.normalize(recipe.text(ids, language), dim=-1) for ids in parts])
+        text = text[[once[caption] for caption in flat]].view(len(captions), -1, text.shape[-1])  # (N, K, D)
+        return (image[:, None] * text).sum(dim=-1).double().numpy()
+
+    # keeping
+
+    def _fitted(self, recipe: Any, data: Any, seed: int, what: str, told: Any) -> Any:
+        """The recipe, trained: computed, or read back."""
+        said = [self.tower.fingerprint, toyworld.RENDER, what, str(told), str(seed), recipe.name]
+        said += [json.dumps({k: v for k, v in asdict(recipe.options).items() if k != "bf16"}, sort_keys=True)]
+        path: Path = runtime.home() / "acquired" / f"{digest(said)}.safetensors"
+
+        def learn(work: Path) -> dict[str, Tensor]:
+            plan = train.Plan(seed, work, 250, progress=self.progress, label=f"{recipe.name}: {what}, seed {seed}")
+            train.fit(recipe, data(), plan)
+            learns = {name for stage in recipe.stages() for name in stage.learns}
+            of = recipe.state_dict()
+            return {k: of[k] for k in sorted(of) if any(k == p or k.startswith(p + ".") for p in learns)}
+
+        recipe.load_state_dict(learned(path, learn), strict=False)
+        return recipe.eval()
+
+    @staticmethod
+    def mark(recipe: torch.nn.Module) -> str:
+        """A digest of weights."""
+        return digest(v.numpy().tobytes() for v in recipe.state_dict().values())
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids int64 (N, T), 0 for padding."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

@@ -1,0 +1,77 @@
+"""Which of ten captions belongs to the picture: how every system is asked, and scored, picture by picture.
+
+A bench says how well captions fit a picture, in whatever measure its system has (log-likelihood, matching logit, cosine);
+the rest is the same for all. The captions are those of `data.choices`, in ten languages.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mpm_lite.data import choices, grammar, load_captions, toyworld
+from mpm_lite.runtime import unknown
+from mpm_lite.towers.features import patch_features
+from mpm_lite.towers.image import load_image_tower
+
+LOOKS = ("real", "blind", "shuffled")  # the picture; one mean picture for all; another's
+SCORES = ("choice", "hard")
+
+
+class Choosing(ABC):
+    """A bench of one system: pictures through one image tower, cached, and the common task."""
+
+    def __init__(self, image: str = "toy", progress: bool = True) -> None:
+        self.tower, self.progress = load_image_tower(image), progress
+        self._seen: dict[tuple[str, int], Tensor] = {}
+
+    def seen(self, split: str, count: int | None = None) -> Tensor:
+        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
+        count = count or toyworld.COUNTS[split]
+        if (split, count) not in self._seen:
+            few = load_captions("toyworld", split).take(np.arange(count))
+            self._seen[split, count] = torch.from_numpy(patch_features(few, self.tower, self.progress))
+        return self._seen[split, count]
+
+    @abstractmethod
+    def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+        """How well each picture (N, P, D_in) fits each of its K captions in a language, float64 (N, K)."""
+
+    def known(self, recipe: Any, seed: int) -> dict[str, Any]:
+        """What else a row says of the run: `lm`, the model that was pretrained apart, and `lm_seed`, which of those."""
+        return {"lm": recipe.name, "lm_seed": seed}
+
+    def test(
+        self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
+        looks: Sequence[str] = ("real", "blind"), count: int = 200,
+    ) -> pd.DataFrame:  # fmt: skip
+        """One row a look, language and picture. choice: its own caption of ten comes first; hard: of its own and the five
+        that are wrong in one attribute. A tie counts by equal shares."""
+        many, frames = toyworld.split_scenes(split)[:count], []
+        asked = choices.choices(many, seed=0)
+        recipe.eval()
+        for look in looks:
+            seen = self.looked(split, count, look)
+            for language in languages:
+                with torch.no_grad():
+                    fits = self.fits(recipe, seen, choices.told(asked, language), language)
+                scores = {"choice": choices.right(fits), "hard": choices.right(fits[:, : 1 + choices.HARD])}
+                known = {"look": look, "language": language, "seed": seed, **self.known(recipe, seed)}
+                items = {"item": [s.id for s in many], "concept": [" ".join(s.things[0].pair) for s in many]}
+                frames.append(pd.DataFrame(scores).assign(**known, **items))
+        return pd.concat(frames, ignore_index=True)
+
+    def looked(self, split: str, count: int, look: str) -> Tensor:
+        """Pictures as one of LOOKS shows them, (N, P, D_in)."""
+        if look not in LOOKS:
+            raise unknown("way to look", look, LOOKS)
+        seen = self.seen(split, count).float()
+        if look == "blind":
+            return seen.mean(dim=0, keepdim=True).expand_as(seen)
+        return seen.roll(1, dims=0) if look == "shuffled" else seen

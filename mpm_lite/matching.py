@@ -1,0 +1,248 @@
+"""M3P on the toy world as an experiment: text, code-switched captions, fine-tuning, and the common task by matching logits.
+
+bench = Bench()
+bench.test(bench.train(Matching(), seed=0), seed=0, split="val")
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mpm_lite import runtime, train
+from mpm_lite.cache import digest, learned
+from mpm_lite.choosing import Choosing
+from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
+from mpm_lite.data.switching import Switching, switch
+from mpm_lite.recipes.base import build_options
+from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
+from mpm_lite.runtime import UserError
+from mpm_lite.towers.features import pooled
+
+CELLS = 3  # a side of the grid: a region is a cell
+CLASSES = 1 + len(SHAPES) * len(COLOURS)  # nothing, or what in which colour
+SENTENCES = 40_000  # of text, without pictures
+WIDTH, LAYERS, HEADS, HIDDEN = 128, 4, 4, 256  # of the encoder
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One arm. English captions of `pairs` pictures are switched as `switch` says (fields of `Switching`; None: not at all);
+    with `pictures` off, switched captions are text for xMLM and pictures keep their English ones. Text is drawn from
+    languages whose sizes follow Zipf's law, each with its share to the power of `alpha`. Fine-tuning takes captions of
+    `pairs` pictures in the languages `fine`, drawn evenly. Raises UserError for anything nobody knows."""
+
+    switch: dict[str, Any] | None = field(default_factory=dict)
+    pictures: bool = True
+    pairs: int = 24_000
+    alpha: float = 0.3
+    fine: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for language in self.fine:
+            grammar.grammar(language)
+        if self.switch is not None:
+            Switching(**self.switch)
+        if not self.pictures and self.switch is None:
+            raise UserError("pictures=False makes switched captions text: set switch too.")
+        if bool(self.fine) != bool(self.recipe_options.fine_steps):
+            raise UserError("Fine-tuning needs both: languages in fine, and fine_steps among the options.")
+        if not 2 <= self.pairs <= toyworld.COUNTS["train"]:
+            raise UserError(f"toyworld has 2 to {toyworld.COUNTS['train']} training pictures, not {self.pairs}.")
+
+    @property
+    def recipe_options(self) -> M3pOptions:
+        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return build_options(M3pOptions, {"bf16": runtime.fast_bf16()} | self.options)
+
+
+@lru_cache(maxsize=1)
+def tokenizer() -> Any:
+    """The toy world's, for all ten languages."""
+    from mpm_lite.towers.text import load_text_tower
+
+    return load_text_tower("toy", "cpu").tokenizer
+
+
+def padded(texts: Sequence[str]) -> Tensor:
+    """Texts as token ids int64 (N, T), 0 for padding."""
+    return pad_sequence([torch.tensor(row) for row in tokenizer()(list(texts))["input_ids"]], batch_first=True)
+
+
+def sentences(count: int, alpha: float, seed: int) -> list[str]:
+    """Captions of scenes that no picture shows, each in one language: a language of rank r with chance ~ r^-alpha."""
+    rng = np.random.default_rng([seed, 18])
+    chance = np.arange(1.0, len(grammar.LANGUAGES) + 1) ** -alpha
+    codes = rng.choice(grammar.LANGUAGES, count, p=chance / chance.sum())
+    picks = rng.integers(2**31, size=count)
+    scenes = islice(text_scenes(seed + 3_000), count)
+    return [grammar.one_caption(s, str(c), int(k)) for s, c, k in zip(scenes, codes, picks, strict=True)]
+
+
+def region_classes(scene: Scene) -> np.ndarray:
+    """What stands in each cell, by number, int64 (R,): 0 for nothing."""
+    found = np.zeros((CELLS, CELLS), np.int64)
+    for thing in scene.things:
+        found[thing.row, thing.column] = 1 + SHAPES.index(thing.shape) * len(COLOURS) + COLOURS.index(thing.colour)
+    return found.reshape(-1)
+
+
+class Streams:
+    """Training data of one stage: sentences for xMLM, and pictures with captions, told, switched and hidden anew each time."""
+
+    def __init__(
+        self, stage: str, options: M3pOptions, text: Sequence[str], seen: Tensor, scenes: Sequence[Scene],
+        switching: Switching | None = None, languages: Sequence[str] = ("en",),
+    ) -> None:  # fmt: skip
+        self.stage, self.options, self.text, self.seen, self.scenes = stage, options, text, seen, scenes
+        self.switching, self.languages = switching, list(languages)
+        self.classes = torch.from_numpy(np.stack([region_classes(s) for s in scenes]))
+        said = [stage, json.dumps(asdict(options) | {"bf16": None}), str(switching), *self.languages, *text[::97]]
+        few = seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()
+        self.digest = digest([*said, *(s.id for s in scenes), few])
+
+    def __len__(self) -> int:
+        return len(self.text) if self.stage == TEXT else len(self.scenes)
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """What `M3p.loss` takes, for the tasks of the stage."""
+        rng = np.random.default_rng([int(i) for i in indices])
+        hides = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        found: dict[str, Tensor] = {}
+        if self.stage != FINE:
+            which = indices.tolist() if self.stage == TEXT else rng.integers(len(self.text), size=len(indices))
+            found["text"] = padded([self.text[i] for i in which])
+            found["text_asked"] = self._asked(found["text"], hides)
+        if self.stage != TEXT:
+            few = [self.scenes[i] for i in indices]
+            told = [self._told(scene, rng) for scene in few]
+            found |= self._matching(indices, few, told, rng)
+            if self.stage == PRETRAIN:
+                found |= self._hidden(indices, [own for own, *_ in told], hides)
+        return found
+
+    def _told(self, scene: Scene, rng: np.random.Generator) -> list[str]:
+        """The picture's own caption, and those that are not: one of another picture, the rest wrong in one attribute."""
+        near, language = choices.one_off(scene), self.languages[rng.integers(len(self.languages))]
+        hard = [near[k] for k in rng.permutation(len(near))[: self.options.captions - 2]]
+        other = self.scenes[rng.integers(len(self.scenes))]
+        said = [choices.caption(one, language) for one in (scene, other, *hard)]
+        return said if self.switching is None else [switch(one, self.switching, rng) for one in said]
+
+    def _matching(
+        self, indices: Tensor, few: Sequence[Scene], told: Sequence[Sequence[str]], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        ids = padded([one for many in told for one in many]).view(len(few), self.options.captions, -1)
+        return {"match_seen": self.seen[indices].float(), "match_ids": ids}
+
+    def _hidden(self, indices: Tensor, own: Sequence[str], hides: torch.Generator) -> dict[str, Tensor]:
+        ids, seen = padded(own), self.seen[indices].float()
+        of_words = (torch.arange(len(ids)) % 2 == 0)[:, None]  # a sample hides tokens, or regions
+        regions = torch.ones(seen.shape[:2], dtype=torch.bool) & ~of_words
+        return {
+            "ids": ids,
+            "seen": seen,
+            "classes": self.classes[indices],
+            "words_asked": self._asked(ids, hides) & of_words,
+            "regions_asked": asked_about(seen.shape[:2], self.options.hidden, regions, hides),
+        }
+
+    def _asked(self, ids: Tensor, hides: torch.Generator) -> Tensor:
+        return asked_about(ids.shape, self.options.hidden, ids > 3, hides)  # never a special token
+
+
+class Bench(Choosing):
+    """Trains single-stream encoders; what was trained is kept in MPM_LITE_HOME/matching, text alone apart."""
+
+    def seen(self, split: str, count: int | None = None) -> Tensor:
+        """Regions of the first `count` pictures of a split, float16 (M, R, D_in)."""
+        count = count or toyworld.COUNTS[split]
+        key = (f"{split} regions", count)
+        if key not in self._seen:
+            patches = super().seen(split, count)
+            parts = [torch.from_numpy(pooled(p.float().numpy(), CELLS)).half() for p in patches.split(2_000)]
+            self._seen[key] = torch.cat(parts)
+        return self._seen[key]
+
+    def train(self, arm: Matching, seed: int) -> M3p:
+        """The trained recipe; arms share what they learned from text alone, and what they learned before fine-tuning."""
+        o = arm.recipe_options
+        first = self._fitted(replace(o, steps=0, fine_steps=0), {"alpha": arm.alpha}, arm, seed, None)
+        before = None
+        if o.steps:
+            told = asdict(arm) | {"fine": (), "options": None}
+            before = first = self._fitted(replace(o, text_steps=0, fine_steps=0), told, arm, seed, first)
+        if o.fine_steps:
+            first = self._fitted(replace(o, text_steps=0, steps=0), asdict(arm), arm, seed, before or first)
+        return first
+
+    def untrained(self, options: M3pOptions) -> M3p:
+        """An untrained recipe; torch's seed decides its weights."""
+        from transformers import BertConfig, BertModel
+
+        config = BertConfig(
+            vocab_size=len(tokenizer()), hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+            intermediate_size=HIDDEN, max_position_embeddings=128, pad_token_id=0, hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0, attn_implementation="eager" if options.bf16 else "sdpa",
+        )  # fmt: skip
+        encoder: nn.Module = BertModel(config, add_pooling_layer=False)
+        return M3p(encoder, self.tower.width, CELLS * CELLS, CLASSES, options)
+
+    def data(self, arm: Matching, stage: str, seed: int) -> Streams:
+        """What a stage learns from."""
+        count = 2 if stage == TEXT else arm.pairs
+        scenes, switching = toyworld.split_scenes("train")[:count], None
+        text = [] if stage == FINE else sentences(SENTENCES, arm.alpha, seed)
+        if arm.switch is not None and stage == PRETRAIN:
+            switching = Switching(**arm.switch)
+        if switching and not arm.pictures:
+            rng = np.random.default_rng([seed, 19])
+            text = text + [switch(choices.caption(scene, "en"), switching, rng) for scene in scenes]
+            switching = None
+        languages = arm.fine if stage == FINE else ("en",)
+        return Streams(stage, arm.recipe_options, text, self.seen("train", count), scenes, switching, languages)
+
+    def _fitted(self, options: M3pOptions, told: Any, arm: Matching, seed: int, start: M3p | None) -> M3p:
+        """A recipe of one stage, trained from `start` or from nothing: computed, or read back."""
+        torch.manual_seed(seed)
+        recipe = self.untrained(options)
+        if start is not None:
+            recipe.load_state_dict(start.state_dict())
+        stages = [stage.name for stage in recipe.stages()]
+        if not stages:
+            return recipe.eval()
+        weights = digest(v.numpy().tobytes() for v in recipe.state_dict().values())
+        dials = {k: v for k, v in asdict(options).items() if k != "bf16"}
+        said = [self.tower.fingerprint, toyworld.RENDER, json.dumps([told, dials], sort_keys=True), str(seed), weights]
+        path: Path = runtime.home() / "matching" / f"{digest(said)}.safetensors"
+
+        def learn(work: Path) -> dict[str, Tensor]:
+            plan = train.Plan(seed, work, 250, progress=self.progress, label=f"M3P {stages[0]}, seed {seed}")
+            train.fit(recipe, self.data(arm, stages[0], seed), plan)
+            return recipe.state_dict()
+
+        recipe.load_state_dict(learned(path, learn))
+        return recipe.eval()
+
+    @torch.no_grad()
+    def fits(self, recipe: M3p, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+        """Matching logits of pictures and captions."""
+        found = []
+        for start in range(0, len(captions), 32):
+            few = captions[start : start + 32]
+            ids = padded([caption for of in few for caption in of])
+            regions = seen[start : start + 32].repeat_interleave(len(few[0]), 0)
+            found.append(recipe.matching(regions, ids).view(len(few), -1))
+        return torch.cat(found).double().numpy()

@@ -1,0 +1,159 @@
+"""Dual: an English dual encoder, image and text in one space; the model that MLA leaves frozen and adds languages to.
+
+Method (CLIP, 2103.00020, section 2). A pooler over a frozen image tower's patches and a text encoder meet in a shared
+space, by InfoNCE on English pairs alone. Each picture also meets captions that are wrong in one attribute (2210.01936,
+section 4): without them a dual encoder reads a caption as a bag of words. A caption's vector is the mean of its token
+states through a linear head.
+
+Shapes: N pictures, P patches, K wrong captions a picture, T tokens, D_in the image tower's width, W the text encoder's,
+D the shared space's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mpm_lite import ops
+from mpm_lite.connector import Look
+from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.runtime import UserError, unknown
+
+TEXTS = ("frozen", "trained")
+
+
+@dataclass(frozen=True)
+class DualOptions:
+    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+
+    text: str = "trained"  # or "frozen": the text encoder as it came, only its head learns
+    width: int = 128  # D, and of the pooler
+    layers: int = 2  # of the pooler
+    heads: int = 4
+    temperature: float = 0.07  # at the start
+    steps: int = 1500
+    batch: int = 64
+    lr: float = 1e-3
+    slower: float = 0.2  # how much slower the text encoder learns than what is new
+    weight_decay: float = 0.01
+    bf16: bool = False
+
+
+class Captioned:
+    """Pictures with captions as training data: `seen` (M, P, D_in), and for each the token ids of its caption and of `wrong`
+    ones, as many for each."""
+
+    def __init__(self, seen: Tensor, rows: Sequence[Sequence[int]], wrong: Sequence[Sequence[Sequence[int]]]) -> None:
+        if not len(seen) == len(rows) == len(wrong):
+            raise UserError(f"{len(seen)} pictures, {len(rows)} captions and {len(wrong)} sets of wrong ones differ.")
+        self.seen, self.each = seen, len(wrong[0])
+        self.rows = [[torch.tensor(r) for r in (own, *others)] for own, others in zip(rows, wrong, strict=True)]
+        said = b"".join(r.numpy().tobytes() for few in self.rows for r in few)
+        self.digest = hashlib.sha256(said + seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.seen)
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """`seen` (N, P, D_in); `ids` int64 (N (1 + K), T), 0 for padding: the pictures' own captions, then the wrong ones."""
+        few = [self.rows[i] for i in indices.tolist()]
+        rows = [of[0] for of in few] + [row for of in few for row in of[1:]]
+        return {"seen": self.seen[indices].float(), "ids": pad_sequence(rows, batch_first=True)}
+
+
+class Pooler(nn.Module):
+    """One learned query looks at the patches, layer by layer: (N, P, D_in) -> (N, D)."""
+
+    def __init__(self, d_in: int, patches: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.LayerNorm(d_in), nn.Linear(d_in, width))
+        self.places = nn.Parameter(torch.randn(patches, width))
+        # Patches first look at each other: what stands beside what is in no single one.
+        self.among = nn.ModuleList(Look(width, heads) for _ in range(layers - 1))
+        self.asks = nn.Parameter(torch.randn(1, width))
+        self.last = Look(width, heads)
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """One vector a picture."""
+        x = self.enter(patches) + self.places
+        for layer in self.among:
+            x = layer(x, x[:, :0])
+        return self.leave(self.last(self.asks.expand(len(x), -1, -1), x)[:, 0])
+
+
+class Dual(Recipe):
+    """A pooler, a text encoder (a transformers encoder, taken over as it is) and its head."""
+
+    name = "dual"
+    Options = DualOptions
+
+    def __init__(self, d_in: int, patches: int, encoder: Any, options: DualOptions = DualOptions()) -> None:
+        super().__init__()
+        if options.text not in TEXTS:
+            raise unknown("way to treat the text encoder", options.text, TEXTS)
+        o = self.options = options
+        self.pooler = Pooler(d_in, patches, o.width, o.layers, o.heads)
+        self.encoder, self.text_head = encoder, nn.Linear(encoder.config.hidden_size, o.width)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / o.temperature)))
+
+    def stages(self) -> list[Stage]:
+        o, trained = self.options, self.options.text == "trained"
+        return [
+            Stage(
+                name="contrast",
+                learns=("pooler", "text_head", "log_scale", *(["encoder"] if trained else [])),
+                frozen=("image tower", *([] if trained else ["text encoder"])),
+                objective="symmetric InfoNCE on image-caption pairs, with captions wrong in one attribute",
+                steps=o.steps,
+                batch=o.batch,
+                lr=o.lr,
+                weight_decay=o.weight_decay,
+                clip=1.0,
+                beta2=0.98,
+                faster=(("encoder", o.slower),) if trained else (),
+            )
+        ]
+
+    def image(self, seen: Tensor) -> Tensor:
+        """Patches (N, P, D_in) -> (N, D) unit norm."""
+        return F.normalize(self.pooler(seen).float(), dim=-1)
+
+    def text(self, ids: Tensor) -> Tensor:
+        """Token ids int64 (N, T), 0 for padding -> (N, D), of no particular length."""
+        there = ids != 0
+        states = self.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state
+        return self.text_head(pooled(states, there))
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        scale = self.log_scale.clamp(max=math.log(100)).exp()  # (), CLIP's cap
+        with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
+            image, text = self.image(batch["seen"]), F.normalize(self.text(batch["ids"]).float(), dim=-1)
+        own = torch.arange(len(image), device=image.device)
+        # Each picture among all captions, wrong ones too; each caption among all pictures.
+        to_text = ops.linear_cross_entropy(scale * image, text, own, check=False)
+        to_image = ops.linear_cross_entropy(scale * text[: len(image)], image, own, check=False)
+        return (to_text + to_image) / 2
+
+    def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"seen": (N, P, D_in)} and / or {"ids": (N, T)} -> {"image": (N, D)}, {"text": (N, D)}, unit norm."""
+        found = {}
+        if "seen" in inputs:
+            found["image"] = self.image(inputs["seen"].float())
+        if "ids" in inputs:
+            found["text"] = F.normalize(self.text(inputs["ids"]), dim=-1)
+        return found
+
+
+def pooled(states: Tensor, there: Tensor) -> Tensor:
+    """Mean of the states (N, T, W) of the tokens that are there, bool (N, T) -> (N, W)."""
+    weight = there[..., None].to(states.dtype)
+    return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)

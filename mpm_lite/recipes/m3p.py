@@ -1,0 +1,182 @@
+"""M3P: one encoder over picture and text, pretrained on code-switched captions (2006.02635).
+
+Method (section 3). Regions of a picture, each with its box, stand before a caption's tokens in one multilingual encoder;
+nothing is frozen but the detector. Four tasks learn together, their losses summed. *xMLM*: text of many languages, some
+tokens hidden, no picture. On code-switched captions: *MC-MLM*, some tokens hidden; *MC-MRM*, some regions hidden, whose
+features are to be regressed and whose classes told; *MC-VLM*, of a picture and several captions, which match. A sample
+hides either tokens or regions, by halves. *Fine-tuning* trains matching alone, on captions in whatever languages there are.
+
+In the paper regions are a detector's; here they are patches of a frozen tower on a grid, and a region's class is what
+stands in its cell, by number.
+
+Shapes: N samples, R regions, T tokens, K captions a picture, D_in the image tower's width, W the encoder's, V the
+vocabulary, C classes of regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpm_lite import ops
+from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.runtime import UserError
+
+TEXT, PRETRAIN, FINE = "text", "pretraining", "fine-tuning"
+NOTHING = -100  # a token or region that nobody asks about
+
+
+@dataclass(frozen=True)
+class M3pOptions:
+    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+
+    text_steps: int = 1200  # of xMLM alone, before: what the paper takes over with XLM-R; 0 leaves it out
+    steps: int = 2000  # of the four tasks together
+    fine_steps: int = 0  # of fine-tuning on matching
+    batch: int = 32
+    captions: int = 4  # beside a picture in matching, one of them its own
+    hidden: float = 0.15  # share of tokens or regions that are asked about
+    lr: float = 1e-3
+    fine_lr: float = 3e-4
+    weight_decay: float = 0.01
+    bf16: bool = False
+
+
+class M3p(Recipe):
+    """A single-stream encoder (a transformers encoder, taken over as it is) with the heads of the four tasks."""
+
+    name = "m3p"
+    Options = M3pOptions
+
+    def __init__(self, encoder: Any, d_in: int, regions: int, classes: int, options: M3pOptions = M3pOptions()) -> None:
+        super().__init__()
+        if options.captions < 2:
+            raise UserError(f"captions={options.captions}: matching needs a right caption and a wrong one.")
+        self.options, self.encoder = options, encoder
+        width = encoder.config.hidden_size
+        self.first = nn.Parameter(0.02 * torch.randn(width))  # stands before everything; matching is read there
+        self.gone = nn.Parameter(0.02 * torch.randn(width))  # stands where a token is hidden
+        self.region, self.box, self.norm = nn.Linear(d_in, width), nn.Linear(5, width), nn.LayerNorm(width)
+        self.register_buffer("boxes", grid_boxes(regions))  # (R, 5)
+        self.tell = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))  # before the tied vocabulary
+        self.bias = nn.Parameter(torch.zeros(encoder.config.vocab_size))
+        self.regress, self.classify = nn.Linear(width, d_in), nn.Linear(width, classes)
+        self.match = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def stages(self) -> list[Stage]:
+        o = self.options
+        every = ("encoder", "first", "gone", "region", "box", "norm", "tell", "bias", "regress", "classify", "match")
+        alone = ("encoder", "gone", "tell", "bias")
+        same = {
+            "frozen": ("image tower",),
+            "batch": o.batch,
+            "weight_decay": o.weight_decay,
+            "clip": 1.0,
+            "beta2": 0.98,
+        }
+        found = [
+            Stage(TEXT, alone, objective="xMLM", steps=o.text_steps, lr=o.lr, **same),
+            Stage(PRETRAIN, every, objective="xMLM + MC-MLM + MC-MRM + MC-VLM, summed", steps=o.steps, lr=o.lr, **same),
+            Stage(FINE, every, objective="matching alone", steps=o.fine_steps, lr=o.fine_lr, **same),
+        ]
+        return [stage for stage in found if stage.steps]
+
+    # the stream
+
+    def words(self, ids: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Token ids (N, T) -> vectors (N, T, W), the `hidden` ones (bool) replaced."""
+        x = self.encoder.get_input_embeddings()(ids)
+        return x if hidden is None else torch.where(hidden[..., None], self.gone.to(x), x)
+
+    def regions(self, seen: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Regions (N, R, D_in) -> vectors (N, R, W); of a hidden one (bool) the box alone is left."""
+        x = seen if hidden is None else seen * ~hidden[..., None]
+        return self.norm(self.region(x) + self.box(self.boxes))
+
+    def stream(self, words: Tensor, there: Tensor, regions: Tensor | None = None) -> Tensor:
+        """States (N, 1 + R + T, W) of the first vector, the regions (if any) and the words, of which `there` are real."""
+        parts = [self.first.expand(len(words), 1, -1), *([] if regions is None else [regions]), words]
+        x, before = torch.cat([p.to(words) for p in parts], dim=1), sum(p.shape[1] for p in parts[:-1])
+        mask = torch.cat([there.new_ones(len(there), before), there], dim=1)
+        kind = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
+        kind[:, 1:before] = 1
+        # Words count their places from one on, with and without a picture; regions have boxes, and no place in a row.
+        place = torch.cat([kind.new_zeros(before), torch.arange(1, words.shape[1] + 1, device=x.device)])
+        return self.encoder(
+            inputs_embeds=x, attention_mask=mask.long(), token_type_ids=kind, position_ids=place.expand(len(x), -1)
+        ).last_hidden_state
+
+    def matching(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """How well pictures (N, R, D_in) and captions, token ids (N, T) with 0 for padding, match: logits (N,)."""
+        return self.match(self.stream(self.words(ids), ids != 0, self.regions(seen))[:, 0])[:, 0]
+
+    # the tasks
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Of whichever tasks the batch has data for."""
+        lost = []
+        with torch.autocast(self.first.device.type, torch.bfloat16, enabled=self.options.bf16):
+            if "text" in batch:
+                lost.append(self.masked_text(batch["text"], batch["text_asked"]))
+            if "ids" in batch:
+                lost.append(self.masked_pairs(batch))
+            if "match_ids" in batch:
+                lost.append(self.told_apart(batch["match_seen"], batch["match_ids"]))
+        return torch.stack(lost).sum()
+
+    def masked_text(self, ids: Tensor, asked: Tensor) -> Tensor:
+        """xMLM: tokens int64 (N, T), those `asked` about (bool) hidden."""
+        states = self.stream(self.words(ids, asked), ids != 0)[:, 1:]
+        return self._told(states[asked], ids[asked])
+
+    def masked_pairs(self, batch: dict[str, Tensor]) -> Tensor:
+        """MC-MLM and MC-MRM: `seen` (N, R, D_in), `ids` (N, T), `words_asked` bool (N, T), `regions_asked` bool (N, R), which
+        of a sample are not both there, and `classes` int64 (N, R)."""
+        ids, seen, asked, hidden = (batch[k] for k in ("ids", "seen", "words_asked", "regions_asked"))
+        states = self.stream(self.words(ids, asked), ids != 0, self.regions(seen, hidden))
+        of_regions = states[:, 1 : 1 + seen.shape[1]][hidden]
+        lost = self._told(states[:, 1 + seen.shape[1] :][asked], ids[asked])
+        if len(of_regions):
+            lost = lost + F.mse_loss(self.regress(of_regions).float(), seen[hidden].float())
+            lost = lost + F.cross_entropy(self.classify(of_regions).float(), batch["classes"][hidden])
+        return lost
+
+    def _told(self, states: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy of hidden tokens; nothing where none is hidden."""
+        if not len(ids):
+            return states.sum() * 0.0
+        table = self.encoder.get_input_embeddings().weight
+        with torch.autocast(states.device.type, enabled=False):
+            return ops.linear_cross_entropy(self.tell(states.float()), table, ids, self.bias, check=False)
+
+    def told_apart(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """MC-VLM: pictures (N, R, D_in), captions (N, K, T), the first its own: binary cross-entropy of each."""
+        logits = self.matching(seen.repeat_interleave(ids.shape[1], 0), ids.flatten(0, 1)).view(ids.shape[:2])
+        own = torch.zeros_like(logits)
+        own[:, 0] = 1
+        return F.binary_cross_entropy_with_logits(logits.float(), own.float())
+
+    def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"seen": (N, R, D_in), "ids": (N, T)} -> {"match": logits (N,)}."""
+        return {"match": self.matching(inputs["seen"].float(), inputs["ids"])}
+
+
+def grid_boxes(regions: int) -> Tensor:
+    """Left, top, right, bottom and area of the cells of a square grid, in shares of the picture: (R, 5). UserError for no square."""
+    side = round(regions**0.5)
+    if side * side != regions:
+        raise UserError(f"{regions} regions lie on no square grid: take a square number.")
+    at = torch.arange(regions)
+    left, top = (at % side) / side, (at // side) / side
+    return torch.stack([left, top, left + 1 / side, top + 1 / side, torch.full((regions,), 1 / regions)], dim=1)
+
+
+def asked_about(shape: Sequence[int], share: float, may: Tensor, rng: torch.Generator) -> Tensor:
+    """Which tokens or regions are hidden: about a `share` of those that `may` be, bool, at least one in a row that may."""
+    drawn = torch.rand(tuple(shape), generator=rng).masked_fill(~may, 2.0)
+    return (drawn < share) | ((drawn == drawn.min(dim=1, keepdim=True).values) & may)

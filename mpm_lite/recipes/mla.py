@@ -1,0 +1,180 @@
+"""MLA: a frozen English dual encoder acquires other languages, one small module each (2206.11091).
+
+Method. English reads through the dual encoder as it is, so English stays what it was, bit by bit. Another language enters
+through an embedding of its own and passes an acquirer behind each layer of the English text encoder (section 3.2). *Native
+Language Transfer*: its sentences learn to end where their English translations do, by squared error; no picture is seen.
+*Language Exposure*: its captions meet pictures, by symmetric InfoNCE at a fixed scale (section 3.3). Each batch is of one
+language. Everything but embedding and acquirers is frozen.
+
+Shapes: N texts or pictures, T tokens, P patches, D_in the image tower's width, D the shared space's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mpm_lite import ops
+from mpm_lite.adapters import SHARED, Acquirers
+from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.dual import Dual, pooled
+from mpm_lite.runtime import UserError, unknown
+
+TRANSFER, EXPOSURE = "transfer", "exposure"
+TRANSFERS = ("mse", "cosine", "nce")
+LEARNS = ("acquirers", "embedding", "text encoder")
+
+
+@dataclass(frozen=True)
+class MlaOptions:
+    """Every dial of the recipe; the defaults were chosen on validation captions of the languages in `mla.TUNED_ON`."""
+
+    bottleneck: int = 32  # of an acquirer
+    shared: bool = False  # one set of acquirers for all languages
+    learns: str = (
+        "acquirers"  # with the embedding; or the "embedding" alone, or the whole "text encoder" in their place
+    )
+    order: str = "transfer exposure"  # the stages, in their order
+    transfer: str = (
+        "mse"  # what Native Language Transfer minimises; or "cosine", or "nce" against the batch's other English
+    )
+    transfer_steps: int = 1500
+    exposure_steps: int = 300
+    batch: int = 64
+    lr: float = 2e-3
+    exposure_lr: float = 2e-4
+    scale: float = 20.0  # of Language Exposure's cosines
+    weight_decay: float = 0.01
+
+
+class Spoken:
+    """Texts in other languages as training data; an example is a batch of one language, drawn by its number. Beside each text
+    stands what it should come near: a row of vectors (M, D) of English translations, or of pictures' patches (M, P, D_in)."""
+
+    many = 100_000  # batches there are to draw
+
+    def __init__(
+        self, rows: Sequence[Sequence[int]], languages: Sequence[str], near: Tensor, of: Sequence[int], batch: int,
+        names: Sequence[str],
+    ) -> None:  # fmt: skip
+        """`names` are the recipe's languages, by whose numbers a batch says which its own is."""
+        if not len(rows) == len(languages) == len(of):
+            raise UserError(f"{len(rows)} texts, {len(languages)} languages and {len(of)} partners differ.")
+        self.rows, self.near, self.of = [torch.tensor(r) for r in rows], near, torch.as_tensor(list(of))
+        self.size, here = batch, sorted(set(languages))
+        self.numbers = {list(names).index(name): np.flatnonzero([code == name for code in languages]) for name in here}
+        if min(map(len, self.numbers.values())) < batch:
+            raise UserError(f"A language with fewer than {batch} texts fills no batch: take more, or smaller batches.")
+        said = (
+            b"".join(r.numpy().tobytes() for r in self.rows)
+            + near[:: max(1, len(near) // 64)].float().numpy().tobytes()
+        )
+        self.digest = hashlib.sha256(said + " ".join([str(batch), *languages]).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self.many
+
+    def batch(self, indices: Tensor) -> dict[str, Tensor]:
+        """`ids` int64 (N, T), 0 for padding; `near` (N, D) or (N, P, D_in); `language` int64 (), its number."""
+        rng = np.random.default_rng([int(i) for i in indices])
+        language = list(self.numbers)[rng.integers(len(self.numbers))]
+        which = rng.choice(self.numbers[language], self.size, replace=False)
+        rows = pad_sequence([self.rows[i] for i in which], batch_first=True)
+        return {"ids": rows, "near": self.near[self.of[which]].float(), "language": torch.tensor(language)}
+
+
+class Mla(Recipe):
+    """Acquirers beside an English dual encoder, which is taken over as it is."""
+
+    name = "mla"
+    Options = MlaOptions
+
+    def __init__(
+        self, english: Dual, languages: Sequence[str], table: Tensor, options: MlaOptions = MlaOptions()
+    ) -> None:
+        """`table` (V', W') is a multilingual model's embedding, from which the non-native one starts."""
+        super().__init__()
+        o = self.options = options
+        if o.learns not in LEARNS:
+            raise unknown("part that learns a language", o.learns, LEARNS)
+        if o.transfer not in TRANSFERS:
+            raise unknown("objective of Native Language Transfer", o.transfer, TRANSFERS)
+        self.order = o.order.split()
+        if not self.order or not set(self.order) <= {TRANSFER, EXPOSURE}:
+            raise UserError(f"order={o.order!r}: name stages among {TRANSFER!r} and {EXPOSURE!r}, in their order.")
+        self.english, self.names = english, sorted(languages)
+        bottleneck = o.bottleneck if o.learns == "acquirers" else 0
+        self.acquirers = Acquirers(english.encoder, self.names, table, bottleneck, o.shared)
+        self.adding = ""  # a language that comes later: then its acquirers alone learn
+
+    def stages(self) -> list[Stage]:
+        o = self.options
+        more = {
+            "acquirers": ["acquirers.of"],
+            "embedding": [],
+            "text encoder": ["english.encoder", "english.text_head"],
+        }
+        learns = ("acquirers.enter", *more[o.learns])
+        still = ("image tower", "pooler", *([] if o.learns == "text encoder" else ["English text encoder"]))
+        if self.adding:
+            learns = (f"acquirers.of.{SHARED if o.shared else self.adding}",)
+            still = (*still, "embedding", *([] if o.shared else ["acquirers of other languages"]))
+        aims = {"mse": "squared error to", "cosine": "cosine with", "nce": "InfoNCE with"}
+        each = {
+            TRANSFER: (f"{aims[o.transfer]} the English translation's vector", o.transfer_steps, o.lr),
+            EXPOSURE: ("symmetric InfoNCE on image-caption pairs", o.exposure_steps, o.exposure_lr),
+        }
+        return [
+            Stage(name, learns, still, objective, steps, 1, lr, o.weight_decay, clip=1.0, beta2=0.98)
+            for name, (objective, steps, lr) in ((name, each[name]) for name in self.order)
+        ]
+
+    def text(self, ids: Tensor, language: str) -> Tensor:
+        """Token ids int64 (N, T), 0 for padding, in a language -> (N, D), of no particular length."""
+        if language == "en":
+            return self.english.text(ids)
+        there = ids != 0
+        states = self.acquirers(self.english.encoder, ids, there, language)
+        return self.english.text_head(pooled(states, there))
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        said = self.text(batch["ids"], self.names[int(batch["language"])])  # (N, D)
+        return self._transferred(said, batch["near"]) if batch["near"].ndim == 2 else self._exposed(said, batch["near"])
+
+    def _transferred(self, said: Tensor, english: Tensor) -> Tensor:
+        if self.options.transfer == "mse":
+            return F.mse_loss(said, english)
+        ours, theirs = F.normalize(said, dim=-1), F.normalize(english, dim=-1)
+        if self.options.transfer == "cosine":
+            return 1 - (ours * theirs).sum(dim=-1).mean()
+        return ops.clip_loss(ours, theirs, ours.new_tensor(self.options.scale), check=False)
+
+    def _exposed(self, said: Tensor, seen: Tensor) -> Tensor:
+        with torch.no_grad():
+            image = self.english.image(seen)
+        return ops.clip_loss(image, F.normalize(said, dim=-1), said.new_tensor(self.options.scale), check=False)
+
+    def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"seen": (N, P, D_in)} -> {"image": (N, D)} unit norm; texts take `text`, which asks for their language."""
+        return self.english.predict({"seen": inputs["seen"]})
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """How many parameters learn: of the embedding, and of each language's acquirers."""
+        count = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+        return {"embedding": count(self.acquirers.enter)} | {name: count(of) for name, of in self.acquirers.of.items()}
+
+
+def learning(recipe: nn.Module) -> int:
+    """How many parameters learn in any of a recipe's stages."""
+    parts = {part for stage in recipe.stages() for part in stage.learns}
+    return sum(
+        p.numel() for name, p in recipe.named_parameters() if any(name == q or name.startswith(q + ".") for q in parts)
+    )

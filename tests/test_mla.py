@@ -1,0 +1,149 @@
+"""MLA and the English dual encoder, small: what stays bit by bit, what learns, stages, refusals."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mpm_lite import UserError, acquiring, choosing, train
+from mpm_lite.acquiring import Acquiring, Bench
+from mpm_lite.recipes.mla import Mla, MlaOptions, learning
+
+FEW = {"transfer_steps": 3, "exposure_steps": 2, "batch": 8}
+ENGLISH = {"steps": 3, "batch": 8, "bf16": False}
+ARM = Acquiring(languages=("de", "zh"), english=40, parallel=40, pairs=40, options=FEW, english_options=ENGLISH)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield Bench(progress=False)
+
+
+def states(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def said(recipe, bench, language, text="Ein roter Kreis."):
+    with torch.no_grad():
+        return recipe.text(acquiring.padded(bench.ids([text])), language)
+
+
+def test_english_stays_as_it_was_bit_by_bit(bench):
+    english = bench.dual(ARM, 0)
+    before, vector = states(english), english.text(acquiring.padded(bench.ids(["A red circle."], "toy-en")))
+    recipe = bench.train(ARM, 0)
+    assert all(torch.equal(v, before[k]) for k, v in recipe.english.state_dict().items())
+    assert torch.equal(said(recipe, bench, "en", "A red circle."), vector)
+    fresh = Mla(copy.deepcopy(english), ("de", "zh"), recipe.acquirers.enter.words.weight, MlaOptions(**FEW))
+    assert not torch.equal(said(recipe, bench, "de"), said(fresh, bench, "de"))
+
+
+def test_a_language_that_comes_later_touches_no_other(bench):
+    arm = replace(ARM, languages=("de", "zh"), then=("sw", "tr"))
+    first = replace(arm, then=())
+    recipe = bench.train(arm, 0)
+    torch.manual_seed(0)
+    english = bench.dual(first, 0)
+    torch.manual_seed(0)
+    early = Mla(english, ("de", "zh", "sw", "tr"), acquiring.tower("toy").model.get_input_embeddings().weight,
+                first.recipe_options)  # fmt: skip
+    train.fit(
+        early, bench.spoken(arm, copy.deepcopy(english), early.names, ("de", "zh"), 0), train.Plan(0, progress=False)
+    )
+    halved = {k: v.half().float() for k, v in early.state_dict().items()}  # as weights are kept
+    now = recipe.state_dict()
+    for language in ("de", "zh"):
+        names = [k for k in now if k.startswith(f"acquirers.of.{language}.")]
+        assert names and all(torch.equal(now[k], halved[k]) for k in names)
+    assert torch.equal(now["acquirers.enter.words.weight"], halved["acquirers.enter.words.weight"])
+    moved = [k for k in now if k.startswith("acquirers.of.sw.") and not torch.equal(now[k], halved[k])]
+    assert moved
+
+
+def test_a_shared_acquirer_is_touched_by_whoever_comes_later(bench):
+    arm = replace(ARM, options=FEW | {"shared": True}, then=("sw",))
+    recipe, early = bench.train(arm, 0), bench.train(replace(arm, then=()), 0)
+    assert set(recipe.acquirers.of) == {"all"}
+    assert not torch.equal(said(recipe, bench, "de"), said(early, bench, "de"))
+
+
+@pytest.mark.parametrize(
+    ("learns", "moves", "stays"),
+    [
+        ("acquirers", ("acquirers.of", "acquirers.enter"), ("english",)),
+        ("embedding", ("acquirers.enter",), ("english",)),
+        ("text encoder", ("acquirers.enter", "english.encoder"), ("english.pooler",)),
+    ],
+)
+def test_what_learns_is_what_the_stage_says(bench, learns, moves, stays):
+    recipe = bench.train(replace(ARM, options=FEW | {"learns": learns}), 1)
+    before = bench.dual(ARM, 1)
+    for stage in recipe.stages():
+        assert all(any(part.startswith(p) for part in stage.learns) for p in moves)
+        assert not any(part.startswith(stays) for part in stage.learns)
+    for name, value in before.state_dict().items():
+        if f"english.{name}".startswith(stays):
+            assert torch.equal(value, recipe.english.state_dict()[name])
+    counts = {"acquirers": 2 * 4 * (2 * 128 * 32 + 32 + 128), "embedding": 0, "text encoder": None}[learns]
+    if counts is not None:
+        assert learning(recipe) == counts + recipe.weights["embedding"]
+
+
+def test_transfer_alone_exposure_alone_and_reversed_are_stages(bench):
+    names = lambda order: [s.name for s in bench.train(replace(ARM, options=FEW | {"order": order}), 0).stages()]  # noqa: E731
+    assert names("transfer") == ["transfer"] and names("exposure") == ["exposure"]
+    assert names("exposure transfer") == ["exposure", "transfer"]
+    for objective in ("mse", "cosine", "nce"):
+        recipe = Mla(bench.dual(ARM, 0), ("de",), torch.randn(20, 128), MlaOptions(transfer=objective))
+        near = torch.randn(4, 128)
+        loss = recipe.loss({"ids": torch.randint(1, 20, (4, 6)), "near": near, "language": torch.tensor(0)})
+        assert torch.isfinite(loss) and loss > 0
+
+
+def test_english_trained_on_afterwards_moves_and_acquirers_do_not(bench):
+    before, after = bench.train(ARM, 0), bench.train(replace(ARM, afterwards=3), 0)
+    assert all(torch.equal(v, states(before.acquirers)[k]) for k, v in states(after.acquirers).items())
+    assert not torch.equal(said(before, bench, "en"), said(after, bench, "en"))
+    assert not torch.equal(said(before, bench, "zh", "红色的圆形。"), said(after, bench, "zh", "红色的圆形。"))
+
+
+def test_wrong_captions_stand_beside_the_right_ones(bench):
+    data = bench.captioned(30, 0)
+    batch = data.batch(torch.arange(5))
+    assert batch["seen"].shape[0] == 5 and len(batch["ids"]) == 5 * 3
+    rows = [row[row != 0].tolist() for row in batch["ids"]]
+    own, wrong = rows[:5], rows[5:]
+    assert all(own[i] not in wrong[2 * i : 2 * i + 2] for i in range(5))
+
+
+def test_the_common_task_is_scored_picture_by_picture(bench, monkeypatch):
+    class Knows:
+        name = "knows"
+
+        def eval(self):
+            return self
+
+    def fits(recipe, seen, captions, language):
+        return np.tile(np.arange(10)[::-1].astype(float), (len(captions), 1))
+
+    monkeypatch.setattr(bench, "fits", fits)
+    rows = bench.test(Knows(), 0, "val", ("en", "de"), choosing.LOOKS, count=30)
+    assert len(rows) == 2 * 3 * 30 and (rows["choice"] == 1).all() and (rows["hard"] == 1).all()
+    assert {"seed", "lm", "lm_seed", "look", "language", "item", "concept"} <= set(rows)
+
+
+def test_nonsense_is_refused(bench):
+    for wrong in ({"languages": ("en",)}, {"languages": ("xx",)}, {"parallel": 10**6}):
+        with pytest.raises(UserError):
+            Acquiring(**wrong)
+    for options in ({"learns": "nothing"}, {"transfer": "hope"}, {"order": "rest"}):
+        with pytest.raises(UserError):
+            Mla(bench.dual(ARM, 0), ("de",), torch.randn(20, 128), MlaOptions(**options))
+    with pytest.raises(UserError, match="acquired language"):
+        said(bench.train(ARM, 0), bench, "sw")
+    with pytest.raises(UserError, match="way to look"):
+        bench.looked("val", 10, "sideways")
