@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mpm_lite import runtime, train
-from mpm_lite.cache import digest, learned
-from mpm_lite.choosing import Choosing
+from mpm_lite import runtime
+from mpm_lite.choosing import Pictured, captioned
 from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.data.noise import Noise, noisy_caption
+from mpm_lite.keeping import mark, trained
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
 from mpm_lite.recipes.mla import EXPOSURE, Mla, MlaOptions, Spoken
@@ -32,7 +31,6 @@ from mpm_lite.runtime import UserError
 from mpm_lite.towers.text import load_text_tower
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
-WRONG = 2  # captions wrong in one attribute, beside each picture that the English model learns from
 ENGLISH, MULTILINGUAL = (
     "toy-en",
     "toy",
@@ -83,7 +81,7 @@ def tower(name: str) -> Any:
     return load_text_tower(name, "cpu")
 
 
-class Bench(Choosing):
+class Bench(Pictured):
     """Trains English dual encoders and their acquirers; whatever was trained is kept in MPM_LITE_HOME/acquired."""
 
     def ids(self, captions: Sequence[str], name: str = MULTILINGUAL) -> list[list[int]]:
@@ -102,16 +100,8 @@ class Bench(Choosing):
         return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(tower(ENGLISH).model), options)
 
     def captioned(self, count: int, seed: int) -> Captioned:
-        """The first training pictures, each with an English caption and some that are wrong in one attribute."""
-        many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 16])
-        own = [choices.caption(scene, "en") for scene in many]
-        wrong = []
-        for scene in many:
-            near = choices.one_off(scene)
-            wrong += [choices.caption(near[k], "en") for k in rng.permutation(len(near))[:WRONG]]
-        rows = self.ids([*own, *wrong], ENGLISH)
-        grouped = [rows[k : k + WRONG] for k in range(len(own), len(rows), WRONG)]
-        return Captioned(self.seen("train", count), rows[: len(own)], grouped)
+        """What the English dual encoder learns from."""
+        return captioned(self.seen("train", count), count, seed, lambda texts: self.ids(texts, ENGLISH))
 
     # the other languages
 
@@ -122,7 +112,7 @@ class Bench(Choosing):
         table = tower(MULTILINGUAL).model.get_input_embeddings().weight
         recipe = Mla(english, (*arm.languages, *arm.then), table, arm.recipe_options)
         before = copy.deepcopy(english)
-        told = json.dumps(asdict(replace(arm, afterwards=0)), sort_keys=True) + self.mark(english)
+        told = json.dumps(asdict(replace(arm, afterwards=0)), sort_keys=True) + mark(english)
         self._fitted(
             recipe, lambda: self.spoken(arm, before, recipe.names, arm.languages, seed), seed, "languages", told
         )
@@ -184,28 +174,9 @@ class Bench(Choosing):
         text = text[[once[caption] for caption in flat]].view(len(captions), -1, text.shape[-1])  # (N, K, D)
         return (image[:, None] * text).sum(dim=-1).double().numpy()
 
-    # keeping
-
-    def _fitted(self, recipe: Any, data: Any, seed: int, what: str, told: Any) -> Any:
-        """The recipe, trained: computed, or read back."""
-        said = [self.tower.fingerprint, toyworld.RENDER, what, str(told), str(seed), recipe.name]
-        said += [json.dumps({k: v for k, v in asdict(recipe.options).items() if k != "bf16"}, sort_keys=True)]
-        path: Path = runtime.home() / "acquired" / f"{digest(said)}.safetensors"
-
-        def learn(work: Path) -> dict[str, Tensor]:
-            plan = train.Plan(seed, work, 250, progress=self.progress, label=f"{recipe.name}: {what}, seed {seed}")
-            train.fit(recipe, data(), plan)
-            learns = {name for stage in recipe.stages() for name in stage.learns}
-            of = recipe.state_dict()
-            return {k: of[k] for k in sorted(of) if any(k == p or k.startswith(p + ".") for p in learns)}
-
-        recipe.load_state_dict(learned(path, learn), strict=False)
-        return recipe.eval()
-
-    @staticmethod
-    def mark(recipe: torch.nn.Module) -> str:
-        """A digest of weights."""
-        return digest(v.numpy().tobytes() for v in recipe.state_dict().values())
+    def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
+        told = [self.tower.fingerprint, toyworld.RENDER, told]
+        return trained(recipe, data, seed, "acquired", what, told, self.progress)
 
 
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:

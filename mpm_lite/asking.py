@@ -78,6 +78,14 @@ class Asking(ABC):
     def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
         """Pictures of a split as a recipe takes them; see `chat.Bench`."""
 
+    def open_prompt(self, language: str) -> str:
+        """How a recipe is asked for a caption: by the question, in that language, which it learned from."""
+        return grammar.describe(language)
+
+    def closed_prompt(self, question: str, language: str) -> str:
+        """How it is asked a question that is in that language."""
+        return question
+
     def soft(self, recipe: MpmChat, split: str, count: int, look: str = "real") -> Tensor | None:
         """Soft tokens (N, Q, D) of the first pictures of a split, looked at in one of LOOKS; None where no picture is."""
         if look not in LOOKS:
@@ -153,7 +161,7 @@ class Asking(ABC):
 
         `begun`: the reply's first token is one with which training captions of that language begin; which, it chooses.
         """
-        prompts = [f"{one}\n{grammar.describe(language)}\n" for one in told or [""] * len(many)]
+        prompts = [f"{one}\n{self.open_prompt(language)}\n" for one in told or [""] * len(many)]
         # Blind, all soft tokens are the same, and so is the reply.
         if soft is not None and soft.stride(0) == 0 and len(set(prompts)) == 1:
             return recipe.lm.generate(prompts[:1], soft[:1], stop="\n", new_tokens=64) * len(many)
@@ -172,7 +180,7 @@ class Asking(ABC):
         """The share of the closed questions on each picture whose right answer is the likeliest, float64 (N,)."""
         asked = questions_asked(many, [language], seed=5, each=each)
         of = np.array([e.picture for e in asked])
-        prompts = [(told[e.picture] if told else "") + e.prompt for e in asked]
+        prompts = [(told[e.picture] if told else "") + f"\n{self.closed_prompt(e.question, language)}\n" for e in asked]
         seen = None if soft is None else soft[torch.from_numpy(of)]
         picks = recipe.lm.choose(prompts, [e.options for e in asked], seen)
         right = [e.options[pick] == e.reply for e, pick in zip(asked, picks, strict=True)]

@@ -21,8 +21,9 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mpm_lite import runtime, train
-from mpm_lite.asking import METRICS, Asking
+from mpm_lite.asking import METRICS, Asking, seed_of, soft_tokens
 from mpm_lite.cache import digest, write_atomic
+from mpm_lite.choosing import Choosing
 from mpm_lite.data import grammar, load_captions, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked, questions_asked
 from mpm_lite.data.noise import Noise
@@ -130,7 +131,7 @@ def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
     return load_lm(name, seed)
 
 
-class Bench(Asking):
+class Bench(Asking, Choosing):
     """Pictures through one image tower, cached; trains arms on them and asks them about val or test."""
 
     def __init__(self, image: str = "toy", progress: bool = True) -> None:
@@ -150,6 +151,17 @@ class Bench(Asking):
             else:
                 self._seen[key] = torch.from_numpy(patch_features(few, self.tower, self.progress))
         return self._seen[key]
+
+    def fits(self, recipe: MpmChat, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+        """Log-likelihood of captions as replies to the question that asks for one."""
+        soft = soft_tokens(recipe, seen).repeat_interleave(len(captions[0]), dim=0)
+        prompts = [f"\n{self.open_prompt(language)}\n"] * len(soft)
+        flat = [caption for few in captions for caption in few]
+        return recipe.lm.log_likelihood(prompts, flat, soft).reshape(len(captions), -1)
+
+    def known(self, recipe: MpmChat, seed: int) -> dict[str, Any]:
+        """The language model, and which of those pretrained apart."""
+        return {"lm": recipe.lm.name.split(":")[0], "lm_seed": seed_of(recipe.lm)}
 
     # training
 

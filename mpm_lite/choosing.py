@@ -7,7 +7,7 @@ the rest is the same for all. The captions are those of `data.choices`, in ten l
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,28 +16,22 @@ import torch
 from torch import Tensor
 
 from mpm_lite.data import choices, grammar, load_captions, toyworld
+from mpm_lite.recipes.dual import Captioned
 from mpm_lite.runtime import unknown
 from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.image import load_image_tower
 
 LOOKS = ("real", "blind", "shuffled")  # the picture; one mean picture for all; another's
 SCORES = ("choice", "hard")
+WRONG = 2  # captions wrong in one attribute, beside each picture that a system learns to match
 
 
 class Choosing(ABC):
-    """A bench of one system: pictures through one image tower, cached, and the common task."""
+    """What a bench needs for the common task: pictures, and how well captions fit them."""
 
-    def __init__(self, image: str = "toy", progress: bool = True) -> None:
-        self.tower, self.progress = load_image_tower(image), progress
-        self._seen: dict[tuple[str, int], Tensor] = {}
-
+    @abstractmethod
     def seen(self, split: str, count: int | None = None) -> Tensor:
-        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
-        count = count or toyworld.COUNTS[split]
-        if (split, count) not in self._seen:
-            few = load_captions("toyworld", split).take(np.arange(count))
-            self._seen[split, count] = torch.from_numpy(patch_features(few, self.tower, self.progress))
-        return self._seen[split, count]
+        """The first `count` pictures of a split as a recipe takes them, (M, P, D_in)."""
 
     @abstractmethod
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
@@ -47,7 +41,7 @@ class Choosing(ABC):
         """What else a row says of the run: `lm`, the model that was pretrained apart, and `lm_seed`, which of those."""
         return {"lm": recipe.name, "lm_seed": seed}
 
-    def test(
+    def choose(
         self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
         looks: Sequence[str] = ("real", "blind"), count: int = 200,
     ) -> pd.DataFrame:  # fmt: skip
@@ -75,3 +69,35 @@ class Choosing(ABC):
         if look == "blind":
             return seen.mean(dim=0, keepdim=True).expand_as(seen)
         return seen.roll(1, dims=0) if look == "shuffled" else seen
+
+
+class Pictured(Choosing):
+    """A bench whose pictures are one image tower's patches, cached, and whose test is the common task."""
+
+    def __init__(self, image: str = "toy", progress: bool = True) -> None:
+        self.tower, self.progress = load_image_tower(image), progress
+        self._seen: dict[tuple[str, int], Tensor] = {}
+
+    def seen(self, split: str, count: int | None = None) -> Tensor:
+        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
+        count = count or toyworld.COUNTS[split]
+        if (split, count) not in self._seen:
+            few = load_captions("toyworld", split).take(np.arange(count))
+            self._seen[split, count] = torch.from_numpy(patch_features(few, self.tower, self.progress))
+        return self._seen[split, count]
+
+    def test(self, recipe: Any, seed: int, **asked: Any) -> pd.DataFrame:
+        """See `choose`."""
+        return self.choose(recipe, seed, **asked)
+
+
+def captioned(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+    """The first training pictures, each with an English caption and WRONG that are wrong in one attribute."""
+    many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 16])
+    own, wrong = [choices.caption(scene, "en") for scene in many], []
+    for scene in many:
+        near = choices.one_off(scene)
+        wrong += [choices.caption(near[k], "en") for k in rng.permutation(len(near))[:WRONG]]
+    rows = encode([*own, *wrong])
+    grouped = [rows[k : k + WRONG] for k in range(len(own), len(rows), WRONG)]
+    return Captioned(seen, rows[: len(own)], grouped)

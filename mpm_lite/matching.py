@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mpm_lite import runtime, train
-from mpm_lite.cache import digest, learned
-from mpm_lite.choosing import Choosing
+from mpm_lite import runtime
+from mpm_lite.cache import digest
+from mpm_lite.choosing import Pictured
 from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
 from mpm_lite.data.switching import Switching, switch
+from mpm_lite.keeping import mark, trained
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
 from mpm_lite.runtime import UserError
@@ -163,7 +163,7 @@ class Streams:
         return asked_about(ids.shape, self.options.hidden, ids > 3, hides)  # never a special token
 
 
-class Bench(Choosing):
+class Bench(Pictured):
     """Trains single-stream encoders; what was trained is kept in MPM_LITE_HOME/matching, text alone apart."""
 
     def seen(self, split: str, count: int | None = None) -> Tensor:
@@ -223,18 +223,9 @@ class Bench(Choosing):
         stages = [stage.name for stage in recipe.stages()]
         if not stages:
             return recipe.eval()
-        weights = digest(v.numpy().tobytes() for v in recipe.state_dict().values())
-        dials = {k: v for k, v in asdict(options).items() if k != "bf16"}
-        said = [self.tower.fingerprint, toyworld.RENDER, json.dumps([told, dials], sort_keys=True), str(seed), weights]
-        path: Path = runtime.home() / "matching" / f"{digest(said)}.safetensors"
-
-        def learn(work: Path) -> dict[str, Tensor]:
-            plan = train.Plan(seed, work, 250, progress=self.progress, label=f"M3P {stages[0]}, seed {seed}")
-            train.fit(recipe, self.data(arm, stages[0], seed), plan)
-            return recipe.state_dict()
-
-        recipe.load_state_dict(learned(path, learn))
-        return recipe.eval()
+        told = [self.tower.fingerprint, toyworld.RENDER, told, mark(recipe)]
+        data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
+        return trained(recipe, data, seed, "matching", stages[0], told, self.progress)
 
     @torch.no_grad()
     def fits(self, recipe: M3p, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:

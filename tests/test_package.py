@@ -105,12 +105,13 @@ def test_an_unknown_asset_and_name_say_so():
 FLOORS = [
     {"ops", "runtime", "cache", "checkpoint", "figures"},
     {"data", "towers"},
-    {"connector", "paint"},
+    {"connector", "qformer", "adapters", "paint"},
     {"recipes"},
     {"train", "evaluate", "captioning", "scene_reader"},
-    {"asking"},
+    {"keeping", "asking", "choosing"},
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
+    {"acquiring", "matching", "realigning"},
     {"lens", "judging", "claims_chat", "claims_paint"},
     {
         "tour",

@@ -129,14 +129,14 @@ class MpmChat(Recipe):
         if len(learns) > 1:
             raise UserError("thawed='lora' and tuned='all' (or the other way round) do not go together: choose one.")
         self.options, self.d_in = options, d_in
-        self.lm = _own(lm) if learns else lm
+        self.lm = own(lm) if learns else lm
         table = lm.model.get_input_embeddings().weight
         sizes = {"queries": options.queries}
         if options.connector == "resampler":
             sizes |= {"width": options.width, "layers": options.layers, "heads": options.heads}
         self.visual = connector(options.connector, d_in, patches, table, copy.deepcopy(tower), **sizes)
         if "lora" in learns:
-            _add_lora(self.lm.model, options.rank)
+            add_lora(self.lm.model, options.rank)
         self.decoder = self.lm.model
 
     def stages(self) -> list[Stage]:
@@ -190,7 +190,7 @@ class MpmChat(Recipe):
         return {"soft": self.see(inputs["seen"].float())}
 
 
-def _own(lm: LM) -> LM:
+def own(lm: LM) -> LM:
     """The same language model with weights of its own, so that tuning leaves everyone else's as they are."""
     mine = copy.copy(lm)
     mine.model = copy.deepcopy(lm.model)
@@ -198,7 +198,7 @@ def _own(lm: LM) -> LM:
     return mine
 
 
-def _add_lora(model: Any, rank: int) -> None:
+def add_lora(model: Any, rank: int) -> None:
     """LoRA on every linear layer of the language model but its head, in place (peft)."""
     from peft import LoraConfig, inject_adapter_in_model
 

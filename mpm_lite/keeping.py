@@ -1,0 +1,45 @@
+"""Train a recipe once: what it learned is kept in MPM_LITE_HOME, under a name for all that decides it, and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from mpm_lite import runtime, train
+from mpm_lite.cache import digest, learned
+from mpm_lite.recipes.base import Recipe
+
+R = TypeVar("R", bound=Recipe)
+
+
+def trained(
+    recipe: R, data: Callable[[], Any], seed: int, place: str, label: str, told: Sequence[Any], progress: bool = True
+) -> R:  # fmt: skip
+    """The recipe, trained on what `data` gives, or with the weights that it learned before; a run that was stopped goes on.
+
+    `told` is whatever decides the weights beside seed, options and the weights that do not learn: JSON-able values. Only
+    what learns is kept, in MPM_LITE_HOME/place.
+    """
+    dials = {k: v for k, v in asdict(recipe.options).items() if k != "bf16"}
+    said = digest([place, recipe.name, label, str(seed), json.dumps([list(told), dials], sort_keys=True)])
+    path = runtime.home() / place / f"{said}.safetensors"
+
+    def learn(work: Path) -> dict[str, Tensor]:
+        plan = train.Plan(seed, work, 250, progress=progress, label=f"{recipe.name}: {label}, seed {seed}")
+        train.fit(recipe, data(), plan)
+        learns = {name for stage in recipe.stages() for name in stage.learns}
+        of = recipe.state_dict()
+        return {k: of[k] for k in sorted(of) if any(k == part or k.startswith(part + ".") for part in learns)}
+
+    recipe.load_state_dict(learned(path, learn), strict=False)
+    return recipe.eval()
+
+
+def mark(recipe: nn.Module) -> str:
+    """A digest of weights."""
+    return digest(v.numpy().tobytes() for v in recipe.state_dict().values())

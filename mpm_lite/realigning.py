@@ -1,0 +1,160 @@
+"""mBLIP on the toy world as an experiment: an English Q-Former, re-aligned to a multilingual language model.
+
+bench = Bench()
+bench.test(bench.train(Realigning(), seed=0), seed=0, split="val")
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from mpm_lite import chat, runtime
+from mpm_lite.chat import language_model
+from mpm_lite.choosing import captioned
+from mpm_lite.data import grammar, tasks, toyworld
+from mpm_lite.data.instructions import Exchange, captions_asked
+from mpm_lite.data.noise import Noise
+from mpm_lite.keeping import mark, trained
+from mpm_lite.qformer import QFormer
+from mpm_lite.recipes.base import build_options
+from mpm_lite.recipes.blip2 import Blip2, Blip2Options
+from mpm_lite.recipes.mblip import Mblip, MblipOptions
+from mpm_lite.recipes.mpm_chat import Exchanges
+from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers.lm import LM
+
+STARTS = ("english", "random")
+GENERATION = {"warm_steps": 0, "rank": 0}  # BLIP-2's second stage, in mBLIP's terms
+
+
+@dataclass(frozen=True)
+class Realigning:
+    """One arm. `start`: the Q-Former of BLIP-2, which learned from `english` captioned pictures, by itself and then before
+    the English language model `first`; or a "random" one. Re-alignment to `lm` takes `pairs` new examples, on pictures of
+    which BLIP-2 saw none: a mix of `tasks` in `languages`, shared out by `rule`; what is not English was translated with
+    `noise`. Raises UserError for anything nobody knows."""
+
+    lm: str = "toy-multilingual"
+    lm_seed: int | None = None
+    start: str = "english"
+    first: str = "toy-english"
+    english: int = 12_000
+    languages: tuple[str, ...] = grammar.LANGUAGES
+    rule: str = "proportional"
+    pairs: int = 8_000
+    tasks: tuple[str, ...] = tasks.TASKS
+    noise: float = 0.05
+    options: dict[str, Any] = field(default_factory=dict)
+    english_options: dict[str, Any] = field(default_factory=dict)
+    generation_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise unknown("Q-Former to start from", self.start, STARTS)
+        tasks.shares(self.languages, self.rule)
+        most = toyworld.COUNTS["train"]
+        if not 2 <= self.english + self.pairs <= most:
+            raise UserError(f"{self.english} + {self.pairs} pictures: toyworld has {most} training pictures.")
+
+    @property
+    def recipe_options(self) -> MblipOptions:
+        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return build_options(MblipOptions, {"bf16": runtime.fast_bf16()} | self.options)
+
+    @property
+    def total(self) -> int:
+        """Image-text pairs in all, those of the English Q-Former included."""
+        return self.pairs + (self.english if self.start == "english" else 0)
+
+
+class Bench(chat.Bench):
+    """Trains Q-Formers in English, once a seed, and re-aligns them; asks in mBLIP's words. Everything that was trained is
+    kept in MPM_LITE_HOME/realigned."""
+
+    def open_prompt(self, language: str) -> str:
+        """mBLIP's."""
+        return tasks.caption_prompt(language)
+
+    def closed_prompt(self, question: str, language: str) -> str:
+        """mBLIP's."""
+        return tasks.answer_prompt(question, language)
+
+    # the English Q-Former
+
+    def blip2(self, arm: Realigning, seed: int) -> Blip2:
+        """BLIP-2's first stage."""
+        options = build_options(Blip2Options, {"bf16": runtime.fast_bf16()} | arm.english_options)
+        lm = language_model(arm.first, None, seed)
+        torch.manual_seed(seed)
+        recipe = Blip2(self.tower.width, self.seen("val").shape[1], lm.vocabulary, options)
+
+        def data() -> Any:
+            seen = self.seen("train", arm.english)
+            return captioned(seen, arm.english, seed, lambda texts: lm.encode(list(texts)))
+
+        return self._kept(recipe, data, seed, "Q-Former", [arm.english])
+
+    def english(self, arm: Realigning, seed: int) -> QFormer:
+        """The Q-Former after BLIP-2's two stages, or as it begins."""
+        if arm.start == "random":
+            options = build_options(Blip2Options, arm.english_options)
+            torch.manual_seed(seed)
+            vocabulary = language_model(arm.lm, arm.lm_seed, seed).vocabulary
+            return Blip2(self.tower.width, self.seen("val").shape[1], vocabulary, options).qformer
+        blip2, lm = self.blip2(arm, seed), language_model(arm.first, None, seed)
+        told = {"bf16": runtime.fast_bf16()} | GENERATION | arm.generation_options
+        torch.manual_seed(seed)
+        recipe = Mblip(lm, copy.deepcopy(blip2.qformer), self.tower.width, build_options(MblipOptions, told))
+        asked = self._described(toyworld.split_scenes("train")[: arm.english], ["en"], None, seed)
+        data = lambda: self._exchanges(lm, asked, 0, arm.english)  # noqa: E731
+        return self._kept(recipe, data, seed, "generation", [arm.english, lm.fingerprint, mark(blip2)]).visual.qformer
+
+    # re-alignment
+
+    def train(self, arm: Realigning, seed: int) -> Mblip:  # type: ignore[override]
+        """The re-aligned recipe."""
+        lm, options = language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options
+        qformer = copy.deepcopy(self.english(arm, seed))
+        torch.manual_seed(seed)
+        recipe = Mblip(lm, qformer, self.tower.width, options)
+
+        def data() -> list[Exchanges]:
+            many = toyworld.split_scenes("train")[arm.english : arm.english + arm.pairs]
+            noise = Noise(swap=arm.noise, omit=arm.noise, agreement=arm.noise)
+            mixed = tasks.mix(many, arm.languages, arm.rule, noise, arm.tasks, seed)
+            each = [mixed]
+            if options.warm_steps:  # on captions of the same pictures, in the same languages
+                codes = [e.language for e in mixed]
+                each = [self._described(many, codes, noise, seed, one_each=True), mixed]
+            return [self._exchanges(lm, asked, arm.english, arm.pairs) for asked in each]
+
+        told = {k: v for k, v in asdict(arm).items() if k not in ("options", "english_options", "generation_options")}
+        return self._kept(recipe, data, seed, arm.lm, [told, lm.fingerprint, mark(qformer)])
+
+    def _described(
+        self, scenes: Sequence[Any], languages: Sequence[str], noise: Noise | None, seed: int, one_each: bool = False
+    ) -> list[Exchange]:
+        """Captions, asked for in mBLIP's words."""
+        if one_each:
+            pairs = enumerate(zip(scenes, languages, strict=True))
+            found = [
+                (i, captions_asked([s], [c], seed * 1_000_003 + i, noise if c != "en" else None)[0])
+                for i, (s, c) in pairs
+            ]
+        else:
+            found = list(enumerate(captions_asked(scenes, languages, seed, noise)))
+        return [Exchange(i, e.language, tasks.caption_prompt(e.language), e.reply) for i, e in found]
+
+    def _exchanges(self, lm: LM, asked: Sequence[Exchange], first: int, count: int) -> Exchanges:
+        """Exchanges on training pictures from the number `first` on, as a recipe reads them."""
+        seen = self.seen("train", first + count)[first:]
+        return Exchanges(lm, seen, [e.picture for e in asked], [e.prompt for e in asked], [e.reply for e in asked])
+
+    def _kept(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Sequence[Any]) -> Any:
+        told = [self.tower.fingerprint, toyworld.RENDER, *told]
+        return trained(recipe, data, seed, "realigned", what, told, self.progress)
