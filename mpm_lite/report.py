@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import claims, figures, runtime
+from mpm_lite import claims, figures, report_paint, runtime
 from mpm_lite.alignment import CELLS
 from mpm_lite.data.languages import display_name
 from mpm_lite.runtime import UserError
@@ -264,6 +264,7 @@ def blocks() -> list[tuple[tuple[str, str], str]]:
         (MARKS, markdown()),
         (CLAIM_MARKS, claims_markdown()),
         (NAME_MARKS, names_markdown()),
+        (report_paint.MARKS, report_paint.markdown()),
         (BENCH_MARKS, bench_markdown()),
     ]
 

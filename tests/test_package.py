@@ -124,6 +124,7 @@ FLOORS = [
         "world",
         "toyworld_page",
         "report",
+        "report_paint",
         "cli",
         "cli_chat",
         "aligned",

@@ -1,0 +1,93 @@
+"""README's block on painting: what else could paint from prompts in other languages, and emoji after their names."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from mpm_lite import runtime
+from mpm_lite.data.languages import display_name
+
+MARKS = ("<!-- paint -->", "<!-- /paint -->")
+RIVAL_METRICS = {"attributes": "attributes", "bound": "bound", "r_precision": "R-precision", "fid": "FID"}
+
+
+def read(name: str) -> pd.DataFrame | None:
+    """A committed table of assets/results/, None where there is none yet."""
+    path = runtime.asset("results") / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() else None
+
+
+def card(name: str) -> dict:
+    """The card beside it."""
+    return json.loads((runtime.asset("results") / f"{name}.json").read_text())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
+
+
+def means(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rivals' scores in English, and their means over the nine others: a row an arm, columns (metric, where)."""
+    where = rows["language"].map(lambda code: "English" if code == "en" else "others")
+    kept = rows[rows["metric"].isin(RIVAL_METRICS)].assign(where=where)
+    order = list(dict.fromkeys(kept["arm"]))
+    found = kept.groupby(["arm", "metric", "where"])[["value", "chance"]].mean().unstack(["metric", "where"])
+    return found.loc[order]
+
+
+def rivals_markdown() -> str:
+    """A line a rival."""
+    rows = read("paint")
+    if rows is None:
+        return "What else could paint, `mpm-lite run mpm_paint_rivals`, has not run yet."
+    by, told, lines = means(rows), card("paint"), []
+    for arm in by.index:
+        cells = [arm]
+        for metric in RIVAL_METRICS:
+            digits = 1 if metric == "fid" else 2
+            cells += [f"{by.loc[arm, ('value', metric, where)]:.{digits}f}" for where in ("English", "others")]
+        cells.insert(3, f"{by.loc[arm, ('chance', 'attributes', 'others')]:.2f}")
+        lines.append(cells)
+    header = ["painter"]
+    for metric, name in RIVAL_METRICS.items():
+        header += [f"{name}, English", "others"]
+        header += ["their chance"] if metric == "attributes" else []
+    return "\n\n".join([
+        f"What else could paint: {len(told['seeds'])} seeds, test scenes, means of nine languages. Every painter began as the one that learned with the English encoder, unless it says *from scratch*, and learned from English prompts unless it says otherwise. Chance is what another scene's prompt scores; a lower FID is better.",
+        table(header, lines),
+        f"Run at commit `{told['commit']}`: `{told['command']}`; every language, metric and interval is in [assets/results/paint.csv](assets/results/paint.csv).",
+    ])  # fmt: skip
+
+
+def emoji_markdown() -> str:
+    """A line an encoder, sort and language."""
+    rows = read("emoji")
+    if rows is None:
+        return "Emoji, `mpm-lite run mpm_paint_emoji`, have not been painted yet."
+    told, lines = card("emoji"), []
+    for language in dict.fromkeys(rows["language"]):
+        cells = [f"{display_name(language)} ({language})"]
+        for sort in ("learned", "held out"):
+            for encoder in dict.fromkeys(rows["encoder"]):
+                one = rows[(rows["language"] == language) & (rows["sort"] == sort) & (rows["encoder"] == encoder)].iloc[
+                    0
+                ]
+                cells.append(f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]")
+        lines.append(cells)
+    encoders = list(dict.fromkeys(rows["encoder"]))
+    header = ["prompted in", *(f"{sort}, {encoder}" for sort in ("learned", "held out") for encoder in encoders)]
+    first = rows[(rows["language"] == "en") & (rows["encoder"] == encoders[0])].set_index("sort")
+    ceilings = "; ".join(f"{sort}: drawings {of.drawn:.2f}, decoded {of.decoded:.2f}, after another's name {of.wrong:.2f}" for sort, of in first.iterrows())  # fmt: skip
+    return "\n\n".join([
+        f"Emoji of {told['options']['pixels']} pixels, painted after their names: {told['pairs']} English names learned, {len(told['seeds'])} seeds of re-alignment. R-precision: the painted emoji's own English name is the nearest of a hundred, to a judge of its own (chance 0.01). What the judge says else, in English, of *{ceilings}*.",
+        table(header, lines),
+        f"Run at commit `{told['commit']}`: `{told['command']}`.",
+    ])  # fmt: skip
+
+
+def markdown() -> str:
+    """The block between README's marks on painting."""
+    return rivals_markdown() + "\n\n" + emoji_markdown()
