@@ -29,9 +29,11 @@ from mpm_lite import paint, runtime, train
 from mpm_lite.cache import digest, features, learned, write_atomic
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
+from mpm_lite.experiment import Pairs, text_tower
 from mpm_lite.judging import Sample
 from mpm_lite.likeness import CANDIDATES, Likeness
 from mpm_lite.painting import CROSS, GUIDANCE, WIDTHS, encoder_of, fitted, key
+from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions, Drawings
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions
 from mpm_lite.studies import commit, written
@@ -43,7 +45,7 @@ PICTURES = "emoji+clipart"  # that the autoencoder and the judge learn from
 SIDE = 32  # pixels
 # One level: a square of 4 x 4 pixels is one latent vector. The toy world's, of 8 x 8, loses what tells emoji apart.
 AUTOENCODER = AutoencoderOptions(widths="64")
-PRETRAINED = MpmPaintOptions(learns="all", steps=6_000, batch=32, average=0.999)
+PRETRAINED = MpmPaintOptions(learns="all", steps=15_000, batch=32, average=0.999)
 REALIGNED = MpmPaintOptions(batch=32)
 SORTS = ("learned", "held out")
 COUNT = 100  # emoji of each sort: as many as R-precision chooses among
@@ -63,6 +65,31 @@ def small(captions: CaptionSet, side: int = SIDE) -> np.ndarray:
     return np.concatenate(rows)
 
 
+class EmojiLikeness(Likeness):
+    """The judge of painted emoji: frozen real towers, and an alignment that learned English names of training pictures as
+    small as the painted ones, as drawn and as decoded from latents."""
+
+    def __init__(self, decoded: Callable[[np.ndarray], np.ndarray], progress: bool = True) -> None:
+        super().__init__(None, progress, "efficientnet-lite1", "use-m", PICTURES)
+        self.decoded = decoded
+
+    @cached_property
+    def alignment(self) -> Any:
+        """The trained `align` recipe; a matter of seconds, once the features are there."""
+        pictures = load_captions(PICTURES, "train")
+        drawn, names = small(pictures), list(pictures.captions["en"])
+        said = ("emoji judge", self.tower.fingerprint, digest([drawn.tobytes()]))
+        both = (("drawn", lambda: drawn), ("decoded", lambda: self.decoded(drawn)))
+        images = [features((*said, how), lambda of=of: self.tower.encode(list(of()))) for how, of in both]
+        texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(names))).float()
+        data = Pairs(torch.from_numpy(np.concatenate(images)).float(), torch.cat([texts, texts]))
+        torch.manual_seed(SEED)
+        recipe = Align(data.images.shape[1], data.texts.shape[1])
+        recipe.prepare(data.images, data.texts)
+        train.fit(recipe, data, train.Plan(SEED, progress=self.progress, label="judge of emoji"))
+        return recipe
+
+
 class EmojiBench:
     """Emoji as latents of an autoencoder; trains painters on English names, and prompts them in any language. Whatever is
     trained is kept in MPM_LITE_HOME/painted, and a run that was stopped goes on."""
@@ -71,9 +98,13 @@ class EmojiBench:
         self.progress = progress
 
     @cached_property
-    def likeness(self) -> Likeness:
+    def likeness(self) -> EmojiLikeness:
         """The judge."""
-        return Likeness(None, self.progress, "efficientnet-lite1", "use-m", PICTURES)
+        return EmojiLikeness(self.decoded, self.progress)
+
+    def decoded(self, pictures: np.ndarray) -> np.ndarray:
+        """Pictures uint8 (N, H, H, 3), there and back through the autoencoder."""
+        return paint.to_pictures(self.vae, paint.to_latents(self.vae, pictures))
 
     @cached_property
     def vae(self) -> Any:
@@ -144,7 +175,7 @@ class EmojiBench:
                 for language in captions.languages if look == "real" else ["en"]:
                     names = [captions.captions[language][i] or "" for i in which]
                     there = [k for k, name in enumerate(names) if name]
-                    found = drawn if look == "drawn" else paint.to_pictures(self.vae, paint.to_latents(self.vae, drawn))
+                    found = drawn if look == "drawn" else self.decoded(drawn)
                     if look in ("real", "wrong"):
                         said = [names[k] for k in there]
                         said = said if look == "real" else [*said[1:], said[0]]

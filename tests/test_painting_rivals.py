@@ -140,3 +140,16 @@ def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, m
     assert len(found) == 14 and (found["low"] <= found["value"]).all() and (found["chance"] == 0.01).all()
     english = found.set_index("language").loc["en"]
     assert english["drawn"] == 1 and found["wrong"].notna().sum() == 1
+
+
+def test_the_judge_of_emoji_learned_from_pictures_as_small_as_the_painted_ones(monkeypatch):
+    from mpm_lite import painting_emoji as emoji
+
+    monkeypatch.setattr(emoji, "PICTURES", "emoji")
+    judge = emoji.EmojiLikeness(lambda pictures: 255 - (255 - pictures) // 2, progress=False)  # decoding pales
+    captions = emoji.load_captions("emoji", "train")
+    drawn, names = emoji.small(captions)[:150], captions.captions["en"][:150]
+    right = judge.r_precision(judge.features(drawn), names).mean()
+    pale = judge.r_precision(judge.features(judge.decoded(drawn)), names).mean()
+    turned = judge.r_precision(judge.features(np.roll(drawn, 1, axis=0)), names).mean()
+    assert right > 0.6 and pale > 0.6 and turned < 0.1
