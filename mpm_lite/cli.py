@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpm_lite import cli_chat, cli_paint, runtime
+from mpm_lite import cli_chat, cli_paint, cli_systems, runtime
 from mpm_lite.runtime import UserError, unknown
 
 
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         for path in studies.run(args.recipe, Path(args.out or "runs"), args.seeds or 5):
             print(path)
         return
-    runs = cli_chat.RUNS | cli_paint.RUNS
+    runs = cli_chat.RUNS | cli_paint.RUNS | cli_systems.RUNS
     if args.recipe in runs:
         return runs[args.recipe](settings, args)
     if args.recipe not in RECIPES:

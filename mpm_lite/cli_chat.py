@@ -8,6 +8,7 @@ from typing import Any
 
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
+from mpm_lite.cli_settings import sorted_out
 from mpm_lite.runtime import unknown
 
 
@@ -17,20 +18,8 @@ def chat(settings: dict[str, Any], args: argparse.Namespace) -> None:
     from mpm_lite.chat import Chat
     from mpm_lite.recipes.mpm_chat import MpmChatOptions
 
-    fields, options = set(Chat.__dataclass_fields__) - {"options"}, set(MpmChatOptions.__dataclass_fields__)
-    given: dict[str, Any] = {"options": {}}
-    asked: dict[str, Any] = {"split": "val"}
-    for key, value in settings.items():
-        if key in ("languages", "also", "targets"):
-            given[key] = tuple(str(value).split(","))
-        elif key in fields:
-            given[key] = value
-        elif key in options:
-            given["options"][key] = value
-        elif key in ("split", "count"):
-            asked[key] = value
-        else:
-            raise unknown("setting", key, fields | options | {"split", "count"})
+    given, asked = sorted_out(settings, Chat, MpmChatOptions, ("split", "count"))
+    asked = {"split": "val", **asked}
     arm, out = Chat(**given), Path(args.out or "runs/mpm_chat")
     print(runtime.banner())
     results = arm.run(range(args.seed, args.seed + (args.seeds or 1)), **asked)

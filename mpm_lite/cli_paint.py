@@ -10,7 +10,8 @@ from typing import Any
 
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.cli_settings import sorted_out
+from mpm_lite.runtime import UserError
 
 
 def paint(settings: dict[str, Any], args: argparse.Namespace) -> None:
@@ -21,23 +22,11 @@ def paint(settings: dict[str, Any], args: argparse.Namespace) -> None:
     from mpm_lite.paint import PaintPipeline
     from mpm_lite.recipes.mpm_paint import MpmPaintOptions
 
-    fields, options = set(p.Paint.__dataclass_fields__) - {"options"}, set(MpmPaintOptions.__dataclass_fields__)
-    asking = {"split", "count", "guidance", "best_of"}
-    given: dict[str, Any] = {"options": {}}
-    asked: dict[str, Any] = {"split": "val"}
-    for key, value in settings.items():
-        if key in ("languages", "also"):
-            given[key] = tuple(str(value).split(","))
-        elif key in fields:
-            given[key] = value
-        elif key in options:
-            given["options"][key] = value
-        elif key in asking:
-            asked[key] = value
-        elif key != "painter":
-            raise unknown("setting", key, fields | options | asking | {"painter"})
+    asking = ("split", "count", "guidance", "best_of", "painter")
+    given, asked = sorted_out(settings, p.Paint, MpmPaintOptions, asking)
+    folder, asked = asked.pop("painter", None), {"split": "val", **asked}
     arm, out = p.Paint(**given), Path(args.out or "runs/mpm_paint")
-    bench = p.Bench(painter=settings.get("painter"))
+    bench = p.Bench(painter=folder)
     print(runtime.banner())
     for seed in range(args.seed, args.seed + (args.seeds or 1)):
         recipe, place = bench.train(arm, seed), out / f"seed-{seed}"

@@ -129,3 +129,41 @@ def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_pa
     page = (tmp_path / "a/tour.html").read_text()
     assert "http://" not in page and "https://" not in page and "lang=" in page and len(page) < 20e6
     assert "mean retention" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("system", "settings"),
+    [
+        ("m3p", ["pairs=40", "text_steps=2", "steps=2", "batch=4", "words=0.5", "fine_steps=1", "fine=zh,tr"]),
+        (
+            "mla",
+            [
+                "english=40",
+                "parallel=40",
+                "pairs=40",
+                "transfer_steps=2",
+                "exposure_steps=2",
+                "batch=8",
+                "languages=de,zh",
+            ],
+        ),
+        ("mblip", ["english=30", "pairs=30", "start=random", "warm_steps=1", "steps=1", "batch=4", "languages=en,sw"]),
+    ],
+)
+def test_the_other_systems_run_from_the_command_line(system, settings, tmp_path, monkeypatch, capsys):
+    from mpm_lite import acquiring, matching
+
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(matching, "SENTENCES", 100)
+    short = acquiring.DualOptions(steps=2, batch=8)
+    monkeypatch.setattr(acquiring.Acquiring, "dual_options", property(lambda self: short))
+    given = [part for one in [*settings, "count=25"] for part in ("--set", one)]
+    assert cli.main(["run", system, "--out", str(tmp_path / "out"), *given]) == 0
+    said = capsys.readouterr().out
+    assert "real" in said and "Written" in said
+    rows = pd.read_parquet(tmp_path / "out" / "items.parquet")
+    assert set(rows["look"]) >= {"real"} and rows["item"].nunique() == 25
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["recipe"] == system and config["asked"] == {**config["asked"], "split": "val", "count": 25}
+    assert cli.main(["run", system, "--set", "pears=3"]) == 2
+    assert "Did you mean 'pairs'" in capsys.readouterr().err

@@ -132,6 +132,8 @@ FLOORS = [
         "painting_rivals",
         "painting_emoji",
         "cli_paint",
+        "cli_settings",
+        "cli_systems",
         "teaching",
     },
 ]
