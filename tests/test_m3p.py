@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from mpm_lite import UserError, matching
 from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.matching import Bench, Matching, Streams
+from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about, grid_boxes
 
 FEW = {"text_steps": 3, "steps": 3, "batch": 6, "bf16": False}
@@ -153,3 +154,11 @@ def test_streams_differ_in_their_digest(bench):
     digests = {bench.data(a, PRETRAIN, s).digest for a, s in
                ((arm, 0), (arm, 1), (replace(arm, switch=None), 0), (replace(arm, switch={"dictionary": "random"}), 0))}  # fmt: skip
     assert len(digests) == 4 and isinstance(bench.data(arm, TEXT, 0), Streams)
+
+
+def test_its_fidelity_table_is_read_off_the_recipe(bench, recipe):
+    rows = fidelity.table(recipe)
+    assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
+    assert not any("[M]" in row.paper for row in rows) and any(
+        "3 steps" in row.here or "2 steps" in row.here for row in rows
+    )

@@ -13,6 +13,7 @@ from mpm_lite.data import grammar, tasks, toyworld
 from mpm_lite.data.noise import Noise
 from mpm_lite.qformer import QFormer
 from mpm_lite.realigning import Bench, Realigning
+from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.blip2 import Blip2, Blip2Options
 from mpm_lite.recipes.mblip import Mblip, MblipOptions
 from mpm_lite.towers.lm import load_lm
@@ -186,3 +187,11 @@ def test_nonsense_is_refused():
         tasks.mix(toyworld.split_scenes("train")[:2], ("en",), tasks=("sing",))
     with pytest.raises(UserError, match="re-aligned"):
         Mblip(load_lm("toy-english"), QFormer(16, 6, 50, width=32, layers=2), 16, MblipOptions(learns="all"))
+
+
+def test_its_fidelity_table_is_read_off_the_recipe(bench):
+    rows = fidelity.table(bench.train(ARM, 0))
+    assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
+    assert not any("[M]" in row.paper for row in rows) and any(
+        "3 steps" in row.here or "2 steps" in row.here for row in rows
+    )

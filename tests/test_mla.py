@@ -9,6 +9,7 @@ import torch
 
 from mpm_lite import UserError, acquiring, choosing, train
 from mpm_lite.acquiring import Acquiring, Bench
+from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.mla import Mla, MlaOptions, learning
 
 FEW = {"transfer_steps": 3, "exposure_steps": 2, "batch": 8}
@@ -147,3 +148,11 @@ def test_nonsense_is_refused(bench):
         said(bench.train(ARM, 0), bench, "sw")
     with pytest.raises(UserError, match="way to look"):
         bench.looked("val", 10, "sideways")
+
+
+def test_its_fidelity_table_is_read_off_the_recipe(bench):
+    rows = fidelity.table(bench.train(ARM, 0))
+    assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
+    assert not any("[M]" in row.paper for row in rows) and any(
+        "3 steps" in row.here or "2 steps" in row.here for row in rows
+    )

@@ -30,22 +30,27 @@ class Row:
 
 def table(recipe: Recipe) -> list[Row]:
     """The fidelity table of a recipe. UserError for one that reproduces no paper."""
-    if recipe.name not in _TABLES:
+    from mpm_lite.recipes import fidelity_systems  # which takes its rows from here
+
+    tables = _TABLES | fidelity_systems.TABLES
+    if recipe.name not in tables:
         raise UserError(f"Recipe {recipe.name!r} has no fidelity table: it follows no one paper.")
-    return _TABLES[recipe.name](recipe)
+    return tables[recipe.name](recipe)
 
 
-def _millions(recipe: Recipe, part: str) -> str:
+def millions(recipe: Recipe, part: str) -> str:
+    """How many parameters of a recipe have names that begin so."""
     return f"{sum(p.numel() for n, p in recipe.named_parameters() if n.startswith(part)) / 1e6:.2f} M parameters"
 
 
-def _stage(stage: Stage) -> str:
+def stage_said(stage: Stage) -> str:
+    """A stage in a few words."""
     return f"{stage.steps:,} steps of {stage.batch}, lr {stage.lr:g}; frozen: {', '.join(stage.frozen) or 'nothing'}"
 
 
 def _mpm_chat(recipe: MpmChat) -> list[Row]:
     o, lm, small = recipe.options, recipe.lm, "fits a CPU; nothing else differs between arms"
-    stages = {stage.name: _stage(stage) for stage in recipe.stages()}
+    stages = {stage.name: stage_said(stage) for stage in recipe.stages()}
     inside = o.connector == "queries"
     return [
         Row(
@@ -67,13 +72,13 @@ def _mpm_chat(recipe: MpmChat) -> list[Row]:
         Row(
             "projection",
             "linear, GELU, linear into the language model's width [R]",
-            f"{_millions(recipe, 'visual')}, soft tokens scaled like embeddings",
+            f"{millions(recipe, 'visual')}, soft tokens scaled like embeddings",
             "soft tokens of another length are no words to a small model",
         ),
         Row(
             "language model",
             "CPM-Bee, 10 B parameters, Chinese and English [R]",
-            f"{lm.name}, {_millions(recipe, 'decoder')}, {len(lm.languages)} languages, text only",
+            f"{lm.name}, {millions(recipe, 'decoder')}, {len(lm.languages)} languages, text only",
             "its diet is a dial: share of translation pairs, languages read",
             "the claims ledger, C7",
         ),
@@ -136,7 +141,7 @@ def _mpm_paint(recipe: MpmPaint) -> list[Row]:
         Row(
             "UNet",
             "Stable Diffusion 2.1 base, pretrained with an English text encoder [R]",
-            f"{_millions(recipe, 'now.unet')}, "
+            f"{millions(recipe, 'now.unet')}, "
             + ("from scratch" if whole else "pretrained with an English text encoder"),
             small,
             "not measured yet: mpm_paint_rivals",
@@ -163,7 +168,7 @@ def _mpm_paint(recipe: MpmPaint) -> list[Row]:
         Row(
             "data and steps",
             "LAION-2B, English only; 200,000 steps at 384 px, 100,000 at 512 px, batch 4,096, lr 1e-4 [S]",
-            f"English captions of 24,000 drawings of 48 px; {_stage(stage)}",
+            f"English captions of 24,000 drawings of 48 px; {stage_said(stage)}",
             small,
         ),
         Row(
