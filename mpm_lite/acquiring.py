@@ -88,6 +88,10 @@ class Bench(Pictured):
         """Token ids of captions, as that tower's model reads them."""
         return tower(name).tokenizer(list(captions))["input_ids"]
 
+    def ids_for(self, recipe: Any, captions: Sequence[str], language: str) -> list[list[int]]:
+        """Token ids, for whichever encoder reads them: the English one, or what stands beside it."""
+        return self.ids(captions, ENGLISH if language == "en" else MULTILINGUAL)
+
     # the English model
 
     def dual(self, arm: Acquiring, seed: int) -> Dual:
@@ -167,7 +171,7 @@ class Bench(Pictured):
         """Cosines of pictures and captions."""
         flat = [caption for few in captions for caption in few]
         once = {caption: i for i, caption in enumerate(dict.fromkeys(flat))}
-        rows = self.ids(list(once), ENGLISH if language == "en" else MULTILINGUAL)
+        rows = self.ids_for(recipe, list(once), language)
         image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
         parts = (padded(rows[k : k + 256]) for k in range(0, len(rows), 256))
         text = torch.cat([F.normalize(recipe.text(ids, language), dim=-1) for ids in parts])

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite.data import choices, grammar, load_captions, toyworld
+from mpm_lite.data.scenes import Scene
 from mpm_lite.recipes.dual import Captioned
 from mpm_lite.runtime import unknown
 from mpm_lite.towers.features import patch_features
@@ -54,12 +55,16 @@ class Choosing(ABC):
             seen = self.looked(split, count, look)
             for language in languages:
                 with torch.no_grad():
-                    fits = self.fits(recipe, seen, choices.told(asked, language), language)
+                    fits = self.fits(recipe, seen, self.told(recipe, asked, language), language)
                 scores = {"choice": choices.right(fits), "hard": choices.right(fits[:, : 1 + choices.HARD])}
                 known = {"look": look, "language": language, "seed": seed, **self.known(recipe, seed)}
                 items = {"item": [s.id for s in many], "concept": [" ".join(s.things[0].pair) for s in many]}
                 frames.append(pd.DataFrame(scores).assign(**known, **items))
         return pd.concat(frames, ignore_index=True)
+
+    def told(self, recipe: Any, asked: Sequence[Sequence[Scene]], language: str) -> list[list[str]]:
+        """The candidates' captions as a system reads them, the picture's own first."""
+        return choices.told(asked, language)
 
     def looked(self, split: str, count: int, look: str) -> Tensor:
         """Pictures as one of LOOKS shows them, (N, P, D_in)."""

@@ -1,0 +1,81 @@
+"""The rivals of MLA, small: whose captions are learned from, who translates, what the teacher keeps, refusals."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mpm_lite import UserError
+from mpm_lite.acquiring import DualOptions
+from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.pairing import KINDS, Bench, Pairing
+
+FEW = {"steps": 2, "batch": 8}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
+        short = DualOptions(**FEW, bf16=False)
+        patch.setattr("mpm_lite.acquiring.Acquiring.dual_options", property(lambda self: short))
+        yield Bench(progress=False)
+
+
+def arm(kind, **given):
+    languages = {"in-language": ("zh",)}.get(kind, ("de", "zh"))
+    return Pairing(kind, **({"languages": languages, "pairs": 40, "parallel": 40, "options": FEW} | given))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_rival_chooses_captions(bench, kind):
+    recipe = bench.train(arm(kind), 0)
+    rows = bench.test(recipe, 0, split="val", languages=("en", "zh"), count=30)
+    assert len(rows) == 2 * 2 * 30 and rows["choice"].between(0, 1).all()
+    again = bench.train(arm(kind), 0)
+    assert rows.equals(bench.test(again, 0, split="val", languages=("en", "zh"), count=30))
+
+
+def test_captions_are_in_the_languages_that_an_arm_names(bench):
+    def first(kind, **given):
+        data = bench._captions(arm(kind, **given), 0)
+        return [bench_text(row[0]) for row in data.rows]
+
+    def bench_text(row):
+        from mpm_lite.acquiring import tower
+
+        return tower("toy").tokenizer.decode(row, skip_special_tokens=True).strip()
+
+    assert all(text.isascii() for text in first("pivot"))
+    assert all(grammar.parse(text, "zh") or not text.isascii() for text in first("in-language"))
+    mixed = first("translate-train", noise=0.0)
+    assert any(text.isascii() for text in mixed) and any(not text.isascii() for text in mixed)
+
+
+def test_a_translator_makes_english_of_it_with_mistakes(bench):
+    many = toyworld.split_scenes("val")[:40]
+    asked = choices.choices(many)
+    right, wrong = (bench.train(arm("translate-test", noise=n), 0) for n in (0.0, 0.5))
+    clean, spoilt = bench.told(right, asked, "zh"), bench.told(wrong, asked, "zh")
+    share = lambda said: (
+        sum(grammar.parse(few[0], "en") == grammar.shown(s) for few, s in zip(said, many, strict=True)) / 40
+    )  # noqa: E731
+    assert share(clean) == 1 and share(spoilt) < 0.5
+    assert bench.told(wrong, asked, "en") == choices.told(asked, "en")
+    assert spoilt == bench.told(wrong, asked, "zh") != bench.told(wrong, asked, "de")
+
+
+def test_a_teacher_stays_as_it_is(bench):
+    recipe = bench.train(arm("teacher"), 0)
+    for name, value in recipe.english.state_dict().items():
+        assert torch.equal(value, bench.train(arm("translate-test"), 0).dual.state_dict()[name])
+    (stage,) = recipe.stages()
+    assert stage.learns == ("encoder", "head")
+
+
+def test_nonsense_is_refused():
+    for wrong in ({"kind": "hope"}, {"kind": "in-language"}, {"languages": ("xx",)}, {"pairs": 10**6}):
+        with pytest.raises(UserError):
+            Pairing(**wrong)
+    with pytest.raises(UserError, match="stepz"):
+        replace(arm("pivot"), options={"stepz": 3}).recipe_options  # noqa: B018
