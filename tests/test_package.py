@@ -111,7 +111,7 @@ FLOORS = [
     {"keeping", "asking", "choosing"},
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
-    {"acquiring", "matching", "realigning", "pairing"},
+    {"acquiring", "matching", "realigning", "pairing", "iglue"},
     {"lens", "judging", "claims_chat", "claims_paint"},
     {
         "tour",

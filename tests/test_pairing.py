@@ -57,9 +57,10 @@ def test_a_translator_makes_english_of_it_with_mistakes(bench):
     asked = choices.choices(many)
     right, wrong = (bench.train(arm("translate-test", noise=n), 0) for n in (0.0, 0.5))
     clean, spoilt = bench.told(right, asked, "zh"), bench.told(wrong, asked, "zh")
-    share = lambda said: (
-        sum(grammar.parse(few[0], "en") == grammar.shown(s) for few, s in zip(said, many, strict=True)) / 40
-    )  # noqa: E731
+
+    def share(said):
+        return sum(grammar.parse(few[0], "en") == grammar.shown(s) for few, s in zip(said, many, strict=True)) / 40
+
     assert share(clean) == 1 and share(spoilt) < 0.5
     assert bench.told(wrong, asked, "en") == choices.told(asked, "en")
     assert spoilt == bench.told(wrong, asked, "zh") != bench.told(wrong, asked, "de")
