@@ -31,19 +31,18 @@ from mpm_lite.runtime import UserError
 from mpm_lite.towers.text import load_text_tower
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
-ENGLISH, MULTILINGUAL = (
-    "toy-en",
-    "toy",
-)  # text towers: the one that becomes the English encoder; the one whose words help
+# Text towers: the one that becomes the English encoder, and the one whose table of words others begin with.
+ENGLISH, MULTILINGUAL = "toy-en", "toy"
 
 
 @dataclass(frozen=True)
 class Acquiring:
     """One arm. The English dual encoder learns from `english` captioned pictures. Languages then learn together, from
     `parallel` sentences a language that translate English captions (none of whose pictures is shown), and from `pairs`
-    captioned pictures a language; `noise` spoils what is not English. `then` are languages that come later, one by one, when
-    the embedding has stopped learning. `afterwards` steps, the English encoder is trained on, with all `pictures` of train,
-    and the acquirers stay as they are. Raises UserError for anything nobody knows."""
+    captioned pictures a language; `noise` spoils what is not English, `shuffled` gives each sentence another's translation,
+    and each caption another's picture. `then` are languages that come later, one by one, when the embedding has stopped
+    learning. For `afterwards` steps the English encoder is trained on, with all pictures of train, and the acquirers stay
+    as they are. Raises UserError for anything nobody knows."""
 
     languages: tuple[str, ...] = OTHERS
     then: tuple[str, ...] = ()
@@ -51,6 +50,7 @@ class Acquiring:
     parallel: int = 4_000
     pairs: int = 4_000
     noise: float = 0.0
+    shuffled: bool = False
     afterwards: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     english_options: dict[str, Any] = field(default_factory=dict)
@@ -148,7 +148,8 @@ class Bench(Pictured):
             said = [self._told(scene, code, noise, seed) for code in languages for scene in scenes]
             near = self.seen("train", count) if stage == EXPOSURE else self.vectors(english, scenes)
             codes = [code for code in languages for _ in scenes]
-            found.append(Spoken(self.ids(said), codes, near, list(range(count)) * len(languages), o.batch, names))
+            order = np.random.default_rng([seed, 25]).permutation(count) if arm.shuffled else np.arange(count)
+            found.append(Spoken(self.ids(said), codes, near, order.tolist() * len(languages), o.batch, names))
         return found
 
     @staticmethod

@@ -41,13 +41,15 @@ class Matching:
     """One arm. English captions of `pairs` pictures are switched as `switch` says (fields of `Switching`; None: not at all);
     with `pictures` off, switched captions are text for xMLM and pictures keep their English ones. Text is drawn from
     languages whose sizes follow Zipf's law, each with its share to the power of `alpha`. Fine-tuning takes captions of
-    `pairs` pictures in the languages `fine`, drawn evenly. Raises UserError for anything nobody knows."""
+    `pairs` pictures in the languages `fine`, drawn evenly; `shuffled` gives each of those pictures another's. Raises
+    UserError for anything nobody knows."""
 
     switch: dict[str, Any] | None = field(default_factory=dict)
     pictures: bool = True
     pairs: int = 24_000
     alpha: float = 0.3
     fine: tuple[str, ...] = ()
+    shuffled: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ class Matching:
             raise UserError("pictures=False makes switched captions text: set switch too.")
         if bool(self.fine) != bool(self.recipe_options.fine_steps):
             raise UserError("Fine-tuning needs both: languages in fine, and fine_steps among the options.")
+        if self.shuffled and not self.fine:
+            raise UserError("shuffled=True is of fine-tuning: name languages in fine too.")
         if not 2 <= self.pairs <= toyworld.COUNTS["train"]:
             raise UserError(f"toyworld has 2 to {toyworld.COUNTS['train']} training pictures, not {self.pairs}.")
 
@@ -182,7 +186,7 @@ class Bench(Pictured):
         first = self._fitted(replace(o, steps=0, fine_steps=0), {"alpha": arm.alpha}, arm, seed, None)
         before = None
         if o.steps:
-            told = asdict(arm) | {"fine": (), "options": None}
+            told = asdict(arm) | {"fine": (), "shuffled": False, "options": None}
             before = first = self._fitted(replace(o, text_steps=0, fine_steps=0), told, arm, seed, first)
         if o.fine_steps:
             first = self._fitted(replace(o, text_steps=0, steps=0), asdict(arm), arm, seed, before or first)
@@ -211,8 +215,10 @@ class Bench(Pictured):
             rng = np.random.default_rng([seed, 19])
             text = text + [switch(choices.caption(scene, "en"), switching, rng) for scene in scenes]
             switching = None
-        languages = arm.fine if stage == FINE else ("en",)
-        return Streams(stage, arm.recipe_options, text, self.seen("train", count), scenes, switching, languages)
+        seen, languages = self.seen("train", count), arm.fine if stage == FINE else ("en",)
+        if stage == FINE and arm.shuffled:
+            seen = seen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
+        return Streams(stage, arm.recipe_options, text, seen, scenes, switching, languages)
 
     def _fitted(self, options: M3pOptions, told: Any, arm: Matching, seed: int, start: M3p | None) -> M3p:
         """A recipe of one stage, trained from `start` or from nothing: computed, or read back."""

@@ -124,6 +124,9 @@ def test_arms_share_text_and_pretraining_and_fine_tuning_goes_on_from_it(bench, 
     assert all(torch.equal(v, a[k]) for k, v in again.state_dict().items()) and len(stages) == 4
     chinese = whole(bench, fine, FINE, 0).batch(torch.arange(3))
     assert set(chinese) == {"match_seen", "match_ids"}
+    strange = whole(bench, replace(fine, shuffled=True), FINE, 0).batch(torch.arange(3))
+    assert torch.equal(strange["match_ids"], chinese["match_ids"])
+    assert not torch.equal(strange["match_seen"], chinese["match_seen"])
 
 
 def test_the_common_task_ranks_by_matching_logits(bench, recipe):
@@ -140,7 +143,13 @@ def test_the_common_task_ranks_by_matching_logits(bench, recipe):
 
 
 def test_nonsense_is_refused(bench):
-    for wrong in ({"fine": ("en",)}, {"pairs": 1}, {"pictures": False, "switch": None}, {"switch": {"words": 3.0}}):
+    for wrong in (
+        {"fine": ("en",)},
+        {"pairs": 1},
+        {"pictures": False, "switch": None},
+        {"switch": {"words": 3.0}},
+        {"shuffled": True},
+    ):
         with pytest.raises(UserError):
             Matching(**wrong)
     with pytest.raises(UserError, match="matching needs"):

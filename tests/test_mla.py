@@ -105,6 +105,19 @@ def test_transfer_alone_exposure_alone_and_reversed_are_stages(bench):
         assert torch.isfinite(loss) and loss > 0
 
 
+def test_shuffled_sentences_have_another_ones_translation(bench):
+    english = bench.dual(ARM, 0)
+    own, other = (
+        bench.spoken(replace(ARM, shuffled=s), english, ["de", "zh"], ("de", "zh"), 0)[0] for s in (False, True)
+    )
+    assert own.of[:40].tolist() == list(range(40)) == sorted(other.of[:40].tolist()) != other.of[:40].tolist()
+    assert (
+        torch.equal(own.near, other.near)
+        and own.digest == other.digest
+        or own.rows[0].tolist() == other.rows[0].tolist()
+    )
+
+
 def test_english_trained_on_afterwards_moves_and_acquirers_do_not(bench):
     before, after = bench.train(ARM, 0), bench.train(replace(ARM, afterwards=3), 0)
     assert all(torch.equal(v, states(before.acquirers)[k]) for k, v in states(after.acquirers).items())

@@ -76,7 +76,9 @@ class Spoken:
             b"".join(r.numpy().tobytes() for r in self.rows)
             + near[:: max(1, len(near) // 64)].float().numpy().tobytes()
         )
-        self.digest = hashlib.sha256(said + " ".join([str(batch), *languages]).encode()).hexdigest()
+        self.digest = hashlib.sha256(
+            said + self.of.numpy().tobytes() + " ".join([str(batch), *languages]).encode()
+        ).hexdigest()
 
     def __len__(self) -> int:
         return self.many
