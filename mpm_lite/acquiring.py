@@ -167,6 +167,10 @@ class Bench(Pictured):
 
     # asking
 
+    def languages(self, recipe: Any) -> Sequence[str]:
+        """English, and those that were acquired."""
+        return [code for code in grammar.LANGUAGES if code == "en" or code in getattr(recipe, "names", OTHERS)]
+
     @torch.no_grad()
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """Cosines of pictures and captions."""

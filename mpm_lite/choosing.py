@@ -38,22 +38,26 @@ class Choosing(ABC):
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """How well each picture (N, P, D_in) fits each of its K captions in a language, float64 (N, K)."""
 
+    def languages(self, recipe: Any) -> Sequence[str]:
+        """Those that a recipe may be asked in."""
+        return grammar.LANGUAGES
+
     def known(self, recipe: Any, seed: int) -> dict[str, Any]:
         """What else a row says of the run: `lm`, the model that was pretrained apart, and `lm_seed`, which of those."""
         return {"lm": recipe.name, "lm_seed": seed}
 
     def choose(
-        self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
+        self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = (),
         looks: Sequence[str] = ("real", "blind"), count: int = 200,
     ) -> pd.DataFrame:  # fmt: skip
-        """One row a look, language and picture. choice: its own caption of ten comes first; hard: of its own and the five
+        """One row a look, language (of all that the recipe reads, if none is named) and picture. choice: its own caption of ten comes first; hard: of its own and the five
         that are wrong in one attribute. A tie counts by equal shares."""
         many, frames = toyworld.split_scenes(split)[:count], []
         asked = choices.choices(many, seed=0)
         recipe.eval()
         for look in looks:
             seen = self.looked(split, count, look)
-            for language in languages:
+            for language in languages or self.languages(recipe):
                 with torch.no_grad():
                     fits = self.fits(recipe, seen, self.told(recipe, asked, language), language)
                 scores = {"choice": choices.right(fits), "hard": choices.right(fits[:, : 1 + choices.HARD])}
@@ -91,9 +95,9 @@ class Pictured(Choosing):
             self._seen[split, count] = torch.from_numpy(patch_features(few, self.tower, self.progress))
         return self._seen[split, count]
 
-    def test(self, recipe: Any, seed: int, **asked: Any) -> pd.DataFrame:
+    def test(self, recipe: Any, seed: int, *asked: Any, **more: Any) -> pd.DataFrame:
         """See `choose`."""
-        return self.choose(recipe, seed, **asked)
+        return self.choose(recipe, seed, *asked, **more)
 
 
 def captioned(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:

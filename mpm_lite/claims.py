@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import claims_chat, claims_paint, runtime
+from mpm_lite import claims_chat, claims_m3p, claims_mblip, claims_mla, claims_paint, runtime
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.claims_chat import C7_ARMS, OTHERS, SHARES
 from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
@@ -26,8 +26,10 @@ from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
 
 FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
-_ALL = claims_chat.CLAIMS | claims_paint.CLAIMS
-CLAIMS = {name: _ALL[name] for name in sorted(_ALL, key=lambda name: (name[0] == "C", name))}  # the instrument first
+_ALL = claims_chat.CLAIMS | claims_paint.CLAIMS | claims_m3p.CLAIMS | claims_mla.CLAIMS | claims_mblip.CLAIMS
+CLAIMS = {
+    name: _ALL[name] for name in sorted(_ALL, key=lambda name: int(name.removeprefix("C")) if name[0] == "C" else 0)
+}
 LEDGER = "results/claims.json"
 DIGITS = 3  # of a score in a packed row
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")

@@ -43,8 +43,7 @@ def mla(settings: dict[str, Any], args: argparse.Namespace) -> None:
     from mpm_lite.recipes.mla import MlaOptions
 
     given, asked = sorted_out(settings, acquiring.Acquiring, MlaOptions, ASKING)
-    arm = acquiring.Acquiring(**given)
-    _run("mla", acquiring.Bench(), arm, {"languages": ("en", *arm.languages, *arm.then), **asked}, args)
+    _run("mla", acquiring.Bench(), acquiring.Acquiring(**given), asked, args)
 
 
 def mblip(settings: dict[str, Any], args: argparse.Namespace) -> None:

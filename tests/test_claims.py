@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpm_lite import UserError, claims, claims_chat, cli, figures, judging, painting, runtime
+from mpm_lite import UserError, choosing, claims, claims_chat, cli, figures, judging, painting, runtime
 from mpm_lite.asking import METRICS as OF_CHAT
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Chat
@@ -17,7 +17,7 @@ from mpm_lite.data import grammar
 from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, within
 
 SEEDS = range(5)
-METRICS = (*OF_CHAT, *painting.SCORES, *painting.OF_SETS)
+METRICS = (*OF_CHAT, *painting.SCORES, *painting.OF_SETS, *choosing.SCORES)
 
 
 def rows(arm, language, look="real", n=400, seeds=SEEDS, **means):
@@ -173,16 +173,88 @@ def test_c6_wants_prompts_elsewhere_to_paint_as_well_and_a_model_of_english_not_
     assert not judge(sample(mpm=0.94, **{"english LM": 0.9}, **arms)).control_holds
 
 
+def chosen(claim, metric, **levels):
+    """Scores in other languages by arm, English at 0.95 and the same in all, chance at 0.1; arms not named are at the first
+    level."""
+    first, every = next(iter(levels.values())), []
+    for arm in CLAIMS[claim].arms:
+        for code in grammar.LANGUAGES:
+            level = 0.95 if code == "en" else levels.get(arm, first)
+            drawn = "any" if code == "en" else arm
+            every.append(rows(drawn, code, n=200, **{metric: level}).assign(arm=arm))
+            every.append(rows("any", code, "blind", 200, **{metric: 0.1}).assign(arm=arm))
+    return CLAIMS[claim].judge(Sample(pd.concat(every, ignore_index=True), draws=200))
+
+
+@pytest.mark.parametrize(
+    ("claim", "levels", "said", "holds"),
+    [
+        ("C9", {"words 0.8": 0.8, "plain": 0.3, "random dictionary": 0.3}, FOR, True),
+        ("C9", {"words 0.8": 0.3, "plain": 0.3, "random dictionary": 0.3}, AGAINST, None),
+        ("C9", {"words 0.8": 0.8, "plain": 0.3, "random dictionary": 0.8}, FOR, False),
+        ("C11", {"acquirers": 0.93, "embedding alone": 0.5}, FOR, True),
+        ("C11", {"acquirers": 0.5, "embedding alone": 0.5}, AGAINST, False),
+        ("C12", {"both": 0.9, "transfer alone": 0.8, "exposure alone": 0.4, "shuffled": 0.1}, FOR, True),
+        ("C12", {"both": 0.9, "transfer alone": 0.4, "exposure alone": 0.8, "shuffled": 0.1}, AGAINST, True),
+        ("C12", {"both": 0.9, "transfer alone": 0.8, "exposure alone": 0.4, "shuffled": 0.6}, FOR, False),
+        ("C13", {"later": 0.9, "together": 0.9, "shared, first": 0.9, "shared, later": 0.5}, FOR, True),
+        ("C13", {"later": 0.5, "together": 0.9, "shared, first": 0.9, "shared, later": 0.9}, AGAINST, False),
+        ("C17", {"pivot": 0.9, "translated 0.1": 0.7, "translated 0.0": 0.95}, FOR, True),
+        ("C17", {"pivot": 0.6, "translated 0.1": 0.7, "translated 0.0": 0.8}, AGAINST, False),
+    ],
+)
+def test_claims_on_choices_follow_their_rules(claim, levels, said, holds):
+    found = chosen(claim, "choice", **levels)
+    assert found.verdict == said
+    if holds is not None:
+        assert found.control_holds == holds
+
+
+def test_c10_wants_the_own_language_above_english_and_all_above_that():
+    low, mid, high = 0.3, 0.6, 0.9
+    own = {f"fine-tuned in {code}": mid for code in ("zh", "hi", "tr")}
+    strange = {f"shuffled, {code}": 0.1 for code in ("zh", "hi", "tr")}
+    found = chosen("C10", "choice", plain=0.2, **own, **strange, **{"fine-tuned in en": low, "fine-tuned in all": high})
+    assert found.verdict == FOR and found.control_holds
+    found = chosen(
+        "C10", "choice", plain=0.2, **own, **strange, **{"fine-tuned in en": high, "fine-tuned in all": high}
+    )
+    assert found.verdict == AGAINST
+    assert not chosen(
+        "C10", "choice", plain=0.2, **own, **dict.fromkeys(strange, high), **{"fine-tuned in en": low}
+    ).control_holds
+
+
+@pytest.mark.parametrize(
+    ("claim", "levels", "said", "holds"),
+    [
+        ("C14", {"english, 2000": 0.8, "random, 8000": 0.5, "projection alone": 0.4}, FOR, True),
+        ("C14", {"english, 2000": 0.3, "random, 8000": 0.5, "projection alone": 0.6}, AGAINST, False),
+        ("C15", {"mix": 0.8, "english": 0.2}, FOR, True),
+        ("C15", {"mix": 0.2, "english": 0.2}, AGAINST, None),
+        ("C16", {"uniform": 0.8, "proportional": 0.4, "unread, uniform": 0.2, "unread, proportional": 0.2}, FOR, True),
+        ("C16", {"uniform": 0.8, "proportional": 0.4, "unread, uniform": 0.8, "unread, proportional": 0.2}, FOR, False),
+    ],
+)
+def test_claims_on_captions_follow_their_rules(claim, levels, said, holds):
+    found = chosen(claim, "slots", **levels)
+    assert found.verdict == said
+    if holds is not None:
+        assert found.control_holds == holds
+
+
 @pytest.mark.parametrize("name", list(CLAIMS))
 def test_every_claim_is_whole_and_its_arms_are_what_its_judge_reads(name, monkeypatch):
     monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: len(lm) + len(language))
     claim = CLAIMS[name]
     assert claim.id == name and claim.statement.endswith(".") and claim.control and claim.rule.startswith("for:")
-    assert not claim.theirs or "[R]" in claim.theirs, "figures that nobody verified are quoted nowhere"
+    assert not claim.theirs or "[R]" in claim.theirs or "[S]" in claim.theirs, (
+        "figures that nobody verified are quoted nowhere"
+    )
     looks = claim.asked.get("looks", ("real", "blind"))
     codes = claim.asked.get("languages", grammar.LANGUAGES)
     every = [rows(arm, code, look, 60, reply_language=0.5, slots=0.6, content=0.6, answers=0.6, nats=2.0, paired=0.6, withheld=0.5,
-                  attributes=0.3 if look == "wrong" else 0.8, one=0.9, pair=0.8)
+                  attributes=0.3 if look == "wrong" else 0.8, one=0.9, pair=0.8, choice=0.1 if look == "blind" else 0.7)
              for arm in claim.arms for code in codes for look in looks]  # fmt: skip
     found = claim.judge(Sample(pd.concat(every, ignore_index=True), draws=50))
     assert claim.asked.get("count", 0) >= 100 and "split" not in claim.asked

@@ -148,6 +148,7 @@ def test_the_common_task_is_scored_picture_by_picture(bench, monkeypatch):
     rows = bench.test(Knows(), 0, "val", ("en", "de"), choosing.LOOKS, count=30)
     assert len(rows) == 2 * 3 * 30 and (rows["choice"] == 1).all() and (rows["hard"] == 1).all()
     assert {"seed", "lm", "lm_seed", "look", "language", "item", "concept"} <= set(rows)
+    assert bench.languages(bench.train(ARM, 0)) == ["en", "de", "zh"]
 
 
 def test_nonsense_is_refused(bench):

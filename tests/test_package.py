@@ -112,7 +112,7 @@ FLOORS = [
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
     {"acquiring", "matching", "realigning", "pairing", "iglue"},
-    {"lens", "judging", "claims_chat", "claims_paint"},
+    {"lens", "judging", "claims_chat", "claims_paint", "claims_m3p", "claims_mla", "claims_mblip"},
     {
         "tour",
         "claims",
