@@ -138,11 +138,11 @@ class Streams:
         return found
 
     def _told(self, scene: Scene, rng: np.random.Generator) -> list[str]:
-        """The picture's own caption, and those that are not: one of another picture, the rest wrong in one attribute."""
+        """The picture's own caption, and those that are not: half of other pictures, the rest wrong in one attribute."""
         near, language = choices.one_off(scene), self.languages[rng.integers(len(self.languages))]
-        hard = [near[k] for k in rng.permutation(len(near))[: self.options.captions - 2]]
-        other = self.scenes[rng.integers(len(self.scenes))]
-        said = [choices.caption(one, language) for one in (scene, other, *hard)]
+        others = [self.scenes[k] for k in rng.integers(len(self.scenes), size=self.options.captions // 2)]
+        hard = [near[k] for k in rng.permutation(len(near))[: self.options.captions - 1 - len(others)]]
+        said = [choices.caption(one, language) for one in (scene, *others, *hard)]
         return said if self.switching is None else [switch(one, self.switching, rng) for one in said]
 
     def _matching(

@@ -60,9 +60,9 @@ def m3p(recipe: M3p) -> list[Row]:
         ),
         Row(
             "matching",
-            "4 captions a picture, one its own [R]; the wrong ones drawn by chance",
-            f"{o.captions} captions a picture: its own, one of another picture, the rest wrong in one attribute",
-            "a dozen attributes: chance captions are told apart by one of them",
+            "4 captions a picture, one its own, each by itself; among them, as an option [R]",
+            f"{o.captions} captions a picture: its own, half of other pictures, the rest wrong in one attribute; {o.matching}",
+            "from nothing, in so few steps, each by itself learns nothing; chance captions differ in many attributes",
         ),
         Row(
             "code-switching",

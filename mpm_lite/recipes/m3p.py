@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from mpm_lite import ops
 from mpm_lite.recipes.base import Recipe, Stage
-from mpm_lite.runtime import UserError
+from mpm_lite.runtime import UserError, unknown
 
 TEXT, PRETRAIN, FINE = "text", "pretraining", "fine-tuning"
-NOTHING = -100  # a token or region that nobody asks about
+MATCHING = ("multi-class", "binary")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class M3pOptions:
     fine_steps: int = 0  # of fine-tuning on matching
     batch: int = 32
     captions: int = 4  # beside a picture in matching, one of them its own
+    matching: str = (
+        "multi-class"  # among them; or "binary", each by itself: from nothing, in few steps, that learns nothing
+    )
     hidden: float = 0.15  # share of tokens or regions that are asked about
     lr: float = 1e-3
     fine_lr: float = 3e-4
@@ -57,6 +60,8 @@ class M3p(Recipe):
         super().__init__()
         if options.captions < 2:
             raise UserError(f"captions={options.captions}: matching needs a right caption and a wrong one.")
+        if options.matching not in MATCHING:
+            raise unknown("way to match", options.matching, MATCHING)
         self.options, self.encoder = options, encoder
         width = encoder.config.hidden_size
         self.first = nn.Parameter(0.02 * torch.randn(width))  # stands before everything; matching is read there
@@ -155,11 +160,13 @@ class M3p(Recipe):
             return ops.linear_cross_entropy(self.tell(states.float()), table, ids, self.bias, check=False)
 
     def told_apart(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """MC-VLM: pictures (N, R, D_in), captions (N, K, T), the first its own: binary cross-entropy of each."""
-        logits = self.matching(seen.repeat_interleave(ids.shape[1], 0), ids.flatten(0, 1)).view(ids.shape[:2])
+        """MC-VLM: pictures (N, R, D_in), captions (N, K, T), the first its own: cross-entropy among them, or of each."""
+        logits = self.matching(seen.repeat_interleave(ids.shape[1], 0), ids.flatten(0, 1)).view(ids.shape[:2]).float()
+        if self.options.matching == "multi-class":
+            return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
         own = torch.zeros_like(logits)
         own[:, 0] = 1
-        return F.binary_cross_entropy_with_logits(logits.float(), own.float())
+        return F.binary_cross_entropy_with_logits(logits, own)
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"seen": (N, R, D_in), "ids": (N, T)} -> {"match": logits (N,)}."""
