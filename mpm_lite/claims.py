@@ -186,8 +186,9 @@ def read(ledger: Path | None = None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is no ledger ({error}): make it again with `mpm-lite claims run`.") from error
 
 
-def told(name: str, ledger: Path | None = None) -> str:
-    """All that the ledger says of a claim, in lines: statement, the paper's figure, rule, verdict, every figure."""
+def told(name: str, ledger: Path | None = None, about: str = "") -> str:
+    """All that the ledger says of a claim, in lines: statement, the paper's figure, rule, verdict, and every figure whose
+    name holds `about`."""
     one, row = claim(name), read(ledger).get(name)
     lines = [
         f"{name} ({one.source}): {one.statement}",
@@ -204,7 +205,7 @@ def told(name: str, ledger: Path | None = None) -> str:
     lines.append(f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']})")
     lines.append(f"  effect: {span(row['effect'], row['low'], row['high'])} {one.effect}")
     lines.append(f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {one.control}")
-    return "\n".join([*lines, *(f"    {span(*of)} {what}" for what, of in row["details"].items())])
+    return "\n".join([*lines, *(f"    {span(*of)} {what}" for what, of in row["details"].items() if about in what)])
 
 
 def enter(found: dict[str, Any], ledger: Path) -> None:

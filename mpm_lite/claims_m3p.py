@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mpm_lite.claims_chat import OTHERS, mean_rho, mean_score
 from mpm_lite.data import grammar
-from mpm_lite.judging import Claim, Drawn, Found, Sample, above, below, both, mean, within
+from mpm_lite.judging import Claim, Found, Sample, above, below, both, mean, within
 from mpm_lite.matching import Bench, Matching
 
-OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 SOURCE = "M3P, 2006.02635"
 COUNT = 100  # pictures of test: each is read with ten captions in ten languages
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
@@ -22,27 +22,17 @@ FINE = {"fine_steps": 600}
 EACH = ("zh", "hi", "tr")  # one script, one family and one word order each; named before any run
 
 
-def mean_rho(s: Sample, arm: str) -> Drawn:
-    """Retention of choices, mean over nine languages."""
-    return mean(s.rho(arm, code, "choice") for code in OTHERS)
-
-
-def mean_score(s: Sample, arm: str, languages: tuple[str, ...] = OTHERS) -> Drawn:
-    """Choices right, mean over languages."""
-    return mean(s.score(arm, code, "choice") for code in languages)
-
-
 def c9(s: Sample) -> Found:
     """Text of ten languages and English pairs, beside the same pairs with words switched."""
-    gain = mean_score(s, "words 0.8") - mean_score(s, "plain")
-    wrong = mean_score(s, "random dictionary") - mean_score(s, "plain")
+    gain = mean_score(s, "words 0.8", "choice") - mean_score(s, "plain", "choice")
+    wrong = mean_score(s, "random dictionary", "choice") - mean_score(s, "plain", "choice")
     english = (s.score("words 0.8", "en", "choice") - s.score("plain", "en", "choice")).interval
-    low = mean_rho(s, "plain").interval
+    low = mean_rho(s, "plain", "choice").interval
     details = {"retention without switching": low, "English, switched over plain": english}
     for arm in ("plain", *(f"words {r}" for r in RATES), "one word", "random dictionary", "as text alone"):
         details[f"English, {arm}"] = s.score(arm, "en", "choice").interval
-        details[f"others, {arm}"] = mean_score(s, arm).interval
-        details[f"retention, {arm}"] = mean_rho(s, arm).interval
+        details[f"others, {arm}"] = mean_score(s, arm, "choice").interval
+        details[f"retention, {arm}"] = mean_rho(s, arm, "choice").interval
     details |= {f"rho of {code}, words 0.8": s.rho("words 0.8", code, "choice").interval for code in OTHERS}
     verdicts = [below(low, 0.8), above(gain.interval, 0.05), within(english, 0.05)]
     return Found(gain.interval, wrong.interval, wrong.interval.high < gain.interval.low, both(verdicts), details)
@@ -52,15 +42,20 @@ def c10(s: Sample) -> Found:
     """No fine-tuning, in English, in the language alone, in all languages: at equal steps."""
     each = mean(s.score(f"fine-tuned in {code}", code, "choice") for code in EACH)
     strange = mean(s.score(f"shuffled, {code}", code, "choice") for code in EACH)
-    english, every = (mean_score(s, f"fine-tuned in {name}", EACH) for name in ("en", "all"))
+    english, every = (mean_score(s, f"fine-tuned in {name}", "choice", languages=EACH) for name in ("en", "all"))
     more, own = (every - each).interval, (each - english).interval
     control = (strange - english).interval
     details = {"own language over English": own, "all languages over the own": more}
-    for name, of in (("none", mean_score(s, "plain", EACH)), ("English", english), ("own", each), ("all", every)):
+    for name, of in (
+        ("none", mean_score(s, "plain", "choice", languages=EACH)),
+        ("English", english),
+        ("own", each),
+        ("all", every),
+    ):
         details[f"zh, hi, tr; fine-tuned in {name}"] = of.interval
     for name in ("en", "all"):
         details[f"English; fine-tuned in {name}"] = s.score(f"fine-tuned in {name}", "en", "choice").interval
-        details[f"all others; fine-tuned in {name}"] = mean_score(s, f"fine-tuned in {name}").interval
+        details[f"all others; fine-tuned in {name}"] = mean_score(s, f"fine-tuned in {name}", "choice").interval
     return Found(more, control, control.high < 0.05, both([above(own, 0.0), above(more, 0.0)]), details)
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mpm_lite.claims_chat import OTHERS, mean_score
 from mpm_lite.data import grammar
-from mpm_lite.judging import Claim, Drawn, Found, Sample, above, both, mean
+from mpm_lite.judging import Claim, Found, Sample, above, both, mean
 from mpm_lite.realigning import Bench, Realigning
 
-OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 SOURCE = "mBLIP, 2307.06930"
 COUNT = 100  # pictures of test
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
@@ -23,22 +23,19 @@ SHARED = Realigning(rule="uniform")
 TAIL, UNREAD = ("sw", "hi"), ("sw", "hi")  # least of mC4 among the nine; and what `toy-unseen` never read
 
 
-def mean_score(s: Sample, arm: str, metric: str, languages: tuple[str, ...] = OTHERS) -> Drawn:
-    """A score, mean over languages."""
-    return mean(s.score(arm, code, metric) for code in languages)
-
-
 def c14(s: Sample) -> Found:
     """How many new pairs a Q-Former needs that learned in English, and one that did not."""
     every = grammar.LANGUAGES
     score = {
-        (start, n): mean_score(s, f"{start}, {n}", "slots", every) for start in ("english", "random") for n in PAIRS
+        (start, n): mean_score(s, f"{start}, {n}", "slots", languages=every)
+        for start in ("english", "random")
+        for n in PAIRS
     }
     saved = (score["english", FEW] - score["random", MANY]).interval
-    still = (mean_score(s, "projection alone", "slots", every) - score["english", FEW]).interval
+    still = (mean_score(s, "projection alone", "slots", languages=every) - score["english", FEW]).interval
     details = {f"slots, ten languages: {start} Q-Former, {n} pairs": of.interval for (start, n), of in score.items()}
-    details[f"projection alone, {FEW} pairs"] = mean_score(s, "projection alone", "slots", every).interval
-    details["random Q-Former, as many pairs in all"] = mean_score(s, "random, 14000", "slots", every).interval
+    details[f"projection alone, {FEW} pairs"] = mean_score(s, "projection alone", "slots", languages=every).interval
+    details["random Q-Former, as many pairs in all"] = mean_score(s, "random, 14000", "slots", languages=every).interval
     details[f"English Q-Former, {MANY} over {FEW} pairs"] = (score["english", MANY] - score["english", FEW]).interval
     return Found(saved, still, still.high < 0.05, above(saved, 0.0), details)
 
@@ -65,14 +62,17 @@ def c15(s: Sample) -> Found:
 
 def c16(s: Sample) -> Found:
     """Sharing out the same number of examples as mC4 is, evenly, and between the two."""
-    tail = (mean_score(s, "uniform", "slots", TAIL) - mean_score(s, "proportional", "slots", TAIL)).interval
+    tail = (
+        mean_score(s, "uniform", "slots", languages=TAIL) - mean_score(s, "proportional", "slots", languages=TAIL)
+    ).interval
     english = (s.score("uniform", "en", "slots") - s.score("proportional", "en", "slots")).interval
     unread = (
-        mean_score(s, "unread, uniform", "slots", UNREAD) - mean_score(s, "unread, proportional", "slots", UNREAD)
+        mean_score(s, "unread, uniform", "slots", languages=UNREAD)
+        - mean_score(s, "unread, proportional", "slots", languages=UNREAD)
     ).interval
     details = {"English, uniform over proportional": english}
     for rule in ("proportional", "tempered", "uniform"):
-        details[f"sw and hi, {rule}"] = mean_score(s, rule, "slots", TAIL).interval
+        details[f"sw and hi, {rule}"] = mean_score(s, rule, "slots", languages=TAIL).interval
         details[f"others, {rule}"] = mean_score(s, rule, "slots").interval
         details[f"English, {rule}"] = s.score(rule, "en", "slots").interval
         details |= {f"{code}, {rule}": s.score(rule, code, "slots").interval for code in OTHERS}

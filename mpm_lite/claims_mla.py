@@ -11,11 +11,10 @@ from dataclasses import replace
 
 from mpm_lite import acquiring, pairing
 from mpm_lite.acquiring import Acquiring
-from mpm_lite.data import grammar
-from mpm_lite.judging import FOR, Claim, Drawn, Found, Sample, above, both, mean, within
+from mpm_lite.claims_chat import OTHERS, mean_rho, mean_score
+from mpm_lite.judging import FOR, Claim, Found, Sample, above, both, mean, within
 from mpm_lite.pairing import Pairing
 
-OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 SOURCE = "MLA, 2206.11091"
 COUNT = 200  # pictures of test
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
@@ -33,34 +32,27 @@ ALONE = {
 NOISES = (0.05, 0.1, 0.2, 0.4)
 
 
-def mean_rho(s: Sample, arm: str, languages: tuple[str, ...] = OTHERS) -> Drawn:
-    """Retention of choices, mean over languages, of the arm's own English."""
-    return mean(s.rho(arm, code, "choice") for code in languages)
-
-
-def mean_score(s: Sample, arm: str, languages: tuple[str, ...] = OTHERS) -> Drawn:
-    """Choices right, mean over languages."""
-    return mean(s.score(arm, code, "choice") for code in languages)
-
-
 def c11(s: Sample) -> Found:
     """Acquirers beside a frozen English model."""
-    rho = mean_rho(s, "acquirers")
-    over = (mean_score(s, "acquirers") - mean_score(s, "embedding alone")).interval
+    rho = mean_rho(s, "acquirers", "choice")
+    over = (mean_score(s, "acquirers", "choice") - mean_score(s, "embedding alone", "choice")).interval
     details = {f"rho of {code}": s.rho("acquirers", code, "choice").interval for code in OTHERS}
     for arm in ("acquirers", "embedding alone", "whole text encoder", "English trained on"):
         details[f"English, {arm}"] = s.score(arm, "en", "choice").interval
-        details[f"others, {arm}"] = mean_score(s, arm).interval
+        details[f"others, {arm}"] = mean_score(s, arm, "choice").interval
     details["English, whole text encoder less acquirers"] = (
         s.score("whole text encoder", "en", "choice") - s.score("acquirers", "en", "choice")
     ).interval
-    details |= {f"others, translated with noise {n}": mean_score(s, f"noise {n}").interval for n in NOISES}
+    details |= {f"others, translated with noise {n}": mean_score(s, f"noise {n}", "choice").interval for n in NOISES}
     return Found(rho.interval, over, over.low > 0, above(rho.interval, 0.84), details)
 
 
 def c12(s: Sample) -> Found:
     """Two stages beside each of them alone, at equal steps."""
-    score = {arm: mean_score(s, arm) for arm in ("both", "transfer alone", "exposure alone", "reversed", "shuffled")}
+    score = {
+        arm: mean_score(s, arm, "choice")
+        for arm in ("both", "transfer alone", "exposure alone", "reversed", "shuffled")
+    }
     chance = mean(s.score("both", code, "choice", "blind") for code in OTHERS)
     over = {arm: (score["both"] - score[arm]).interval for arm in ("transfer alone", "exposure alone")}
     share = ((score["transfer alone"] - chance) / (score["both"] - chance)).interval
@@ -69,7 +61,8 @@ def c12(s: Sample) -> Found:
     details |= {f"both over {arm}": of for arm, of in over.items()}
     details["share of the gain that transfer alone gives"] = share
     details |= {
-        f"others, transfer by {kind}": mean_score(s, f"transfer by {kind}").interval for kind in ("cosine", "nce")
+        f"others, transfer by {kind}": mean_score(s, f"transfer by {kind}", "choice").interval
+        for kind in ("cosine", "nce")
     }
     verdicts = [above(over["transfer alone"], 0.0), above(over["exposure alone"], 0.0), above(share, 0.5)]
     return Found(over["transfer alone"], control, control.high < 0.05, both(verdicts), details)
@@ -77,26 +70,29 @@ def c12(s: Sample) -> Found:
 
 def c13(s: Sample) -> Found:
     """Languages that come later, one by one, beside the same ones learned with all others."""
-    late = (mean_rho(s, "later", LATER) - mean_rho(s, "together", LATER)).interval
-    harm = (mean_score(s, "shared, later", FIRST) - mean_score(s, "shared, first", FIRST)).interval
-    details = {"later ones, come later": mean_score(s, "later", LATER).interval}
-    details["later ones, learned together"] = mean_score(s, "together", LATER).interval
-    details["first ones, before and after: acquirers of their own"] = (
-        mean_score(s, "later", FIRST) - mean_score(s, "first", FIRST)
+    late = (mean_rho(s, "later", "choice", LATER) - mean_rho(s, "together", "choice", LATER)).interval
+    harm = (
+        mean_score(s, "shared, later", "choice", languages=FIRST)
+        - mean_score(s, "shared, first", "choice", languages=FIRST)
     ).interval
-    details["later ones, shared acquirers"] = mean_score(s, "shared, later", LATER).interval
+    details = {"later ones, come later": mean_score(s, "later", "choice", languages=LATER).interval}
+    details["later ones, learned together"] = mean_score(s, "together", "choice", languages=LATER).interval
+    details["first ones, before and after: acquirers of their own"] = (
+        mean_score(s, "later", "choice", languages=FIRST) - mean_score(s, "first", "choice", languages=FIRST)
+    ).interval
+    details["later ones, shared acquirers"] = mean_score(s, "shared, later", "choice", languages=LATER).interval
     return Found(late, harm, harm.high < 0, above(late, -0.05), details)
 
 
 def c17(s: Sample) -> Found:
     """English pairs on a multilingual encoder beside an English model behind a translator."""
-    pivot = mean_score(s, "pivot")
-    over = (pivot - mean_score(s, "translated 0.1")).interval
-    perfect = (mean_score(s, "translated 0.0") - s.score("translated 0.0", "en", "choice")).interval
+    pivot = mean_score(s, "pivot", "choice")
+    over = (pivot - mean_score(s, "translated 0.1", "choice")).interval
+    perfect = (mean_score(s, "translated 0.0", "choice") - s.score("translated 0.0", "en", "choice")).interval
     details = {"others, pivot": pivot.interval, "English, pivot": s.score("pivot", "en", "choice").interval}
     details["English, translate-test"] = s.score("translated 0.0", "en", "choice").interval
     for n in (0.0, *NOISES):
-        details[f"others, translated with noise {n}"] = mean_score(s, f"translated {n}").interval
+        details[f"others, translated with noise {n}"] = mean_score(s, f"translated {n}", "choice").interval
     return Found(over, perfect, within(perfect, 0.05) == FOR, above(over, 0.0), details)
 
 

@@ -159,6 +159,8 @@ def claims_markdown() -> str:
         # Adding nothing makes minus nought nought.
         control = f"{round(row.control_effect, 2) + 0.0:.2f} ({one.control})" if ran else f"- ({one.control})"
         lines.append([row.claim, one.statement, one.theirs or "-", effect, control, str(row.seeds), row.verdict])
+    names = [f"claims_{name}.py" for name in ("chat", "paint", "m3p", "mla", "mblip")]
+    files = ", ".join(f"[`{name}`](mpm_lite/{name})" for name in names)
     shown, known = [], claims.read()
     if "C7" in known:
         shown.append(
@@ -174,7 +176,7 @@ def claims_markdown() -> str:
             markdown_table(
                 ["claim", "of the paper", "its figure", "here: effect [95 %]", "control", "seeds", "verdict"], lines
             ),
-            f"Rules, arms and controls: [`claims_chat.py`](mpm_lite/claims_chat.py) and [`claims_paint.py`](mpm_lite/claims_paint.py), committed before the runs. Under {claims.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report`.",
+            f"Rules, arms and controls: {files}, committed before the runs. Under {claims.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report`.",
         ]
     )
 
