@@ -176,13 +176,18 @@ def test_c6_wants_prompts_elsewhere_to_paint_as_well_and_a_model_of_english_not_
 def chosen(claim, metric, **levels):
     """Scores in other languages by arm, English at 0.95 and the same in all, chance at 0.1; arms not named are at the first
     level."""
-    first, every = next(iter(levels.values())), []
+    first, every, n = next(iter(levels.values())), [], 200
+    known = {"item": [f"i{k}" for k in range(n)], "concept": [f"c{k % 40}" for k in range(n)]}
+    known |= dict.fromkeys(("reply_language", "content", "answers", "cider_d"), 0.5)
     for arm in CLAIMS[claim].arms:
         for code in grammar.LANGUAGES:
-            level = 0.95 if code == "en" else levels.get(arm, first)
-            drawn = "any" if code == "en" else arm
-            every.append(rows(drawn, code, n=200, **{metric: level}).assign(arm=arm))
-            every.append(rows("any", code, "blind", 200, **{metric: 0.1}).assign(arm=arm))
+            for look, level in (("real", 0.95 if code == "en" else levels.get(arm, first)), ("blind", 0.1)):
+                who = "any" if code == "en" or look == "blind" else arm
+                for seed in SEEDS:
+                    rng = np.random.default_rng([seed, *f"{who} {code} {look}".encode()])
+                    scores = {metric: (rng.random(n) < level).astype(float)}
+                    every.append(pd.DataFrame(known | scores).assign(
+                        arm=arm, language=code, look=look, seed=seed, lm_seed=seed % 3))  # fmt: skip
     return CLAIMS[claim].judge(Sample(pd.concat(every, ignore_index=True), draws=200))
 
 
