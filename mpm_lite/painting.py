@@ -28,6 +28,7 @@ from mpm_lite.cache import digest, features, learned
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.instructions import captions_asked
 from mpm_lite.data.scenes import Scene
+from mpm_lite.keeping import mark as mark_of
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.runtime import UserError, unknown
@@ -132,7 +133,7 @@ class Bench:
         if self.folder:
             self.side = paint.pixels(self.vae, paint.load_unet(self.folder)[0].config.sample_size)
         self.reader = scene_reader.load_scene_reader()
-        self._mark = digest(v.numpy().tobytes() for v in self.vae.state_dict().values())
+        self._mark = mark_of(self.vae)
 
     def latents(self, count: int) -> Tensor:
         """Of the first training pictures, float16 (M, C, S, S); cached block by block."""

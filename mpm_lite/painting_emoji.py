@@ -31,6 +31,7 @@ from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
 from mpm_lite.experiment import Pairs, text_tower
 from mpm_lite.judging import Sample
+from mpm_lite.keeping import mark
 from mpm_lite.likeness import CANDIDATES, Likeness
 from mpm_lite.painting import CROSS, GUIDANCE, WIDTHS, encoder_of, fitted, key
 from mpm_lite.recipes.align import Align
@@ -78,9 +79,10 @@ class EmojiLikeness(Likeness):
         """The trained `align` recipe; a matter of seconds, once the features are there."""
         pictures = load_captions(PICTURES, "train")
         drawn, names = small(pictures), list(pictures.captions["en"])
-        said = ("emoji judge", self.tower.fingerprint, digest([drawn.tobytes()]))
-        both = (("drawn", lambda: drawn), ("decoded", lambda: self.decoded(drawn)))
-        images = [features((*said, how), lambda of=of: self.tower.encode(list(of()))) for how, of in both]
+        images = []
+        for of in (drawn, self.decoded(drawn)):  # kept by what they show: another autoencoder decodes other pictures
+            kept = ("emoji judge", self.tower.fingerprint, digest([of.tobytes()]))
+            images.append(features(kept, lambda of=of: self.tower.encode(list(of))))
         texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(names))).float()
         data = Pairs(torch.from_numpy(np.concatenate(images)).float(), torch.cat([texts, texts]))
         torch.manual_seed(SEED)
@@ -147,9 +149,9 @@ class EmojiBench:
         reader, (names, latents) = encoder_of(encoder), self.pairs
         recipe = MpmPaint(unet, reader.width, replace(options, bf16=runtime.fast_bf16()))
         recipe.encoder = reader
-        mark = digest(v.numpy().tobytes() for v in self.vae.state_dict().values())
         plan = self._plan(seed, f"emoji {how}, {encoder}, seed {seed}")
-        return fitted(recipe, names, lambda count: latents[:count], self._kept(key(recipe, seed, names, mark)), plan)
+        kept = self._kept(key(recipe, seed, names, mark(self.vae)))
+        return fitted(recipe, names, lambda count: latents[:count], kept, plan)
 
     def _plan(self, seed: int, label: str, work: Path | None = None) -> train.Plan:
         return train.Plan(seed, work, 250, progress=self.progress, label=label)
@@ -175,8 +177,11 @@ class EmojiBench:
                 for language in captions.languages if look == "real" else ["en"]:
                     names = [captions.captions[language][i] or "" for i in which]
                     there = [k for k, name in enumerate(names) if name]
-                    found = drawn if look == "drawn" else self.decoded(drawn)
-                    if look in ("real", "wrong"):
+                    if look == "drawn":
+                        found = drawn
+                    elif look == "decoded":
+                        found = self.decoded(drawn)
+                    else:
                         said = [names[k] for k in there]
                         said = said if look == "real" else [*said[1:], said[0]]
                         states, seeds = recipe.encoder.states(said), [noise[k] for k in there]
