@@ -10,25 +10,25 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import runtime
 from mpm_lite.choosing import Pictured, captioned
 from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.data.noise import Noise, noisy_caption
+from mpm_lite.data.scenes import Scene
+from mpm_lite.experiment import text_tower
 from mpm_lite.keeping import mark, trained
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
 from mpm_lite.recipes.mla import EXPOSURE, Mla, MlaOptions, Spoken
 from mpm_lite.runtime import UserError
-from mpm_lite.towers.text import load_text_tower
+from mpm_lite.towers.tokens import padded
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 # Text towers: the one that becomes the English encoder, and the one whose table of words others begin with.
@@ -75,18 +75,16 @@ class Acquiring:
         return build_options(DualOptions, {"bf16": runtime.fast_bf16()} | self.english_options)
 
 
-@lru_cache(maxsize=2)
-def tower(name: str) -> Any:
-    """A text tower, loaded once a process."""
-    return load_text_tower(name, "cpu")
-
-
 class Bench(Pictured):
     """Trains English dual encoders and their acquirers; whatever was trained is kept in MPM_LITE_HOME/acquired."""
 
+    def text(self, name: str = MULTILINGUAL) -> Any:
+        """A text tower: its model, and what cuts texts for it."""
+        return text_tower(name, "cpu")
+
     def ids(self, captions: Sequence[str], name: str = MULTILINGUAL) -> list[list[int]]:
         """Token ids of captions, as that tower's model reads them."""
-        return tower(name).tokenizer(list(captions))["input_ids"]
+        return self.text(name).tokenizer(list(captions))["input_ids"]
 
     def ids_for(self, recipe: Any, captions: Sequence[str], language: str) -> list[list[int]]:
         """Token ids, for whichever encoder reads them: the English one, or what stands beside it."""
@@ -101,7 +99,7 @@ class Bench(Pictured):
         return self._fitted(recipe, lambda: self.captioned(arm.english, seed), seed, "English", arm.english)
 
     def _dual(self, options: DualOptions) -> Dual:
-        return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(tower(ENGLISH).model), options)
+        return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(self.text(ENGLISH).model), options)
 
     def captioned(self, count: int, seed: int) -> Captioned:
         """What the English dual encoder learns from."""
@@ -110,56 +108,64 @@ class Bench(Pictured):
     # the other languages
 
     def train(self, arm: Acquiring, seed: int) -> Mla:
-        """The English dual encoder with its acquirers."""
+        """The English dual encoder with its acquirers. Arms that differ in what comes later share what came first."""
         english = self.dual(arm, seed)
-        torch.manual_seed(seed)
-        table = tower(MULTILINGUAL).model.get_input_embeddings().weight
-        recipe = Mla(english, (*arm.languages, *arm.then), table, arm.recipe_options)
-        before = copy.deepcopy(english)
-        told = json.dumps(asdict(replace(arm, afterwards=0)), sort_keys=True) + mark(english)
-        self._fitted(
-            recipe, lambda: self.spoken(arm, before, recipe.names, arm.languages, seed), seed, "languages", told
-        )
-        for recipe.adding in arm.then:
-            self._fitted(
-                recipe,
-                lambda: self.spoken(arm, before, recipe.names, (recipe.adding,), seed),
-                seed,
-                recipe.adding,
-                told,
-            )
+        start, before = mark(english), copy.deepcopy(english)
+        first = json.dumps(asdict(replace(arm, then=(), afterwards=0)), sort_keys=True)
+
+        def acquired(recipe: Mla, languages: Sequence[str], told: str) -> Mla:
+            data = lambda: self.stages(arm, before, recipe.names, languages, seed)  # noqa: E731
+            return self._fitted(recipe, data, seed, " ".join(languages), [first, told])
+
+        recipe = acquired(self._mla(english, arm.languages, arm, seed), arm.languages, start)
+        for language in arm.then:
+            wider = self._mla(english, (*recipe.names, language), arm, seed)
+            wider.load_state_dict(recipe.state_dict(), strict=False)
+            wider.adding = language
+            recipe = acquired(wider, (language,), mark(recipe))
         recipe.adding = ""
         if arm.afterwards:
             later = copy.copy(english)  # of the same weights
             later.options = replace(arm.dual_options, steps=arm.afterwards, text="trained")
             many = toyworld.COUNTS["train"]
-            self._fitted(later, lambda: self.captioned(many, seed + 1), seed, "English, afterwards", told)
+            self._fitted(later, lambda: self.captioned(many, seed + 1), seed, "English, afterwards", start)
         return recipe.eval()
 
-    def spoken(
+    def _mla(self, english: Dual, languages: Sequence[str], arm: Acquiring, seed: int) -> Mla:
+        torch.manual_seed(seed)
+        return Mla(english, languages, self.text().model.get_input_embeddings().weight, arm.recipe_options)
+
+    def stages(
         self, arm: Acquiring, english: Dual, names: Sequence[str], languages: Sequence[str], seed: int
     ) -> list[Spoken]:
-        """What each stage learns from, in `languages` of the recipe's `names`. Parallel sentences tell the last pictures of train, captions the first ones."""
+        """What each stage learns from, in `languages` of the recipe's `names`. Parallel sentences tell the last pictures of
+        train, captions the first ones."""
         o, many, found = arm.recipe_options, toyworld.split_scenes("train"), []
-        noise = Noise(swap=arm.noise, omit=arm.noise, agreement=arm.noise)
-        for stage in arm.recipe_options.order.split():
+        for stage in o.order.split():
             count = arm.pairs if stage == EXPOSURE else arm.parallel
             scenes = many[:count] if stage == EXPOSURE else many[-count:]
-            said = [self._told(scene, code, noise, seed) for code in languages for scene in scenes]
             near = self.seen("train", count) if stage == EXPOSURE else self.vectors(english, scenes)
-            codes = [code for code in languages for _ in scenes]
-            order = np.random.default_rng([seed, 25]).permutation(count) if arm.shuffled else np.arange(count)
-            found.append(Spoken(self.ids(said), codes, near, order.tolist() * len(languages), o.batch, names))
+            found.append(self.spoken(scenes, near, languages, names, arm.noise, seed, o.batch, arm.shuffled))
         return found
 
+    def spoken(
+        self, scenes: Sequence[Scene], near: Tensor, languages: Sequence[str], names: Sequence[str], noise: float,
+        seed: int, batch: int, shuffled: bool = False,
+    ) -> Spoken:  # fmt: skip
+        """Captions of scenes in each of some languages, spoilt by noise, beside what each should come `near`, or another's."""
+        said = [self._told(scene, code, Noise.alike(noise), seed) for code in languages for scene in scenes]
+        codes = [code for code in languages for _ in scenes]
+        order = np.random.default_rng([seed, 25]).permutation(len(scenes)) if shuffled else np.arange(len(scenes))
+        return Spoken(self.ids(said), codes, near, order.tolist() * len(languages), batch, names)
+
     @staticmethod
-    def _told(scene: Any, language: str, noise: Noise, seed: int) -> str:
+    def _told(scene: Scene, language: str, noise: Noise, seed: int) -> str:
         """A caption in full, perhaps spoilt; which one, is drawn anew with each seed."""
         rng = np.random.default_rng([seed, 17, int(scene.id, 16), *language.encode()])
         return noisy_caption(scene, language, noise, rng, in_order=True)
 
     @torch.no_grad()
-    def vectors(self, english: Dual, scenes: Sequence[Any]) -> Tensor:
+    def vectors(self, english: Dual, scenes: Sequence[Scene]) -> Tensor:
         """Where the English dual encoder puts English captions of scenes, (M, D)."""
         rows = self.ids([choices.caption(scene, "en") for scene in scenes], ENGLISH)
         english.eval()
@@ -186,8 +192,3 @@ class Bench(Pictured):
     def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
         told = [self.tower.fingerprint, toyworld.RENDER, told]
         return trained(recipe, data, seed, "acquired", what, told, self.progress)
-
-
-def padded(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Token ids int64 (N, T), 0 for padding."""
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)

@@ -23,15 +23,13 @@ from torch import Tensor
 from mpm_lite import runtime, train
 from mpm_lite.asking import METRICS, Asking, seed_of, soft_tokens
 from mpm_lite.cache import digest, write_atomic
-from mpm_lite.choosing import Choosing
+from mpm_lite.choosing import Pictured
 from mpm_lite.data import grammar, load_captions, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked, questions_asked
 from mpm_lite.data.noise import Noise
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.runtime import UserError, unknown
-from mpm_lite.towers.features import patch_features
-from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.lm import LM, load_lm
 
 ADDED = ("pictures", "text")
@@ -131,25 +129,19 @@ def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
     return load_lm(name, seed)
 
 
-class Bench(Asking, Choosing):
+class Bench(Asking, Pictured):
     """Pictures through one image tower, cached; trains arms on them and asks them about val or test."""
-
-    def __init__(self, image: str = "toy", progress: bool = True) -> None:
-        self.tower, self.progress = load_image_tower(image), progress
-        self._seen: dict[tuple[str, int], Tensor] = {}
 
     def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
         """Patches of the first `count` pictures of a split, float16 (M, P, D_in); or their prepared pixels."""
+        if not pixels:
+            return Pictured.seen(self, split, count)
         count = count or toyworld.COUNTS[split]
-        key = (f"{split} pixels" if pixels else split, count)
+        key = (f"{split} pixels", count)
         if key not in self._seen:
             few = load_captions("toyworld", split).take(np.arange(count))
-            if pixels:
-                starts = range(0, count, 512)
-                parts = [self.tower.prepare(few.images[s : min(s + 512, count)]).half() for s in starts]
-                self._seen[key] = torch.cat(parts).contiguous()
-            else:
-                self._seen[key] = torch.from_numpy(patch_features(few, self.tower, self.progress))
+            parts = [self.tower.prepare(few.images[s : min(s + 512, count)]).half() for s in range(0, count, 512)]
+            self._seen[key] = torch.cat(parts).contiguous()
         return self._seen[key]
 
     def fits(self, recipe: MpmChat, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
@@ -231,7 +223,7 @@ class Bench(Asking, Choosing):
         """The captions of stage 1, in the order of the training pictures."""
         many = toyworld.split_scenes("train")
         first, more = many[: arm.pairs], many[arm.pairs : arm.pairs + arm.also_pairs]
-        noise = Noise(swap=arm.noise, omit=arm.noise, agreement=arm.noise) if arm.noise else None
+        noise = Noise.alike(arm.noise) if arm.noise else None
         english = arm.languages == ("en",)
         found = captions_asked(first, arm.languages, seed, None if english else noise)
         found += _later(captions_asked(more, arm.also or ("en",), seed + 1, noise if arm.also else None), len(first))

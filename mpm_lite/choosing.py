@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite.data import choices, grammar, load_captions, toyworld
-from mpm_lite.data.scenes import Scene
+from mpm_lite.data.scenes import Scene, some_off
 from mpm_lite.recipes.dual import Captioned
 from mpm_lite.runtime import unknown
 from mpm_lite.towers.features import patch_features
@@ -50,8 +50,11 @@ class Choosing(ABC):
         self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = (),
         looks: Sequence[str] = ("real", "blind"), count: int = 200,
     ) -> pd.DataFrame:  # fmt: skip
-        """One row a look, language (of all that the recipe reads, if none is named) and picture. choice: its own caption of ten comes first; hard: of its own and the five
-        that are wrong in one attribute. A tie counts by equal shares."""
+        """One row a look, language (of all that the recipe reads, if none is named) and picture.
+
+        choice: its own caption of ten comes first; hard: of its own and the five that are wrong in one attribute. A tie
+        counts by equal shares.
+        """
         many, frames = toyworld.split_scenes(split)[:count], []
         asked = choices.choices(many, seed=0)
         recipe.eval()
@@ -103,10 +106,5 @@ class Pictured(Choosing):
 def captioned(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
     """The first training pictures, each with an English caption and WRONG that are wrong in one attribute."""
     many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 16])
-    own, wrong = [choices.caption(scene, "en") for scene in many], []
-    for scene in many:
-        near = choices.one_off(scene)
-        wrong += [choices.caption(near[k], "en") for k in rng.permutation(len(near))[:WRONG]]
-    rows = encode([*own, *wrong])
-    grouped = [rows[k : k + WRONG] for k in range(len(own), len(rows), WRONG)]
-    return Captioned(seen, rows[: len(own)], grouped)
+    wrong = [[choices.caption(other, "en") for other in some_off(scene, rng, WRONG)] for scene in many]
+    return Captioned.encoded(seen, [choices.caption(scene, "en") for scene in many], wrong, encode)

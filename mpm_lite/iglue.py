@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from mpm_lite.choosing import Choosing
-from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.instructions import questions_asked
-from mpm_lite.data.scenes import Scene
+from mpm_lite.data.scenes import Scene, one_off
 
 RANKS = (1, 5, 10)
 GALLERY = 100
@@ -54,7 +54,7 @@ def statements(many: Sequence[Scene], seed: int = 0) -> tuple[list[Scene], np.nd
     """One statement a picture, as the scene that it tells, and which are true: half, drawn evenly."""
     said, true = [], np.zeros(len(many), bool)
     for i, scene in enumerate(many):
-        rng, near = np.random.default_rng([seed, 24, int(scene.id, 16)]), choices.one_off(scene)
+        rng, near = np.random.default_rng([seed, 24, int(scene.id, 16)]), one_off(scene)
         true[i] = rng.random() < 0.5
         said.append(scene if true[i] else near[rng.integers(len(near))])
     return said, true

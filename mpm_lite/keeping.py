@@ -32,9 +32,8 @@ def trained(
     def learn(work: Path) -> dict[str, Tensor]:
         plan = train.Plan(seed, work, 250, progress=progress, label=f"{recipe.name}: {label}, seed {seed}")
         train.fit(recipe, data(), plan)
-        learns = {name for stage in recipe.stages() for name in stage.learns}
         of = recipe.state_dict()
-        return {k: of[k] for k in sorted(of) if any(k == part or k.startswith(part + ".") for part in learns)}
+        return {k: of[k] for k in sorted(of) if recipe.trains(k)}
 
     recipe.load_state_dict(learned(path, learn), strict=False)
     return recipe.eval()

@@ -9,26 +9,26 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import runtime
 from mpm_lite.cache import digest
 from mpm_lite.choosing import Pictured
 from mpm_lite.data import choices, grammar, toyworld
-from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
+from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, some_off, text_scenes
 from mpm_lite.data.switching import Switching, switch
+from mpm_lite.experiment import text_tower
 from mpm_lite.keeping import mark, trained
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
 from mpm_lite.runtime import UserError
 from mpm_lite.towers.features import pooled
+from mpm_lite.towers.tokens import padded
 
 CELLS = 3  # a side of the grid: a region is a cell
 CLASSES = 1 + len(SHAPES) * len(COLOURS)  # nothing, or what in which colour
@@ -72,17 +72,14 @@ class Matching:
         return build_options(M3pOptions, {"bf16": runtime.fast_bf16()} | self.options)
 
 
-@lru_cache(maxsize=1)
 def tokenizer() -> Any:
     """The toy world's, for all ten languages."""
-    from mpm_lite.towers.text import load_text_tower
-
-    return load_text_tower("toy", "cpu").tokenizer
+    return text_tower("toy", "cpu").tokenizer
 
 
-def padded(texts: Sequence[str]) -> Tensor:
+def encoded(texts: Sequence[str]) -> Tensor:
     """Texts as token ids int64 (N, T), 0 for padding."""
-    return pad_sequence([torch.tensor(row) for row in tokenizer()(list(texts))["input_ids"]], batch_first=True)
+    return padded(tokenizer()(list(texts))["input_ids"])
 
 
 def sentences(count: int, alpha: float, seed: int) -> list[str]:
@@ -127,7 +124,7 @@ class Streams:
         found: dict[str, Tensor] = {}
         if self.stage != FINE:
             which = indices.tolist() if self.stage == TEXT else rng.integers(len(self.text), size=len(indices))
-            found["text"] = padded([self.text[i] for i in which])
+            found["text"] = encoded([self.text[i] for i in which])
             found["text_asked"] = self._asked(found["text"], hides)
         if self.stage != TEXT:
             few = [self.scenes[i] for i in indices]
@@ -139,20 +136,20 @@ class Streams:
 
     def _told(self, scene: Scene, rng: np.random.Generator) -> list[str]:
         """The picture's own caption, and those that are not: half of other pictures, the rest wrong in one attribute."""
-        near, language = choices.one_off(scene), self.languages[rng.integers(len(self.languages))]
+        language = self.languages[rng.integers(len(self.languages))]
         others = [self.scenes[k] for k in rng.integers(len(self.scenes), size=self.options.captions // 2)]
-        hard = [near[k] for k in rng.permutation(len(near))[: self.options.captions - 1 - len(others)]]
+        hard = some_off(scene, rng, self.options.captions - 1 - len(others))
         said = [choices.caption(one, language) for one in (scene, *others, *hard)]
         return said if self.switching is None else [switch(one, self.switching, rng) for one in said]
 
     def _matching(
         self, indices: Tensor, few: Sequence[Scene], told: Sequence[Sequence[str]], rng: np.random.Generator
     ) -> dict[str, Tensor]:
-        ids = padded([one for many in told for one in many]).view(len(few), self.options.captions, -1)
+        ids = encoded([one for many in told for one in many]).view(len(few), self.options.captions, -1)
         return {"match_seen": self.seen[indices].float(), "match_ids": ids}
 
     def _hidden(self, indices: Tensor, own: Sequence[str], hides: torch.Generator) -> dict[str, Tensor]:
-        ids, seen = padded(own), self.seen[indices].float()
+        ids, seen = encoded(own), self.seen[indices].float()
         of_words = (torch.arange(len(ids)) % 2 == 0)[:, None]  # a sample hides tokens, or regions
         regions = torch.ones(seen.shape[:2], dtype=torch.bool) & ~of_words
         return {
@@ -239,7 +236,7 @@ class Bench(Pictured):
         found = []
         for start in range(0, len(captions), 32):
             few = captions[start : start + 32]
-            ids = padded([caption for of in few for caption in of])
+            ids = encoded([caption for of in few for caption in of])
             regions = seen[start : start + 32].repeat_interleave(len(few[0]), 0)
             found.append(recipe.matching(regions, ids).view(len(few), -1))
         return torch.cat(found).double().numpy()

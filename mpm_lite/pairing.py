@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from mpm_lite import acquiring, runtime
-from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, OTHERS, Acquiring, tower
+from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, OTHERS, Acquiring
 from mpm_lite.choosing import WRONG
-from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.noise import Noise, noisy_caption
-from mpm_lite.data.scenes import Scene
+from mpm_lite.data.scenes import Scene, some_off
 from mpm_lite.keeping import mark
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
@@ -69,20 +69,18 @@ class Bench(acquiring.Bench):
     """Trains rivals; what was trained is kept in MPM_LITE_HOME/acquired, the English dual encoder shared with MLA's bench."""
 
     def train(self, arm: Pairing, seed: int) -> Any:  # type: ignore[override]
-        """The trained rival."""
+        """The trained rival, which knows its `arm`."""
         if arm.kind == "translate-test":
-            found: Any = _English(self.dual(Acquiring(english=arm.pairs, english_options=arm.options), seed))
-        elif arm.kind == "teacher":
-            found = self._taught(arm, seed)
+            found: Any = self.dual(Acquiring(english=arm.pairs, english_options=arm.options), seed)
         else:
-            found = _Multilingual(self._paired(arm, seed))
+            found = self._taught(arm, seed) if arm.kind == "teacher" else self._paired(arm, seed)
         found.arm = arm
         return found
 
     def _paired(self, arm: Pairing, seed: int) -> Dual:
         """A dual encoder whose text encoder reads all languages."""
         torch.manual_seed(seed)
-        encoder = copy.deepcopy(tower(MULTILINGUAL).model)
+        encoder = copy.deepcopy(self.text().model)
         recipe = Dual(self.tower.width, self.seen("val").shape[1], encoder, arm.recipe_options)
         return self._fitted(recipe, lambda: self._captions(arm, seed), seed, arm.kind, asdict(arm))
 
@@ -90,17 +88,15 @@ class Bench(acquiring.Bench):
         """Pictures, each with a caption in a language of the arm's and some that are wrong in one attribute."""
         many, rng = toyworld.split_scenes("train")[: arm.pairs], np.random.default_rng([seed, 22])
         codes = {"pivot": ("en",), "translate-train": ("en", *arm.languages)}.get(arm.kind, arm.languages)
-        noise = Noise(*(arm.noise,) * 3) if arm.kind == "translate-train" else Noise()
-        own, wrong = [], []
+        noise = Noise.alike(arm.noise if arm.kind == "translate-train" else 0.0)
+        told = []
         for scene in many:
-            near, code = choices.one_off(scene), codes[rng.integers(len(codes))]
-            few = [scene, *(near[k] for k in rng.permutation(len(near))[:WRONG])]
-            said = [self._said(one, code, noise if code != "en" else Noise(), rng) for one in few]
-            own.append(said[0])
-            wrong += said[1:]
-        rows = self.ids([*own, *wrong])
-        grouped = [rows[k : k + WRONG] for k in range(len(own), len(rows), WRONG)]
-        return Captioned(self.seen("train", arm.pairs), rows[: len(own)], grouped)
+            code = codes[rng.integers(len(codes))]
+            few = [scene, *some_off(scene, rng, WRONG)]
+            told.append([self._said(one, code, noise if code != "en" else Noise(), rng) for one in few])
+        return Captioned.encoded(
+            self.seen("train", arm.pairs), [own for own, *_ in told], [wrong for _, *wrong in told], self.ids
+        )
 
     @staticmethod
     def _said(scene: Scene, language: str, noise: Noise, rng: np.random.Generator) -> str:
@@ -110,16 +106,12 @@ class Bench(acquiring.Bench):
         """A multilingual encoder that learned from the English dual encoder."""
         english = self.dual(Acquiring(english=arm.pairs), seed)
         torch.manual_seed(seed)
-        recipe = Taught(english, copy.deepcopy(tower(MULTILINGUAL).model), arm.recipe_options)
+        recipe = Taught(english, copy.deepcopy(self.text().model), arm.recipe_options)
 
         def data() -> Spoken:
-            many = toyworld.split_scenes("train")[-arm.parallel :]
-            noise = Noise(*(arm.noise,) * 3)
-            said = [self._told(scene, code, noise, seed) for code in arm.languages for scene in many]
-            codes = [code for code in arm.languages for _ in many]
-            of = list(range(len(many))) * len(arm.languages)
-            near = self.vectors(english, many)
-            return Spoken(self.ids(said), codes, near, of, arm.recipe_options.batch, sorted(arm.languages))
+            many, codes = toyworld.split_scenes("train")[-arm.parallel :], sorted(arm.languages)
+            batch = arm.recipe_options.batch
+            return self.spoken(many, self.vectors(english, many), codes, codes, arm.noise, seed, batch)
 
         return self._fitted(recipe, data, seed, "teacher", [asdict(arm), mark(english)])
 
@@ -127,31 +119,10 @@ class Bench(acquiring.Bench):
         """Candidates' captions; before translate-test, what a translator makes of them in English."""
         if recipe.arm.kind != "translate-test" or language == "en":
             return super().told(recipe, asked, language)
-        noise = Noise(*(recipe.arm.noise,) * 3)
+        noise = Noise.alike(recipe.arm.noise)
         rng = lambda scene: np.random.default_rng([23, int(scene.id, 16), *language.encode()])  # noqa: E731
         return [[self._said(scene, "en", noise, rng(scene)) for scene in few] for few in asked]
 
     def ids_for(self, recipe: Any, captions: Sequence[str], language: str) -> list[list[int]]:
         """Token ids, for whichever encoder reads them."""
-        return self.ids(captions, ENGLISH if type(recipe) is _English else MULTILINGUAL)
-
-
-class _English:
-    """A dual encoder that reads English, whatever it is asked in."""
-
-    def __init__(self, dual: Dual) -> None:
-        self.dual, self.name, self.arm = dual, dual.name, None
-
-    def eval(self) -> _English:
-        self.dual.eval()
-        return self
-
-    def predict(self, inputs: Any) -> Any:
-        return self.dual.predict(inputs)
-
-    def text(self, ids: Any, language: str) -> Any:
-        return self.dual.text(ids)
-
-
-class _Multilingual(_English):
-    """A dual encoder whose text encoder reads every language."""
+        return self.ids(captions, ENGLISH if recipe.arm.kind == "translate-test" else MULTILINGUAL)

@@ -125,7 +125,7 @@ class Bench(chat.Bench):
 
         def data() -> list[Exchanges]:
             many = toyworld.split_scenes("train")[arm.english : arm.english + arm.pairs]
-            noise = Noise(swap=arm.noise, omit=arm.noise, agreement=arm.noise)
+            noise = Noise.alike(arm.noise)
             mixed = tasks.mix(many, arm.languages, arm.rule, noise, arm.tasks, seed)
             each = [mixed]
             if options.warm_steps:  # on captions of the same pictures, in the same languages

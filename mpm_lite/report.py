@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pandas as pd
 from mpm_lite import claims, figures, report_paint, runtime
 from mpm_lite.alignment import CELLS
 from mpm_lite.data.languages import display_name
+from mpm_lite.report_tables import card, markdown_table, percent, read, span
 from mpm_lite.runtime import UserError
 
 MARKS = ("<!-- ledger -->", "<!-- /ledger -->")
@@ -26,29 +26,6 @@ PANELS = {"reply_language": "replies in the language asked", "content": "content
 BENCH_ROWS = {"clip_loss": 4096, "siglip_loss": 4096, "linear_cross_entropy": 2048, "retrieval_ranks": 1000}  # n shown
 
 
-def read(name: str) -> pd.DataFrame:
-    """A committed table of assets/results/."""
-    return pd.read_csv(runtime.asset(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
-
-
-def card(name: str) -> dict:
-    """The card of a study: commit, seeds, options, command."""
-    return json.loads(runtime.asset(f"results/{name}.json").read_text())
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
-
-
-def _span(value: float, low: float, high: float) -> str:
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
-
-
 def languages() -> str:
     """A few languages on the held-out stamps, both towers and the floor."""
     of = read("retention").query("test == 'stamps'").set_index(["text", "language"])
@@ -57,11 +34,9 @@ def languages() -> str:
         cells = [f"{display_name(code)} ({code})"]
         for text in ("use-m", "e5-small"):
             row = of.loc[(text, code)]
-            rho = "" if code == "en" else f", rho {_span(row['rho'], row['low'], row['high'])}"
-            cells.append(f"{_percent(row['score'])}{rho}" + ("" if code == "en" else f" ({row['cell']})"))
-        rows.append(
-            [*cells, _percent(of.loc[("minilm-en", code)]["score"]), _percent(of.loc[("use-m", code)]["chance"])]
-        )
+            rho = "" if code == "en" else f", rho {span(row['rho'], row['low'], row['high'])}"
+            cells.append(f"{percent(row['score'])}{rho}" + ("" if code == "en" else f" ({row['cell']})"))
+        rows.append([*cells, percent(of.loc[("minilm-en", code)]["score"]), percent(of.loc[("use-m", code)]["chance"])])
     return markdown_table(["query in", "`use-m`", "`e5-small`", "English-only floor", "chance"], rows)
 
 
@@ -76,7 +51,7 @@ def cells() -> str:
             row.append(
                 "-"
                 if found.empty
-                else f"{_span(*found.iloc[0][['rho', 'low', 'high']])}, {found.iloc[0]['languages']} languages"
+                else f"{span(*found.iloc[0][['rho', 'low', 'high']])}, {found.iloc[0]['languages']} languages"
             )
         rows.append(row)
     return markdown_table(["the tower", "`use-m`", "`e5-small`"], rows)
@@ -86,8 +61,8 @@ def controls() -> str:
     """Every condition against chance, English and all other languages."""
     rows = []
     for row in read("controls").itertuples():
-        gain = f"{_percent(row.over_chance)} [{_percent(row.low)}, {_percent(row.high)}]"
-        rows.append([f"`{row.text}`", row.condition, row.group, _percent(row.score), _percent(row.chance), gain])
+        gain = f"{percent(row.over_chance)} [{percent(row.low)}, {percent(row.high)}]"
+        rows.append([f"`{row.text}`", row.condition, row.group, percent(row.score), percent(row.chance), gain])
     return markdown_table(["text tower", "training pairs", "queries", "R@10", "chance", "over chance"], rows)
 
 
@@ -120,7 +95,7 @@ def exchange() -> str:
 def associations() -> str:
     """Correlations of alignment and retention and the difference in differences."""
     rows = [
-        [row.text, row.what, str(row.languages), str(row.families), _span(row.value, row.low, row.high)]
+        [row.text, row.what, str(row.languages), str(row.families), span(row.value, row.low, row.high)]
         for row in read("associations").itertuples()
     ]
     return markdown_table(["text tower", "what", "languages", "families", "value"], rows)
@@ -155,7 +130,7 @@ def claims_markdown() -> str:
     for row in claims.table().itertuples():
         one = claims.claim(row.claim)
         ran = row.seeds > 0
-        effect = f"{_span(row.effect, row.low, row.high)} ({one.effect})" if ran else f"- ({one.effect})"
+        effect = f"{span(row.effect, row.low, row.high)} ({one.effect})" if ran else f"- ({one.effect})"
         # Adding nothing makes minus nought nought.
         control = f"{round(row.control_effect, 2) + 0.0:.2f} ({one.control})" if ran else f"- ({one.control})"
         lines.append([row.claim, one.statement, one.theirs or "-", effect, control, str(row.seeds), row.verdict])
@@ -191,9 +166,9 @@ def names_markdown() -> str:
         by = rows.set_index("metric")
         choice = by.loc["choice"]
         cells = [one, f"{display_name(language)} ({language})", str(int(choice["n"]))]
-        cells += [_percent(choice[look]) for look in ("real", "shuffled", "blind", "nearest")]
-        cells += ["-" if language == "en" else _span(choice["rho"], choice["rho_low"], choice["rho_high"])]
-        lines.append([*cells, _percent(by.loc["exact", "real"]), _percent(by.loc["chrf", "real"]), _percent(by.loc["chrf", "nearest"])])  # fmt: skip
+        cells += [percent(choice[look]) for look in ("real", "shuffled", "blind", "nearest")]
+        cells += ["-" if language == "en" else span(choice["rho"], choice["rho_low"], choice["rho_high"])]
+        lines.append([*cells, percent(by.loc["exact", "real"]), percent(by.loc["chrf", "real"]), percent(by.loc["chrf", "nearest"])])  # fmt: skip
     header = ["set", "asked in", "n", "right of ten", "another's picture", "blind", "nearest picture's name", "rho", "exact", "chrF", "chrF, nearest"]  # fmt: skip
     return "\n\n".join(
         [

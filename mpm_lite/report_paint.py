@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 
-from mpm_lite import runtime
 from mpm_lite.data.languages import display_name
+from mpm_lite.report_tables import card, has, markdown_table, read, span
 
 MARKS = ("<!-- paint -->", "<!-- /paint -->")
 RIVAL_METRICS = {"attributes": "attributes", "bound": "bound", "r_precision": "R-precision", "fid": "FID"}
-
-
-def read(name: str) -> pd.DataFrame | None:
-    """A committed table of assets/results/, None where there is none yet."""
-    path = runtime.asset("results") / f"{name}.csv"
-    return pd.read_csv(path) if path.exists() else None
-
-
-def card(name: str) -> dict:
-    """The card beside it."""
-    return json.loads((runtime.asset("results") / f"{name}.json").read_text())
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, ["---"] * len(header), *rows])
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -40,10 +22,9 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
 
 def rivals_markdown() -> str:
     """A line a rival."""
-    rows = read("paint")
-    if rows is None:
+    if not has("paint"):
         return "What else could paint, `mpm-lite run mpm_paint_rivals`, has not run yet."
-    by, told, lines = means(rows), card("paint"), []
+    by, told, lines = means(read("paint")), card("paint"), []
     for arm in by.index:
         cells = [arm]
         for metric in RIVAL_METRICS:
@@ -57,17 +38,16 @@ def rivals_markdown() -> str:
         header += ["their chance"] if metric == "attributes" else []
     return "\n\n".join([
         f"What else could paint: {len(told['seeds'])} seeds, test scenes, means of nine languages. Every painter began as the one that learned with the English encoder, unless it says *from scratch*, and learned from English prompts unless it says otherwise. Chance is what another scene's prompt scores; a lower FID is better.",
-        table(header, lines),
+        markdown_table(header, lines),
         f"Run at commit `{told['commit']}`: `{told['command']}`; every language, metric and interval is in [assets/results/paint.csv](assets/results/paint.csv).",
     ])  # fmt: skip
 
 
 def emoji_markdown() -> str:
     """A line an encoder, sort and language."""
-    rows = read("emoji")
-    if rows is None:
+    if not has("emoji"):
         return "Emoji, `mpm-lite run mpm_paint_emoji`, have not been painted yet."
-    told, lines = card("emoji"), []
+    rows, told, lines = read("emoji"), card("emoji"), []
     for language in dict.fromkeys(rows["language"]):
         cells = [f"{display_name(language)} ({language})"]
         for sort in ("learned", "held out"):
@@ -75,7 +55,7 @@ def emoji_markdown() -> str:
                 one = rows[(rows["language"] == language) & (rows["sort"] == sort) & (rows["encoder"] == encoder)].iloc[
                     0
                 ]
-                cells.append(f"{one.value:.2f} [{one.low:.2f}, {one.high:.2f}]")
+                cells.append(span(one.value, one.low, one.high))
         lines.append(cells)
     encoders = list(dict.fromkeys(rows["encoder"]))
     header = ["prompted in", *(f"{sort}, {encoder}" for sort in ("learned", "held out") for encoder in encoders)]
@@ -83,7 +63,7 @@ def emoji_markdown() -> str:
     ceilings = "; ".join(f"{sort}: drawings {of.drawn:.2f}, decoded {of.decoded:.2f}, after another's name {of.wrong:.2f}" for sort, of in first.iterrows())  # fmt: skip
     return "\n\n".join([
         f"Emoji of {told['options']['pixels']} pixels, painted after their names: {told['pairs']} English names learned, {len(told['seeds'])} seeds of re-alignment. R-precision: the painted emoji's own English name is the nearest of a hundred, to a judge of its own (chance 0.01). What the judge says else, in English, of *{ceilings}*.",
-        table(header, lines),
+        markdown_table(header, lines),
         f"Run at commit `{told['commit']}`: `{told['command']}`.",
     ])  # fmt: skip
 

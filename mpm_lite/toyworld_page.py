@@ -20,7 +20,7 @@ from mpm_lite.cache import write_atomic
 from mpm_lite.data import grammar, noise, text, toyworld
 from mpm_lite.data.languages import display_name
 from mpm_lite.data.scenes import scenes, text_scenes
-from mpm_lite.report import markdown_table
+from mpm_lite.report_tables import markdown_table
 from mpm_lite.towers import toys
 from mpm_lite.world import pair_of_test
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mpm_lite import checkpoint, runtime
-from mpm_lite.recipes.base import Recipe, Stage, TrainData
+from mpm_lite.recipes.base import Recipe, Stage, TrainData, within
 from mpm_lite.runtime import UserError
 
 
@@ -80,18 +80,13 @@ def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
     names = {name for name, _ in recipe.named_parameters()}
     learning = []
     for wanted in learns:
-        if not any(_within(name, wanted) for name in names):
+        if not any(within(name, wanted) for name in names):
             raise UserError(f"Stage trains {wanted!r}, but {recipe.name!r} has no such part with parameters.")
     for name, parameter in recipe.named_parameters():
-        parameter.requires_grad_(any(_within(name, wanted) for wanted in learns))
+        parameter.requires_grad_(any(within(name, wanted) for wanted in learns))
         if parameter.requires_grad:
             learning.append(parameter)
     return learning
-
-
-def _within(name: str, part: str) -> bool:
-    """Whether a parameter is the part of the recipe that a stage names, or belongs to it."""
-    return name == part or name.startswith(part + ".")
 
 
 def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
@@ -102,10 +97,10 @@ def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
     groups: dict[float, list[Tensor]] = {}
     learning = {name: parameter for name, parameter in recipe.named_parameters() if parameter.requires_grad}
     for part, _ in stage.faster:
-        if not any(_within(name, part) for name in learning):
+        if not any(within(name, part) for name in learning):
             raise UserError(f"Stage {stage.name!r} gives {part!r} a rate of its own, but no such part of it learns.")
     for name, parameter in learning.items():
-        times = [times for part, times in stage.faster if _within(name, part)]
+        times = [times for part, times in stage.faster if within(name, part)]
         groups.setdefault(times[0] if times else 1.0, []).append(parameter)
     return [{"params": parameters, "times": times} for times, parameters in groups.items()]
 

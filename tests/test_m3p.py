@@ -35,7 +35,7 @@ def batch(bench, arm=Matching(pairs=50, options=FEW), stage=PRETRAIN, seed=0):
 
 
 def test_words_see_the_picture_and_padding_is_not_seen(bench, recipe):
-    seen, ids = bench.seen("val", 4).float(), matching.padded(["A red circle."] * 4)
+    seen, ids = bench.seen("val", 4).float(), matching.encoded(["A red circle."] * 4)
     alone = recipe.matching(seen, ids)
     assert alone.shape == (4,) and len(alone.unique()) == 4
     longer = recipe.matching(seen, F.pad(ids, (0, 5)))
@@ -152,7 +152,7 @@ def test_the_common_task_ranks_by_matching_logits(bench, recipe):
     )
     fits = bench.fits(recipe, seen, told, "en")
     with torch.no_grad():
-        one = recipe.predict({"seen": seen[1:2], "ids": matching.padded([told[1][4]])})["match"]
+        one = recipe.predict({"seen": seen[1:2], "ids": matching.encoded([told[1][4]])})["match"]
     assert fits.shape == (3, 10) and fits[1, 4] == pytest.approx(float(one), abs=1e-4)
 
 

@@ -42,9 +42,7 @@ def test_captions_are_in_the_languages_that_an_arm_names(bench):
         return [bench_text(row[0]) for row in data.rows]
 
     def bench_text(row):
-        from mpm_lite.acquiring import tower
-
-        return tower("toy").tokenizer.decode(row, skip_special_tokens=True).strip()
+        return bench.text().tokenizer.decode(row, skip_special_tokens=True).strip()
 
     assert all(text.isascii() for text in first("pivot"))
     assert all(grammar.parse(text, "zh") or not text.isascii() for text in first("in-language"))
@@ -69,7 +67,7 @@ def test_a_translator_makes_english_of_it_with_mistakes(bench):
 def test_a_teacher_stays_as_it_is(bench):
     recipe = bench.train(arm("teacher"), 0)
     for name, value in recipe.english.state_dict().items():
-        assert torch.equal(value, bench.train(arm("translate-test"), 0).dual.state_dict()[name])
+        assert torch.equal(value, bench.train(arm("translate-test"), 0).state_dict()[name])
     (stage,) = recipe.stages()
     assert stage.learns == ("encoder", "head")
 

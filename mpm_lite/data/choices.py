@@ -8,31 +8,15 @@ alone betrays is measured, by asking without the picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 
 from mpm_lite.data import grammar
-from mpm_lite.data.scenes import ATTRIBUTES, Scene
+from mpm_lite.data.scenes import Scene, some_off
 from mpm_lite.runtime import UserError
 
 CANDIDATES, HARD = 10, 5
-
-
-def one_off(scene: Scene) -> list[Scene]:
-    """Every scene that differs in one attribute of one thing (of all, in a group), whatever split shows it."""
-    found = []
-    each = [set(range(len(scene.things)))] if scene.kind == "group" else [{i} for i in range(len(scene.things))]
-    for which in each:
-        for slot, values in ATTRIBUTES.items():
-            for value in values:
-                things = tuple(replace(t, **{slot: value}) if i in which else t for i, t in enumerate(scene.things))
-                other = Scene(things)
-                apart = scene.kind == "group" or len({thing.pair for thing in things}) == len(things)
-                if other != scene and apart:
-                    found.append(other)
-    return found
 
 
 def choices(many: Sequence[Scene], seed: int = 0, candidates: int = CANDIDATES, hard: int = HARD) -> list[list[Scene]]:
@@ -43,8 +27,7 @@ def choices(many: Sequence[Scene], seed: int = 0, candidates: int = CANDIDATES, 
     found, facts = [], [grammar.shown(scene) for scene in many]
     for i, scene in enumerate(many):
         rng = np.random.default_rng([seed, 15, int(scene.id, 16)])
-        near = one_off(scene)
-        few = [near[k] for k in rng.permutation(len(near))[:hard]]
+        few = some_off(scene, rng, hard)
         apart = [k for k in rng.permutation(len(many)) if facts[k] != facts[i] and many[k] not in few]
         rest = list({facts[k]: many[k] for k in apart[: 4 * candidates]}.values())[: candidates - 1 - len(few)]
         if 1 + len(few) + len(rest) < candidates:

@@ -35,6 +35,11 @@ class Noise:
     agreement: float = 0.0
     english: float = 0.0
 
+    @classmethod
+    def alike(cls, chance: float) -> Noise:
+        """A translator's: things swapped, left out and in wrong forms at one chance."""
+        return cls(chance, chance, chance)
+
     def __post_init__(self) -> None:
         for field in fields(self):
             if not 0 <= getattr(self, field.name) <= 1:

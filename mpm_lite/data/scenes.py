@@ -214,17 +214,27 @@ def _stream(seed: list[int], splits: tuple[str, ...]) -> Iterator[Scene]:
             yield scene
 
 
-def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
-    """At most `count` scenes of train that differ in one attribute of one thing, of all equal things in a group."""
-    found: list[Scene] = []
+def one_off(scene: Scene) -> list[Scene]:
+    """Every scene that differs in one attribute of one thing (of all, in a group), whatever split shows it."""
+    found = []
     numbers = range(len(scene.things))
-    every = [set(numbers)] if scene.kind == "group" else [{i} for i in numbers]
-    for which in every:
+    for which in [set(numbers)] if scene.kind == "group" else [{i} for i in numbers]:
         for slot, values in ATTRIBUTES.items():
             for value in values:
-                things = [replace(t, **{slot: value}) if i in which else t for i, t in enumerate(scene.things)]
-                other = Scene(tuple(things))
+                things = tuple(replace(t, **{slot: value}) if i in which else t for i, t in enumerate(scene.things))
                 apart = scene.kind == "group" or len({thing.pair for thing in things}) == len(things)
-                if apart and other != scene and split_of(other) == "train":
-                    found.append(other)
+                if apart and things != scene.things:
+                    found.append(Scene(things))
+    return found
+
+
+def some_off(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
+    """At most `count` of those, drawn."""
+    found = one_off(scene)
+    return [found[i] for i in rng.permutation(len(found))[:count]]
+
+
+def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
+    """At most `count` of those that are scenes of train, drawn."""
+    found = [other for other in one_off(scene) if split_of(other) == "train"]
     return [found[i] for i in rng.permutation(len(found))[:count]]

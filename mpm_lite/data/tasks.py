@@ -12,11 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from mpm_lite.data import grammar
-from mpm_lite.data.choices import one_off
 from mpm_lite.data.grammar import Question, answer
 from mpm_lite.data.instructions import Exchange
 from mpm_lite.data.noise import Noise, noisy_caption
-from mpm_lite.data.scenes import Scene
+from mpm_lite.data.scenes import Scene, one_off
 from mpm_lite.runtime import UserError, unknown
 
 NAMES = {

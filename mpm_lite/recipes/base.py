@@ -29,6 +29,11 @@ class Stage:
     faster: tuple[tuple[str, float], ...] = ()  # submodules or parameters, and how many times lr they learn at
 
 
+def within(name: str, part: str) -> bool:
+    """Whether a parameter is the part of a recipe that is named so, or belongs to it."""
+    return name == part or name.startswith(part + ".")
+
+
 class TrainData(Protocol):
     """Training examples by number."""
 
@@ -52,6 +57,15 @@ class Recipe(nn.Module):
 
     def stepped(self) -> None:
         """What else happens after each step of training, such as averaging weights: nothing, unless a recipe says."""
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter, by its name, learns in any stage."""
+        return any(within(name, part) for part in {part for stage in self.stages() for part in stage.learns})
+
+    @property
+    def trainable(self) -> int:
+        """How many parameters learn in any stage."""
+        return sum(p.numel() for name, p in self.named_parameters() if self.trains(name))
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the trained recipe says of its inputs."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,16 @@ class Captioned:
         self.rows = [[torch.tensor(r) for r in (own, *others)] for own, others in zip(rows, wrong, strict=True)]
         said = b"".join(r.numpy().tobytes() for few in self.rows for r in few)
         self.digest = hashlib.sha256(said + seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()).hexdigest()
+
+    @classmethod
+    def encoded(
+        cls, seen: Tensor, own: Sequence[str], wrong: Sequence[Sequence[str]],
+        encode: Callable[[Sequence[str]], list[list[int]]],
+    ) -> Captioned:  # fmt: skip
+        """Of captions as texts: each picture's own, and its wrong ones."""
+        each = len(wrong[0])
+        rows = encode([*own, *(one for few in wrong for one in few)])
+        return cls(seen, rows[: len(own)], [rows[k : k + each] for k in range(len(own), len(rows), each)])
 
     def __len__(self) -> int:
         return len(self.seen)
@@ -127,8 +137,8 @@ class Dual(Recipe):
         """Patches (N, P, D_in) -> (N, D) unit norm."""
         return F.normalize(self.pooler(seen).float(), dim=-1)
 
-    def text(self, ids: Tensor) -> Tensor:
-        """Token ids int64 (N, T), 0 for padding -> (N, D), of no particular length."""
+    def text(self, ids: Tensor, language: str = "") -> Tensor:
+        """Token ids int64 (N, T), 0 for padding -> (N, D), of no particular length; one way for whatever language."""
         there = ids != 0
         states = self.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state
         return self.text_head(pooled(states, there))

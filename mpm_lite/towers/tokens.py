@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import runtime
 
@@ -57,6 +61,11 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] 
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, pad_token=PAD, bos_token=BEGIN, eos_token=END, unk_token=UNKNOWN, padding_side="left"
     )
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids as int64 (N, T), 0 for padding, which stands behind."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
 
 
 def tokenizer_file(folder: Path) -> Path | None:
