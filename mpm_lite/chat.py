@@ -20,7 +20,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from mpm_lite import runtime, train
+from mpm_lite import accounts, runtime, train
 from mpm_lite.asking import METRICS, Asking, seed_of, soft_tokens
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.choosing import Pictured
@@ -172,6 +172,7 @@ class Bench(Asking, Pictured):
         data = self.data(lm, self.instructions(arm, seed), arm.instructions, options)
         key = digest([json.dumps(asdict(arm), sort_keys=True), self.key(arm, seed), data.digest])
         self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key)
+        accounts.note(recipe, lambda: data)
         return recipe
 
     def align(self, arm: Chat, seed: int) -> MpmChat:
@@ -182,13 +183,14 @@ class Bench(Asking, Pictured):
         part, key = recipe.visual if options.thawed == "none" else recipe, self.key(arm, seed)
         kept = runtime.home() / "aligned" / f"{key}.safetensors"
         found = next((p for p in (kept, runtime.asset() / "aligned" / f"{key}.safetensors") if p.exists()), None)
+        data = lambda: self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)  # noqa: E731
         if found:
             part.load_state_dict({k: v.float() for k, v in from_safetensors(found.read_bytes()).items()})
-            return recipe.eval()
-        data = self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)
-        self._fit(recipe, data, seed, f"{arm.lm} alignment, seed {seed}", key)
-        write_atomic(kept, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
-        return recipe
+        else:
+            self._fit(recipe, data(), seed, f"{arm.lm} alignment, seed {seed}", key)
+            write_atomic(kept, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
+        accounts.note(recipe, data)
+        return recipe.eval()
 
     def key(self, arm: Chat, seed: int) -> str:
         """A name for what stage 1 gives: of weights, data, dials and seed. In which precision a machine computes it is no

@@ -75,4 +75,15 @@ def _run(name: str, bench: Any, arm: Any, asked: Mapping[str, Any], args: argpar
     print(f"Written: {out}/model.safetensors, items.parquet, config.json")
 
 
-RUNS = {"m3p": m3p, "mla": mla, "mblip": mblip}
+def head_to_head(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train and test the four systems and their rivals at equal budgets; a committed configuration."""
+    from mpm_lite import head_to_head as compared
+
+    if settings:
+        raise UserError("'head_to_head' is a committed configuration and takes no --set.")
+    print(runtime.banner())
+    for path in compared.run(Path(args.out or "runs"), args.seeds or 3, say=lambda line: print(line, flush=True)):
+        print(path)
+
+
+RUNS = {"m3p": m3p, "mla": mla, "mblip": mblip, "head_to_head": head_to_head}

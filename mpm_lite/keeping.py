@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from mpm_lite import runtime, train
+from mpm_lite import accounts, runtime, train
 from mpm_lite.cache import digest, learned
 from mpm_lite.recipes.base import Recipe
 
@@ -36,6 +36,7 @@ def trained(
         return {k: of[k] for k in sorted(of) if recipe.trains(k)}
 
     recipe.load_state_dict(learned(path, learn), strict=False)
+    accounts.note(recipe, data)
     return recipe.eval()
 
 

@@ -44,6 +44,7 @@ class Pairing:
     parallel: int = 4_000
     noise: float = 0.05
     options: dict[str, Any] = field(default_factory=dict)
+    english_options: dict[str, Any] = field(default_factory=dict)  # of the dual encoder that a teacher is
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -104,7 +105,7 @@ class Bench(acquiring.Bench):
 
     def _taught(self, arm: Pairing, seed: int) -> Taught:
         """A multilingual encoder that learned from the English dual encoder."""
-        english = self.dual(Acquiring(english=arm.pairs), seed)
+        english = self.dual(Acquiring(english=arm.pairs, english_options=arm.english_options), seed)
         torch.manual_seed(seed)
         recipe = Taught(english, copy.deepcopy(self.text().model), arm.recipe_options)
 

@@ -108,7 +108,7 @@ FLOORS = [
     {"connector", "qformer", "adapters", "paint"},
     {"recipes"},
     {"train", "evaluate", "captioning", "scene_reader"},
-    {"keeping", "asking", "choosing"},
+    {"accounts", "keeping", "asking", "choosing"},
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
     {"acquiring", "matching", "realigning", "pairing", "iglue"},
@@ -135,6 +135,7 @@ FLOORS = [
         "cli_paint",
         "cli_settings",
         "cli_systems",
+        "head_to_head",
         "teaching",
     },
 ]

@@ -1,0 +1,217 @@
+"""The four systems and their rivals under one budget, by the task that all can do: which caption belongs to the picture?
+
+    mpm-lite run head_to_head --seeds 3 --out assets/results
+
+Three tables: equal image-caption pairs, English ones and translated ones together, each system with updates and parameters
+of its own; as many updates besides; as many parameters that learn besides. Beside the scores stands what each system cost
+and what it read. A system is a `System`: whatever has a bench (`choosing.Pictured`) and an arm a table joins in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mpm_lite import accounts, acquiring, chat, iglue, matching, pairing, realigning, runtime
+from mpm_lite.acquiring import Acquiring
+from mpm_lite.cache import digest, write_atomic
+from mpm_lite.chat import Chat
+from mpm_lite.claims import FIRST_SEED
+from mpm_lite.claims_chat import OTHERS
+from mpm_lite.judging import Drawn, Sample, mean
+from mpm_lite.matching import Matching
+from mpm_lite.pairing import Pairing
+from mpm_lite.realigning import Realigning
+from mpm_lite.studies import commit, written
+
+COUNT = 100  # pictures of test
+PAIRS = 12_000  # image-caption pairs in all, whatever their languages
+UPDATES = 1_500  # in the second table
+TABLES = ("pairs", "updates", "parameters")
+SCORES = ("choice", "hard")
+IGLUE = ("retrieval", "true", "either", "english")
+LANGUAGES = len(OTHERS)
+
+
+@dataclass(frozen=True)
+class System:
+    """One that is compared: its bench, its arm in each table, how many translated sentences a language it learns from beside
+    its pairs, and what it stands on: models of `pretrain` that have read text."""
+
+    bench: Callable[[], Any]
+    arms: Mapping[str, Any]
+    translated: int = 0
+    stands_on: tuple[str, ...] = ()
+
+
+def _arms(kind: type, given: Mapping[str, Any], updates: Mapping[str, Any], few: Mapping[str, Any]) -> dict[str, Any]:
+    """The arms of the three tables: as `given`; with other `updates`; with other numbers of parameters."""
+    return {name: kind(**_joined(given, more)) for name, more in zip(TABLES, ({}, updates, few), strict=True)}
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Two sets of settings, whose dictionaries are joined too."""
+    both = dict(one) | dict(other)
+    return both | {
+        k: dict(one[k]) | dict(other[k]) for k in both if k in one and k in other and isinstance(other[k], Mapping)
+    }
+
+
+# The third table's number is M3P's, whose one encoder is the least divisible: about 840,000 that learn at a time. Of a dual
+# encoder whose text side stays frozen only pooler and head learn; four layers more make it as large.
+_LARGE = {"text": "frozen", "layers": 6}
+SYSTEMS = {
+    "MPM": System(
+        chat.Bench,
+        _arms(Chat, {"pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": {"layers": 6}}),
+        stands_on=("toy-multilingual",),
+    ),
+    "M3P": System(
+        matching.Bench,
+        _arms(Matching, {"pairs": PAIRS, "switch": {"words": 0.5}}, {"options": {"steps": UPDATES}}, {}),
+    ),
+    "MLA": System(
+        acquiring.Bench,
+        _arms(
+            Acquiring,
+            # 500 captions in each of nine languages, and English ones for the rest.
+            {"english": PAIRS - 500 * LANGUAGES, "pairs": 500, "parallel": 500},
+            {"english_options": {"steps": 600}, "options": {"transfer_steps": 750, "exposure_steps": 150}},
+            {"english_options": _LARGE, "options": {"bottleneck": 64}},
+        ),
+        translated=500,
+        stands_on=("toy-text-en",),
+    ),
+    "mBLIP": System(
+        realigning.Bench,
+        _arms(
+            Realigning,
+            {"english": PAIRS // 2, "pairs": PAIRS // 2, "rule": "uniform"},
+            {
+                "english_options": {"steps": 450},
+                "generation_options": {"steps": 450},
+                "options": {"warm_steps": 100, "steps": 500},
+            },
+            {"english_options": {"width": 104}},
+        ),
+        stands_on=("toy-english", "toy-multilingual"),
+    ),
+    "pivot": System(
+        pairing.Bench,
+        _arms(Pairing, {"kind": "pivot", "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE}),
+        stands_on=("toy-text",),
+    ),
+    "translate-train": System(
+        pairing.Bench,
+        _arms(Pairing, {"kind": "translate-train", "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE}),
+        stands_on=("toy-text",),
+    ),
+    "translate-test": System(
+        pairing.Bench,
+        _arms(Pairing, {"kind": "translate-test", "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE}),
+        stands_on=("toy-text-en",),
+    ),
+    "teacher": System(
+        pairing.Bench,
+        _arms(
+            Pairing,
+            {"kind": "teacher", "pairs": PAIRS, "parallel": 500},
+            {"english_options": {"steps": UPDATES // 2}, "options": {"steps": UPDATES // 2}},
+            {"english_options": _LARGE},
+        ),
+        translated=500,
+        stands_on=("toy-text-en", "toy-text"),
+    ),
+}  # fmt: skip
+
+
+def items(system: System, table: str, seed: int, split: str, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of a system in a table with a seed, of the first table with those of toy-IGLUE, and what its training cost:
+    computed, or read back from MPM_LITE_HOME/head-to-head."""
+    arm, whole = system.arms[table], table == TABLES[0]
+    said = [type(arm).__name__, json.dumps(asdict(arm), sort_keys=True), split, str(count), str(seed), str(whole)]
+    path = runtime.home() / "head-to-head" / f"{digest(said)[:16]}.parquet"
+    costs = path.with_suffix(".costs.parquet")
+    if not path.exists():
+        bench = system.bench()
+        with accounts.kept() as book:
+            recipe = bench.train(arm, seed)
+        rows = bench.choose(recipe, seed, split, count=count)
+        if whole:
+            more = iglue.scores(bench, recipe, seed, split, bench.languages(recipe), count=count)
+            rows = rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
+        write_atomic(costs, accounts.table(book).to_parquet(index=False))
+        write_atomic(path, rows.to_parquet(index=False))
+    return pd.read_parquet(path), pd.read_parquet(costs)
+
+
+def scored(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
+    """A line a system, metric and language, and one of the nine others' mean: value, interval, chance (blind), n."""
+    found = []
+    for name, of in rows.groupby("arm", sort=False):
+        sample = Sample(of, draws)
+        for metric in (m for m in (*SCORES, *IGLUE) if m in of and of[m].notna().any()):
+            figures: dict[str, tuple[Drawn, Drawn]] = {
+                code: (sample.score(name, code, metric), sample.score(name, code, metric, "blind"))
+                for code in dict.fromkeys(of["language"])
+            }
+            figures["others"] = tuple(mean(pair[k] for code, pair in figures.items() if code != "en") for k in (0, 1))
+            for language, (value, chance) in figures.items():
+                of_value = value.interval
+                line = {"system": name, "metric": metric, "language": language, "value": of_value.value}
+                found.append(line | {"low": of_value.low, "high": of_value.high, "chance": chance.value, "n": sample.n})
+    return pd.DataFrame(found)
+
+
+def budget(name: str, costs: pd.DataFrame) -> dict[str, Any]:
+    """A line: pairs, updates in all, most parameters that learn at a time, FLOPs of training, and text it rests on."""
+    system, pretrained = SYSTEMS[name], [read(model) for model in SYSTEMS[name].stands_on]
+    own = 0 if system.stands_on else matching.SENTENCES  # M3P reads its text itself
+    return {
+        "system": name, "pairs": PAIRS, "updates": int(costs["updates"].sum()),
+        "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()),
+        "sentences": own + sum(one["sentences"] for one in pretrained),
+        "translations": LANGUAGES * system.translated + sum(one["translations"] for one in pretrained),
+    }  # fmt: skip
+
+
+def read(model: str) -> dict[str, int]:
+    """What a text model of `pretrain` has read, by its card: texts in one language, and pairs of translations."""
+    asset = runtime.asset()
+    if model.startswith("toy-text"):
+        told = json.loads((asset / "towers" / model / "card.json").read_text())
+        groups, scenes = (int(word) for word in told["data"].split() if word.isdigit())
+        pairs = round(groups * scenes * told["translated"])
+        return {"sentences": 2 * (groups * scenes - pairs), "translations": pairs}
+    told = json.loads((asset / "results" / "lm" / f"{model}-0.json").read_text())
+    kinds = [told["documents_by_kind"], told["looking_up"]["documents_by_kind"]]
+    pairs = sum(one.get("parallel", 0) for one in kinds)
+    return {"sentences": sum(sum(one.values()) for one in kinds) - pairs, "translations": pairs}
+
+
+def run(
+    out: Path, seeds: int = 3, split: str = "test", count: int = COUNT, say: Callable[[str], None] = lambda line: None,
+    systems: Sequence[str] = tuple(SYSTEMS),
+) -> list[Path]:  # fmt: skip
+    """Train and test what is missing and write OUT/head-to-head.csv, OUT/head-to-head-budgets.csv and a card. Seeds come
+    first: after one round there is one seed of everything."""
+    version, many = commit(), range(FIRST_SEED, FIRST_SEED + seeds)
+    rows: dict[str, list[pd.DataFrame]] = {table: [] for table in TABLES}
+    costs: dict[tuple[str, str], pd.DataFrame] = {}
+    for seed in many:
+        for name in systems:
+            for table in TABLES:
+                say(f"{name}, equal {table}, seed {seed}")
+                found, cost = items(SYSTEMS[name], table, seed, split, count)
+                rows[table].append(found.assign(arm=name))
+                costs.setdefault((table, name), cost)
+    scores = [scored(pd.concat(rows[table], ignore_index=True)).assign(table=table) for table in TABLES]
+    budgets = pd.DataFrame([{"table": table, **budget(name, cost)} for (table, name), cost in costs.items()])
+    tables = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": budgets}
+    card = {"split": split, "pairs": PAIRS, "updates": UPDATES}
+    return written(out, "head_to_head", tables, card, "head-to-head", version, many)

@@ -1,0 +1,108 @@
+"""The comparison at equal budgets: what training costs, tables that are equal in what they say, files that are read back."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from mpm_lite import accounts, acquiring, chat, cli, head_to_head, matching, pairing, realigning
+from mpm_lite.acquiring import Acquiring
+from mpm_lite.head_to_head import PAIRS, SYSTEMS, TABLES, UPDATES, System
+from mpm_lite.matching import Matching
+from mpm_lite.pairing import Pairing
+
+SHORT = {"steps": 2, "batch": 4, "bf16": False}
+M3P = Matching(switch={"words": 0.5}, pairs=30, options={"text_steps": 1, "captions": 2, **SHORT})
+SMALL = {
+    "pivot": System(pairing.Bench, dict.fromkeys(TABLES, Pairing("pivot", pairs=30, options=SHORT)), 0, ("toy-text",)),
+    "M3P": System(matching.Bench, dict.fromkeys(TABLES, M3P)),
+}
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(matching, "SENTENCES", 200)
+    return tmp_path
+
+
+def test_a_book_says_what_each_stage_costs(home):
+    bench, arm = acquiring.Bench(progress=False), Acquiring(english=30, english_options=SHORT)
+    books = []
+    for _ in range(2):  # trained, then read back
+        with accounts.kept() as book:
+            recipe = bench.dual(arm, 0)
+        books.append(book)
+    one = books[0][0]
+    assert books[0] == books[1] and (one.stage, one.updates, one.trainable) == ("contrast", 2, recipe.trainable)
+    # Forward and backward of the text encoder's matrices alone, over the tokens of four captions of three forms.
+    batch = bench.captioned(30, 0).batch(torch.arange(4))["ids"]
+    matrices = sum(p.numel() for name, p in recipe.encoder.named_parameters() if p.ndim == 2 and "embed" not in name)
+    assert 2 * 6 * matrices * batch.numel() < one.flops < 2 * 30 * matrices * batch.numel()
+    again = bench.dual(arm, 0)  # with no book: nothing is written down, and noting has changed no weight
+    assert all(torch.equal(a, b) for a, b in zip(recipe.parameters(), again.parameters(), strict=True))
+    assert len(books[1]) == 1
+
+
+def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
+    """Without training: pairs, updates and what learns, of every system's arms."""
+    updates, most = {}, {}
+
+    def noted(recipe, *_, **__):
+        updates[key] = updates.get(key, 0) + sum(s.steps for s in recipe.stages() if s.name != "text")
+        most[key] = max(most.get(key, 0), *(_learns(recipe, stage) for stage in recipe.stages()))
+        return recipe.eval()
+
+    def _learns(recipe, stage):
+        return sum(p.numel() for p in head_to_head.accounts.train.freeze_all_but(recipe, stage.learns))
+
+    for module in (acquiring, matching, realigning):
+        monkeypatch.setattr(module, "trained", noted)
+    monkeypatch.setattr(chat.Bench, "align", lambda self, arm, seed: noted(
+        self.recipe(chat.language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options)))  # fmt: skip
+    for name, system in SYSTEMS.items():
+        for table in ("updates", "parameters"):
+            key = name, table
+            system.bench().train(system.arms[table], 0)
+    assert {updates[name, "updates"] for name in SYSTEMS} == {UPDATES}
+    goal = most["M3P", "parameters"]
+    assert all(abs(most[name, "parameters"] / goal - 1) < 0.06 for name in SYSTEMS), most
+    for system in SYSTEMS.values():
+        for arm in system.arms.values():
+            pairs = arm.pairs
+            if isinstance(arm, Acquiring):
+                pairs = arm.english + arm.pairs * len(arm.languages)
+            elif isinstance(arm, realigning.Realigning):
+                pairs = arm.total
+            assert pairs == PAIRS
+
+
+def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
+    monkeypatch.setattr(head_to_head, "SYSTEMS", SMALL)
+    run = lambda: head_to_head.run(home / "out", seeds=2, split="val", count=20, systems=tuple(SMALL))  # noqa: E731
+    files = run()
+    scores, budgets = (pd.read_csv(home / "out" / f"{name}.csv") for name in ("head-to-head", "head-to-head-budgets"))
+    assert {path.name for path in files} == {"head-to-head.csv", "head-to-head-budgets.csv", "head-to-head.json"}
+    assert set(scores["table"]) == set(TABLES) and set(scores["system"]) == set(SMALL)
+    assert {"en", "others", "sw"} <= set(scores["language"]) and scores["value"].between(0, 1).all()
+    first = scores[scores["table"] == "pairs"]
+    assert {"choice", "hard", "retrieval", "true", "either"} == set(first["metric"])  # neither system answers questions
+    assert set(scores[scores["table"] == "updates"]["metric"]) == {"choice", "hard"}
+    for (_, metric), of in first.groupby(["system", "metric"]):
+        by = of.set_index("language")["value"]
+        assert abs(by.drop(["en", "others"]).mean() - by["others"]) < 1e-3, metric
+    assert (budgets["flops"] > 0).all() and set(budgets["translations"]) == {0, 24_000}
+    before = scores.to_csv()
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(head_to_head, "SYSTEMS", {k: replace(v, bench=never) for k, v in SMALL.items()})
+    run()
+    assert pd.read_csv(home / "out" / "head-to-head.csv").to_csv() == before
+
+
+def test_the_comparison_takes_no_settings(home, capsys):
+    assert cli.main(["run", "head_to_head", "--set", "pairs=3"])
+    assert "committed configuration" in capsys.readouterr().err
