@@ -10,7 +10,7 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mpm_lite import runtime
 from mpm_lite.choosing import Pictured, captioned
-from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.data import choices, emoji, grammar, toyworld
 from mpm_lite.data.noise import Noise, noisy_caption
 from mpm_lite.data.scenes import Scene
 from mpm_lite.experiment import text_tower
@@ -27,12 +27,22 @@ from mpm_lite.keeping import mark, trained
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
 from mpm_lite.recipes.mla import EXPOSURE, Mla, MlaOptions, Spoken
-from mpm_lite.runtime import UserError
+from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers.tokens import padded
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 # Text towers: the one that becomes the English encoder, and the one whose table of words others begin with.
 ENGLISH, MULTILINGUAL = "toy-en", "toy"
+WORLDS = {"toyworld": grammar.LANGUAGES, "real": emoji.LANGUAGES}
+
+
+def check_languages(languages: Sequence[str], world: str) -> None:
+    """UserError for a world that nobody knows, and for languages that it has not."""
+    if world not in WORLDS:
+        raise unknown("world", world, WORLDS)
+    for language in languages:
+        if language not in WORLDS[world]:
+            raise unknown(f"{world} language", language, WORLDS[world])
 
 
 @dataclass(frozen=True)
@@ -52,14 +62,14 @@ class Acquiring:
     noise: float = 0.0
     shuffled: bool = False
     afterwards: int = 0
+    world: str = "toyworld"  # or "real": emoji, stamps and clip art, as `real` has them
     options: dict[str, Any] = field(default_factory=dict)
     english_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for language in (*self.languages, *self.then):
-            grammar.grammar(language)
-            if language == "en":
-                raise UserError("English is what the dual encoder was trained on: name other languages.")
+        check_languages((*self.languages, *self.then), self.world)
+        if "en" in (*self.languages, *self.then):
+            raise UserError("English is what the dual encoder was trained on: name other languages.")
         most = toyworld.COUNTS["train"]
         if max(self.english, self.parallel, self.pairs) > most:
             raise UserError(f"toyworld has {most} training pictures: take no more captions of them.")
@@ -73,6 +83,14 @@ class Acquiring:
     def dual_options(self) -> DualOptions:
         """The English dual encoder's, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
         return build_options(DualOptions, {"bf16": runtime.fast_bf16()} | self.english_options)
+
+
+class Said(NamedTuple):
+    """Texts, the language of each, and the number of the picture or of the English sentence that it tells."""
+
+    texts: list[str]
+    languages: list[str]
+    of: list[int]
 
 
 class Bench(Pictured):
@@ -138,36 +156,47 @@ class Bench(Pictured):
     def stages(
         self, arm: Acquiring, english: Dual, names: Sequence[str], languages: Sequence[str], seed: int
     ) -> list[Spoken]:
-        """What each stage learns from, in `languages` of the recipe's `names`. Parallel sentences tell the last pictures of
-        train, captions the first ones."""
-        o, many, found = arm.recipe_options, toyworld.split_scenes("train"), []
+        """What each stage learns from, in `languages` of the recipe's `names`."""
+        o, found = arm.recipe_options, []
         for stage in o.order.split():
-            count = arm.pairs if stage == EXPOSURE else arm.parallel
-            scenes = many[:count] if stage == EXPOSURE else many[-count:]
-            near = self.seen("train", count) if stage == EXPOSURE else self.vectors(english, scenes)
-            found.append(self.spoken(scenes, near, languages, names, arm.noise, seed, o.batch, arm.shuffled))
+            if stage == EXPOSURE:
+                said, near = self.exposed(languages, arm.pairs, arm.noise, seed), self.seen("train", arm.pairs)
+            else:
+                said, near = self.translated(english, languages, arm.parallel, arm.noise, seed)
+            found.append(self.spoken(said, near, names, o.batch, seed if arm.shuffled else None))
         return found
 
-    def spoken(
-        self, scenes: Sequence[Scene], near: Tensor, languages: Sequence[str], names: Sequence[str], noise: float,
-        seed: int, batch: int, shuffled: bool = False,
-    ) -> Spoken:  # fmt: skip
-        """Captions of scenes in each of some languages, spoilt by noise, beside what each should come `near`, or another's."""
-        said = [self._told(scene, code, Noise.alike(noise), seed) for code in languages for scene in scenes]
-        codes = [code for code in languages for _ in scenes]
-        order = np.random.default_rng([seed, 25]).permutation(len(scenes)) if shuffled else np.arange(len(scenes))
-        return Spoken(self.ids(said), codes, near, order.tolist() * len(languages), batch, names)
+    def spoken(self, said: Said, near: Tensor, names: Sequence[str], batch: int, shuffled: int | None = None) -> Spoken:
+        """Texts beside what each should come `near`; with a seed in `shuffled`, beside another's."""
+        order = np.random.default_rng([shuffled or 0, 25]).permutation(len(near))
+        of = [int(order[i]) for i in said.of] if shuffled is not None else said.of
+        return Spoken(self.ids(said.texts), said.languages, near, of, batch, names)
+
+    def translated(
+        self, english: Dual, languages: Sequence[str], count: int, noise: float, seed: int
+    ) -> tuple[Said, Tensor]:
+        """Parallel sentences, which tell the last pictures of train and show none: those of other languages, spoilt by noise,
+        and where the English dual encoder puts the English ones, (M, D)."""
+        scenes = toyworld.split_scenes("train")[-count:]
+        vectors = self.vectors(english, [choices.caption(scene, "en") for scene in scenes])
+        return self._told(scenes, languages, noise, seed), vectors
+
+    def exposed(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Said:
+        """Captions of the first pictures of train."""
+        return self._told(toyworld.split_scenes("train")[:count], languages, noise, seed)
 
     @staticmethod
-    def _told(scene: Scene, language: str, noise: Noise, seed: int) -> str:
-        """A caption in full, perhaps spoilt; which one, is drawn anew with each seed."""
-        rng = np.random.default_rng([seed, 17, int(scene.id, 16), *language.encode()])
-        return noisy_caption(scene, language, noise, rng, in_order=True)
+    def _told(scenes: Sequence[Scene], languages: Sequence[str], noise: float, seed: int) -> Said:
+        """Each scene told in full in every language, perhaps spoilt; which caption, is drawn anew with each seed."""
+        rng = lambda scene, code: np.random.default_rng([seed, 17, int(scene.id, 16), *code.encode()])  # noqa: E731
+        how = Noise.alike(noise)
+        texts = [noisy_caption(s, code, how, rng(s, code), in_order=True) for code in languages for s in scenes]
+        return Said(texts, [code for code in languages for _ in scenes], list(range(len(scenes))) * len(languages))
 
     @torch.no_grad()
-    def vectors(self, english: Dual, scenes: Sequence[Scene]) -> Tensor:
-        """Where the English dual encoder puts English captions of scenes, (M, D)."""
-        rows = self.ids([choices.caption(scene, "en") for scene in scenes], ENGLISH)
+    def vectors(self, english: Dual, captions: Sequence[str]) -> Tensor:
+        """Where the English dual encoder puts English captions, (M, D)."""
+        rows = self.ids(captions, ENGLISH)
         english.eval()
         return torch.cat([english.text(padded(rows[k : k + 256])) for k in range(0, len(rows), 256)])
 
@@ -181,13 +210,18 @@ class Bench(Pictured):
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """Cosines of pictures and captions."""
         flat = [caption for few in captions for caption in few]
-        once = {caption: i for i, caption in enumerate(dict.fromkeys(flat))}
-        rows = self.ids_for(recipe, list(once), language)
         image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
-        parts = (padded(rows[k : k + 256]) for k in range(0, len(rows), 256))
-        text = torch.cat([F.normalize(recipe.text(ids, language), dim=-1) for ids in parts])
-        text = text[[once[caption] for caption in flat]].view(len(captions), -1, text.shape[-1])  # (N, K, D)
+        text = self.texts(recipe, flat, language).view(len(captions), -1, image.shape[-1])  # (N, K, D)
         return (image[:, None] * text).sum(dim=-1).double().numpy()
+
+    @torch.no_grad()
+    def texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:
+        """Where captions lie, (M, D) unit norm; equal ones are computed once."""
+        once = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+        rows = self.ids_for(recipe, list(once), language)
+        parts = (padded(rows[k : k + 256]) for k in range(0, len(rows), 256))
+        found = torch.cat([F.normalize(recipe.text(ids, language), dim=-1) for ids in parts])
+        return found[[once[caption] for caption in captions]]
 
     def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
         told = [self.tower.fingerprint, toyworld.RENDER, told]

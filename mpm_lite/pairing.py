@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from mpm_lite import acquiring, runtime
-from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, OTHERS, Acquiring
+from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, OTHERS, Acquiring, check_languages
 from mpm_lite.choosing import WRONG
-from mpm_lite.data import grammar, toyworld
+from mpm_lite.data import toyworld
 from mpm_lite.data.noise import Noise, noisy_caption
 from mpm_lite.data.scenes import Scene, some_off
 from mpm_lite.keeping import mark
@@ -27,14 +27,16 @@ from mpm_lite.recipes.mla import Spoken
 from mpm_lite.recipes.rivals import Taught, TeacherOptions
 from mpm_lite.runtime import UserError, unknown
 
-KINDS = ("pivot", "translate-train", "in-language", "translate-test", "teacher")
+KINDS = ("pivot", "translate-train", "in-language", "translate-test", "untranslated", "teacher")
+IN_ENGLISH = ("translate-test", "untranslated")  # an English dual encoder, behind a translator or not
 
 
 @dataclass(frozen=True)
 class Pairing:
     """One rival. "pivot": a multilingual text encoder, English captions only. "translate-train": captions of `languages`,
     English among them, evenly drawn and spoilt by `noise` where they are not English. "in-language": clean ones, of the one
-    of `languages`. "translate-test": an English dual encoder reads captions that were translated to English with `noise`.
+    of `languages`. "translate-test": an English dual encoder reads captions that were translated to English with `noise`;
+    "untranslated": it reads them as they are, which is the floor.
     "teacher": teacher learning on `parallel` sentences a language. All learn from `pairs` pictures. Raises UserError for
     anything nobody knows."""
 
@@ -43,14 +45,14 @@ class Pairing:
     pairs: int = 12_000
     parallel: int = 4_000
     noise: float = 0.05
+    world: str = "toyworld"  # or "real", as `real` has it
     options: dict[str, Any] = field(default_factory=dict)
     english_options: dict[str, Any] = field(default_factory=dict)  # of the dual encoder that a teacher is
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise unknown("rival", self.kind, KINDS)
-        for language in self.languages:
-            grammar.grammar(language)
+        check_languages(self.languages, self.world)
         if self.kind == "in-language" and len(self.languages) != 1:
             raise UserError("In-language training is of one language: name one.")
         if max(self.pairs, self.parallel) > toyworld.COUNTS["train"]:
@@ -71,7 +73,7 @@ class Bench(acquiring.Bench):
 
     def train(self, arm: Pairing, seed: int) -> Any:  # type: ignore[override]
         """The trained rival, which knows its `arm`."""
-        if arm.kind == "translate-test":
+        if arm.kind in IN_ENGLISH:
             found: Any = self.dual(Acquiring(english=arm.pairs, english_options=arm.options), seed)
         else:
             found = self._taught(arm, seed) if arm.kind == "teacher" else self._paired(arm, seed)
@@ -110,9 +112,8 @@ class Bench(acquiring.Bench):
         recipe = Taught(english, copy.deepcopy(self.text().model), arm.recipe_options)
 
         def data() -> Spoken:
-            many, codes = toyworld.split_scenes("train")[-arm.parallel :], sorted(arm.languages)
-            batch = arm.recipe_options.batch
-            return self.spoken(many, self.vectors(english, many), codes, codes, arm.noise, seed, batch)
+            said, near = self.translated(english, arm.languages, arm.parallel, arm.noise, seed)
+            return self.spoken(said, near, sorted(arm.languages), arm.recipe_options.batch)
 
         return self._fitted(recipe, data, seed, "teacher", [asdict(arm), mark(english)])
 
@@ -126,4 +127,4 @@ class Bench(acquiring.Bench):
 
     def ids_for(self, recipe: Any, captions: Sequence[str], language: str) -> list[list[int]]:
         """Token ids, for whichever encoder reads them."""
-        return self.ids(captions, ENGLISH if recipe.arm.kind == "translate-test" else MULTILINGUAL)
+        return self.ids(captions, ENGLISH if recipe.arm.kind in IN_ENGLISH else MULTILINGUAL)

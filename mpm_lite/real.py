@@ -1,0 +1,208 @@
+"""MLA and its rivals on real pictures: emoji, stamps and clip art, with encoders that pip brings.
+
+    bench = AcquiringReal()
+    bench.test(bench.train(Acquiring(**REAL), seed=0), seed=0, split="val")
+
+The English text encoder is `minilm-en`, the multilingual one `e5-small`, both frozen unless an arm says otherwise; patches are
+`efficientnet-lite0`'s, averaged to a grid of nine. Training pictures are those of `load_captions`, which share no concept
+with held-out stamps. Captions are people's: a "translation" is the caption of the same picture in that language.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from mpm_lite import acquiring, evaluate, pairing
+from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, Said
+from mpm_lite.cache import digest
+from mpm_lite.data import choices, emoji, load_captions
+from mpm_lite.experiment import image_tower, text_tower
+from mpm_lite.pairing import Pairing
+from mpm_lite.recipes.dual import Captioned, Dual
+from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers.features import patch_features
+
+SETS = {"train": "emoji+stamps+clipart", "val": "stamps", "test": "stamps"}
+LANGUAGES = tuple(code for code in emoji.LANGUAGES if code != "en")
+ENOUGH = 100  # held-out captions that a language must have to be asked in
+CANDIDATES, GRID = 10, 3
+MOST = 10_000  # more than there are: all
+# What arms on real pictures share.
+DUAL = {"text": "frozen", "width": 256, "steps": 600, "batch": 128}
+REAL = {
+    "world": "real", "languages": LANGUAGES, "english": MOST, "parallel": MOST, "pairs": MOST, "english_options": DUAL,
+    "options": {"bottleneck": 96, "transfer_steps": 1000, "exposure_steps": 200},
+}  # fmt: skip
+
+
+class Compact(nn.Module):
+    """A tokenizer whose ids run without gaps over the pieces that some texts use: 1 for each, 0 for padding."""
+
+    def __init__(self, tokenizer: Any, prefix: str, texts: Sequence[str]) -> None:
+        super().__init__()
+        self.tokenizer, self.prefix = tokenizer, prefix
+        self.used = sorted({i for row in self._whole(texts) for i in row})
+        self.place = {i: k for k, i in enumerate(self.used, start=1)}
+        self.unknown = self.place.get(tokenizer.unk_token_id, 0)
+
+    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer([self.prefix + text for text in texts])["input_ids"]
+
+    def __call__(self, texts: Sequence[str]) -> dict[str, list[list[int]]]:
+        """As a transformers tokenizer: {"input_ids": rows}."""
+        return {"input_ids": [[self.place.get(i, self.unknown) for i in row] for row in self._whole(texts)]}
+
+
+@lru_cache(maxsize=2)
+def encoder(name: str) -> Any:
+    """A packaged encoder with `model` and `tokenizer`, whose ids are those of the pieces that any of the captions uses."""
+    tower = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu")
+    texts = [text for split in SETS for many in captions(split).captions.values() for text in many if text]
+    tokenizer = Compact(tower.tokenizer, tower.prefix, texts)
+    model = copy.deepcopy(tower.model)
+    old = model.get_input_embeddings()
+    with torch.no_grad():
+        rows = old(torch.tensor(tokenizer.used))  # (V, D)
+    table = nn.Embedding(len(rows) + 1, rows.shape[1], padding_idx=0)
+    table.weight.data = torch.cat([torch.zeros(1, rows.shape[1]), rows])
+    model.set_input_embeddings(table)
+    return SimpleNamespace(model=model, tokenizer=tokenizer, fingerprint=tower.fingerprint)
+
+
+@lru_cache(maxsize=3)
+def captions(split: str) -> Any:
+    """The pictures of a split, with captions in all of LANGUAGES."""
+    if split not in SETS:
+        raise unknown("split", split, SETS)
+    return load_captions(SETS[split], split, ("en", *LANGUAGES))
+
+
+@lru_cache(maxsize=1)
+def _mark() -> str:
+    """A digest of what there is to learn from, and of who reads it."""
+    many = captions("train")
+    texts = [text for code in many.captions for text in many.captions[code]]
+    return digest([*many.ids, *texts, encoder(ENGLISH).fingerprint, encoder(MULTILINGUAL).fingerprint])
+
+
+class Real(acquiring.Bench):
+    """What differs from the toy world: pictures, encoders, captions, and how a test is made of them."""
+
+    def __init__(self, image: str = "efficientnet-lite0", progress: bool = True) -> None:
+        self.tower, self.progress = image_tower(image, "cpu"), progress
+        self._seen: dict[tuple[str, int], Tensor] = {}
+
+    def seen(self, split: str, count: int | None = None) -> Tensor:
+        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
+        if (split, 0) not in self._seen:
+            self._seen[split, 0] = torch.from_numpy(patch_features(captions(split), self.tower, self.progress, GRID))
+        return self._seen[split, 0][:count]
+
+    def text(self, name: str = MULTILINGUAL) -> Any:
+        """`minilm-en` for English, `e5-small` for all languages."""
+        return encoder(name)
+
+    def captioned(self, count: int, seed: int) -> Captioned:
+        """English captions of the first pictures, each beside the batch's others alone."""
+        said = captions("train").captions["en"][:count]
+        return Captioned(self.seen("train", count), self.ids(said, ENGLISH), [[]] * len(said))
+
+    def translated(
+        self, english: Dual, languages: Sequence[str], count: int, noise: float, seed: int
+    ) -> tuple[Said, Tensor]:
+        """Captions of the same pictures in other languages, and where the English ones lie."""
+        said = self.exposed(languages, count, noise, seed)
+        return said, self.vectors(english, captions("train").captions["en"][:count])
+
+    def exposed(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Said:
+        """Captions of the first pictures in each language, where there are any. UserError for noise: people wrote them."""
+        if noise:
+            raise UserError("Captions of real pictures are people's: set noise=0.")
+        many = captions("train").captions
+        each = [(text, code, i) for code in languages for i, text in enumerate(many[code][:count]) if text]
+        return Said(*(list(column) for column in zip(*each, strict=True)))
+
+    def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
+        return super()._fitted(recipe, data, seed, what, [told, _mark()])
+
+    # asking
+
+    def languages(self, recipe: Any) -> list[str]:
+        """English, and what else the recipe reads of which there are ENOUGH held-out captions."""
+        many, known = captions("test").captions, getattr(recipe, "names", LANGUAGES)
+        return ["en", *(code for code in LANGUAGES if code in known and sum(map(bool, many[code])) >= ENOUGH)]
+
+    def choose(
+        self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = (),
+        looks: Sequence[str] = ("real", "blind"), count: int | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """One row a look, language and picture. choice: its own caption comes first of ten, the others of other pictures;
+        recall: among all pictures it is one of the ten nearest to its caption. NaN where it has no caption."""
+        many, frames = captions(split), []
+        for look in looks:
+            seen = self.looked(split, count, look)
+            for language in languages or self.languages(recipe):
+                choice, recall = self._scored(recipe, seen, self.asked(recipe, split, language)[: len(seen)], language)
+                items = {"item": many.ids[: len(seen)], "concept": many.concepts[: len(seen)]}
+                known = {"look": look, "language": language, "seed": seed, **self.known(recipe, seed)}
+                frames.append(pd.DataFrame({"choice": choice, "recall": recall}).assign(**known, **items))
+        return pd.concat(frames, ignore_index=True)
+
+    def asked(self, recipe: Any, split: str, language: str) -> list[str]:
+        """The captions that a system is asked with, '' where a picture has none."""
+        return captions(split).captions[language]
+
+    def looked(self, split: str, count: int | None, look: str) -> Tensor:
+        """Pictures as one of LOOKS shows them."""
+        return super().looked(split, len(self.seen(split, count)), look)
+
+    def _scored(self, recipe: Any, seen: Tensor, said: Sequence[str], language: str) -> tuple[np.ndarray, np.ndarray]:
+        there = np.flatnonzero([bool(text) for text in said])
+        groups = evaluate.equal_groups(list(said))
+        image = torch.cat([recipe.predict({"seen": part})["image"].detach() for part in seen.split(256)])
+        text = torch.zeros_like(image)
+        text[torch.from_numpy(there)] = self.texts(recipe, [said[i] for i in there], language)
+        hits = evaluate.retrieval_hits(image, text, there, groups)
+        choice, recall = np.full((2, len(said)), np.nan)
+        recall[there] = hits["t2i_r@10"]
+        rng, fits = np.random.default_rng(31), (image @ text.T).double().numpy()
+        for i in there:
+            others = rng.permutation(there[groups[there] != groups[i]])[: CANDIDATES - 1]
+            choice[i] = choices.right(fits[None, i, [i, *others]])[0]
+        return choice, recall
+
+
+class AcquiringReal(Real):
+    """MLA on real pictures."""
+
+
+class PairingReal(Real, pairing.Bench):
+    """Its rivals on real pictures. Translate-test stands behind a perfect translator: it reads the English captions."""
+
+    def _captions(self, arm: Pairing, seed: int) -> Captioned:
+        """Pictures with a caption in a language of the arm's; where a picture has none in the one drawn, in another."""
+        many = captions("train")
+        codes = {"pivot": ("en",), "translate-train": ("en", *arm.languages)}.get(arm.kind, arm.languages)
+        rng, which, said = np.random.default_rng([seed, 22]), [], []
+        for i in range(min(arm.pairs, len(many))):
+            there = [many.captions[code][i] for code in codes if many.captions[code][i]]
+            if there:
+                which.append(i)
+                said.append(there[rng.integers(len(there))])
+        return Captioned(self.seen("train")[which], self.ids(said), [[]] * len(said))
+
+    def asked(self, recipe: Any, split: str, language: str) -> list[str]:
+        """The captions asked with; behind a perfect translator, the English ones of the same pictures."""
+        there = super().asked(recipe, split, language)
+        if recipe.arm.kind != "translate-test":
+            return there
+        return [ours if theirs else "" for ours, theirs in zip(captions(split).captions["en"], there, strict=True)]

@@ -1,0 +1,103 @@
+"""MLA and its rivals on real pictures, few of them: compact vocabularies, what is learned from, how a test is made."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from need import require
+
+from mpm_lite import UserError, real
+from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, Acquiring
+from mpm_lite.data import load_captions
+from mpm_lite.experiment import text_tower
+from mpm_lite.pairing import Pairing
+from mpm_lite.real import DUAL, LANGUAGES, REAL, AcquiringReal, PairingReal
+from mpm_lite.towers.tokens import padded
+
+SHORT = DUAL | {"steps": 2, "batch": 8, "bf16": False}
+ARM = REAL | {
+    "languages": ("de", "zh"), "english_options": SHORT,
+    "options": {"bottleneck": 8, "transfer_steps": 2, "exposure_steps": 1, "batch": 8},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """The same sets, 40 pictures a split."""
+    require("stamps")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(real, "captions", cache(lambda split: load_captions("stamps", split, ("en", *LANGUAGES), 40)))
+        patch.setattr(real, "ENOUGH", 20)
+        real.encoder.cache_clear()
+        real._mark.cache_clear()
+        yield
+        real.encoder.cache_clear()
+        real._mark.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def bench(few):
+    return AcquiringReal(progress=False)
+
+
+@pytest.mark.parametrize("name", [ENGLISH, MULTILINGUAL])
+def test_a_compact_vocabulary_reads_as_the_whole_one(few, name):
+    tower, encoder = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu"), real.encoder(name)
+    texts = list(real.captions("test").captions["en"])[:5]
+    ids = padded(encoder.tokenizer(texts)["input_ids"])
+    assert ids.max() <= len(encoder.tokenizer.used) < 5_000
+    with torch.no_grad():
+        states = encoder.model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+    wanted, mask = tower.tokens(texts)
+    assert np.array_equal(mask, (ids != 0).numpy())
+    np.testing.assert_allclose(states.numpy()[mask], wanted[mask], atol=2e-4)
+
+
+def test_languages_are_acquired_beside_english_and_asked_on_held_out_stamps(bench):
+    recipe = bench.train(Acquiring(**ARM), 0)
+    assert recipe.trainable < sum(p.numel() for p in recipe.parameters())
+    rows = bench.test(recipe, 0, "val")
+    assert set(rows["look"]) == {"real", "blind"} and {"en", "de", "zh"} <= set(rows["language"])
+    there = rows[rows["language"] == "zh"].groupby("look")["recall"].apply(lambda x: x.notna().sum())
+    assert (there == sum(map(bool, real.captions("val").captions["zh"]))).all()
+    assert rows["recall"].dropna().between(0, 1).all() and rows["choice"].dropna().between(0, 1).all()
+    again = bench.train(Acquiring(**ARM), 0)
+    assert rows.equals(bench.test(again, 0, "val"))
+
+
+def test_what_a_language_learns_from_is_the_same_pictures_captions(bench):
+    said = bench.exposed(("de", "zh"), 30, 0.0, 0)
+    many = real.captions("train").captions
+    assert all(text == many[code][i] for text, code, i in zip(*said, strict=True)) and max(said.of) < 30
+    english = bench.dual(Acquiring(**ARM), 0)
+    said, near = bench.translated(english, ("de",), 10, 0.0, 0)
+    assert len(near) == 10 and torch.allclose(near[3], bench.vectors(english, [many["en"][3]])[0], atol=1e-5)
+
+
+def test_behind_a_perfect_translator_a_language_scores_as_english(few):
+    bench = PairingReal(progress=False)
+    arm = Pairing("translate-test", LANGUAGES, world="real", pairs=40, options=SHORT)
+    rows = bench.test(bench.train(arm, 0), 0, "val", languages=("en", "de"), looks=("real",))
+    both = rows.pivot(index="item", columns="language", values="recall").dropna()
+    assert len(both) > 20 and (both["en"] == both["de"]).mean() > 0.9
+    floor = Pairing("untranslated", LANGUAGES, world="real", pairs=40, options=SHORT)
+    rows = bench.test(bench.train(floor, 0), 0, "val", languages=("en", "de"), looks=("real",))
+    other = rows.pivot(index="item", columns="language", values="recall").dropna()
+    assert other["en"].equals(both["en"]) and not other["de"].equals(both["de"])
+
+
+def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
+    bench = PairingReal(progress=False)
+    data = bench._captions(Pairing("in-language", ("zh",), world="real", pairs=40, noise=0.0), 0)
+    assert len(data) == sum(map(bool, real.captions("train").captions["zh"]))
+
+
+def test_what_real_pictures_lack_is_said(bench):
+    with pytest.raises(UserError, match="people's"):
+        bench.exposed(("de",), 10, 0.1, 0)
+    with pytest.raises(UserError, match="real language 'sw'"):
+        Acquiring(languages=("sw",), world="real")
+    with pytest.raises(UserError, match="Unknown world 'moon'"):
+        Pairing(world="moon")
