@@ -151,13 +151,14 @@ class Streams:
     def _hidden(self, indices: Tensor, own: Sequence[str], hides: torch.Generator) -> dict[str, Tensor]:
         ids, seen = encoded(own), self.seen[indices].float()
         of_words = (torch.arange(len(ids)) % 2 == 0)[:, None]  # a sample hides tokens, or regions
-        regions = torch.ones(seen.shape[:2], dtype=torch.bool) & ~of_words
+        classes = self.classes[indices]
+        there = (classes > 0) & ~of_words  # a detector's regions hold something: of the cells, those that do
         return {
             "ids": ids,
             "seen": seen,
-            "classes": self.classes[indices],
+            "classes": classes,
             "words_asked": self._asked(ids, hides) & of_words,
-            "regions_asked": asked_about(seen.shape[:2], self.options.hidden, regions, hides),
+            "regions_asked": asked_about(seen.shape[:2], self.options.hidden, there, hides),
         }
 
     def _asked(self, ids: Tensor, hides: torch.Generator) -> Tensor:

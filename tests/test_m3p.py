@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from mpm_lite import UserError, matching
 from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.data.scenes import one_off
 from mpm_lite.matching import Bench, Matching, Streams
 from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about, grid_boxes
@@ -60,6 +61,7 @@ def test_every_task_has_a_gradient_and_a_sample_hides_words_or_regions(bench, re
     found = batch(bench)
     both = found["words_asked"].any(1) & found["regions_asked"].any(1)
     assert not both.any() and found["words_asked"].any(1).sum() == 3 == found["regions_asked"].any(1).sum()
+    assert (found["classes"][found["regions_asked"]] > 0).all()  # as a detector's regions do, they hold something
     assert found["match_ids"].shape[:2] == (6, 4) and found["text"].shape[0] == 6
     recipe.zero_grad()
     recipe.loss(found).backward()
@@ -82,7 +84,7 @@ def test_matching_learns_from_its_own_caption_against_others(bench):
     data = bench.data(Matching(switch=None, pairs=50, options=FEW), PRETRAIN, 0)
     own, other, another, hard = data._told(data.scenes[0], np.random.default_rng(0))
     assert own == choices.caption(data.scenes[0], "en") and len({own, other, another, hard}) == 4
-    assert hard in {choices.caption(s, "en") for s in choices.one_off(data.scenes[0])}
+    assert hard in {choices.caption(s, "en") for s in one_off(data.scenes[0])}
 
 
 def test_matching_among_captions_or_each_by_itself(bench):

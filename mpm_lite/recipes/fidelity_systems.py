@@ -49,8 +49,8 @@ def m3p(recipe: M3p) -> list[Row]:
         Row(
             "masking",
             "15 %; of these 80 % masked, 10 % another token, 10 % left [R]",
-            f"{100 * o.hidden:.0f} %, all masked, at least one a sample",
-            "short captions",
+            f"{100 * o.hidden:.0f} %, all masked, at least one a sample; of the cells, those that hold a thing",
+            "short captions; a detector's regions hold things too",
         ),
         Row(
             "regions' targets",
