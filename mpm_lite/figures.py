@@ -222,6 +222,32 @@ def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
     return describe(figure, f"Lines against the share of tuning data in other languages. {'; '.join(told)}.")
 
 
+def head_to_head(table: pd.DataFrame, panels: dict[str, str]) -> Any:
+    """Panels side by side: the score in other languages against the parameters that learn, a point a system, named; the more
+    of its pairs are not English, the larger.
+
+    table: table (a panel's name), system, trainable, pairs, abroad, value, low, high, chance; panels: name -> title.
+    """
+    plt = house()
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 3.9), sharey=True, squeeze=False)
+    names, told = list(dict.fromkeys(table["system"])), []
+    for axis, (name, title) in zip(axes[0], panels.items(), strict=True):
+        of = table[table["table"] == name].sort_values("value")
+        for row in of.itertuples():
+            i = names.index(row.system)
+            error = np.clip([[row.value - row.low], [row.high - row.value]], 0, None)
+            axis.errorbar(row.trainable, row.value, yerr=error, fmt="none", ecolor=COLOURS[i % 6], alpha=0.5, lw=1)
+            axis.scatter(row.trainable, row.value, s=35 + 200 * row.abroad / row.pairs, marker=MARKERS[i % 6], zorder=3,
+                         color=COLOURS[i % 6], edgecolor="black" if i < 6 else "white", lw=0.6)  # fmt: skip
+            axis.annotate(row.system, (row.trainable, row.value), fontsize=7, xytext=(6, 4), textcoords="offset points")
+        axis.axhline(of["chance"].mean(), color="black", ls="--", lw=1)
+        axis.set(xscale="log", xlabel="parameters that learn at a time", title=title, ylim=(0, 1.05))
+        axis.margins(x=0.25)
+        told.append(f"{title}: " + ", ".join(f"{row.system} {row.value:.2f}" for row in of[::-1].itertuples()))
+    axes[0, 0].set_ylabel("choices right, mean of nine languages")
+    return describe(figure, f"Score in other languages against parameters that learn. {'; '.join(told)}.")
+
+
 def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite chunked", "naive")) -> Any:
     """Benchmark rows as two lines of panels, one column an op: milliseconds and megabytes against size, log-log.
 

@@ -40,11 +40,12 @@ LANGUAGES = len(OTHERS)
 
 @dataclass(frozen=True)
 class System:
-    """One that is compared: its bench, its arm in each table, how many translated sentences a language it learns from beside
-    its pairs, and what it stands on: models of `pretrain` that have read text."""
+    """One that is compared: its bench, its arm in each table, how many of its pairs are not English, how many translated
+    sentences a language it learns from beside them, and what it stands on: models of `pretrain` that have read text."""
 
     bench: Callable[[], Any]
     arms: Mapping[str, Any]
+    abroad: int = 0
     translated: int = 0
     stands_on: tuple[str, ...] = ()
 
@@ -84,6 +85,7 @@ SYSTEMS = {
             {"english_options": {"steps": 600}, "options": {"transfer_steps": 750, "exposure_steps": 150}},
             {"english_options": _LARGE, "options": {"bottleneck": 64}},
         ),
+        abroad=500 * LANGUAGES,
         translated=500,
         stands_on=("toy-text-en",),
     ),
@@ -99,6 +101,7 @@ SYSTEMS = {
             },
             {"english_options": {"width": 104}},
         ),
+        abroad=PAIRS // 2 * LANGUAGES // (1 + LANGUAGES),
         stands_on=("toy-english", "toy-multilingual"),
     ),
     "pivot": System(
@@ -109,6 +112,7 @@ SYSTEMS = {
     "translate-train": System(
         pairing.Bench,
         _arms(Pairing, {"kind": "translate-train", "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE}),
+        abroad=PAIRS * LANGUAGES // (1 + LANGUAGES),
         stands_on=("toy-text",),
     ),
     "translate-test": System(
@@ -169,11 +173,13 @@ def scored(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
 
 
 def budget(name: str, costs: pd.DataFrame) -> dict[str, Any]:
-    """A line: pairs, updates in all, most parameters that learn at a time, FLOPs of training, and text it rests on."""
-    system, pretrained = SYSTEMS[name], [read(model) for model in SYSTEMS[name].stands_on]
+    """A line: pairs, and how many of them are not English; updates in all, most parameters that learn at a time, FLOPs of
+    training; texts and translations that it, and what it stands on, has read."""
+    system = SYSTEMS[name]
+    pretrained = [read(model) for model in system.stands_on]
     own = 0 if system.stands_on else matching.SENTENCES  # M3P reads its text itself
     return {
-        "system": name, "pairs": PAIRS, "updates": int(costs["updates"].sum()),
+        "system": name, "pairs": PAIRS, "abroad": system.abroad, "updates": int(costs["updates"].sum()),
         "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()),
         "sentences": own + sum(one["sentences"] for one in pretrained),
         "translations": LANGUAGES * system.translated + sum(one["translations"] for one in pretrained),

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import claims, figures, report_paint, runtime
+from mpm_lite import claims, figures, report_paint, report_systems, runtime
 from mpm_lite.alignment import CELLS
 from mpm_lite.data.languages import display_name
-from mpm_lite.report_tables import card, markdown_table, percent, read, span
+from mpm_lite.report_tables import card, has, markdown_table, percent, read, span
 from mpm_lite.runtime import UserError
 
 MARKS = ("<!-- ledger -->", "<!-- /ledger -->")
@@ -242,6 +242,7 @@ def blocks() -> list[tuple[tuple[str, str], str]]:
         (CLAIM_MARKS, claims_markdown()),
         (NAME_MARKS, names_markdown()),
         (report_paint.MARKS, report_paint.markdown()),
+        (report_systems.MARKS, report_systems.markdown()),
         (BENCH_MARKS, bench_markdown()),
     ]
 
@@ -250,7 +251,8 @@ def claim_figures() -> dict[str, Any]:
     """The figures that come from the ledger, those whose claims have run."""
     sight, replies = claims.sight_by_language(), claims.replies_by_share()
     drawn = {} if sight is None else {SIGHT_FIGURE: figures.sight(sight)}
-    return drawn | ({} if replies is None else {REPLY_FIGURE: figures.reply_language(replies, PANELS)})
+    drawn |= {} if replies is None else {REPLY_FIGURE: figures.reply_language(replies, PANELS)}
+    return drawn | ({report_systems.FIGURE: report_systems.figure()} if has(report_systems.NAME) else {})
 
 
 def update(readme: Path) -> None:

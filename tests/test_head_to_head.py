@@ -1,12 +1,13 @@
 """The comparison at equal budgets: what training costs, tables that are equal in what they say, files that are read back."""
 
+import json
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 
-from mpm_lite import accounts, acquiring, chat, cli, head_to_head, matching, pairing, realigning
+from mpm_lite import accounts, acquiring, chat, cli, head_to_head, matching, pairing, realigning, report_systems
 from mpm_lite.acquiring import Acquiring
 from mpm_lite.head_to_head import PAIRS, SYSTEMS, TABLES, UPDATES, System
 from mpm_lite.matching import Matching
@@ -15,7 +16,9 @@ from mpm_lite.pairing import Pairing
 SHORT = {"steps": 2, "batch": 4, "bf16": False}
 M3P = Matching(switch={"words": 0.5}, pairs=30, options={"text_steps": 1, "captions": 2, **SHORT})
 SMALL = {
-    "pivot": System(pairing.Bench, dict.fromkeys(TABLES, Pairing("pivot", pairs=30, options=SHORT)), 0, ("toy-text",)),
+    "pivot": System(
+        pairing.Bench, dict.fromkeys(TABLES, Pairing("pivot", pairs=30, options=SHORT)), stands_on=("toy-text",)
+    ),
     "M3P": System(matching.Bench, dict.fromkeys(TABLES, M3P)),
 }
 
@@ -93,6 +96,13 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
         by = of.set_index("language")["value"]
         assert abs(by.drop(["en", "others"]).mean() - by["others"]) < 1e-3, metric
     assert (budgets["flops"] > 0).all() and set(budgets["translations"]) == {0, 24_000}
+    monkeypatch.setattr(report_systems, "has", lambda name: True)
+    monkeypatch.setattr(report_systems, "read", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
+    monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
+    block, alt = report_systems.markdown(), report_systems.figure().mpm_alt
+    assert block.count("| M3P | ") == 4 and "mpm-lite run head_to_head --seeds 2" in block
+    value = f"{first.set_index(['system', 'metric', 'language']).loc[('pivot', 'choice', 'others'), 'value']:.2f}"
+    assert f"| pivot | {value} [" in block and f"pivot {value}" in alt
     before = scores.to_csv()
 
     def never(*_):

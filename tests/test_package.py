@@ -125,6 +125,7 @@ FLOORS = [
         "toyworld_page",
         "report",
         "report_paint",
+        "report_systems",
         "report_tables",
         "cli",
         "cli_chat",

@@ -1,0 +1,75 @@
+"""README's block on the four systems and their rivals, from the committed comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mpm_lite import figures
+from mpm_lite.report_tables import card, has, markdown_table, read, span
+
+MARKS = ("<!-- systems -->", "<!-- /systems -->")
+FIGURE = "figures/head-to-head.png"
+NAME, BUDGETS = "head-to-head", "head-to-head-budgets"
+TITLES = {"pairs": "equal pairs", "updates": "equal updates too", "parameters": "equal parameters"}
+IGLUE = {"retrieval": "retrieval", "true": "true or false", "either": "true of either", "english": "answers in English"}
+
+
+def joined(metric: str = "choice", language: str = "others") -> pd.DataFrame:
+    """A line a table and system: a score with its interval, beside what the system cost and read."""
+    scores = read(NAME).query("metric == @metric and language == @language")
+    return scores.merge(read(BUDGETS), on=["table", "system"])
+
+
+def table(name: str) -> str:
+    """One of the three tables, best first."""
+    english = joined(language="en").query("table == @name").set_index("system")["value"]
+    header = ["system", "nine languages", "English", "blind", "updates", "learn at a time", "PFLOP", "pairs not English",
+              "texts read", "translations read"]  # fmt: skip
+    lines = []
+    for row in joined().query("table == @name").sort_values("value", ascending=False).itertuples():
+        counts = [f"{n:,}" for n in (row.updates, row.trainable)]
+        read_too = [f"{n:,}" for n in (row.abroad, row.sentences, row.translations)]
+        scores = [span(row.value, row.low, row.high), f"{english[row.system]:.2f}", f"{row.chance:.2f}"]
+        lines.append([row.system, *scores, *counts, f"{1e-15 * row.flops:.2f}", *read_too])
+    return markdown_table(header, lines)
+
+
+def iglue() -> str:
+    """Toy-IGLUE, at equal pairs: a line a system, English beside the nine others' mean and chance."""
+    rows, lines = read(NAME).query("table == 'pairs'").set_index(["system", "metric", "language"]), []
+    for system in rows.index.unique("system"):
+        cells = [system]
+        for metric in IGLUE:
+            if (system, metric, "en") not in rows.index:
+                cells.append("-")
+                continue
+            english, others = (rows.loc[(system, metric, code)] for code in ("en", "others"))
+            cells.append(f"{english.value:.2f}, {others.value:.2f} ({others.chance:.2f})")
+        lines.append(cells)
+    return markdown_table(["system", *IGLUE.values()], lines)
+
+
+def markdown() -> str:
+    """The block between README's marks on the systems."""
+    if not has(NAME):
+        return "The comparison, `mpm-lite run head_to_head`, has not run yet."
+    told = card(NAME)
+    parts = [
+        f"Which of ten captions belongs to the picture: choices right on test, {len(told['seeds'])} seeds, {told['pairs']:,} image-caption pairs each.",
+        f"![{figure().mpm_alt}](assets/{FIGURE})",
+    ]  # fmt: skip
+    for name, title in TITLES.items():
+        parts += [f"*{title[0].upper()}{title[1:]}:*", table(name)]
+    parts += [
+        "*Toy-IGLUE, at equal pairs (English, mean of the nine others, chance of those):*",
+        iglue(),
+        f"Run at commit `{told['commit']}`: `{told['command']}`.",
+    ]
+    return "\n\n".join(parts)
+
+
+def figure() -> Any:
+    """The comparison as a figure."""
+    return figures.head_to_head(joined(), TITLES)
