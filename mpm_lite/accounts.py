@@ -48,6 +48,11 @@ def kept() -> Iterator[list[Entry]]:
         _BOOK.reset(token)
 
 
+def open_now() -> bool:
+    """Whether a book is kept."""
+    return _BOOK.get() is not None
+
+
 def note(recipe: Recipe, data: Any) -> None:
     """Write down what each stage of a recipe costs, where a book is kept; `data()` is what it learns from, as `train.fit`
     takes it. Weights stay as they are."""

@@ -1,10 +1,14 @@
-"""Train a recipe once: what it learned is kept in MPM_LITE_HOME, under a name for all that decides it, and read back."""
+"""Train a recipe once: what it learned is kept in MPM_LITE_HOME, under a name for all that decides it, and read back.
+
+A few ship among the assets, in KEPT, so that a notebook can begin where training ended.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,27 +19,35 @@ from mpm_lite.cache import digest, learned
 from mpm_lite.recipes.base import Recipe
 
 R = TypeVar("R", bound=Recipe)
+KEPT = "kept"  # among the assets
 
 
 def trained(
-    recipe: R, data: Callable[[], Any], seed: int, place: str, label: str, told: Sequence[Any], progress: bool = True
+    recipe: R, data: Callable[[], Any], seed: int, place: str, label: str, told: Sequence[Any], progress: bool = True,
+    before: Callable[[], Any] | None = None,
 ) -> R:  # fmt: skip
     """The recipe, trained on what `data` gives, or with the weights that it learned before; a run that was stopped goes on.
 
     `told` is whatever decides the weights beside seed, options and the weights that do not learn: JSON-able values. Only
-    what learns is kept, in MPM_LITE_HOME/place.
+    what learns is kept, in MPM_LITE_HOME/place. Where it has to be trained, `before` is called first, to set weights that it
+    starts from.
     """
     dials = {k: v for k, v in asdict(recipe.options).items() if k != "bf16"}
     said = digest([place, recipe.name, label, str(seed), json.dumps([list(told), dials], sort_keys=True)])
-    path = runtime.home() / place / f"{said}.safetensors"
+    path, shipped = (folder / f"{said}.safetensors" for folder in (runtime.home() / place, runtime.asset() / KEPT))
+
+    begin = cache(before or (lambda: None))
+    if accounts.open_now():
+        begin()  # and so down to the first stage, whose cost is to be written down too
 
     def learn(work: Path) -> dict[str, Tensor]:
+        begin()
         plan = train.Plan(seed, work, 250, progress=progress, label=f"{recipe.name}: {label}, seed {seed}")
         train.fit(recipe, data(), plan)
         of = recipe.state_dict()
         return {k: of[k] for k in sorted(of) if recipe.trains(k)}
 
-    recipe.load_state_dict(learned(path, learn), strict=False)
+    recipe.load_state_dict(learned(shipped if shipped.exists() and not path.exists() else path, learn), strict=False)
     accounts.note(recipe, data)
     return recipe.eval()
 

@@ -7,7 +7,7 @@ bench.test(bench.train(Matching(), seed=0), seed=0, split="val")
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -23,7 +23,7 @@ from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, some_off, text_scenes
 from mpm_lite.data.switching import Switching, switch
 from mpm_lite.experiment import text_tower
-from mpm_lite.keeping import mark, trained
+from mpm_lite.keeping import trained
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
 from mpm_lite.runtime import UserError
@@ -179,16 +179,17 @@ class Bench(Pictured):
         return self._seen[key]
 
     def train(self, arm: Matching, seed: int) -> M3p:
-        """The trained recipe; arms share what they learned from text alone, and what they learned before fine-tuning."""
+        """The trained recipe; arms share what they learned from text alone, and what they learned before fine-tuning. What
+        comes before a stage is made, or read back, only where that stage has to be trained."""
         o = arm.recipe_options
-        first = self._fitted(replace(o, steps=0, fine_steps=0), {"alpha": arm.alpha}, arm, seed, None)
-        before = None
-        if o.steps:
-            told = asdict(arm) | {"fine": (), "shuffled": False, "options": None}
-            before = first = self._fitted(replace(o, text_steps=0, fine_steps=0), told, arm, seed, first)
-        if o.fine_steps:
-            first = self._fitted(replace(o, text_steps=0, steps=0), asdict(arm), arm, seed, before or first)
-        return first
+        text = {"alpha": arm.alpha, "sentences": SENTENCES}
+        pairs = asdict(arm) | text | {"text_steps": o.text_steps, "fine": (), "shuffled": False, "options": None}
+        first = lambda: self._fitted(replace(o, steps=0, fine_steps=0), text, arm, seed)  # noqa: E731
+        both = lambda: self._fitted(replace(o, text_steps=0, fine_steps=0), pairs, arm, seed, first)  # noqa: E731
+        if not o.fine_steps:
+            return both() if o.steps else first()
+        told = pairs | {"steps": o.steps, "fine": arm.fine, "shuffled": arm.shuffled}
+        return self._fitted(replace(o, text_steps=0, steps=0), told, arm, seed, both if o.steps else first)
 
     def untrained(self, options: M3pOptions) -> M3p:
         """An untrained recipe; torch's seed decides its weights."""
@@ -218,18 +219,19 @@ class Bench(Pictured):
             seen = seen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
         return Streams(stage, arm.recipe_options, text, seen, scenes, switching, languages)
 
-    def _fitted(self, options: M3pOptions, told: Any, arm: Matching, seed: int, start: M3p | None) -> M3p:
+    def _fitted(
+        self, options: M3pOptions, told: Any, arm: Matching, seed: int, start: Callable[[], M3p] | None = None
+    ) -> M3p:
         """A recipe of one stage, trained from `start` or from nothing: computed, or read back."""
         torch.manual_seed(seed)
         recipe = self.untrained(options)
-        if start is not None:
-            recipe.load_state_dict(start.state_dict())
         stages = [stage.name for stage in recipe.stages()]
         if not stages:
             return recipe.eval()
-        told = [self.tower.fingerprint, toyworld.RENDER, told, mark(recipe)]
+        said = [self.tower.fingerprint, toyworld.RENDER, told, [WIDTH, LAYERS, HEADS, HIDDEN]]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
-        return trained(recipe, data, seed, "matching", stages[0], told, self.progress)
+        before = (lambda: recipe.load_state_dict(start().state_dict())) if start else None
+        return trained(recipe, data, seed, "matching", stages[0], said, self.progress, before)
 
     @torch.no_grad()
     def fits(self, recipe: M3p, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:

@@ -6,7 +6,6 @@ bench.test(bench.train(Realigning(), seed=0), seed=0, split="val")
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from mpm_lite.choosing import captioned
 from mpm_lite.data import grammar, tasks, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked
 from mpm_lite.data.noise import Noise
-from mpm_lite.keeping import mark, trained
+from mpm_lite.keeping import trained
 from mpm_lite.qformer import QFormer
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.blip2 import Blip2, Blip2Options
@@ -67,6 +66,15 @@ class Realigning:
         return build_options(MblipOptions, {"bf16": runtime.fast_bf16()} | self.options)
 
     @property
+    def blip2_options(self) -> Blip2Options:
+        """Those of the Q-Former and of BLIP-2's first stage, checked."""
+        return build_options(Blip2Options, {"bf16": runtime.fast_bf16()} | self.english_options)
+
+    def start_told(self, first: LM) -> list[Any]:
+        """What decides the English Q-Former beside the seed."""
+        return [self.english, self.english_options, self.generation_options, first.fingerprint]
+
+    @property
     def total(self) -> int:
         """Image-text pairs in all, those of the English Q-Former included."""
         return self.pairs + (self.english if self.start == "english" else 0)
@@ -88,10 +96,8 @@ class Bench(chat.Bench):
 
     def blip2(self, arm: Realigning, seed: int) -> Blip2:
         """BLIP-2's first stage."""
-        options = build_options(Blip2Options, {"bf16": runtime.fast_bf16()} | arm.english_options)
         lm = language_model(arm.first, None, seed)
-        torch.manual_seed(seed)
-        recipe = Blip2(self.tower.width, self.seen("val").shape[1], lm.vocabulary, options)
+        recipe = self._blip2(arm, seed)
 
         def data() -> Any:
             seen = self.seen("train", arm.english)
@@ -99,29 +105,38 @@ class Bench(chat.Bench):
 
         return self._kept(recipe, data, seed, "Q-Former", [arm.english])
 
+    def _blip2(self, arm: Realigning, seed: int) -> Blip2:
+        words = language_model(arm.first, None, seed).vocabulary
+        torch.manual_seed(seed)
+        return Blip2(self.tower.width, self.seen("val").shape[1], words, arm.blip2_options)
+
     def english(self, arm: Realigning, seed: int) -> QFormer:
-        """The Q-Former after BLIP-2's two stages, or as it begins."""
+        """The Q-Former that an arm starts from: a random one as it begins, else after BLIP-2's two stages, whose first is made,
+        or read back, only where the second has to be trained."""
+        lm, qformer = language_model(arm.first, None, seed), self._blip2(arm, seed).qformer
         if arm.start == "random":
-            options = build_options(Blip2Options, arm.english_options)
-            torch.manual_seed(seed)
-            vocabulary = language_model(arm.lm, arm.lm_seed, seed).vocabulary
-            return Blip2(self.tower.width, self.seen("val").shape[1], vocabulary, options).qformer
-        blip2, lm = self.blip2(arm, seed), language_model(arm.first, None, seed)
+            return qformer
         told = {"bf16": runtime.fast_bf16()} | GENERATION | arm.generation_options
         torch.manual_seed(seed)
-        recipe = Mblip(lm, copy.deepcopy(blip2.qformer), self.tower.width, build_options(MblipOptions, told))
-        asked = self._described(toyworld.split_scenes("train")[: arm.english], ["en"], None, seed)
-        data = lambda: self._exchanges(lm, asked, 0, arm.english)  # noqa: E731
-        return self._kept(recipe, data, seed, "generation", [arm.english, lm.fingerprint, mark(blip2)]).visual.qformer
+        recipe = Mblip(lm, qformer, self.tower.width, build_options(MblipOptions, told))
+
+        def data() -> Exchanges:
+            asked = self._described(toyworld.split_scenes("train")[: arm.english], ["en"], None, seed)
+            return self._exchanges(lm, asked, 0, arm.english)
+
+        before = lambda: qformer.load_state_dict(self.blip2(arm, seed).qformer.state_dict())  # noqa: E731
+        return self._kept(recipe, data, seed, "generation", arm.start_told(lm), before).visual.qformer
 
     # re-alignment
 
     def train(self, arm: Realigning, seed: int) -> Mblip:  # type: ignore[override]
-        """The re-aligned recipe."""
+        """The re-aligned recipe; the Q-Former that it starts from is made, or read back, only where it has to be trained."""
         lm, options = language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options
-        qformer = copy.deepcopy(self.english(arm, seed))
+        qformer = self._blip2(arm, seed).qformer
         torch.manual_seed(seed)
         recipe = Mblip(lm, qformer, self.tower.width, options)
+
+        before = lambda: qformer.load_state_dict(self.english(arm, seed).state_dict())  # noqa: E731
 
         def data() -> list[Exchanges]:
             many = toyworld.split_scenes("train")[arm.english : arm.english + arm.pairs]
@@ -133,8 +148,11 @@ class Bench(chat.Bench):
                 each = [self._described(many, codes, noise, seed, one_each=True), mixed]
             return [self._exchanges(lm, asked, arm.english, arm.pairs) for asked in each]
 
-        told = {k: v for k, v in asdict(arm).items() if k not in ("options", "english_options", "generation_options")}
-        return self._kept(recipe, data, seed, arm.lm, [told, lm.fingerprint, mark(qformer)])
+        if options.learns != "qformer":  # then its weights are not among those that are kept
+            before()
+        told = {k: v for k, v in asdict(arm).items() if not k.endswith("options")}
+        first = arm.start_told(language_model(arm.first, None, seed)) if arm.start == "english" else []
+        return self._kept(recipe, data, seed, arm.lm, [told, lm.fingerprint, *first], before)
 
     def _described(
         self, scenes: Sequence[Any], languages: Sequence[str], noise: Noise | None, seed: int, one_each: bool = False
@@ -155,6 +173,9 @@ class Bench(chat.Bench):
         seen = self.seen("train", first + count)[first:]
         return Exchanges(lm, seen, [e.picture for e in asked], [e.prompt for e in asked], [e.reply for e in asked])
 
-    def _kept(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Sequence[Any]) -> Any:
+    def _kept(
+        self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Sequence[Any],
+        before: Callable[[], Any] | None = None,
+    ) -> Any:  # fmt: skip
         told = [self.tower.fingerprint, toyworld.RENDER, *told]
-        return trained(recipe, data, seed, "realigned", what, told, self.progress)
+        return trained(recipe, data, seed, "realigned", what, told, self.progress, before)

@@ -64,8 +64,15 @@ def emoji_markdown() -> str:
     return "\n\n".join([
         f"Emoji of {told['options']['pixels']} pixels, painted after their names: {told['pairs']} English names learned, {len(told['seeds'])} seeds of re-alignment. R-precision: the painted emoji's own English name is the nearest of a hundred, to a judge of its own (chance 0.01). What the judge says else, in English, of *{ceilings}*.",
         markdown_table(header, lines),
+        f"Re-aligned in {told['options']['re-aligned']['steps']:,} steps, the painter finds what it learned in English in {_learned(rows, 'e5-small')} with `e5-small`, and in {_learned(rows, 'minilm-en')} with `minilm-en`, whose states it was pretrained on: where the first is low, the other languages say little of transfer.",
         f"Run at commit `{told['commit']}`: `{told['command']}`.",
     ])  # fmt: skip
+
+
+def _learned(rows: pd.DataFrame, encoder: str) -> str:
+    """What a painter finds of the English names that it learned."""
+    of = rows.query("encoder == @encoder and sort == 'learned' and language == 'en'").iloc[0]
+    return f"{of.value:.2f}"
 
 
 def markdown() -> str:

@@ -1,0 +1,91 @@
+"""What was trained is read back: from MPM_LITE_HOME, or from the assets; what comes before is made only where it must be."""
+
+import shutil
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from mpm_lite import accounts, keeping, train
+from mpm_lite.recipes.base import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class Options:
+    steps: int = 3
+    bf16: bool = False
+
+
+class Line(Recipe):
+    """A number that learns beside one that does not."""
+
+    name = "line"
+
+    def __init__(self, options=Options()):
+        super().__init__()
+        self.options, self.learns, self.still = options, nn.Linear(1, 1), nn.Linear(1, 1)
+
+    def stages(self):
+        return [Stage("only", ("learns",), ("still",), "squares", self.options.steps, 2, 0.1)]
+
+    def loss(self, batch):
+        return (self.learns(batch["x"]) - 1).square().mean()
+
+
+class Data:
+    digest = "data"
+
+    def __len__(self):
+        return 4
+
+    def batch(self, indices):
+        return {"x": indices[:, None].float()}
+
+
+def made(before=None, options=Options(), told=("a",)):
+    torch.manual_seed(0)
+    return keeping.trained(Line(options), Data, 0, "lines", "one", list(told), progress=False, before=before)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def never(*_, **__):
+    raise AssertionError("trained again")
+
+
+def test_only_what_learns_is_kept_and_read_back(home, monkeypatch):
+    first = made()
+    files = list((home / "home" / "lines").iterdir())
+    assert len(files) == 1 and files[0].stat().st_size < 400
+    monkeypatch.setattr(train, "fit", never)
+    assert torch.equal(made().learns.weight, first.learns.weight)
+    for other in ({"options": Options(steps=4)}, {"told": ("b",)}):
+        with pytest.raises(AssertionError, match="again"):
+            made(**other)
+
+
+def test_what_comes_before_is_made_where_it_must_be(home):
+    calls = []
+    made(before=lambda: calls.append(1))
+    made(before=lambda: calls.append(2))
+    assert calls == [1]
+    with accounts.kept() as book:  # its cost is to be told all the same
+        made(before=lambda: calls.append(3))
+    assert calls == [1, 3] and [entry.updates for entry in book] == [3]
+    with accounts.kept():
+        made(before=lambda: calls.append(4), told=("new",))
+    assert calls == [1, 3, 4]
+
+
+def test_what_ships_is_read_from_the_assets(home, monkeypatch):
+    first = made()
+    shutil.move(home / "home" / "lines", home / keeping.KEPT)
+    monkeypatch.setattr(keeping.runtime, "asset", lambda name="": home)
+    monkeypatch.setattr(train, "fit", never)
+    assert torch.equal(made().learns.weight, first.learns.weight)
+    assert not (home / "home" / "lines").exists()
