@@ -7,7 +7,8 @@ code, and no evidence.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from typing import Any
 
 from mpm_lite import acquiring, pairing
 from mpm_lite.acquiring import Acquiring
@@ -20,16 +21,16 @@ COUNT = 200  # pictures of test
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
 LATER = ("hi", "sw", "tr")
 FIRST = tuple(code for code in OTHERS if code not in LATER)
-SENTENCES = (
-    500  # translated ones a language, and as many captioned pictures: at 4,000 a first look found nothing left to tell
-)
-MLA = Acquiring(parallel=SENTENCES, pairs=SENTENCES)
-STEPS = 1800  # of both stages together
-ALONE = {
-    "transfer": {"order": "transfer", "transfer_steps": STEPS},
-    "exposure": {"order": "exposure", "exposure_steps": STEPS},
-}
+# Translated ones a language, and as many captioned pictures: with 4,000 a look at val found nothing left to tell apart.
+SENTENCES = 500
+STEPS = {"transfer_steps": 750, "exposure_steps": 150}
+TOGETHER = sum(STEPS.values())
 NOISES = (0.05, 0.1, 0.2, 0.4)
+
+
+def _mla(options: Mapping[str, Any] | None = None, **given: Any) -> Acquiring:
+    """An arm of MLA with the dials that all share."""
+    return Acquiring(parallel=SENTENCES, pairs=SENTENCES, options=STEPS | dict(options or {}), **given)
 
 
 def c11(s: Sample) -> Found:
@@ -106,11 +107,11 @@ CLAIMS = {
         control="acquirers and embedding over the embedding alone, choices right",
         rule="for: the interval of the effect lies at or above 0.84; against: below it. The control must lie above 0: else the acquirers do nothing.",
         arms={
-            "acquirers": MLA,
-            "embedding alone": replace(MLA, options={"learns": "embedding"}),
-            "whole text encoder": replace(MLA, options={"learns": "text encoder"}),
-            "English trained on": replace(MLA, afterwards=500),
-            **{f"noise {n}": replace(MLA, noise=n) for n in NOISES},
+            "acquirers": _mla(),
+            "embedding alone": _mla({"learns": "embedding"}),
+            "whole text encoder": _mla({"learns": "text encoder"}),
+            "English trained on": _mla(afterwards=500),
+            **{f"noise {n}": _mla(noise=n) for n in NOISES},
         },
         judge=c11,
         asked=ASKED,
@@ -125,12 +126,12 @@ CLAIMS = {
         control="both stages with every translation and caption another's, over the blind picture",
         rule="for: both stages lie above each alone, and transfer alone gives at least half of their gain over chance; against: any of these is refuted. The control's upper bound must lie under 0.05.",
         arms={
-            "both": MLA,
-            "transfer alone": replace(MLA, options=ALONE["transfer"]),
-            "exposure alone": replace(MLA, options=ALONE["exposure"]),
-            "reversed": replace(MLA, options={"order": "exposure transfer"}),
-            "shuffled": replace(MLA, shuffled=True),
-            **{f"transfer by {kind}": replace(MLA, options={"transfer": kind}) for kind in ("cosine", "nce")},
+            "both": _mla(),
+            "transfer alone": _mla({"order": "transfer", "transfer_steps": TOGETHER}),
+            "exposure alone": _mla({"order": "exposure", "exposure_steps": TOGETHER}),
+            "reversed": _mla({"order": "exposure transfer"}),
+            "shuffled": _mla(shuffled=True),
+            **{f"transfer by {kind}": _mla({"transfer": kind}) for kind in ("cosine", "nce")},
         },
         judge=c12,
         asked=ASKED,
@@ -145,11 +146,11 @@ CLAIMS = {
         control="shared acquirers: what the first six languages lose when three are added, choices right",
         rule="for: the interval of the effect lies at or above -0.05; against: below it. The control must lie below 0: else acquirers of their own are not needed.",
         arms={
-            "later": replace(MLA, languages=FIRST, then=LATER),
-            "first": replace(MLA, languages=FIRST, then=()),
-            "together": MLA,
-            "shared, later": replace(MLA, languages=FIRST, then=LATER, options={"shared": True}),
-            "shared, first": replace(MLA, languages=FIRST, options={"shared": True}),
+            "later": _mla(languages=FIRST, then=LATER),
+            "first": _mla(languages=FIRST),
+            "together": _mla(),
+            "shared, later": _mla({"shared": True}, languages=FIRST, then=LATER),
+            "shared, first": _mla({"shared": True}, languages=FIRST),
         },
         judge=c13,
         asked=ASKED,

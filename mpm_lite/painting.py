@@ -28,7 +28,7 @@ from mpm_lite.cache import digest, features, learned
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.instructions import captions_asked
 from mpm_lite.data.scenes import Scene
-from mpm_lite.keeping import mark as mark_of
+from mpm_lite.keeping import mark
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.runtime import UserError, unknown
@@ -93,12 +93,12 @@ def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = L
     return load_prompt_encoder(name, seed or 0, layer)
 
 
-def key(recipe: MpmPaint, seed: int, prompts: Sequence[str], mark: str) -> str:
-    """Digest of everything that a recipe's weights will depend on: what it starts from, reads, and how it learns. `mark` is
-    the autoencoder's."""
+def key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> str:
+    """Digest of everything that a recipe's weights will depend on: what it starts from, reads, and how it learns.
+    `autoencoder` is the mark of its weights."""
     dials = {k: v for k, v in asdict(recipe.options).items() if k != "bf16"}
     weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
-    said = [mark, recipe.predicts, recipe.encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed)]
+    said = [autoencoder, recipe.predicts, recipe.encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed)]
     return digest([*said, *prompts, *weights])
 
 
@@ -133,7 +133,7 @@ class Bench:
         if self.folder:
             self.side = paint.pixels(self.vae, paint.load_unet(self.folder)[0].config.sample_size)
         self.reader = scene_reader.load_scene_reader()
-        self._mark = mark_of(self.vae)
+        self._mark = mark(self.vae)
 
     def latents(self, count: int) -> Tensor:
         """Of the first training pictures, float16 (M, C, S, S); cached block by block."""
