@@ -79,11 +79,22 @@ def head_to_head(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train and test the four systems and their rivals at equal budgets; a committed configuration."""
     from mpm_lite import head_to_head as compared
 
+    _compared(compared, settings, args)
+
+
+def head_to_head_real(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train and test MLA and its rivals on real pictures; a committed configuration."""
+    from mpm_lite import head_to_head_real as compared
+
+    _compared(compared, settings, args)
+
+
+def _compared(study: Any, settings: dict[str, Any], args: argparse.Namespace) -> None:
     if settings:
-        raise UserError("'head_to_head' is a committed configuration and takes no --set.")
+        raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set.")
     print(runtime.banner())
-    for path in compared.run(Path(args.out or "runs"), args.seeds or 3, say=lambda line: print(line, flush=True)):
+    for path in study.run(Path(args.out or "runs"), args.seeds or 3, say=lambda line: print(line, flush=True)):
         print(path)
 
 
-RUNS = {"m3p": m3p, "mla": mla, "mblip": mblip, "head_to_head": head_to_head}
+RUNS = {"m3p": m3p, "mla": mla, "mblip": mblip, "head_to_head": head_to_head, "head_to_head_real": head_to_head_real}

@@ -134,7 +134,7 @@ SYSTEMS = {
 }  # fmt: skip
 
 
-def items(system: System, table: str, seed: int, split: str, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def items(system: System, table: str, seed: int, split: str, count: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of a system in a table with a seed, of the first table with those of toy-IGLUE, and what its training cost:
     computed, or read back from MPM_LITE_HOME/head-to-head."""
     arm, whole = system.arms[table], table == TABLES[0]
@@ -154,12 +154,12 @@ def items(system: System, table: str, seed: int, split: str, count: int) -> tupl
     return pd.read_parquet(path), pd.read_parquet(costs)
 
 
-def scored(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
-    """A line a system, metric and language, and one of the nine others' mean: value, interval, chance (blind), n."""
+def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
+    """A line a system, metric and language, and one of all others' mean: value, interval, chance (blind), n."""
     found = []
     for name, of in rows.groupby("arm", sort=False):
         sample = Sample(of, draws)
-        for metric in (m for m in (*SCORES, *IGLUE) if m in of and of[m].notna().any()):
+        for metric in (m for m in metrics if m in of and of[m].notna().any()):
             figures: dict[str, tuple[Drawn, Drawn]] = {
                 code: (sample.score(name, code, metric), sample.score(name, code, metric, "blind"))
                 for code in dict.fromkeys(of["language"])

@@ -11,7 +11,7 @@ from mpm_lite.report_tables import card, has, markdown_table, read, span
 
 MARKS = ("<!-- systems -->", "<!-- /systems -->")
 FIGURE = "figures/head-to-head.png"
-NAME, BUDGETS = "head-to-head", "head-to-head-budgets"
+NAME, BUDGETS, REAL = "head-to-head", "head-to-head-budgets", "head-to-head-real"
 TITLES = {"pairs": "equal pairs", "updates": "equal updates too", "parameters": "equal parameters"}
 IGLUE = {"retrieval": "retrieval", "true": "true or false", "either": "true of either", "english": "answers in English"}
 
@@ -51,8 +51,34 @@ def iglue() -> str:
     return markdown_table(["system", *IGLUE.values()], lines)
 
 
+def real() -> str:
+    """On real pictures: a line a system."""
+    if not has(REAL):
+        return "On real pictures, `mpm-lite run head_to_head_real`, they have not been compared yet."
+    told, rows, lines = card(REAL), read(REAL), []
+    for system, of in rows.groupby("system", sort=False):
+        by = of.set_index(["metric", "language"])
+        cells = [system]
+        for metric in ("recall", "choice"):
+            others = by.loc[(metric, "others")]
+            cells += [f"{by.loc[(metric, 'en'), 'value']:.2f}", span(others.value, others.low, others.high), f"{others.chance:.2f}"]  # fmt: skip
+        lines.append([*cells, f"{int(of['trainable'].iloc[0]):,}", f"{1e-15 * of['flops'].iloc[0]:.2f}"])
+    header = ["system", "R@10, English", "others", "blind", "one of ten, English", "others", "blind", "learn at a time", "PFLOP"]  # fmt: skip
+    count = len(set(rows["language"]) - {"en", "others"})
+    return "\n\n".join([
+        f"On real pictures: {told['pictures']:,} of emoji, stamps and clip art with one caption each, {len(told['seeds'])} seeds, held-out stamps asked about in English and {count} other languages. *Translate-test* is a perfect translator, *untranslated* none.",
+        markdown_table(header, lines),
+        f"Run at commit `{told['commit']}`: `{told['command']}`.",
+    ])  # fmt: skip
+
+
 def markdown() -> str:
     """The block between README's marks on the systems."""
+    return toys() + "\n\n" + real()
+
+
+def toys() -> str:
+    """On the toy world: figure, three tables, toy-IGLUE."""
     if not has(NAME):
         return "The comparison, `mpm-lite run head_to_head`, has not run yet."
     told = card(NAME)

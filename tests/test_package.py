@@ -137,6 +137,7 @@ FLOORS = [
         "cli_settings",
         "cli_systems",
         "head_to_head",
+        "head_to_head_real",
         "teaching",
     },
 ]

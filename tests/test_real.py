@@ -1,16 +1,21 @@
 """MLA and its rivals on real pictures, few of them: compact vocabularies, what is learned from, how a test is made."""
 
+import json
 from functools import cache
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from need import require
 
-from mpm_lite import UserError, real
+from mpm_lite import UserError, real, report_systems
+from mpm_lite import head_to_head_real as compared
 from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, Acquiring
 from mpm_lite.data import load_captions
 from mpm_lite.experiment import text_tower
+from mpm_lite.head_to_head import System
+from mpm_lite.head_to_head_real import TABLE
 from mpm_lite.pairing import Pairing
 from mpm_lite.real import DUAL, LANGUAGES, REAL, AcquiringReal, PairingReal
 from mpm_lite.towers.tokens import padded
@@ -92,6 +97,25 @@ def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
     bench = PairingReal(progress=False)
     data = bench._captions(Pairing("in-language", ("zh",), world="real", pairs=40, noise=0.0), 0)
     assert len(data) == sum(map(bool, real.captions("train").captions["zh"]))
+
+
+def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path, monkeypatch):
+    arm = Pairing("translate-train", LANGUAGES, world="real", pairs=40, noise=0.0, options=SHORT)
+    small = {"MLA": System(AcquiringReal, {TABLE: Acquiring(**ARM)}), "all": System(PairingReal, {TABLE: arm})}
+    monkeypatch.setattr(compared, "SYSTEMS", small)
+    run = lambda: compared.run(tmp_path, seeds=2, split="val", systems=tuple(small))  # noqa: E731
+    run()
+    rows = pd.read_csv(tmp_path / "head-to-head-real.csv")
+    assert set(rows["system"]) == set(small) and set(rows["metric"]) == {"recall", "choice"}
+    assert {"en", "others", "de", "zh"} <= set(rows["language"]) and rows["value"].between(0, 1).all()
+    monkeypatch.setattr(report_systems, "has", lambda name: True)
+    monkeypatch.setattr(report_systems, "read", lambda name: pd.read_csv(tmp_path / f"{name}.csv"))
+    monkeypatch.setattr(report_systems, "card", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
+    block = report_systems.real()
+    assert "| MLA | " in block and "head_to_head_real --seeds 2" in block
+    monkeypatch.setattr(AcquiringReal, "train", None)  # read back
+    run()
+    assert pd.read_csv(tmp_path / "head-to-head-real.csv").equals(rows)
 
 
 def test_what_real_pictures_lack_is_said(bench):
