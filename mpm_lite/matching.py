@@ -104,18 +104,19 @@ class Streams:
     """Training data of one stage: sentences for xMLM, and pictures with captions, told, switched and hidden anew each time."""
 
     def __init__(
-        self, stage: str, options: M3pOptions, text: Sequence[str], seen: Tensor, scenes: Sequence[Scene],
-        switching: Switching | None = None, languages: Sequence[str] = ("en",),
+        self, stage: str, options: M3pOptions, text: Sequence[str], seen: Tensor, classes: Tensor,
+        told: Callable[[int, np.random.Generator], list[str]], reads: Reads, mark: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.stage, self.options, self.text, self.seen, self.scenes = stage, options, text, seen, scenes
-        self.switching, self.languages = switching, list(languages)
-        self.classes = torch.from_numpy(np.stack([region_classes(s) for s in scenes]))
-        said = [stage, json.dumps(asdict(options) | {"bf16": None}), str(switching), *self.languages, *text[::97]]
+        """`seen` (M, R, D_in) and `classes` int64 (M, R) are of regions, class 0 for one that holds nothing; `told(i, rng)`
+        draws picture i's captions, its own first; `mark` says what else decides the captions."""
+        self.stage, self.options, self.text, self.seen, self.classes = stage, options, text, seen, classes
+        self.told, self.reads = told, reads
+        said = [stage, json.dumps(asdict(options) | {"bf16": None}), *mark, *text[::97]]
         few = seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()
-        self.digest = digest([*said, *(s.id for s in scenes), few])
+        self.digest = digest([*said, classes.numpy().tobytes(), few])
 
     def __len__(self) -> int:
-        return len(self.text) if self.stage == TEXT else len(self.scenes)
+        return len(self.text) if self.stage == TEXT else len(self.seen)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """What `M3p.loss` takes, for the tasks of the stage."""
@@ -124,34 +125,19 @@ class Streams:
         found: dict[str, Tensor] = {}
         if self.stage != FINE:
             which = indices.tolist() if self.stage == TEXT else rng.integers(len(self.text), size=len(indices))
-            found["text"] = encoded([self.text[i] for i in which])
+            found["text"] = self.reads.encode([self.text[i] for i in which])
             found["text_asked"] = self._asked(found["text"], hides)
         if self.stage != TEXT:
-            few = [self.scenes[i] for i in indices]
-            told = [self._told(scene, rng) for scene in few]
-            found |= self._matching(indices, few, told, rng)
+            told = [self.told(int(i), rng) for i in indices]
+            ids = self.reads.encode([one for many in told for one in many])
+            found |= {"match_seen": self.seen[indices].float(), "match_ids": ids.view(len(told), len(told[0]), -1)}
             if self.stage == PRETRAIN:
                 found |= self._hidden(indices, [own for own, *_ in told], hides)
         return found
 
-    def _told(self, scene: Scene, rng: np.random.Generator) -> list[str]:
-        """The picture's own caption, and those that are not: half of other pictures, the rest wrong in one attribute."""
-        language = self.languages[rng.integers(len(self.languages))]
-        others = [self.scenes[k] for k in rng.integers(len(self.scenes), size=self.options.captions // 2)]
-        hard = some_off(scene, rng, self.options.captions - 1 - len(others))
-        said = [choices.caption(one, language) for one in (scene, *others, *hard)]
-        return said if self.switching is None else [switch(one, self.switching, rng) for one in said]
-
-    def _matching(
-        self, indices: Tensor, few: Sequence[Scene], told: Sequence[Sequence[str]], rng: np.random.Generator
-    ) -> dict[str, Tensor]:
-        ids = encoded([one for many in told for one in many]).view(len(few), self.options.captions, -1)
-        return {"match_seen": self.seen[indices].float(), "match_ids": ids}
-
     def _hidden(self, indices: Tensor, own: Sequence[str], hides: torch.Generator) -> dict[str, Tensor]:
-        ids, seen = encoded(own), self.seen[indices].float()
+        ids, seen, classes = self.reads.encode(own), self.seen[indices].float(), self.classes[indices]
         of_words = (torch.arange(len(ids)) % 2 == 0)[:, None]  # a sample hides tokens, or regions
-        classes = self.classes[indices]
         there = (classes > 0) & ~of_words  # a detector's regions hold something: of the cells, those that do
         return {
             "ids": ids,
@@ -162,7 +148,15 @@ class Streams:
         }
 
     def _asked(self, ids: Tensor, hides: torch.Generator) -> Tensor:
-        return asked_about(ids.shape, self.options.hidden, ids > 3, hides)  # never a special token
+        return asked_about(ids.shape, self.options.hidden, ~torch.isin(ids, self.reads.special), hides)
+
+
+@dataclass(frozen=True)
+class Reads:
+    """How texts are read: as token ids (N, T), 0 for padding; `special` are those that are never asked about."""
+
+    encode: Callable[[Sequence[str]], Tensor]
+    special: Tensor
 
 
 class Bench(Pictured):
@@ -205,7 +199,7 @@ class Bench(Pictured):
 
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
         """What a stage learns from."""
-        count = 2 if stage == TEXT else arm.pairs
+        o, count = arm.recipe_options, 2 if stage == TEXT else arm.pairs
         scenes, switching = toyworld.split_scenes("train")[:count], None
         text = [] if stage == FINE else sentences(SENTENCES, arm.alpha, seed)
         if arm.switch is not None and stage == PRETRAIN:
@@ -217,7 +211,18 @@ class Bench(Pictured):
         seen, languages = self.seen("train", count), arm.fine if stage == FINE else ("en",)
         if stage == FINE and arm.shuffled:
             seen = seen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
-        return Streams(stage, arm.recipe_options, text, seen, scenes, switching, languages)
+
+        def told(i: int, rng: np.random.Generator) -> list[str]:
+            """The picture's own caption, and those that are not: half of other pictures, the rest wrong in one attribute."""
+            language = languages[rng.integers(len(languages))]
+            others = [scenes[k] for k in rng.integers(len(scenes), size=o.captions // 2)]
+            hard = some_off(scenes[i], rng, o.captions - 1 - len(others))
+            said = [choices.caption(one, language) for one in (scenes[i], *others, *hard)]
+            return said if switching is None else [switch(one, switching, rng) for one in said]
+
+        classes = torch.from_numpy(np.stack([region_classes(s) for s in scenes]))
+        mark = [str(switching), *languages, *(s.id for s in scenes)]
+        return Streams(stage, o, text, seen, classes, told, Reads(encoded, torch.arange(4)), mark)
 
     def _fitted(
         self, options: M3pOptions, told: Any, arm: Matching, seed: int, start: Callable[[], M3p] | None = None

@@ -82,9 +82,10 @@ def test_masking_asks_about_the_share_and_never_about_padding():
 
 def test_matching_learns_from_its_own_caption_against_others(bench):
     data = bench.data(Matching(switch=None, pairs=50, options=FEW), PRETRAIN, 0)
-    own, other, another, hard = data._told(data.scenes[0], np.random.default_rng(0))
-    assert own == choices.caption(data.scenes[0], "en") and len({own, other, another, hard}) == 4
-    assert hard in {choices.caption(s, "en") for s in one_off(data.scenes[0])}
+    scene = toyworld.split_scenes("train")[0]
+    own, other, another, hard = data.told(0, np.random.default_rng(0))
+    assert own == choices.caption(scene, "en") and len({own, other, another, hard}) == 4
+    assert hard in {choices.caption(s, "en") for s in one_off(scene)}
 
 
 def test_matching_among_captions_or_each_by_itself(bench):
@@ -111,7 +112,8 @@ def test_switched_captions_are_foreign_with_pictures_or_as_text(bench):
     assert foreign(switched["ids"]) > 5 > foreign(plain["ids"])
     apart = bench.data(Matching(pictures=False, pairs=50, options=FEW), PRETRAIN, 0)
     assert foreign(apart.batch(torch.arange(6))["ids"]) < 5 and len(apart.text) == 200 + 50
-    assert apart.switching is None and any(not text.isascii() for text in apart.text[200:])
+    assert all(told.isascii() for told in apart.told(0, np.random.default_rng(0)))
+    assert any(not text.isascii() for text in apart.text[200:])
 
 
 def test_text_follows_zipf_to_the_power_of_alpha(bench):
