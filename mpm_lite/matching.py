@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mpm_lite import runtime
+from mpm_lite.acquiring import check_languages
 from mpm_lite.cache import digest
 from mpm_lite.choosing import Pictured
 from mpm_lite.data import choices, grammar, toyworld
@@ -50,11 +51,11 @@ class Matching:
     alpha: float = 0.3
     fine: tuple[str, ...] = ()
     shuffled: bool = False
+    world: str = "toyworld"  # or "real", as `real_matching` has it
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for language in self.fine:
-            grammar.grammar(language)
+        check_languages(self.fine, self.world)
         if self.switch is not None:
             Switching(**self.switch)
         if not self.pictures and self.switch is None:
@@ -197,6 +198,16 @@ class Bench(Pictured):
         encoder: nn.Module = BertModel(config, add_pooling_layer=False)
         return M3p(encoder, self.tower.width, CELLS * CELLS, CLASSES, options)
 
+    @property
+    def reads(self) -> Reads:
+        """How texts are read."""
+        return Reads(encoded, torch.arange(4))
+
+    @property
+    def mark(self) -> list[Any]:
+        """What decides weights beside tower, arm and seed."""
+        return [toyworld.RENDER, [WIDTH, LAYERS, HEADS, HIDDEN]]
+
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
         """What a stage learns from."""
         o, count = arm.recipe_options, 2 if stage == TEXT else arm.pairs
@@ -222,7 +233,7 @@ class Bench(Pictured):
 
         classes = torch.from_numpy(np.stack([region_classes(s) for s in scenes]))
         mark = [str(switching), *languages, *(s.id for s in scenes)]
-        return Streams(stage, o, text, seen, classes, told, Reads(encoded, torch.arange(4)), mark)
+        return Streams(stage, o, text, seen, classes, told, self.reads, mark)
 
     def _fitted(
         self, options: M3pOptions, told: Any, arm: Matching, seed: int, start: Callable[[], M3p] | None = None
@@ -233,7 +244,7 @@ class Bench(Pictured):
         stages = [stage.name for stage in recipe.stages()]
         if not stages:
             return recipe.eval()
-        said = [self.tower.fingerprint, toyworld.RENDER, told, [WIDTH, LAYERS, HEADS, HIDDEN]]
+        said = [self.tower.fingerprint, told, *self.mark]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
         before = (lambda: recipe.load_state_dict(start().state_dict())) if start else None
         return trained(recipe, data, seed, "matching", stages[0], said, self.progress, before)
@@ -244,7 +255,7 @@ class Bench(Pictured):
         found = []
         for start in range(0, len(captions), 32):
             few = captions[start : start + 32]
-            ids = encoded([caption for of in few for caption in of])
+            ids = self.reads.encode([caption for of in few for caption in of])
             regions = seen[start : start + 32].repeat_interleave(len(few[0]), 0)
             found.append(recipe.matching(regions, ids).view(len(few), -1))
         return torch.cat(found).double().numpy()

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from mpm_lite import acquiring, evaluate, pairing
 from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, Said
 from mpm_lite.cache import digest
+from mpm_lite.choosing import Pictured
 from mpm_lite.data import choices, emoji, load_captions
 from mpm_lite.experiment import image_tower, text_tower
 from mpm_lite.pairing import Pairing
@@ -87,15 +88,15 @@ def captions(split: str) -> Any:
 
 
 @lru_cache(maxsize=1)
-def _mark() -> str:
+def mark() -> str:
     """A digest of what there is to learn from, and of who reads it."""
     many = captions("train")
     texts = [text for code in many.captions for text in many.captions[code]]
     return digest([*many.ids, *texts, encoder(ENGLISH).fingerprint, encoder(MULTILINGUAL).fingerprint])
 
 
-class Real(acquiring.Bench):
-    """What differs from the toy world: pictures, encoders, captions, and how a test is made of them."""
+class Pictures(Pictured):
+    """Real pictures for a bench, and how a test is made of them."""
 
     def __init__(self, image: str = "efficientnet-lite0", progress: bool = True) -> None:
         self.tower, self.progress = image_tower(image, "cpu"), progress
@@ -106,35 +107,6 @@ class Real(acquiring.Bench):
         if (split, 0) not in self._seen:
             self._seen[split, 0] = torch.from_numpy(patch_features(captions(split), self.tower, self.progress, GRID))
         return self._seen[split, 0][:count]
-
-    def text(self, name: str = MULTILINGUAL) -> Any:
-        """`minilm-en` for English, `e5-small` for all languages."""
-        return encoder(name)
-
-    def captioned(self, count: int, seed: int) -> Captioned:
-        """English captions of the first pictures, each beside the batch's others alone."""
-        said = captions("train").captions["en"][:count]
-        return Captioned(self.seen("train", count), self.ids(said, ENGLISH), [[]] * len(said))
-
-    def translated(
-        self, english: Dual, languages: Sequence[str], count: int, noise: float, seed: int
-    ) -> tuple[Said, Tensor]:
-        """Captions of the same pictures in other languages, and where the English ones lie."""
-        said = self.exposed(languages, count, noise, seed)
-        return said, self.vectors(english, captions("train").captions["en"][:count])
-
-    def exposed(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Said:
-        """Captions of the first pictures in each language, where there are any. UserError for noise: people wrote them."""
-        if noise:
-            raise UserError("Captions of real pictures are people's: set noise=0.")
-        many = captions("train").captions
-        each = [(text, code, i) for code in languages for i, text in enumerate(many[code][:count]) if text]
-        return Said(*(list(column) for column in zip(*each, strict=True)))
-
-    def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
-        return super()._fitted(recipe, data, seed, what, [told, _mark()])
-
-    # asking
 
     def languages(self, recipe: Any) -> list[str]:
         """English, and what else the recipe reads of which there are ENOUGH held-out captions."""
@@ -166,19 +138,64 @@ class Real(acquiring.Bench):
         return super().looked(split, len(self.seen(split, count)), look)
 
     def _scored(self, recipe: Any, seen: Tensor, said: Sequence[str], language: str) -> tuple[np.ndarray, np.ndarray]:
+        """For each picture: its own caption among ten; recall by that caption among all pictures, NaN where nothing but pairs
+        can be scored."""
         there = np.flatnonzero([bool(text) for text in said])
-        groups = evaluate.equal_groups(list(said))
-        image = torch.cat([recipe.predict({"seen": part})["image"].detach() for part in seen.split(256)])
-        text = torch.zeros_like(image)
+        asked = candidates(said, there)
+        choice = np.full(len(said), np.nan)
+        fits = self.fits(recipe, seen[torch.from_numpy(there)], [[said[k] for k in few] for few in asked], language)
+        choice[there] = choices.right(fits)
+        return choice, self.recalled(recipe, seen, said, there, language)
+
+    def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:
+        """By its caption, is a picture among the ten nearest of all? NaN throughout for a system without vectors, (N,)."""
+        return np.full(len(said), np.nan)
+
+
+def candidates(said: Sequence[str], there: np.ndarray) -> list[list[int]]:
+    """For each of the pictures that are `there`: its number, and those of others whose captions differ from its own."""
+    rng, groups = np.random.default_rng(31), evaluate.equal_groups(list(said))
+    return [[i, *rng.permutation(there[groups[there] != groups[i]])[: CANDIDATES - 1]] for i in there.tolist()]
+
+
+class Real(Pictures, acquiring.Bench):
+    """What else differs from the toy world for dual encoders: encoders, and whose captions are learned from."""
+
+    def text(self, name: str = MULTILINGUAL) -> Any:
+        """`minilm-en` for English, `e5-small` for all languages."""
+        return encoder(name)
+
+    def captioned(self, count: int, seed: int) -> Captioned:
+        """English captions of the first pictures, each beside the batch's others alone."""
+        said = captions("train").captions["en"][:count]
+        return Captioned(self.seen("train", count), self.ids(said, ENGLISH), [[]] * len(said))
+
+    def translated(
+        self, english: Dual, languages: Sequence[str], count: int, noise: float, seed: int
+    ) -> tuple[Said, Tensor]:
+        """Captions of the same pictures in other languages, and where the English ones lie."""
+        said = self.exposed(languages, count, noise, seed)
+        return said, self.vectors(english, captions("train").captions["en"][:count])
+
+    def exposed(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Said:
+        """Captions of the first pictures in each language, where there are any. UserError for noise: people wrote them."""
+        if noise:
+            raise UserError("Captions of real pictures are people's: set noise=0.")
+        many = captions("train").captions
+        each = [(text, code, i) for code in languages for i, text in enumerate(many[code][:count]) if text]
+        return Said(*(list(column) for column in zip(*each, strict=True)))
+
+    def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
+        return super()._fitted(recipe, data, seed, what, [told, mark()])
+
+    @torch.no_grad()
+    def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:
+        """R@10 of each picture by its caption among all."""
+        image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
+        text, found = torch.zeros_like(image), np.full(len(said), np.nan)
         text[torch.from_numpy(there)] = self.texts(recipe, [said[i] for i in there], language)
-        hits = evaluate.retrieval_hits(image, text, there, groups)
-        choice, recall = np.full((2, len(said)), np.nan)
-        recall[there] = hits["t2i_r@10"]
-        rng, fits = np.random.default_rng(31), (image @ text.T).double().numpy()
-        for i in there:
-            others = rng.permutation(there[groups[there] != groups[i]])[: CANDIDATES - 1]
-            choice[i] = choices.right(fits[None, i, [i, *others]])[0]
-        return choice, recall
+        found[there] = evaluate.retrieval_hits(image, text, there, evaluate.equal_groups(list(said)))["t2i_r@10"]
+        return found
 
 
 class AcquiringReal(Real):

@@ -111,7 +111,7 @@ FLOORS = [
     {"accounts", "keeping", "asking", "choosing"},
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
-    {"acquiring", "matching", "realigning", "pairing", "iglue", "real"},
+    {"acquiring", "matching", "realigning", "pairing", "iglue", "real", "real_matching"},
     {"lens", "judging", "claims_chat", "claims_paint", "claims_m3p", "claims_mla", "claims_mblip"},
     {
         "tour",

@@ -1,6 +1,7 @@
 """MLA and its rivals on real pictures, few of them: compact vocabularies, what is learned from, how a test is made."""
 
 import json
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,8 +17,11 @@ from mpm_lite.data import load_captions
 from mpm_lite.experiment import text_tower
 from mpm_lite.head_to_head import System
 from mpm_lite.head_to_head_real import TABLE
+from mpm_lite.matching import Matching
 from mpm_lite.pairing import Pairing
 from mpm_lite.real import DUAL, LANGUAGES, REAL, AcquiringReal, PairingReal
+from mpm_lite.real_matching import LAYERS, REAL_M3P, MatchingReal, region_classes
+from mpm_lite.recipes.m3p import PRETRAIN
 from mpm_lite.towers.tokens import padded
 
 SHORT = DUAL | {"steps": 2, "batch": 8, "bf16": False}
@@ -36,10 +40,12 @@ def few(tmp_path_factory):
         patch.setattr(real, "captions", cache(lambda split: load_captions("stamps", split, ("en", *LANGUAGES), 40)))
         patch.setattr(real, "ENOUGH", 20)
         real.encoder.cache_clear()
-        real._mark.cache_clear()
+        real.mark.cache_clear()
+        region_classes.cache_clear()
         yield
+        region_classes.cache_clear()
         real.encoder.cache_clear()
-        real._mark.cache_clear()
+        real.mark.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +103,26 @@ def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
     bench = PairingReal(progress=False)
     data = bench._captions(Pairing("in-language", ("zh",), world="real", pairs=40, noise=0.0), 0)
     assert len(data) == sum(map(bool, real.captions("train").captions["zh"]))
+
+
+def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
+    bench = MatchingReal(progress=False)
+    arm = Matching(**REAL_M3P | {"options": {"text_steps": 0, "steps": 1, "batch": 4, "captions": 3, "bf16": False}})
+    data = bench.data(arm, PRETRAIN, 0)
+    batch = data.batch(torch.arange(4))
+    own = real.captions("train").captions["en"]
+    assert any(data.told(i, np.random.default_rng(i))[0] != own[i] for i in range(40))  # switched
+    plain = bench.data(replace(arm, switch=None), PRETRAIN, 0).told(3, np.random.default_rng(1))
+    assert plain[0] == own[3] and own[3] not in plain[1:] and set(plain[1:]) <= set(own)
+    assert batch["match_ids"].shape[:2] == (4, 3) and 1 <= batch["classes"].min() <= batch["classes"].max() <= 1000
+    special = data.reads.special
+    assert not torch.isin(batch["ids"][batch["words_asked"]], special).any() and len(special) >= 3
+    recipe = bench.train(arm, 0)
+    assert len(recipe.encoder.encoder.layer) == LAYERS
+    rows = bench.test(recipe, 0, "val", languages=("en", "de"), looks=("real",))
+    assert rows["recall"].isna().all() and rows["choice"].notna().any()
+    with pytest.raises(UserError, match="not fine-tuned"):
+        bench.train(replace(arm, fine=("de",), options=arm.options | {"fine_steps": 1}), 0)
 
 
 def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path, monkeypatch):

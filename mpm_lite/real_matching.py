@@ -1,0 +1,102 @@
+"""M3P on real pictures: `e5-small`'s lower layers read regions of emoji, stamps and clip art beside English or switched names.
+
+    bench = MatchingReal()
+    bench.test(bench.train(Matching(**REAL_M3P), seed=0), seed=0, split="val")
+
+A region is a cell of a grid over `efficientnet-lite0`'s patches; its class, as a detector's would be, is the ImageNet class
+that the tower's own head gives it. Captions are switched by the names of training emoji. xMLM reads the captions of the
+training pictures in all languages, sampled by their numbers to the power of alpha.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpm_lite import matching, real
+from mpm_lite.acquiring import MULTILINGUAL
+from mpm_lite.data.switching import Switching, switch
+from mpm_lite.experiment import image_tower
+from mpm_lite.matching import Matching, Reads, Streams
+from mpm_lite.real import GRID, LANGUAGES, Pictures
+from mpm_lite.recipes.m3p import FINE, PRETRAIN, M3p, M3pOptions
+from mpm_lite.runtime import UserError
+from mpm_lite.towers.tokens import padded
+
+LAYERS = 4  # of e5-small's twelve: what a CPU trains in minutes
+CLASSES = 1 + 1000
+SWITCH = {"world": "emoji", "languages": LANGUAGES}
+REAL_M3P: dict[str, Any] = {
+    "world": "real", "pairs": 10_000, "switch": SWITCH, "options": {"text_steps": 0, "steps": 400, "lr": 2e-4, "captions": 4},
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def region_classes() -> Tensor:
+    """The ImageNet class of each region of the training pictures, from 1 on, int64 (M, R)."""
+    head = image_tower("efficientnet-lite0", "cpu").model.get_classifier()
+    with torch.no_grad():
+        return torch.cat(
+            [1 + head(part.float()).argmax(dim=-1) for part in MatchingReal(progress=False).seen("train").split(512)]
+        )
+
+
+class MatchingReal(Pictures, matching.Bench):
+    """What differs from the toy world: pictures, the encoder, and captions."""
+
+    @property
+    def reads(self) -> Reads:
+        """e5's pieces, those that captions use."""
+        tokenizer = real.encoder(MULTILINGUAL).tokenizer
+        special = set(tokenizer([""])["input_ids"][0]) | {0}
+        return Reads(lambda texts: padded(tokenizer(texts)["input_ids"]), torch.tensor(sorted(special)))
+
+    @property
+    def mark(self) -> list[Any]:
+        """Whatever there is to learn from, and how much of the encoder."""
+        return [real.mark(), LAYERS, GRID]
+
+    def untrained(self, options: M3pOptions) -> M3p:
+        """e5's embeddings and lower layers with M3P's heads, which torch's seed decides."""
+        model = copy.deepcopy(real.encoder(MULTILINGUAL).model)
+        model.encoder.layer = model.encoder.layer[:LAYERS]
+        model.config.num_hidden_layers = LAYERS
+        model.config.vocab_size = model.get_input_embeddings().num_embeddings
+        return M3p(model.requires_grad_(True), self.tower.width, GRID * GRID, CLASSES, options)
+
+    def data(self, arm: Matching, stage: str, seed: int) -> Streams:
+        """What a stage learns from. UserError for fine-tuning and for switched text without pictures, which are not here."""
+        if stage == FINE or not arm.pictures:
+            raise UserError("On real pictures M3P is pretrained with pictures, and not fine-tuned.")
+        many, o = real.captions("train"), arm.recipe_options
+        english = many.captions["en"][: arm.pairs]
+        switching = Switching(**arm.switch) if arm.switch is not None and stage == PRETRAIN else None
+
+        def told(i: int, rng: np.random.Generator) -> list[str]:
+            """The picture's own name, and those of others that are named otherwise."""
+            others: list[str] = []
+            while len(others) < o.captions - 1:
+                other = english[rng.integers(len(english))]
+                others += [other] if other != english[i] else []
+            said = [english[i], *others]
+            return said if switching is None else [switch(one, switching, rng) for one in said]
+
+        seen = self.seen("train", arm.pairs)
+        text = sentences(matching.SENTENCES, arm.alpha, seed)
+        return Streams(
+            stage, o, text, seen, region_classes()[: len(seen)], told, self.reads, [str(switching), *english]
+        )
+
+
+def sentences(count: int, alpha: float, seed: int) -> list[str]:
+    """Captions of training pictures, each in one language: one with n captions with chance ~ n^alpha."""
+    rng, many = np.random.default_rng([seed, 18]), real.captions("train").captions
+    there = {code: [text for text in of if text] for code, of in many.items()}
+    weight = np.array([len(of) ** alpha for of in there.values()])
+    codes = rng.choice(list(there), count, p=weight / weight.sum())
+    return [there[code][rng.integers(len(there[code]))] for code in codes.tolist()]
