@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite.data import choices, grammar, load_captions, toyworld
-from mpm_lite.data.scenes import Scene, some_off
+from mpm_lite.data.scenes import Scene, neighbours
 from mpm_lite.recipes.dual import Captioned
 from mpm_lite.runtime import unknown
 from mpm_lite.towers.features import patch_features
@@ -104,7 +104,8 @@ class Pictured(Choosing):
 
 
 def captioned(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
-    """The first training pictures, each with an English caption and WRONG that are wrong in one attribute."""
+    """The first training pictures, each with an English caption and WRONG that are wrong in one attribute and tell of
+    training scenes too: else a caption would be known for wrong by what a split holds out."""
     many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 16])
-    wrong = [[choices.caption(other, "en") for other in some_off(scene, rng, WRONG)] for scene in many]
+    wrong = [[choices.caption(other, "en") for other in neighbours(scene, rng, WRONG)] for scene in many]
     return Captioned.encoded(seen, [choices.caption(scene, "en") for scene in many], wrong, encode)

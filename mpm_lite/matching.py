@@ -21,7 +21,7 @@ from mpm_lite.acquiring import check_languages
 from mpm_lite.cache import digest
 from mpm_lite.choosing import Pictured
 from mpm_lite.data import choices, grammar, toyworld
-from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, some_off, text_scenes
+from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, neighbours, text_scenes
 from mpm_lite.data.switching import Switching, switch
 from mpm_lite.experiment import text_tower
 from mpm_lite.keeping import trained
@@ -227,7 +227,7 @@ class Bench(Pictured):
             """The picture's own caption, and those that are not: half of other pictures, the rest wrong in one attribute."""
             language = languages[rng.integers(len(languages))]
             others = [scenes[k] for k in rng.integers(len(scenes), size=o.captions // 2)]
-            hard = some_off(scenes[i], rng, o.captions - 1 - len(others))
+            hard = neighbours(scenes[i], rng, o.captions - 1 - len(others))
             said = [choices.caption(one, language) for one in (scenes[i], *others, *hard)]
             return said if switching is None else [switch(one, switching, rng) for one in said]
 

@@ -19,7 +19,7 @@ from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, OTHERS, Acquiring, check_l
 from mpm_lite.choosing import WRONG
 from mpm_lite.data import toyworld
 from mpm_lite.data.noise import Noise, noisy_caption
-from mpm_lite.data.scenes import Scene, some_off
+from mpm_lite.data.scenes import Scene, neighbours
 from mpm_lite.keeping import mark
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
@@ -95,7 +95,7 @@ class Bench(acquiring.Bench):
         told = []
         for scene in many:
             code = codes[rng.integers(len(codes))]
-            few = [scene, *some_off(scene, rng, WRONG)]
+            few = [scene, *neighbours(scene, rng, WRONG)]
             told.append([self._said(one, code, noise if code != "en" else Noise(), rng) for one in few])
         return Captioned.encoded(
             self.seen("train", arm.pairs), [own for own, *_ in told], [wrong for _, *wrong in told], self.ids

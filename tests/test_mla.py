@@ -9,6 +9,8 @@ import torch
 
 from mpm_lite import UserError, choosing
 from mpm_lite.acquiring import Acquiring, Bench
+from mpm_lite.data import choices, toyworld
+from mpm_lite.data.scenes import neighbours, one_off, split_of
 from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.mla import Mla, MlaOptions
 from mpm_lite.towers.tokens import padded
@@ -124,6 +126,12 @@ def test_wrong_captions_stand_beside_the_right_ones(bench):
     rows = [row[row != 0].tolist() for row in batch["ids"]]
     own, wrong = rows[:5], rows[5:]
     assert all(own[i] not in wrong[2 * i : 2 * i + 2] for i in range(5))
+    train = toyworld.split_scenes("train")[:30]
+    for scene in train:  # nothing that a split holds out is ever told, not even as wrong
+        assert all(split_of(other) == "train" for other in neighbours(scene, np.random.default_rng(0), choosing.WRONG))
+    told = [choices.caption(o, "en") for s in train for o in one_off(s) if split_of(o) == "train"]
+    known = {tuple(ids) for ids in bench.ids(told, "toy-en")}
+    assert all(tuple(row.tolist()) in known for few in data.rows for row in few[1:])
 
 
 def test_the_common_task_is_scored_picture_by_picture(bench, monkeypatch):

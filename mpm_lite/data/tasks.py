@@ -15,7 +15,7 @@ from mpm_lite.data import grammar
 from mpm_lite.data.grammar import Question, answer
 from mpm_lite.data.instructions import Exchange
 from mpm_lite.data.noise import Noise, noisy_caption
-from mpm_lite.data.scenes import Scene, one_off
+from mpm_lite.data.scenes import Scene, neighbours
 from mpm_lite.runtime import UserError, unknown
 
 NAMES = {
@@ -88,8 +88,8 @@ def example(task: str, scene: Scene, language: str, noise: Noise | None, rng: np
     if task == "detail":
         return _of(task, language, f"Describe in {name}:", f"{told()} {told()}")
     if task == "match":
-        near, right = one_off(scene), rng.random() < 0.5
-        shown = scene if right else near[rng.integers(len(near))]
+        right = rng.random() < 0.5
+        shown = scene if right else neighbours(scene, rng, 1)[0]
         return _of(task, language, match_prompt(told(shown)), "yes" if right else "no")
     if task == "name":
         thing = scene.things[rng.integers(len(scene.things))]
