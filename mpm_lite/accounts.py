@@ -59,9 +59,7 @@ def note(recipe: Recipe, data: Any) -> None:
     book = _BOOK.get()
     if book is None:
         return
-    stages, of = recipe.stages(), data()
-    each = list(of) if isinstance(of, (list, tuple)) else [of] * len(stages)
-    for stage, examples in zip(stages, each, strict=True):
+    for stage, examples in zip(recipe.stages(), train.by_stage(recipe, data()), strict=True):
         learns = sum(p.numel() for p in train.freeze_all_but(recipe, stage.learns))
         book.append(Entry(recipe.name, stage.name, stage.steps, learns, stage.steps * flops(recipe, stage, examples)))
 

@@ -168,8 +168,9 @@ class Bench(Pictured):
 
     def spoken(self, said: Said, near: Tensor, names: Sequence[str], batch: int, shuffled: int | None = None) -> Spoken:
         """Texts beside what each should come `near`; with a seed in `shuffled`, beside another's."""
-        order = np.random.default_rng([shuffled or 0, 25]).permutation(len(near))
-        of = [int(order[i]) for i in said.of] if shuffled is not None else said.of
+        of = said.of
+        if shuffled is not None:
+            of = np.random.default_rng([shuffled, 25]).permutation(len(near))[of].tolist()
         return Spoken(self.ids(said.texts), said.languages, near, of, batch, names)
 
     def translated(

@@ -66,6 +66,13 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 # The third table's number is M3P's, whose one encoder is the least divisible: about 840,000 that learn at a time. Of a dual
 # encoder whose text side stays frozen only pooler and head learn; four layers more make it as large.
 _LARGE = {"text": "frozen", "layers": 6}
+
+
+def _paired(kind: str) -> dict[str, Any]:
+    """The arms of a rival that is one dual encoder."""
+    return _arms(Pairing, {"kind": kind, "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE})
+
+
 SYSTEMS = {
     "MPM": System(
         chat.Bench,
@@ -106,18 +113,18 @@ SYSTEMS = {
     ),
     "pivot": System(
         pairing.Bench,
-        _arms(Pairing, {"kind": "pivot", "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE}),
+        _paired("pivot"),
         stands_on=("toy-text",),
     ),
     "translate-train": System(
         pairing.Bench,
-        _arms(Pairing, {"kind": "translate-train", "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE}),
+        _paired("translate-train"),
         abroad=PAIRS * LANGUAGES // (1 + LANGUAGES),
         stands_on=("toy-text",),
     ),
     "translate-test": System(
         pairing.Bench,
-        _arms(Pairing, {"kind": "translate-test", "pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": _LARGE}),
+        _paired("translate-test"),
         stands_on=("toy-text-en",),
     ),
     "teacher": System(

@@ -105,6 +105,15 @@ def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
     return [{"params": parameters, "times": times} for times, parameters in groups.items()]
 
 
+def by_stage(recipe: Recipe, data: TrainData | Sequence[TrainData]) -> list[TrainData]:
+    """What each stage learns from: one set of data for all, or as many as there are stages. UserError for another number."""
+    stages = len(recipe.stages())
+    each = list(data) if isinstance(data, (list, tuple)) else [data] * stages
+    if len(each) != stages:
+        raise UserError(f"{recipe.name!r} has {stages} stages, but there are {len(each)} sets of data.")
+    return each
+
+
 def fit(
     recipe: Recipe,
     data: TrainData | Sequence[TrainData],
@@ -118,9 +127,7 @@ def fit(
     recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
     Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
     """
-    each = list(data) if isinstance(data, (list, tuple)) else [data] * len(recipe.stages())
-    if len(each) != len(recipe.stages()):
-        raise UserError(f"{recipe.name!r} has {len(recipe.stages())} stages, but there are {len(each)} sets of data.")
+    each = by_stage(recipe, data)
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     on = runtime.device(device)
