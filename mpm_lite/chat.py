@@ -30,6 +30,7 @@ from mpm_lite.data.noise import Noise
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers import toys
 from mpm_lite.towers.lm import LM, load_lm
 
 ADDED = ("pictures", "text")
@@ -121,12 +122,7 @@ class ChatResults:
 @lru_cache(maxsize=8)
 def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
     """A language model, loaded once a process; with seed None the `turn`-th of those there are, round and round."""
-    if seed is None:
-        from mpm_lite.towers import toys
-
-        there = toys.seeds(name) if name in toys.NAMES else [0]
-        seed = there[turn % len(there)] if there else 0
-    return load_lm(name, seed)
+    return load_lm(name, toys.turn(name, turn) if seed is None else seed)
 
 
 class Bench(Asking, Pictured):

@@ -182,7 +182,7 @@ def pretrain(args: argparse.Namespace) -> None:
     from mpm_lite import pretrain_paint as b
     from mpm_lite import pretrain_towers as t
 
-    out, every = Path(args.out or "runs/pretrain"), not args.names or "all" in args.names
+    out, every = Path(args.out or runtime.home()), not args.names or "all" in args.names
     others = [(name, make.build) for make, there in ((t, t.TOWERS), (b, b.BUILDS)) for name in there]
     others = [(name, make) for name, make in others if every or name in args.names]
     named = [name for name in args.names if name not in dict(others)]

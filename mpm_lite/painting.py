@@ -87,10 +87,7 @@ class Paint:
 @lru_cache(maxsize=8)
 def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = LAST) -> PromptEncoder:
     """A prompt encoder, loaded once a process; of a toy language model with seed None the `turn`-th there is."""
-    if name in toys.NAMES and seed is None:
-        there = toys.seeds(name)
-        seed = there[turn % len(there)] if there else 0
-    return load_prompt_encoder(name, seed or 0, layer)
+    return load_prompt_encoder(name, toys.turn(name, turn) if seed is None else seed, layer)
 
 
 def key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> str:

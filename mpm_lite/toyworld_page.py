@@ -86,7 +86,7 @@ def model_table() -> str:
             cells += [_mean(of[of["language"] == text.PIVOT]) + " / " + _mean(of[of["language"] != text.PIVOT])]
         layers = own[own["read"] & (own["metric"] == "alignment")].groupby("layer")["value"].mean()
         cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
-        ships = "yes" if card["seed"] in toys.seeds(card["name"]) else "no"
+        ships = "yes" if card["seed"] in toys.shipped(card["name"]) else "no"
         body.append([*cells, _minutes(card), ships])
     header = ["model", "seed", "parallel %", "documents read, M", "paraphrase / bar", "answers / bar", "passes", "fluency", "agreement",
               "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
@@ -154,7 +154,7 @@ def page() -> str:
     if list(pretrain.cards()):
         parts += [
             "## Language models",
-            'The gate (lowest language on val / bar) is monolingual and was fixed before these were trained; a model most of whose diet is pairs reads more documents to pass it. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing. What does not ship, for its size, `mpm-lite pretrain NAME --out assets` makes again.',
+            'The gate (lowest language on val / bar) is monolingual and was fixed before these were trained; a model most of whose diet is pairs reads more documents to pass it. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing. What does not ship, for its size, `mpm-lite pretrain NAME` makes again.',
             model_table(),
         ]
     if len(alignment_by_layer()):

@@ -10,7 +10,7 @@ from mpm_lite.data import grammar, instructions, toyworld
 from mpm_lite.data.noise import Noise
 
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
-ARM = Chat(lm="toy-english", pairs=32, options=TINY)
+ARM = Chat(lm="toy-english", lm_seed=0, pairs=32, options=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,9 @@ def test_stage_1_is_kept_and_shared_by_arms_that_differ_in_stage_2(bench, tmp_pa
     kept = list((tmp_path / "aligned").iterdir())
     assert [p.suffix for p in kept] == [".safetensors"]
     stamp = kept[0].stat().st_mtime_ns
-    tuned = Chat(lm="toy-english", pairs=32, instructions=24, options=TINY | {"tuned": "lora", "tune_steps": 2})
+    tuned = Chat(
+        lm="toy-english", lm_seed=0, pairs=32, instructions=24, options=TINY | {"tuned": "lora", "tune_steps": 2}
+    )
     second = bench.train(tuned, 0)
     assert list((tmp_path / "aligned").iterdir()) == kept and kept[0].stat().st_mtime_ns == stamp
     assert second.lm.model is not first.lm.model
@@ -158,7 +160,7 @@ def test_seeds_take_the_language_models_in_turn():
     assert [language_model("toy-multilingual", None, turn).name for turn in (0, 1, 2, 3)] == [
         "toy-multilingual", "toy-multilingual:1", "toy-multilingual:2", "toy-multilingual",
     ]  # fmt: skip
-    assert language_model("toy-english", 2, 0).name == "toy-english:2"
+    assert language_model("toy-multilingual", 2, 0).name == "toy-multilingual:2"
 
 
 def test_mistakes_are_said_before_anything_runs():

@@ -271,8 +271,8 @@ TINY = {"steps": 2, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers":
 
 @pytest.fixture
 def tiny(monkeypatch):
-    arms = {"mpm": Chat(lm="toy-english", pairs=16, options=TINY), "english LM": Chat(lm="toy-english", lm_seed=1, pairs=16, options=TINY),
-            "LM without pairs": Chat(lm="toy-english", pairs=24, options=TINY)}  # fmt: skip
+    arms = {"mpm": Chat(lm="toy-multilingual", pairs=16, options=TINY), "english LM": Chat(lm="toy-multilingual", lm_seed=1, pairs=16, options=TINY),
+            "LM without pairs": Chat(lm="toy-multilingual", pairs=24, options=TINY)}  # fmt: skip
     one = replace(CLAIMS["C1"], arms=arms, asked={"count": 6, "captions": False})
     monkeypatch.setitem(CLAIMS, "C1", one)
     return one

@@ -225,11 +225,16 @@ def test_an_unknown_model_or_seed_says_so(monkeypatch, folders, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'toy-english'"):
         mpm.load_lm("toy-englsh")
     monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
-    with pytest.raises(UserError, match="mpm-lite pretrain toy-english:1 --out assets"):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    (tmp_path / "results" / "lm").mkdir(parents=True)
+    (tmp_path / "results" / "lm" / "toy-english-1.json").write_text("{}")
+    with pytest.raises(UserError, match="toy-english:1 is not here: `mpm-lite pretrain toy-english:1`"):
         mpm.load_lm("toy-english", seed=1)
+    shutil.copytree(folders / "llama", tmp_path / "home" / "lm" / "toy-english-1")
+    assert mpm.load_lm("toy-english", seed=1).name == "toy-english:1"
     shutil.copytree(folders / "llama", tmp_path / "lm" / "toy-english-0")
     assert mpm.load_lm("toy-english").name == "toy-english"
-    with pytest.raises(UserError, match=r"seeds \[0\], not 7"):
+    with pytest.raises(UserError, match=r"seeds \[0, 1\], not 7"):
         mpm.load_lm("toy-english", seed=7)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="toy-multilingual"):
@@ -304,7 +309,7 @@ def test_buckets_hold_every_document_once_and_little_padding():
 
 # the toy world's own
 
-SHIPPED = [(name, seed) for name in toys.NAMES for seed in toys.seeds(name)]
+SHIPPED = [(name, seed) for name in toys.NAMES for seed in toys.shipped(name)]
 
 
 @pytest.mark.parametrize("name, seed", SHIPPED)

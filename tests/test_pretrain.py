@@ -174,7 +174,7 @@ def test_the_world_shows_a_scene_its_captions_and_each_models_words(built, tmp_p
         assert facts is not None and len(facts.things) == 2 and len(facts.relations) == 1
     assert "toy-unseen, read en, de, es, fr, zh, ja, ar, tr" in said  # what it has not read is not claimed
     assert sum(line.startswith("  en > ") for line in lines) == 10
-    assert "mpm-lite pretrain toy-multilingual:0 --out assets" in said
+    assert "`mpm-lite pretrain toy-multilingual:0` makes it" in said
 
 
 # competence, on readers whose ability is known

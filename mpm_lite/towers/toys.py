@@ -7,17 +7,26 @@ from pathlib import Path
 from mpm_lite import runtime
 
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
-DIAL_LMS = (
-    "toy-parallel-1",
-    "toy-parallel-20",
-    "toy-parallel-70",
-)  # the same with another share of pairs, percent; made by command
+# The same with another share of pairs, percent; made by command.
+DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")
 NAMES = (*TOY_LMS, *DIAL_LMS)
 
 
 def seeds(name: str) -> list[int]:
-    """The seeds with which models of that name were pretrained, in order."""
-    return sorted(_there(name))
+    """The seeds with which models of that name were pretrained, in order, by their cards: whether their weights ship or not."""
+    cards = (runtime.asset("results") / "lm").glob(f"{name}-[0-9]*.json")
+    return sorted({int(path.stem.rsplit("-", 1)[1]) for path in cards} | set(_there(name)))
+
+
+def shipped(name: str) -> list[int]:
+    """The seeds whose weights are among the assets, in order."""
+    return sorted(_in(runtime.asset("lm"), name))
+
+
+def turn(name: str, number: int) -> int:
+    """The seed of the `number`-th model of that name, counted round and round; 0 for any other model."""
+    of = (seeds(name) if name in NAMES else []) or [0]
+    return of[number % len(of)]
 
 
 def folder(name: str, seed: int) -> Path:
@@ -25,12 +34,18 @@ def folder(name: str, seed: int) -> Path:
     there = _there(name)
     if seed in there:
         return there[seed]
-    if not there:
-        make = f"mpm-lite pretrain {name}:{seed} --out assets"
-        raise runtime.UserError(f"{name} is not among the assets: `{make}` makes it (an hour on a CPU).")
-    raise runtime.UserError(f"{name} was pretrained with seeds {sorted(there)}, not {seed}: ask for one of those.")
+    if (known := seeds(name)) and seed not in known:
+        raise runtime.UserError(f"{name} was pretrained with seeds {known}, not {seed}: ask for one of those.")
+    raise runtime.UserError(
+        f"{name}:{seed} is not here: `mpm-lite pretrain {name}:{seed}` makes it (an hour on a CPU)."
+    )
 
 
 def _there(name: str) -> dict[int, Path]:
-    """The folders of that name among the assets, by seed."""
-    return {int(path.name.rsplit("-", 1)[1]): path for path in (runtime.asset() / "lm").glob(f"{name}-[0-9]*")}
+    """The folders of that name by seed, in MPM_LITE_HOME and among the assets, which come first."""
+    return _in(runtime.home() / "lm", name) | _in(runtime.asset("lm"), name)
+
+
+def _in(place: Path, name: str) -> dict[int, Path]:
+    found = {path.name.removeprefix(f"{name}-"): path for path in place.glob(f"{name}-[0-9]*")}
+    return {int(seed): path for seed, path in found.items() if seed.isdigit()}
