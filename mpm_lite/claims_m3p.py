@@ -16,24 +16,26 @@ from mpm_lite.matching import Bench, Matching
 SOURCE = "M3P, 2006.02635"
 COUNT = 100  # pictures of test: each is read with ten captions in ten languages
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
-RATES = (0.2, 0.5, 0.8)  # of words, in eight of ten captions
-PLAIN, SWITCHED = Matching(switch=None), Matching(switch={"words": 0.8})
+# Of words, in eight of ten captions. The middle one is what controls share: on English val, seed 0, it chooses right in 0.83
+# after 3,000 steps, where 0.8 of the words had not begun to learn after 1,500 (0.17; 0.5: 0.50).
+RATES, RATE = (0.2, 0.5, 0.8), 0.5
+PLAIN, USUAL = Matching(switch=None), f"words {RATE}"
 FINE = {"fine_steps": 600}
 EACH = ("zh", "hi", "tr")  # one script, one family and one word order each; named before any run
 
 
 def c9(s: Sample) -> Found:
     """Text of ten languages and English pairs, beside the same pairs with words switched."""
-    gain = mean_score(s, "words 0.8", "choice") - mean_score(s, "plain", "choice")
+    gain = mean_score(s, USUAL, "choice") - mean_score(s, "plain", "choice")
     wrong = mean_score(s, "random dictionary", "choice") - mean_score(s, "plain", "choice")
-    english = (s.score("words 0.8", "en", "choice") - s.score("plain", "en", "choice")).interval
+    english = (s.score(USUAL, "en", "choice") - s.score("plain", "en", "choice")).interval
     low = mean_rho(s, "plain", "choice").interval
     details = {"retention without switching": low, "English, switched over plain": english}
     for arm in ("plain", *(f"words {r}" for r in RATES), "one word", "random dictionary", "as text alone"):
         details[f"English, {arm}"] = s.score(arm, "en", "choice").interval
         details[f"others, {arm}"] = mean_score(s, arm, "choice").interval
         details[f"retention, {arm}"] = mean_rho(s, arm, "choice").interval
-    details |= {f"rho of {code}, words 0.8": s.rho("words 0.8", code, "choice").interval for code in OTHERS}
+    details |= {f"rho of {code}, {USUAL}": s.rho(USUAL, code, "choice").interval for code in OTHERS}
     verdicts = [below(low, 0.8), above(gain.interval, 0.05), within(english, 0.05)]
     return Found(gain.interval, wrong.interval, wrong.interval.high < gain.interval.low, both(verdicts), details)
 
@@ -72,8 +74,8 @@ CLAIMS = {
             "plain": PLAIN,
             **{f"words {r}": Matching(switch={"words": r}) for r in RATES},
             "one word": Matching(switch={"variant": "one"}),
-            "random dictionary": Matching(switch={"words": 0.8, "dictionary": "random"}),
-            "as text alone": Matching(switch={"words": 0.8}, pictures=False),
+            "random dictionary": Matching(switch={"words": RATE, "dictionary": "random"}),
+            "as text alone": Matching(switch={"words": RATE}, pictures=False),
         },
         judge=c9,
         asked=ASKED,

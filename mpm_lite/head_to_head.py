@@ -63,7 +63,7 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# The third table's number is M3P's, whose one encoder is the least divisible: about 840,000 that learn at a time. Of a dual
+# The third table's number is that of an M3P of four layers, about 840,000 that learn at a time. Of a dual
 # encoder whose text side stays frozen only pooler and head learn; four layers more make it as large.
 _LARGE = {"text": "frozen", "layers": 6}
 
@@ -81,7 +81,7 @@ SYSTEMS = {
     ),
     "M3P": System(
         matching.Bench,
-        _arms(Matching, {"pairs": PAIRS, "switch": {"words": 0.5}}, {"options": {"steps": UPDATES}}, {}),
+        _arms(Matching, {"pairs": PAIRS, "switch": {"words": 0.5}}, {"options": {"steps": UPDATES}}, {"layers": 4}),
     ),
     "MLA": System(
         acquiring.Bench,

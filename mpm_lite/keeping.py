@@ -6,7 +6,9 @@ A few ship among the assets, in KEPT, so that a notebook can begin where trainin
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -20,6 +22,17 @@ from mpm_lite.recipes.base import Recipe
 
 R = TypeVar("R", bound=Recipe)
 KEPT = "kept"  # among the assets
+_OPENED: ContextVar[list[Path] | None] = ContextVar("opened", default=None)
+
+
+@contextmanager
+def opened() -> Iterator[list[Path]]:
+    """The files that `trained` reads weights from meanwhile, in order."""
+    token = _OPENED.set([])
+    try:
+        yield _OPENED.get()
+    finally:
+        _OPENED.reset(token)
 
 
 def trained(
@@ -47,7 +60,10 @@ def trained(
         of = recipe.state_dict()
         return {k: of[k] for k in sorted(of) if recipe.trains(k)}
 
-    recipe.load_state_dict(learned(shipped if shipped.exists() and not path.exists() else path, learn), strict=False)
+    path = shipped if shipped.exists() and not path.exists() else path
+    recipe.load_state_dict(learned(path, learn), strict=False)
+    if (files := _OPENED.get()) is not None:
+        files.append(path)
     accounts.note(recipe, data)
     return recipe.eval()
 

@@ -34,7 +34,7 @@ from mpm_lite.towers.tokens import padded
 CELLS = 3  # a side of the grid: a region is a cell
 CLASSES = 1 + len(SHAPES) * len(COLOURS)  # nothing, or what in which colour
 SENTENCES = 40_000  # of text, without pictures
-WIDTH, LAYERS, HEADS, HIDDEN = 128, 4, 4, 256  # of the encoder
+WIDTH, HEADS, HIDDEN = 128, 4, 256  # of the encoder
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Matching:
     alpha: float = 0.3
     fine: tuple[str, ...] = ()
     shuffled: bool = False
+    layers: int = 2  # of the encoder
     world: str = "toyworld"  # or "real", as `real_matching` has it
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -186,12 +187,12 @@ class Bench(Pictured):
         told = pairs | {"steps": o.steps, "fine": arm.fine, "shuffled": arm.shuffled}
         return self._fitted(replace(o, text_steps=0, steps=0), told, arm, seed, both if o.steps else first)
 
-    def untrained(self, options: M3pOptions) -> M3p:
-        """An untrained recipe; torch's seed decides its weights."""
+    def untrained(self, options: M3pOptions, layers: int = 2) -> M3p:
+        """An untrained recipe with an encoder of so many layers; torch's seed decides its weights."""
         from transformers import BertConfig, BertModel
 
         config = BertConfig(
-            vocab_size=len(tokenizer()), hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+            vocab_size=len(tokenizer()), hidden_size=WIDTH, num_hidden_layers=layers, num_attention_heads=HEADS,
             intermediate_size=HIDDEN, max_position_embeddings=128, pad_token_id=0, hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0, attn_implementation="eager" if options.bf16 else "sdpa",
         )  # fmt: skip
@@ -206,7 +207,7 @@ class Bench(Pictured):
     @property
     def mark(self) -> list[Any]:
         """What decides weights beside tower, arm and seed."""
-        return [toyworld.RENDER, [WIDTH, LAYERS, HEADS, HIDDEN]]
+        return [toyworld.RENDER, [WIDTH, HEADS, HIDDEN]]
 
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
         """What a stage learns from."""
@@ -240,11 +241,11 @@ class Bench(Pictured):
     ) -> M3p:
         """A recipe of one stage, trained from `start` or from nothing: computed, or read back."""
         torch.manual_seed(seed)
-        recipe = self.untrained(options)
+        recipe = self.untrained(options, arm.layers)
         stages = [stage.name for stage in recipe.stages()]
         if not stages:
             return recipe.eval()
-        said = [self.tower.fingerprint, told, *self.mark]
+        said = [self.tower.fingerprint, told, arm.layers, *self.mark]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
         before = (lambda: recipe.load_state_dict(start().state_dict())) if start else None
         return trained(recipe, data, seed, "matching", stages[0], said, self.progress, before)

@@ -20,7 +20,7 @@ from mpm_lite.head_to_head_real import TABLE
 from mpm_lite.matching import Matching
 from mpm_lite.pairing import Pairing
 from mpm_lite.real import DUAL, LANGUAGES, REAL, AcquiringReal, PairingReal
-from mpm_lite.real_matching import LAYERS, REAL_M3P, MatchingReal, region_classes
+from mpm_lite.real_matching import REAL_M3P, MatchingReal, region_classes
 from mpm_lite.recipes.m3p import PRETRAIN
 from mpm_lite.towers.tokens import padded
 
@@ -118,7 +118,7 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     special = data.reads.special
     assert not torch.isin(batch["ids"][batch["words_asked"]], special).any() and len(special) >= 3
     recipe = bench.train(arm, 0)
-    assert len(recipe.encoder.encoder.layer) == LAYERS
+    assert len(recipe.encoder.encoder.layer) == REAL_M3P["layers"] == 4
     rows = bench.test(recipe, 0, "val", languages=("en", "de"), looks=("real",))
     assert rows["recall"].isna().all() and rows["choice"].notna().any()
     with pytest.raises(UserError, match="not fine-tuned"):

@@ -36,10 +36,10 @@ class M3pOptions:
     """Every dial of the recipe; the defaults were chosen on English validation captions only."""
 
     text_steps: int = 1200  # of xMLM alone, before: what the paper takes over with XLM-R; 0 leaves it out
-    steps: int = 2000  # of the four tasks together
+    steps: int = 3000  # of the four tasks together
     fine_steps: int = 0  # of fine-tuning on matching
-    batch: int = 32
-    captions: int = 4  # beside a picture in matching, one of them its own
+    batch: int = 24
+    captions: int = 6  # beside a picture in matching, one of them its own
     matching: str = (
         "multi-class"  # among them; or "binary", each by itself: from nothing, in few steps, that learns nothing
     )
