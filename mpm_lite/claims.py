@@ -10,7 +10,7 @@ Every arm that two claims share is run once.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import fill
@@ -206,6 +206,16 @@ def told(name: str, ledger: Path | None = None, about: str = "") -> str:
     lines.append(f"  effect: {span(row['effect'], row['low'], row['high'])} {one.effect}")
     lines.append(f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {one.control}")
     return "\n".join([*lines, *(f"    {span(*of)} {what}" for what, of in row["details"].items() if about in what)])
+
+
+def details(name: str, names: Mapping[str, str], ledger: Path | None = None) -> pd.DataFrame:
+    """Figures that stand beside a claim's effect in the ledger, a row each: name, value, low, high. `names` says which (as the
+    ledger calls them) and what they are to be called. UserError where the claim has not run."""
+    row = read(ledger).get(name)
+    if row is None:
+        raise UserError(f"{name} is not in the ledger yet: `mpm-lite claims run {name}` runs it.")
+    found = [(said, *row["details"][what]) for what, said in names.items()]
+    return pd.DataFrame(found, columns=["name", "value", "low", "high"])
 
 
 def enter(found: dict[str, Any], ledger: Path) -> None:

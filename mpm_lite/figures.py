@@ -248,6 +248,32 @@ def head_to_head(table: pd.DataFrame, panels: dict[str, str]) -> Any:
     return describe(figure, f"Score in other languages against parameters that learn. {'; '.join(told)}.")
 
 
+def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
+    """A line a row, from the top: a value as a point, its interval as a bar, its figure beside it.
+
+    table: name, value, low, high; with a column `group`, each group has a colour and a marker.
+    """
+    plt = house()
+    figure, axis = plt.subplots(figsize=(7.0, 0.9 + 0.33 * len(table)))
+    lines = table.assign(y=range(len(table)))
+    groups = list(lines.groupby("group", sort=False)) if "group" in table else [("", lines)]
+    for (group, of), colour, marker in zip(groups, COLOURS, MARKERS, strict=False):
+        axis.hlines(of["y"], of["low"], of["high"], color=colour, lw=2.5, alpha=0.5)
+        axis.plot(of["value"], of["y"], marker, color=colour, ms=6, label=group)
+    for row in lines.itertuples():
+        axis.annotate(
+            f"{row.value:.2f}", (row.high, row.y), (5, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axis.set_yticks(range(len(table)), list(table["name"]))
+    axis.set(ylim=(len(table) - 0.5, -0.5), xlabel=xlabel, title=title)
+    axis.margins(x=0.12)
+    axis.grid(axis="y", visible=False)
+    if len(groups) > 1:
+        axis.legend(frameon=False, fontsize=9)
+    said = ", ".join(f"{row.name} {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples())
+    return describe(figure, f"Points with intervals, {xlabel}: {said}.")
+
+
 def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite chunked", "naive")) -> Any:
     """Benchmark rows as two lines of panels, one column an op: milliseconds and megabytes against size, log-log.
 

@@ -355,7 +355,13 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
     )
     said = claims.told("C7", ledger)
     assert "0.500 [0.400, 0.600] Spearman" in said and "rho of de, pairs 5 %" in said
-    for figure in (figures.sight(sight), figures.reply_language(replies, {"content": "content"})):
+    few = claims.details("C7", {"rho of de, pairs 5 %": "German", "rho of fr, pairs 5 %": "French"}, ledger)
+    assert list(few["name"]) == ["German", "French"] and (few["low"] <= few["high"]).all()
+    with pytest.raises(UserError, match="mpm-lite claims run C1"):
+        claims.details("C1", {}, ledger)
+    dots = figures.intervals(few.assign(group=["a", "b"]), "retention")
+    assert f"German {few['value'][0]:.2f} [" in dots.mpm_alt and dots.axes[0].get_legend()
+    for figure in (figures.sight(sight), figures.reply_language(replies, {"content": "content"}), dots):
         assert len(figure.mpm_alt) > 60
 
 

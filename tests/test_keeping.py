@@ -1,13 +1,15 @@
 """What was trained is read back: from MPM_LITE_HOME, or from the assets; what comes before is made only where it must be."""
 
+import hashlib
+import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pytest
 import torch
 from torch import nn
 
-from mpm_lite import accounts, keeping, train
+from mpm_lite import accounts, keeping, runtime, shipped, train
 from mpm_lite.recipes.base import Recipe, Stage
 
 
@@ -89,3 +91,25 @@ def test_what_ships_is_read_from_the_assets(home, monkeypatch):
     monkeypatch.setattr(train, "fit", never)
     assert torch.equal(made().learns.weight, first.learns.weight)
     assert not (home / "home" / "lines").exists()
+
+
+@pytest.mark.parametrize("name", shipped.SHIPPED)
+def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monkeypatch, name):
+    one, folder = shipped.SHIPPED[name], runtime.asset(keeping.KEPT)
+    card = json.loads((folder / shipped.CARD).read_text())[name]
+    data = (folder / card["file"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == card["sha256"]
+    assert card["arm"] == json.loads(json.dumps(asdict(one.arm)))
+    assert card["english_on_val"]["choice, real"] > 0.7 > 0.2 > card["english_on_val"]["choice, blind"]
+    monkeypatch.setattr(train, "fit", never)
+    bench = one.bench(progress=False)
+    with keeping.opened() as files:
+        one.make(bench, one.arm, shipped.SEED)
+    assert files[-1] == folder / card["file"]
+
+
+def test_no_weights_ship_without_a_card():
+    folder = runtime.asset(keeping.KEPT)
+    cards = json.loads((folder / shipped.CARD).read_text())
+    assert {p.name for p in folder.glob("*.safetensors")} == {card["file"] for card in cards.values()}
+    assert set(cards) == set(shipped.SHIPPED)

@@ -130,6 +130,7 @@ FLOORS = [
         "cli",
         "cli_chat",
         "aligned",
+        "shipped",
         "naming",
         "painting_rivals",
         "painting_emoji",
