@@ -270,8 +270,9 @@ def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
     axis.grid(axis="y", visible=False)
     if len(groups) > 1:
         axis.legend(frameon=False, fontsize=9)
-    said = ", ".join(f"{row.name} {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" for row in table.itertuples())
-    return describe(figure, f"Points with intervals, {xlabel}: {said}.")
+    spans = [f" [{row.low:.2f}, {row.high:.2f}]" if row.low < row.high else "" for row in table.itertuples()]
+    said = ", ".join(f"{row.name} {row.value:.2f}{span}" for row, span in zip(table.itertuples(), spans, strict=True))
+    return describe(figure, f"Points with their intervals, {xlabel}: {said}.")
 
 
 def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite chunked", "naive")) -> Any:

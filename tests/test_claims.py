@@ -360,7 +360,7 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="mpm-lite claims run C1"):
         claims.details("C1", {}, ledger)
     dots = figures.intervals(few.assign(group=["a", "b"]), "retention")
-    assert f"German {few['value'][0]:.2f} [" in dots.mpm_alt and dots.axes[0].get_legend()
+    assert "French" in dots.mpm_alt and dots.axes[0].get_legend()
     for figure in (figures.sight(sight), figures.reply_language(replies, {"content": "content"}), dots):
         assert len(figure.mpm_alt) > 60
 
