@@ -13,9 +13,10 @@ NAMES = (*TOY_LMS, *DIAL_LMS)
 
 
 def seeds(name: str) -> list[int]:
-    """The seeds with which models of that name were pretrained, in order, by their cards: whether their weights ship or not."""
+    """The seeds with which models of that name were pretrained, in order, by their cards: whether their weights ship or not.
+    What else was made on this machine is not among them: which models the claims take in turn is the same everywhere."""
     cards = (runtime.asset("results") / "lm").glob(f"{name}-[0-9]*.json")
-    return sorted({int(path.stem.rsplit("-", 1)[1]) for path in cards} | set(_there(name)))
+    return sorted({int(path.stem.rsplit("-", 1)[1]) for path in cards} | set(shipped(name)))
 
 
 def shipped(name: str) -> list[int]:
