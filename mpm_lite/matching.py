@@ -187,7 +187,7 @@ class Bench(Pictured):
         told = pairs | {"steps": o.steps, "fine": arm.fine, "shuffled": arm.shuffled}
         return self._fitted(replace(o, text_steps=0, steps=0), told, arm, seed, both if o.steps else first)
 
-    def untrained(self, options: M3pOptions, layers: int = 2) -> M3p:
+    def untrained(self, options: M3pOptions, layers: int = Matching.layers) -> M3p:
         """An untrained recipe with an encoder of so many layers; torch's seed decides its weights."""
         from transformers import BertConfig, BertModel
 

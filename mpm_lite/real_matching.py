@@ -61,7 +61,7 @@ class MatchingReal(Pictures, matching.Bench):
         """Whatever there is to learn from."""
         return [real.mark(), GRID]
 
-    def untrained(self, options: M3pOptions, layers: int = 4) -> M3p:
+    def untrained(self, options: M3pOptions, layers: int = REAL_M3P["layers"]) -> M3p:
         """e5's embeddings and lower layers with M3P's heads, which torch's seed decides."""
         model = copy.deepcopy(real.encoder(MULTILINGUAL).model)
         model.encoder.layer = model.encoder.layer[:layers]
