@@ -28,7 +28,7 @@ from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers.lm import LM
 
 STARTS = ("english", "random")
-GENERATION = {"warm_steps": 0, "rank": 0}  # BLIP-2's second stage, in mBLIP's terms
+GENERATION = {"warm_steps": 0, "rank": 0, "steps": 600}  # BLIP-2's second stage, in mBLIP's terms
 
 
 @dataclass(frozen=True)

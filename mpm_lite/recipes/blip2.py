@@ -34,7 +34,7 @@ class Blip2Options:
     layers: int = 4
     heads: int = 4
     temperature: float = 0.07  # at the start
-    steps: int = 1500
+    steps: int = 600
     batch: int = 32
     lr: float = 1e-3
     weight_decay: float = 0.01

@@ -29,7 +29,7 @@ class MblipOptions:
     """Every dial of the recipe; the defaults were chosen on English validation captions only."""
 
     warm_steps: int = 200  # 0: no warm-up
-    steps: int = 1500
+    steps: int = 500
     learns: str = "qformer"  # with the projection; or the "projection" alone
     rank: int = 8  # of LoRA; 0: the language model stays as it is
     batch: int = 32
