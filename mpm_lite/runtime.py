@@ -47,6 +47,11 @@ def compute_dtype(on: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(on) >= (8, 0) else torch.float16
 
 
+def full(x: torch.Tensor) -> torch.Tensor:
+    """In float32, or the float64 that it is in: what losses and unit norms are computed in under autocast."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def fast_bf16(on: torch.device | None = None) -> bool:
     """Whether bfloat16 products are faster than float32 ones: on a CPU with units for them, on a GPU from 8.0 on."""
     on = on or device()

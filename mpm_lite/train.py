@@ -1,7 +1,8 @@
 """The one training loop, on Accelerate: stages, freezing, selection on validation data, checkpoint and resume.
 
 Which examples a step sees is a function of (seed, stage, step) alone, and so is the learning rate; with the weights, the
-optimizer's state and the random state in the checkpoint, a run that was killed continues bit for bit.
+optimizer's state and the random state in the checkpoint, a run that was killed continues bit for bit. Started several times
+by `accelerate launch`, every process computes its share of each batch; see `parts.py`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mpm_lite import checkpoint, runtime
+from mpm_lite import checkpoint, parts, runtime
+from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage, TrainData, within
 from mpm_lite.runtime import UserError
+
+PRECISIONS = ("", "no", "bf16", "fp16")
 
 
 class OtherRun(UserError):
@@ -52,6 +57,10 @@ class Plan:
     score_every: int = 50  # how often `score` is asked on validation data
     progress: bool = True
     label: str = ""
+    parts: int = (
+        1  # in which a process computes its share of a batch, one after the other: the same gradient, less memory
+    )
+    precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" is what the launcher says, else "no"
 
 
 def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tensor:
@@ -131,8 +140,10 @@ def fit(
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     on = runtime.device(device)
-    accelerator = Accelerator(cpu=on.type == "cpu")
-    torch.manual_seed(plan.seed)
+    accelerator = _accelerator(plan, on)
+    torch.manual_seed(
+        plan.seed + 1_000_003 * across.rank()
+    )  # what is drawn in training, such as dropout, is each one's own
     history = History()
     folder = plan.out / "checkpoints" if plan.out else None
     config = _config(recipe, each, plan)
@@ -152,6 +163,8 @@ def fit(
         recipe.load_state_dict(saved.tensors["weights"])
     began = time.perf_counter() - history.seconds
     recipe.to(accelerator.device)
+    for stage in recipe.stages():
+        parts.check(recipe, min(stage.batch, *map(len, each)), plan.parts)
     best = (
         {k: v.to(accelerator.device) for k, v in saved.tensors["best"].items()}
         if saved and "best" in saved.tensors
@@ -163,7 +176,7 @@ def fit(
         total=total,
         initial=done,
         desc=plan.label or recipe.name,
-        disable=not plan.progress or runtime.quiet(),
+        disable=not plan.progress or runtime.quiet() or across.rank() > 0,
         leave=False,
     )
     for number, stage in enumerate(recipe.stages()):
@@ -174,26 +187,24 @@ def fit(
         betas = (0.9, stage.beta2)
         groups = _groups(recipe, stage)
         optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=betas, weight_decay=stage.weight_decay, fused=True)
-        model, optimizer = accelerator.prepare(recipe, optimizer)
+        model, optimizer = accelerator.prepare(parts.Objective(recipe), optimizer)
         first = start_step if number == start_stage else 0
         if saved and number == start_stage:
-            torch.set_rng_state(saved.tensors["random"]["cpu"])
+            _set_random(saved.tensors["random"], accelerator.device)
             if first:
                 checkpoint.unpack_optimizer(optimizer.optimizer, saved.tensors["optimizer"])
         for step in range(first, stage.steps):
             recipe.train()
             indices = batch_indices(len(each[number]), stage.batch, plan.seed, number, step)
-            batch = {k: v.to(accelerator.device) for k, v in each[number].batch(indices).items()}
+            batches = parts.shares(each[number], indices, plan.parts, accelerator.device)
             for group in optimizer.param_groups:
                 group["lr"] = group["times"] * learning_rate(stage, step)
-            loss = recipe.loss(batch)
-            value = float(loss.detach())
+            optimizer.zero_grad(set_to_none=True)
+            value = parts.backward(accelerator, model, recipe, batches)
             if not math.isfinite(value):
                 raise UserError(
                     f"The loss became {value} at step {done + 1} of {total}; lower lr (now {stage.lr:g}) or check the features."
                 )
-            optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss)
             if stage.clip:
                 accelerator.clip_grad_norm_(learning, stage.clip)
             optimizer.step()
@@ -217,6 +228,33 @@ def fit(
         recipe.load_state_dict(best)
     recipe.eval()
     return history
+
+
+def _accelerator(plan: Plan, on: torch.device) -> Accelerator:
+    """Accelerate as the plan and the launcher want it. UserError for a precision nobody knows."""
+    if plan.precision not in PRECISIONS:
+        raise runtime.unknown("precision", plan.precision, [p for p in PRECISIONS if p])
+    if plan.precision and AcceleratorState._shared_state:
+        AcceleratorState._reset_state()  # else the precision of an earlier run of this process would stay
+    # Which parts of a recipe a batch needs may differ: of several languages' modules, that of its own.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(cpu=on.type == "cpu", mixed_precision=plan.precision or None, kwargs_handlers=[unused])
+
+
+def _random(on: torch.device) -> dict[str, Tensor]:
+    """The state of every process's random numbers, as a checkpoint holds them."""
+    found = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(on)} if on.type == "cuda" else {})
+    states = {k: across.all_rows(v.to(on)) for k, v in found.items()}
+    return {k if not r else f"{k}-{r}": v.cpu() for k, of in states.items() for r, v in enumerate(of)}
+
+
+def _set_random(saved: dict[str, Tensor], on: torch.device) -> None:
+    """Put back this process's; one that was not there when they were saved keeps what it has."""
+    tail = f"-{across.rank()}" if across.rank() else ""
+    if "cpu" + tail in saved:
+        torch.set_rng_state(saved["cpu" + tail])
+    if on.type == "cuda" and "cuda" + tail in saved:
+        torch.cuda.set_rng_state(saved["cuda" + tail], on)
 
 
 def _config(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> str:
@@ -247,7 +285,7 @@ def _save(
     tensors = {
         "weights": {k: v.detach().cpu() for k, v in recipe.state_dict().items()},
         "optimizer": {k: v.cpu() for k, v in checkpoint.pack_optimizer(optimizer).items()},
-        "random": {"cpu": torch.get_rng_state()},
+        "random": _random(next(recipe.parameters()).device),
     }
     if best is not None:
         tensors["best"] = {k: v.cpu() for k, v in best.items()}
@@ -260,4 +298,5 @@ def _save(
         "kept_step": history.kept_step,
         "seconds": history.seconds,
     }
-    checkpoint.save_checkpoint(folder, checkpoint.Checkpoint(done, tensors, state))
+    if across.rank() == 0:
+        checkpoint.save_checkpoint(folder, checkpoint.Checkpoint(done, tensors, state))

@@ -107,7 +107,7 @@ FLOORS = [
     {"data", "towers"},
     {"connector", "qformer", "adapters", "paint"},
     {"recipes"},
-    {"train", "evaluate", "captioning", "scene_reader"},
+    {"parts", "train", "evaluate", "captioning", "scene_reader"},
     {"accounts", "keeping", "asking", "choosing"},
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},

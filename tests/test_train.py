@@ -186,3 +186,12 @@ def test_a_recipe_without_parts_says_what_to_define():
     for call in (Recipe().stages, lambda: Recipe().loss({}), lambda: Recipe().predict({})):
         with pytest.raises(UserError, match="define"):
             call()
+
+
+def test_killed_at_twenty_random_points_every_run_reaches_the_same_end(tmp_path):
+    call = [sys.executable, str(HERE / "killed_run.py"), "20", str(tmp_path)]
+    said = subprocess.run(call, capture_output=True, text=True, timeout=280)
+    lines = said.stdout.splitlines()
+    assert len(lines) == 20 and all(line.endswith("the same end") for line in lines), said.stdout + said.stderr
+    at = {line.partition(":")[0] for line in lines}
+    assert "a batch" in at and {"fsync", "replace", "rmtree", "write_bytes"} & at  # in training, and while saving

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpm_lite import ops
+from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage
 
 
@@ -59,6 +59,7 @@ class Align(Recipe):
     """Two heads and a temperature. Image features (N, D_image), text features (N, D_text)."""
 
     name = "align"
+    compares = True
     Options = AlignOptions
 
     def __init__(self, d_image: int, d_text: int, options: AlignOptions = AlignOptions()) -> None:
@@ -106,10 +107,17 @@ class Align(Recipe):
         """(N, D_text) -> (N, D) unit norm."""
         return F.normalize(self.text_head((x - self.text_mean) / self.text_std), dim=-1)
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        scale = self.log_scale.clamp(max=math.log(100)).exp()  # (), CLIP's cap
+    def features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """image and text (N, D), scale ()."""
+        scale = self.log_scale.clamp(max=math.log(100)).exp()  # CLIP's cap
+        return {"image": self.embed_images(batch["image"]), "text": self.embed_texts(batch["text"]), "scale": scale}
+
+    def compared(self, features: dict[str, Tensor]) -> Tensor:
         # The training loop looks at every loss and says at which step one is not finite.
-        return ops.clip_loss(self.embed_images(batch["image"]), self.embed_texts(batch["text"]), scale, check=False)
+        return across.clip_loss(features["image"], features["text"], features["scale"], check=False)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.compared(self.features(batch))
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"image": (N, D_image)} and / or {"text": (N, D_text)} -> the same keys, (N, D) unit norm."""

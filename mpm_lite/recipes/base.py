@@ -46,6 +46,7 @@ class Recipe(nn.Module):
     """Base of all recipes. A recipe never knows devices, files or which world its data came from."""
 
     name: str = "recipe"
+    compares: bool = False  # whether the objective compares the examples of a batch with each other
 
     def stages(self) -> list[Stage]:
         """What is frozen and what learns, in order."""
@@ -54,6 +55,19 @@ class Recipe(nn.Module):
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """The objective () of one batch."""
         raise UserError(f"Recipe {self.name!r} declares no objective; define loss(batch).")
+
+    def features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of a recipe that compares: what it compares by, rows (N, ...) by example, and () where it is one for all. With
+        `compared`, a batch can be computed in parts; see `parts.py`."""
+        raise UserError(f"Recipe {self.name!r} has no features that could be compared; define features(batch).")
+
+    def compared(self, features: dict[str, Tensor]) -> Tensor:
+        """The objective () of features of this process's examples, compared with those of every process."""
+        raise UserError(f"Recipe {self.name!r} compares nothing; define compared(features).")
+
+    def weight(self, batch: dict[str, Tensor]) -> float:
+        """How many things `loss` is the mean over: examples, unless a recipe says what else."""
+        return float(len(next(iter(batch.values()))))
 
     def stepped(self) -> None:
         """What else happens after each step of training, such as averaging weights: nothing, unless a recipe says."""

@@ -45,6 +45,7 @@ class Blip2(Recipe):
     """A Q-Former with heads for contrast and matching; it tells with its own words. Data: `recipes.dual.Captioned`."""
 
     name = "blip2"
+    compares = True
     Options = Blip2Options
 
     def __init__(self, d_in: int, patches: int, vocabulary: int, options: Blip2Options = Blip2Options()) -> None:

@@ -24,8 +24,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
 from mpm_lite.connector import Look
+from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.runtime import UserError, full, unknown
 
 TEXTS = ("frozen", "trained")
 
@@ -104,6 +105,7 @@ class Dual(Recipe):
     """A pooler, a text encoder (a transformers encoder, taken over as it is) and its head."""
 
     name = "dual"
+    compares = True
     Options = DualOptions
 
     def __init__(self, d_in: int, patches: int, encoder: Any, options: DualOptions = DualOptions()) -> None:
@@ -135,7 +137,7 @@ class Dual(Recipe):
 
     def image(self, seen: Tensor) -> Tensor:
         """Patches (N, P, D_in) -> (N, D) unit norm."""
-        return F.normalize(self.pooler(seen).float(), dim=-1)
+        return F.normalize(full(self.pooler(seen)), dim=-1)
 
     def text(self, ids: Tensor, language: str = "") -> Tensor:
         """Token ids int64 (N, T), 0 for padding -> (N, D), of no particular length; one way for whatever language."""
@@ -143,15 +145,24 @@ class Dual(Recipe):
         states = self.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state
         return self.text_head(pooled(states, there))
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        scale = self.log_scale.clamp(max=math.log(100)).exp()  # (), CLIP's cap
+    def features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """image and text (N, D), wrong (N K, D), scale ()."""
+        scale = self.log_scale.clamp(max=math.log(100)).exp()  # CLIP's cap
         with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
-            image, text = self.image(batch["seen"]), F.normalize(self.text(batch["ids"]).float(), dim=-1)
-        own = torch.arange(len(image), device=image.device)
+            image, text = self.image(batch["seen"]), F.normalize(full(self.text(batch["ids"])), dim=-1)
+        return {"image": image, "text": text[: len(image)], "wrong": text[len(image) :], "scale": scale}
+
+    def compared(self, features: dict[str, Tensor]) -> Tensor:
+        image, text, wrong, scale = (features[k] for k in ("image", "text", "wrong", "scale"))
+        own = torch.arange(len(image), device=image.device) + across.first_row(len(image))
         # Each picture among all captions, wrong ones too; each caption among all pictures.
-        to_text = ops.linear_cross_entropy(scale * image, text, own, check=False)
-        to_image = ops.linear_cross_entropy(scale * text[: len(image)], image, own, check=False)
+        every = torch.cat([across.gather(text), across.gather(wrong)])
+        to_text = ops.linear_cross_entropy(scale * image, every, own, check=False)
+        to_image = ops.linear_cross_entropy(scale * text, across.gather(image), own, check=False)
         return (to_text + to_image) / 2
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.compared(self.features(batch))
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"seen": (N, P, D_in)} and / or {"ids": (N, T)} -> {"image": (N, D)}, {"text": (N, D)}, unit norm."""

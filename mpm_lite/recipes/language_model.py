@@ -227,6 +227,10 @@ class LanguageModel(Recipe):
         states = states[counts].float()  # (counted, D)
         return ops.linear_cross_entropy(states, self.decoder.lm_head.weight, ids[:, 1:][counts], check=False)
 
+    def weight(self, batch: dict[str, Tensor]) -> float:
+        """The tokens that count."""
+        return float(batch["counts"][:, 1:].sum())
+
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"ids": (N, T)} -> {"logits": (N, T, V)}"""
         return {"logits": self.decoder(input_ids=inputs["ids"], use_cache=False).logits}

@@ -96,6 +96,7 @@ class Mla(Recipe):
     """Acquirers beside an English dual encoder, which is taken over as it is."""
 
     name = "mla"
+    compares = True
     Options = MlaOptions
 
     def __init__(

@@ -185,6 +185,10 @@ class MpmChat(Recipe):
             context = self.lm.place(bool(batch["begins"]), batch["prompt"], batch["there"], soft, batch["shown"])
             return self.lm.mean_loss(context, batch["reply"])
 
+    def weight(self, batch: dict[str, Tensor]) -> float:
+        """The replies' tokens."""
+        return float((batch["reply"] != IGNORE).sum())
+
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"seen": features or pixels} -> {"soft": (N, Q, D)}."""
         return {"soft": self.see(inputs["seen"].float())}

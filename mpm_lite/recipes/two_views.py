@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpm_lite import ops
+from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage
 from mpm_lite.runtime import UserError
 from mpm_lite.towers.lm import IGNORE
@@ -44,6 +44,7 @@ class TwoViews(Recipe):
     """An encoder over batches of groups: {"first": (N, G, ...), "second": (N, G, ...)}, G scenes a group."""
 
     name = "two-views"
+    compares = True
     Options = TwoViewsOptions
 
     def __init__(self, encoder: nn.Module, options: TwoViewsOptions = TwoViewsOptions()) -> None:
@@ -76,7 +77,7 @@ class TwoViews(Recipe):
     def contrast(self, views: Sequence[Tensor]) -> Tensor:
         """Symmetric InfoNCE of two views' vectors, (B, D) each, behind the head."""
         first, second = (F.normalize(self.head(x), dim=-1) for x in views)
-        return ops.clip_loss(first, second, first.new_tensor(1 / self.options.temperature), check=False)
+        return across.clip_loss(first, second, first.new_tensor(1 / self.options.temperature), check=False)
 
 
 class PictureViews(TwoViews):

@@ -195,7 +195,7 @@ class LM:
         flat = labels.flatten()
         # The loss is taken in float32 even where a recipe computes states in bfloat16.
         with torch.autocast(self.device.type, enabled=False):
-            x = states.flatten(0, 1).float()
+            x = runtime.full(states.flatten(0, 1))
             if self._plain:
                 weight, bias = self.head.weight, getattr(self.head, "bias", None)
                 return ops.linear_cross_entropy(x, weight, flat, bias, reduction=reduction, check=False)

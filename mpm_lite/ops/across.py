@@ -1,0 +1,82 @@
+"""Several processes that learn one thing: each has rows of its own, and InfoNCE compares them with everybody's.
+
+The loss of N processes is the mean of what each returns, and so is its gradient: as data-parallel training averages it, it is
+the one that a single process would have of all rows together. With one process everything here is what it is without.
+
+Shapes: n rows of a process, W processes, N = W n rows in all, D features.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mpm_lite import ops
+
+
+def world() -> int:
+    """W; 1 where nobody started several."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0 on."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    """Every process's rows on each; backwards, what all processes say of one's rows is summed and goes to that one.
+
+    A gather that only copies would cut the gradient off: a row is a negative of everybody else's rows too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        whole = grads[0].contiguous().clone()
+        dist.all_reduce(whole)
+        return whole.chunk(world())[rank()]
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows (n, ...) of every process, in the order of their numbers: (N, ...), with their gradient. Each must bring as many."""
+    return _Gather.apply(x) if world() > 1 else x
+
+
+def first_row(n: int) -> int:
+    """Where this process's n rows begin among all."""
+    return rank() * n
+
+
+def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor | float, **options: Any) -> Tensor:
+    """`ops.clip_loss` of this process's pairs (n, D) against the rows of all: its mean over processes is the loss of all N."""
+    if world() == 1:
+        return ops.clip_loss(img, txt, logit_scale, **options)
+    options["label_offset"] = first_row(len(img))
+    to_text = ops.clip_loss(img, gather(txt), logit_scale, **options)
+    return (to_text + ops.clip_loss(txt, gather(img), logit_scale, **options)) / 2
+
+
+def total(x: Tensor) -> Tensor:
+    """The sum over processes, without gradient."""
+    x = x.detach().clone()
+    if world() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def all_rows(x: Tensor) -> list[Tensor]:
+    """What each process has of x, without gradient; all of one shape."""
+    if world() == 1:
+        return [x]
+    parts = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(parts, x.contiguous())
+    return parts

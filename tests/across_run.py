@@ -1,0 +1,90 @@
+"""One process of several that train together; test_across.py starts it: across_run.py PARTS OUT. OUT gets what three recipes
+learn in one update, and in fifty."""
+
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from worlds import Pairs
+
+from mpm_lite import train
+from mpm_lite.ops import across
+from mpm_lite.recipes import Align
+from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
+from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
+from mpm_lite.towers.lm import load_lm
+
+BATCH = 8
+
+
+class Exact:
+    """The same data in float64."""
+
+    def __init__(self, data):
+        self.data, self.digest = data, data.digest
+
+    def __len__(self):
+        return len(self.data)
+
+    def batch(self, indices):
+        return {k: v.double() if v.is_floating_point() else v for k, v in self.data.batch(indices).items()}
+
+
+def align(steps):
+    data = Pairs()
+    recipe = Align(20, 12, Align.Options(width=8, dropout=0.0, steps=steps, batch=BATCH))
+    recipe.prepare(data.images, data.texts)
+    return recipe, data
+
+
+def dual(steps):
+    from transformers import BertConfig, BertModel
+
+    small = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "intermediate_size": 32}
+    encoder = BertModel(BertConfig(**small, **off), add_pooling_layer=False)
+    options = DualOptions(width=16, layers=2, heads=2, steps=steps, batch=BATCH, bf16=False)
+    rng = torch.Generator().manual_seed(0)
+    rows = [
+        torch.randint(1, 30, (int(n),), generator=rng).tolist() for n in torch.randint(3, 9, (3 * 40,), generator=rng)
+    ]
+    data = Captioned(
+        torch.randn(40, 6, 12, generator=rng), rows[:40], [rows[40 + 2 * k : 42 + 2 * k] for k in range(40)]
+    )
+    return Dual(12, 6, encoder, options), data
+
+
+def chat(steps):
+    lm, rng = load_lm("toy-multilingual", device="cpu"), torch.Generator().manual_seed(0)
+    said = ["a red circle", "two small blue squares stand left of a green star", "ein Kreis", "a star"] * 10
+    asked = ["what is there? ", "tell of the picture at length: ", "? "] * 14
+    data = Exchanges(lm, torch.randn(40, 6, 12, generator=rng), range(40), asked[:40], said)
+    options = MpmChatOptions(queries=3, width=16, layers=1, heads=2, steps=steps, batch=BATCH, bf16=False)
+    return MpmChat(lm, 12, 6, options), data
+
+
+def learned(kind, steps, parts, out):
+    torch.manual_seed(0)
+    recipe, data = globals()[kind](steps)
+    recipe.double()
+    plan = train.Plan(progress=False, parts=parts, out=out / f"{kind}-{steps}-run", save_every=20)
+    history = train.fit(recipe, Exact(data), plan, device="cpu")
+    found = {f"weight {k}": v for k, v in recipe.state_dict().items() if recipe.trains(k)}
+    found |= {f"grad {k}": p.grad for k, p in recipe.named_parameters() if p.grad is not None}
+    found["losses"] = torch.tensor(history.losses, dtype=torch.float64)
+    return {f"{kind} {steps} {k}": v.detach().contiguous().clone() for k, v in found.items()}
+
+
+def main(parts, out):
+    torch.set_num_threads(1)
+    found = {}
+    for kind in ("align", "dual", "chat"):
+        for steps in (1, 50) if parts == "1" else (1,):
+            found |= learned(kind, steps, int(parts), Path(out))
+    if across.rank() == 0:
+        save_file(found, f"{out}/found.safetensors")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
