@@ -20,7 +20,7 @@ _WHERE = {
     "Recipe": "recipes",
     "Stage": "recipes",
     "Experiment": "experiment",
-    "sweep": "experiment",
+    "sweep": "sweeping",
     "Results": "results",
     "asset": "runtime",
     "banner": "runtime",
@@ -46,10 +46,11 @@ __all__ = sorted(_WHERE | dict.fromkeys(_MODULES))
 
 if TYPE_CHECKING:  # what editors see behind __getattr__
     from mpm_lite.data import CaptionSet, load_captions
-    from mpm_lite.experiment import Experiment, sweep
+    from mpm_lite.experiment import Experiment
     from mpm_lite.recipes import Recipe, Stage
     from mpm_lite.results import Results
     from mpm_lite.runtime import UserError, asset, banner
+    from mpm_lite.sweeping import sweep
     from mpm_lite.teaching.show import show
     from mpm_lite.towers.image import load_image_tower
     from mpm_lite.towers.lm import load_lm

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mpm_lite import cli_chat, cli_paint, cli_systems, runtime
+from mpm_lite.ops import across
 from mpm_lite.runtime import UserError, unknown
 
 
@@ -98,8 +99,13 @@ def run(args: argparse.Namespace) -> None:
     if args.recipe not in RECIPES:
         raise unknown("recipe or study", args.recipe, [*RECIPES, *runs, *studies.STUDIES])
     out = Path(args.out or f"runs/{args.recipe}")
-    print(runtime.banner())
-    results = experiment(args.recipe, settings, args).run(out=out)
+    across.start(args.device)
+    if across.rank() == 0:
+        print(runtime.banner())
+    how = {"track": args.track or "", "parts": args.parts, "precision": args.precision or ""}
+    results = experiment(args.recipe, settings, args).run(out=out, **how)
+    if across.rank():
+        return
     results.save(out)
     _print_scores(results)
     print(f"Written: {out}/model.safetensors, results.parquet, items.parquet, config.json")
@@ -107,14 +113,18 @@ def run(args: argparse.Namespace) -> None:
 
 def sweep(args: argparse.Namespace) -> None:
     """Every combination of the --vary lists."""
-    from mpm_lite.experiment import sweep as run_sweep
+    from mpm_lite.sweeping import sweep as run_sweep
 
     dials = {
         key: list(value) if isinstance(value, (list, tuple)) else str(value).split(",")
         for key, value in parse_settings(args.vary).items()
     }
     out = Path(args.out or f"runs/sweep-{args.recipe}")
-    results = run_sweep(experiment(args.recipe, parse_settings(args.set), args), out=out, **dials)
+    results = run_sweep(
+        experiment(args.recipe, parse_settings(args.set), args), out=out, track=args.track or "", **dials
+    )
+    if across.rank():
+        return
     results.save(out)
     _print_scores(results, list(dials))
     print(f"Written: {out}/results.parquet")
@@ -256,11 +266,17 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("run", parents=[shared], help="run a recipe, or a committed study")
     one.add_argument("recipe")
     one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    one.add_argument(
+        "--parts", type=int, default=1, help="compute a batch in so many parts: less memory, the same gradient"
+    )
+    one.add_argument("--precision", default=None, help="no, bf16 or fp16 (default: what accelerate launch says)")
+    one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")
     one.set_defaults(do=run)
     one = commands.add_parser("sweep", parents=[shared], help="run every combination of some dials")
     one.add_argument("recipe")
     one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
     one.add_argument("--vary", nargs="+", required=True, metavar="KEY=A,B", action="extend")
+    one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")
     one.set_defaults(do=sweep)
     one = commands.add_parser("data", help="list or fetch captioned pictures")
     one.add_argument("action", choices=["list", "get"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from mpm_lite import evaluate, train
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.languages import bcp47
+from mpm_lite.ops import across
 from mpm_lite.recipes import Recipe, build_options, recipe_class
 from mpm_lite.results import Results
 from mpm_lite.runtime import UserError, unknown
@@ -72,15 +73,27 @@ class Experiment:
     pivot: str = "en"
     options: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, out: str | Path | None = None, progress: bool = True) -> Results:
-        """Train and test once per seed. With `out`, checkpoints go there and a stopped run continues."""
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """The recipe's options that are given, `steps` among them."""
+        return self.options | ({"steps": self.steps} if self.steps else {})
+
+    def run(
+        self, out: str | Path | None = None, progress: bool = True, track: str = "", parts: int = 1, precision: str = ""
+    ) -> Results:
+        """Train and test once per seed. With `out`, checkpoints go there and a stopped run continues.
+
+        `track`, `parts` and `precision` are those of `train.Plan`. Started by `accelerate launch`, the processes share every
+        batch, all of them return the results, and the first writes.
+        """
         if self.condition not in CONDITIONS:
             raise unknown("condition", self.condition, CONDITIONS)
         if self.lm is not None:
             raise UserError(f"Recipe {self.recipe!r} uses no language model; leave lm out.")
         kind = recipe_class(self.recipe)
-        options = build_options(kind.Options, self.options | ({"steps": self.steps} if self.steps else {}))
-        bench = _Bench(self, progress)
+        options = build_options(kind.Options, self.all_options)
+        across.start(self.device)
+        bench = _Bench(self, progress, {"track": track, "parts": parts, "precision": precision})
         tables, items, models = [], [], {}
         for seed in range(self.seed, self.seed + self.seeds):
             recipe, history = bench.train(kind, options, seed, Path(out) / f"seed-{seed}" if out else None)
@@ -96,30 +109,10 @@ class Experiment:
     def describe(self) -> dict[str, Any]:
         """The fields as plain JSON-able values."""
         named = {f: getattr(self, f) for f in self.__dataclass_fields__}
-        return {k: _name(v) if k in ("recipe", "text", "image") else v for k, v in named.items()}
+        return {k: plain(v) if k in ("recipe", "text", "image") else v for k, v in named.items()}
 
 
-def sweep(experiment: Experiment, out: str | Path | None = None, **dials: list[Any]) -> Results:
-    """Every combination of the dials, joined into one `Results` whose table has a column for each dial.
-
-    A dial is a field of Experiment or an option of its recipe: sweep(e, pairs=[100, 300], text=["use-m", "e5-small"]).
-    """
-    fields = set(Experiment.__dataclass_fields__)
-    choices = fields | set(recipe_class(experiment.recipe).Options.__dataclass_fields__)
-    for name in dials:
-        if name not in choices:
-            raise unknown("dial", name, choices)
-    done = []
-    for values in product(*dials.values()):
-        setting = dict(zip(dials, values, strict=True))
-        options = experiment.options | {k: v for k, v in setting.items() if k not in fields}
-        one = replace(experiment, options=options, **{k: v for k, v in setting.items() if k in fields})
-        label = "_".join(f"{k}={_name(v)}" for k, v in setting.items())
-        done.append(one.run(out=Path(out) / label if out else None).mark(**{k: _name(v) for k, v in setting.items()}))
-    return Results.join(done)
-
-
-def _name(thing: Any) -> Any:
+def plain(thing: Any) -> Any:
     """What a table may show of a value."""
     if isinstance(thing, (str, int, float, bool)) or thing is None:
         return thing
@@ -145,8 +138,8 @@ def image_tower(name: str, device: str | None = None) -> Any:
 class _Bench:
     """The features of one experiment, loaded once and used by all seeds."""
 
-    def __init__(self, experiment: Experiment, progress: bool) -> None:
-        self.e, self.progress = experiment, progress
+    def __init__(self, experiment: Experiment, progress: bool, how: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.e, self.progress, self.how = experiment, progress, how
         self.text = (
             text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
         )
@@ -174,7 +167,8 @@ class _Bench:
         """(N, D_image), as the condition wants them."""
         key = (id(captions), "image")
         if key not in self._seen:
-            x = torch.from_numpy(image_features(captions, self.image, self.progress).copy())
+            with across.first():
+                x = torch.from_numpy(image_features(captions, self.image, self.progress).copy())
             if self.e.condition == "blind":
                 x = x.mean(dim=0, keepdim=True).expand_as(x).clone()
             elif self.e.condition == "random-image":
@@ -187,7 +181,8 @@ class _Bench:
         """(N, D_text); NaN where there is no caption."""
         key = (id(captions), language)
         if key not in self._seen:
-            self._seen[key] = torch.from_numpy(text_features(captions, language, self.text, self.progress).copy())
+            with across.first():
+                self._seen[key] = torch.from_numpy(text_features(captions, language, self.text, self.progress).copy())
         return self._seen[key]
 
     def pairs(self, seed: int) -> Pairs:
@@ -215,9 +210,8 @@ class _Bench:
         torch.manual_seed(seed)
         recipe = kind(data.images.shape[1], data.texts.shape[1], options)
         recipe.prepare(data.images, data.texts)
-        plan = train.Plan(
-            seed=seed, out=out, progress=self.progress, label=f"{_name(self.e.text)} {self.e.condition} seed {seed}"
-        )
+        label = f"{plain(self.e.text)} {self.e.condition} seed {seed}"
+        plan = train.Plan(seed=seed, out=out, progress=self.progress, label=label, **self.how)
         return recipe, train.fit(recipe, data, plan, self.val_score if self.val_set else None, self.e.device)
 
     def val_score(self, recipe: Recipe) -> float:
@@ -252,8 +246,8 @@ class _Bench:
         set_name, languages = self.e.train
         named = {
             "recipe": recipe.name,
-            "text": _name(self.e.text) if isinstance(self.e.text, str) else self.text.name,
-            "image": _name(self.e.image) if isinstance(self.e.image, str) else self.image.name,
+            "text": plain(self.e.text) if isinstance(self.e.text, str) else self.text.name,
+            "image": plain(self.e.image) if isinstance(self.e.image, str) else self.image.name,
             "lm": self.e.lm or "",
             "train": f"{set_name}[{','.join(self.train_languages)}]",
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import save as to_safetensors
 from mpm_lite import evaluate
 from mpm_lite.cache import write_atomic
 from mpm_lite.data.languages import REGIONAL
-from mpm_lite.runtime import UserError
+from mpm_lite.runtime import UserError, unknown
 
 MIN_QUERIES = 100  # fewer are shown, but enter no mean, count or correlation
 ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
@@ -125,6 +126,45 @@ class Results:
         low, low_drawn = _score(same, metric, *sample)
         found = evaluate.summarise(_ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "]))
         return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
+
+    def scores(
+        self, metric: str = "t2i_r@10", languages: Sequence[str] | None = None, draws: int = 2000
+    ) -> pd.DataFrame:
+        """The score by arm and language with its interval, resampled over seed, concept and item: the arm's columns, then
+        language, value, low, high, chance, n. Raises UserError for a language without rows."""
+        if missing := sorted(set(languages or ()) - set(self.items["language"])):
+            raise unknown("language of these results", missing[0], sorted(set(self.items["language"])))
+        rows, arms = [], self.arms()
+        for arm, items in self.items.groupby(arms, sort=False, dropna=False):
+            sample = _resample(items, draws)
+            for language, said in items.groupby("language", sort=False):
+                if languages is not None and language not in languages:
+                    continue
+                found = evaluate.summarise(*_score(said, metric, *sample))
+                chance = float(said[f"chance {metric}"].mean())
+                row = {"value": found.value, "low": found.low, "high": found.high, "chance": chance}
+                rows.append(
+                    dict(zip(arms, arm, strict=True)) | {"language": language, **row, "n": said["item"].nunique()}
+                )
+        return pd.DataFrame(rows)
+
+    def compare(self, by: str | Sequence[str], languages: Sequence[str] = ("en",), metric: str = "t2i_r@10") -> Any:
+        """Arms beside each other: a point with its interval for each value of the columns `by` and each language; returns the
+        matplotlib figure. Raises UserError for a column that is not there, and where one point would be several arms."""
+        from mpm_lite import figures
+
+        by = [by] if isinstance(by, str) else list(by)
+        table = self.scores(metric, languages)
+        if missing := [column for column in by if column not in table]:
+            raise unknown("column of these results", missing[0], self.arms())
+        if table.duplicated([*by, "language"]).any():
+            more = [c for c in self.arms() if c not in by and table[c].nunique(dropna=False) > 1]
+            raise UserError(
+                f"The arms differ in {', '.join(more)} too: name that in `by`, or narrow down with .where()."
+            )
+        said = table[by].astype(str).agg(", ".join, axis=1)
+        shown = table.assign(name=said + ": " + table["language"], group=table["language"])
+        return figures.intervals(shown, f"{metric}, by {', '.join(by)}")
 
     def mean_retention(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> evaluate.Interval:
         """Mean rho over languages (those with enough queries), resampled jointly. One arm only.

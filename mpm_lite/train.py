@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage, TrainData, within
 from mpm_lite.runtime import UserError
 
-PRECISIONS = ("", "no", "bf16", "fp16")
+PRECISIONS, TRACKERS = ("", "no", "bf16", "fp16"), ("", "tensorboard", "wandb")
 
 
 class OtherRun(UserError):
@@ -60,6 +62,7 @@ class Plan:
     parts: int = (
         1  # in which a process computes its share of a batch, one after the other: the same gradient, less memory
     )
+    track: str = ""  # "tensorboard" or "wandb": losses, rates and scores as they come, under `out`
     precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" is what the launcher says, else "no"
 
 
@@ -140,6 +143,7 @@ def fit(
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     on = runtime.device(device)
+    across.start(on)
     accelerator = _accelerator(plan, on)
     torch.manual_seed(
         plan.seed + 1_000_003 * across.rank()
@@ -200,7 +204,13 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = group["times"] * learning_rate(stage, step)
             optimizer.zero_grad(set_to_none=True)
-            value = parts.backward(accelerator, model, recipe, batches)
+            try:
+                value = parts.backward(accelerator, model, recipe, batches)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"The GPU's memory ran out at step {done + 1} of {total}, with {len(indices)} examples in {plan.parts} parts: "
+                    f"take parts={2 * plan.parts} (--parts), or a smaller batch (now {stage.batch})."
+                ) from error
             if not math.isfinite(value):
                 raise UserError(
                     f"The loss became {value} at step {done + 1} of {total}; lower lr (now {stage.lr:g}) or check the features."
@@ -211,10 +221,14 @@ def fit(
             recipe.stepped()
             done += 1
             history.losses.append(value)
+            if plan.track:
+                accelerator.log({"loss": value, "rate": learning_rate(stage, step)}, step=done)
             history.kept_step = history.kept_step if score else done
             if score and ((step + 1) % plan.score_every == 0 or step + 1 == stage.steps):
                 recipe.eval()
                 history.scores.append((done, float(score(recipe))))
+                if plan.track:
+                    accelerator.log({"score": history.scores[-1][1]}, step=done)
                 if history.scores[-1][1] >= max(s for _, s in history.scores):
                     best = {k: v.detach().clone() for k, v in recipe.state_dict().items()}
                     history.kept_step = done
@@ -224,6 +238,8 @@ def fit(
                 _save(folder, recipe, optimizer, best, history, config, done, number + last, 0 if last else step + 1)
             bar.update()
     bar.close()
+    if plan.track:
+        accelerator.end_training()
     if best is not None:
         recipe.load_state_dict(best)
     recipe.eval()
@@ -231,14 +247,29 @@ def fit(
 
 
 def _accelerator(plan: Plan, on: torch.device) -> Accelerator:
-    """Accelerate as the plan and the launcher want it. UserError for a precision nobody knows."""
+    """Accelerate as the plan and the launcher want it. UserError for a precision or a tracker that is not here."""
     if plan.precision not in PRECISIONS:
         raise runtime.unknown("precision", plan.precision, [p for p in PRECISIONS if p])
-    if plan.precision and AcceleratorState._shared_state:
+    if plan.track not in TRACKERS:
+        raise runtime.unknown("tracker", plan.track, [t for t in TRACKERS if t])
+    if plan.track and not (plan.out and find_spec(plan.track)):
+        raise UserError(
+            f"track={plan.track!r} needs a folder to write to (out) and the package: pip install {plan.track}."
+        )
+    wanted = plan.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()  # else the precision of an earlier run of this process would stay
+    if on.type == "cpu" and wanted == "fp16":
+        raise UserError("float16 needs a GPU: take precision='no', or 'bf16'.")
     # Which parts of a recipe a batch needs may differ: of several languages' modules, that of its own.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=on.type == "cpu", mixed_precision=plan.precision or None, kwargs_handlers=[unused])
+    found = Accelerator(
+        cpu=on.type == "cpu", mixed_precision=wanted, kwargs_handlers=[unused],
+        log_with=plan.track or None, project_dir=plan.out,
+    )  # fmt: skip
+    if plan.track:
+        found.init_trackers("mpm_lite", {"label": plan.label, "seed": plan.seed})
+    return found
 
 
 def _random(on: torch.device) -> dict[str, Tensor]:

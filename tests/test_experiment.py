@@ -146,6 +146,84 @@ def test_sweep_adds_a_column_a_dial_and_resumes(world):
     pd.testing.assert_frame_equal(results.table, again.table)
     with pytest.raises(UserError, match="Did you mean 'pairs'"):
         mpm.sweep(made_experiment(), pair=[1])
+    with pytest.raises(UserError, match="'pairs' has no values"):
+        mpm.sweep(made_experiment(), pairs=[])
+
+
+def test_a_sweep_runs_nothing_twice_and_nothing_else_in_its_place(world, monkeypatch):
+    ran = []
+    plain = mpm.Experiment.run
+    monkeypatch.setattr(mpm.Experiment, "run", lambda self, *a, **k: ran.append(self.pairs) or plain(self, *a, **k))
+    one = made_experiment(seeds=1, steps=10)
+    first = mpm.sweep(one, out=world / "s", pairs=[20, 60])
+    again = mpm.sweep(one, out=world / "s", pairs=[20, 60, 80])
+    assert ran == [20, 60, 80]
+    pd.testing.assert_frame_equal(first.table, again.table[again.table["pairs"] < 80])
+    mpm.sweep(made_experiment(seeds=1, steps=11), out=world / "t", pairs=[20])
+    with pytest.raises(
+        UserError, match="another configuration"
+    ):  # never another experiment's results under this one's name
+        mpm.sweep(made_experiment(seeds=1, steps=10), out=world / "t", pairs=[20])
+    (world / "s/pairs=20/results.parquet").write_bytes(b"torn")
+    with pytest.raises(UserError, match="no readable results"):
+        mpm.sweep(one, out=world / "s", pairs=[20])
+
+
+def test_a_sweep_over_any_function(tmp_path):
+    ran = []
+
+    def table(lr, name):
+        ran.append((lr, name))
+        if name == "c" and len(ran) == 3:
+            raise KeyboardInterrupt
+        return pd.DataFrame({"value": [lr, 2 * lr]})
+
+    dials = {"lr": [1, 2], "name": ["a/b", "c"]}
+    with pytest.raises(KeyboardInterrupt):
+        mpm.sweep(table, out=tmp_path, lr=[1], name=["a/b", "c/d", "c"])
+    found = mpm.sweep(table, out=tmp_path, **dials)
+    assert ran == [(1, "a/b"), (1, "c/d"), (1, "c"), (1, "c"), (2, "a/b"), (2, "c")]
+    assert list(found.columns) == ["value", "lr", "name"] and len(found) == 8
+    pd.testing.assert_frame_equal(found, mpm.sweep(table, out=tmp_path, **dials))
+    assert len(ran) == 6 and set(found["name"]) == {"a/b", "c"}
+    with pytest.raises(UserError, match="returned int"):
+        mpm.sweep(lambda x: x, x=[1])
+    with pytest.raises(UserError, match="an Experiment or a function"):
+        mpm.sweep("align", x=[1])
+
+
+def test_arms_are_compared_with_their_intervals(world):
+    results = mpm.sweep(made_experiment(steps=60), pairs=[20, 100])
+    scores = results.scores(languages=["en", "de"])
+    assert len(scores) == 4 and (scores["low"] <= scores["value"]).all() and (scores["value"] <= scores["high"]).all()
+    direct = results.table[(results.table["metric"] == "t2i_r@10") & (results.table["language"] == "de")]
+    by_pairs = direct.groupby("pairs")["value"].mean()
+    for row in scores[scores["language"] == "de"].itertuples():
+        assert row.value == pytest.approx(by_pairs[row.pairs])
+    figure = results.compare("pairs", ("en", "de"))
+    assert "20: en" in figure.mpm_alt and "100: de" in figure.mpm_alt
+    with pytest.raises(UserError, match="Did you mean 'pairs'"):
+        results.compare("pair")
+    with pytest.raises(UserError, match="differ in pairs too"):
+        results.compare("text")
+    with pytest.raises(UserError, match="language of these results"):
+        results.scores(languages=["xx"])
+
+
+def test_what_is_tracked_can_be_read_back(world):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    out = world / "tracked"
+    made_experiment(seeds=1, steps=20).run(out=out, progress=False, track="tensorboard")
+    [folder] = {path.parent for path in out.rglob("events.out.tfevents.*") if path.parent.name == "mpm_lite"}
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"loss", "rate", "score"} <= set(events.Tags()["scalars"])
+    assert [e.step for e in events.Scalars("loss")] == list(range(1, 21))
+    with pytest.raises(UserError, match="pip install wandb|needs a folder"):
+        made_experiment(seeds=1).run(progress=False, track="wandb")
+    with pytest.raises(UserError, match="Did you mean 'tensorboard'"):
+        made_experiment(seeds=1).run(progress=False, track="tensorbord")
 
 
 def test_results_save_and_load(world):

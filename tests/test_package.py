@@ -127,6 +127,7 @@ FLOORS = [
         "report_paint",
         "report_systems",
         "report_tables",
+        "sweeping",
         "cli",
         "cli_chat",
         "aligned",

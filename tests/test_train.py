@@ -195,3 +195,68 @@ def test_killed_at_twenty_random_points_every_run_reaches_the_same_end(tmp_path)
     assert len(lines) == 20 and all(line.endswith("the same end") for line in lines), said.stdout + said.stderr
     at = {line.partition(":")[0] for line in lines}
     assert "a batch" in at and {"fsync", "replace", "rmtree", "write_bytes"} & at  # in training, and while saving
+
+
+def test_a_gpu_that_runs_out_of_memory_is_one_sentence_and_what_was_saved_stays(tmp_path):
+    recipe, data = small_recipe()
+    calls, loss = [], recipe.loss
+
+    def full(batch):
+        calls.append(1)
+        if len(calls) == 25:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return loss(batch)
+
+    recipe.loss = full
+    with pytest.raises(UserError, match=r"ran out at step 25 of 40.* parts=2 .*smaller batch \(now 16\)"):
+        train.fit(recipe, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+    assert checkpoint.latest(tmp_path / "checkpoints").step == 20
+    whole, _ = small_recipe()
+    train.fit(whole, data, train.Plan(progress=False))
+    again, _ = small_recipe()
+    train.fit(again, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+    assert same(whole.state_dict(), again.state_dict())
+
+
+def test_precision(tmp_path):
+    ends = {}
+    for precision in ("", "no", "bf16", ""):
+        recipe, data = small_recipe(dropout=0.0)
+        losses = train.fit(recipe, data, train.Plan(progress=False, precision=precision)).losses
+        ends.setdefault(precision, losses)
+    assert ends[""] == ends["no"] == losses  # an earlier run's precision does not stay
+    assert ends["bf16"] != ends["no"] and abs(ends["bf16"][-1] - ends["no"][-1]) < 0.1
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        train.fit(recipe, data, train.Plan(progress=False, precision="fp16"), device="cpu")
+
+
+DISK = """
+import resource, signal, sys
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from worlds import small_recipe
+from mpm_lite import checkpoint, train
+recipe, data = small_recipe()
+plan = train.Plan(out=Path({out!r}), save_every=10, progress=False)
+plain, count = data.batch, []
+def batch(indices):
+    count.append(1)
+    if len(count) == 15:  # from now on no file may grow beyond two kilobytes, as on a disk that is full
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+    return plain(indices)
+data.batch = batch
+try:
+    train.fit(recipe, data, plan)
+except ValueError as error:
+    print(type(error).__name__, error)
+    print(checkpoint.latest(Path({out!r}) / "checkpoints").step, list(Path({out!r}).rglob("*.tmp")))
+"""
+
+
+def test_a_disk_that_is_full_is_one_sentence_and_what_was_saved_stays(tmp_path):
+    code = DISK.format(here=str(HERE), out=str(tmp_path))
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    first, second = said.stdout.splitlines()
+    assert first.startswith("UserError Could not write a checkpoint to") and "Free some room" in first, said
+    assert second == "10 []"

@@ -8,6 +8,10 @@ Shapes: n rows of a process, W processes, N = W n rows in all, D features.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,10 +20,35 @@ from torch import Tensor
 
 from mpm_lite import ops
 
+PATIENCE = timedelta(hours=6)
+
 
 def world() -> int:
     """W; 1 where nobody started several."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def start(device: Any = None) -> None:
+    """Join the other processes, where a launcher started several, and take the GPU that is this one's; twice does no harm."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate import PartialState
+
+        # Long: the first process may encode a whole set while the others wait.
+        PartialState(
+            cpu=torch.device(device or "cuda").type == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE
+        )
+
+
+@contextmanager
+def first() -> Iterator[None]:
+    """The first process goes first, and the others when it is through: they then find on disk what it has made."""
+    if world() > 1 and rank():
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if world() > 1 and not rank():
+            dist.barrier()
 
 
 def rank() -> int:
