@@ -21,6 +21,7 @@ _WHERE = {
     "Stage": "recipes",
     "Experiment": "experiment",
     "sweep": "sweeping",
+    "Hypothesis": "hypothesis",
     "Results": "results",
     "asset": "runtime",
     "banner": "runtime",
@@ -47,6 +48,7 @@ __all__ = sorted(_WHERE | dict.fromkeys(_MODULES))
 if TYPE_CHECKING:  # what editors see behind __getattr__
     from mpm_lite.data import CaptionSet, load_captions
     from mpm_lite.experiment import Experiment
+    from mpm_lite.hypothesis import Hypothesis
     from mpm_lite.recipes import Recipe, Stage
     from mpm_lite.results import Results
     from mpm_lite.runtime import UserError, asset, banner

@@ -1,4 +1,4 @@
-"""The command line: mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | doctor. A mistake gives one sentence and exit code 2."""
+"""The command line: mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | presets | doctor. A mistake gives one sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -143,13 +143,16 @@ def _print_scores(results: Any, dials: Sequence[str] = ()) -> None:
 
 def data_command(args: argparse.Namespace) -> None:
     """List the sets, or fetch some."""
-    from mpm_lite.data import fetch
+    from mpm_lite.data import fetch, hub
 
     if args.action == "list":
         for row in fetch.listing():
             print(
                 f"{row['name']:10} {'-' if row['pictures'] is None else row['pictures']:>6} pictures  {row['languages'] or '-':>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
             )
+        for known in hub.listing():
+            print(f"{known['name']:10} hub:{known['repo']:23} captions: {known['captions']}; {known['licence']}")
+        print("Your own: parquet:PATH, webdataset:PATH, imagefolder:PATH; any of the hub: hub:OWNER/NAME.")
         return
     if not args.names:
         raise UserError("Say what to get: mpm-lite data get stamps clipart.")
@@ -212,12 +215,19 @@ def world(args: argparse.Namespace) -> None:
         print(line, flush=True)
 
 
+def presets(args: argparse.Namespace) -> None:
+    """What to train on which card."""
+    from mpm_lite import cli_presets
+
+    cli_presets.presets(args)
+
+
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has and what will be slow."""
     import platform
     from importlib import metadata
 
-    from mpm_lite import data
+    from mpm_lite import cli_presets, data
 
     print(runtime.banner())
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
@@ -243,6 +253,7 @@ def doctor(args: argparse.Namespace) -> None:
     for name in ("emoji", "stamps", "clipart"):
         print(f"{name:16} {'here' if data.available(name) else f'not here: mpm-lite data get {name}'}")
     print(f"caches and data  {runtime.home()}")
+    print(f"preset           {cli_presets.here()}")
     if runtime.device().type == "cpu":
         print(
             "No GPU: the tour takes minutes the first time (towers run once, then the cache serves) and under a minute after that."
@@ -303,6 +314,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
     one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
     one.set_defaults(do=cli_chat.claims)
+    one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")
+    one.set_defaults(do=presets)
     one = commands.add_parser("doctor", help="what this machine has, what will be slow")
     one.set_defaults(do=doctor)
     return top

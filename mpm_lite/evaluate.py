@@ -83,6 +83,32 @@ def retrieval_hits(images: Tensor, texts: Tensor, asked: np.ndarray, groups: np.
     return hits
 
 
+def several_hits(images: Tensor, texts: Tensor, of: np.ndarray) -> dict[str, np.ndarray]:
+    """Hits by picture where pictures have several captions: images (N, D), texts (C, D), of int (C,) whose each caption is.
+
+    A picture counts once, however many captions it has: text to image is the mean over its captions; image to text is
+    right where *any* of them is among the first k, which is easier with five than with one. So languages are compared
+    with as many captions each (`retrieval_hits` of the first), and this score only with its own chance.
+    Returns {metric: float64 (N,)} and {"chance " + metric: ...}, NaN for a picture without a caption.
+    """
+    whose, place = torch.as_tensor(of), torch.arange(len(images))
+    count = torch.bincount(whose, minlength=len(images))
+    there = torch.nonzero(count)[:, 0]
+    first = torch.full((len(images),), len(of)).scatter_reduce(0, whose, torch.arange(len(of)), "amin")
+    t2i = ops.retrieval_ranks(texts, images, whose, groups=(whose, place), return_ties=True)
+    i2t = ops.retrieval_ranks(images[there], texts, first[there], groups=(there, whose), return_ties=True)
+    hits = {}
+    for k in KS:
+        by_picture = np.bincount(of, expected_hits(t2i, k), len(images)) / count.clamp(min=1).numpy()
+        found = {"t2i": by_picture, "i2t": np.zeros(len(images))}
+        found["i2t"][there.numpy()] = expected_hits(i2t, k)
+        chance = {"t2i": np.full(len(images), min(1.0, k / len(images))), "i2t": chance_hits(count.numpy(), len(of), k)}
+        for way in found:
+            hits[f"{way}_r@{k}"] = np.where(count > 0, found[way], np.nan)
+            hits[f"chance {way}_r@{k}"] = np.where(count > 0, chance[way], np.nan)
+    return hits
+
+
 def translation_recall(pivot: np.ndarray, other: np.ndarray, groups: np.ndarray) -> float:
     """Share of texts in L whose nearest English text is their own translation: the tower's alignment, no picture in it.
 

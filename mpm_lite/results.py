@@ -190,6 +190,18 @@ class Results:
             raise UserError(f"None of {', '.join(languages)} has {MIN_QUERIES} queries here.")
         return float(np.mean(values)), np.mean(draws_of, axis=0)
 
+    def mean_score_draws(
+        self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
+    ) -> tuple[float, np.ndarray]:
+        """The mean score over languages and its bootstrap draws (B,), paired as those of `mean_retention_draws`. One arm only."""
+        if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
+            raise UserError("mean_score needs one arm; narrow down with .where(text=..., test=..., condition=...).")
+        sample = _resample(self.items, draws)
+        found = [_score(said, metric, *sample) for code, said in self.items.groupby("language") if code in languages]
+        if not found:
+            raise UserError(f"None of {', '.join(languages)} is among these results.")
+        return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)
+
     def save(self, folder: str | Path) -> Path:
         """Write model.safetensors (first seed), results.parquet, items.parquet and config.json, each whole or not at all."""
         folder = Path(folder)

@@ -90,12 +90,19 @@ class Preset:
 PRESETS = {
     "cpu": Preset("cpu", image_batch=32, text_batch=64),
     "t4": Preset("t4", image_batch=128, text_batch=256),
-    "big": Preset("big", image_batch=512, text_batch=1024),
+    "l4": Preset("l4", image_batch=256, text_batch=512),
+    "a100": Preset("a100", image_batch=512, text_batch=1024),
+    "h200": Preset("h200", image_batch=1024, text_batch=2048),
 }
+PRESETS["big"] = PRESETS["a100"]  # its name before there were several
+UNDER = {"t4": 20, "l4": 30, "a100": 100}  # GiB of memory under which a card is that one; any other is an h200
 
 
 def preset(on: torch.device | None = None) -> Preset:
-    """The preset of this machine: `cpu`, `t4` (under 20 GiB) or `big`; MPM_LITE_PRESET overrides it."""
+    """The preset of this machine: `cpu`, else by the card's memory: `t4` (under 20 GiB), `l4` (30), `a100` (100), `h200`.
+
+    MPM_LITE_PRESET overrides it; UserError where that names none. What each trains, and in what memory, is in `presets.py`.
+    """
     asked = os.environ.get("MPM_LITE_PRESET")
     if asked:
         if asked not in PRESETS:
@@ -104,7 +111,8 @@ def preset(on: torch.device | None = None) -> Preset:
     on = on or device()
     if on.type != "cuda":
         return PRESETS["cpu"]
-    return PRESETS["t4" if torch.cuda.get_device_properties(on).total_memory < 20 * 2**30 else "big"]
+    memory = torch.cuda.get_device_properties(on).total_memory
+    return PRESETS[next((name for name, gib in UNDER.items() if memory < gib * 2**30), "h200")]
 
 
 def home() -> Path:

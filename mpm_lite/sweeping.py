@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
@@ -59,23 +59,34 @@ def _settings(values: dict[str, list[Any]]) -> Iterator[tuple[dict[str, Any], st
 
 
 def _experiments(experiment: Experiment, out: Path | None, track: str, values: dict[str, list[Any]]) -> Results:
-    fields = set(Experiment.__dataclass_fields__)
-    choices = fields | set(recipe_class(experiment.recipe).Options.__dataclass_fields__)
-    for name in values:
-        if name not in choices:
-            raise unknown("dial", name, choices)
+    changed(experiment, {name: of[0] for name, of in values.items()})
     done = []
     for setting, label in _settings(values):
-        options = experiment.options | {k: v for k, v in setting.items() if k not in fields}
-        one = replace(experiment, options=options, **{k: v for k, v in setting.items() if k in fields})
-        folder = out / label if out else None
-        found = _kept(folder, one) if folder else None
-        if found is None:
-            found = one.run(out=folder, track=track)
-            if folder and across.rank() == 0:
-                found.save(folder)
+        one = changed(experiment, setting)
+        found = run_kept(one, out / label if out else None, track)
         done.append(found.mark(**{k: plain(v) for k, v in setting.items()}))
     return Results.join(done)
+
+
+def changed(experiment: Experiment, setting: Mapping[str, Any]) -> Experiment:
+    """The experiment with other fields, or other options of its recipe. UserError for a dial nobody knows."""
+    fields = set(Experiment.__dataclass_fields__) - {"options"}
+    choices = fields | set(recipe_class(experiment.recipe).Options.__dataclass_fields__)
+    for name in setting:
+        if name not in choices:
+            raise unknown("dial", name, choices)
+    options = experiment.options | {k: v for k, v in setting.items() if k not in fields}
+    return replace(experiment, options=options, **{k: v for k, v in setting.items() if k in fields})
+
+
+def run_kept(one: Experiment, folder: Path | None, track: str = "") -> Results:
+    """Run an experiment, or read what an earlier call kept of this very one in the folder."""
+    found = _kept(folder, one) if folder else None
+    if found is None:
+        found = one.run(out=folder, track=track)
+        if folder and across.rank() == 0:
+            found.save(folder)
+    return found
 
 
 def _kept(folder: Path, one: Experiment) -> Results | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -144,7 +144,7 @@ def fit(
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     on = runtime.device(device)
     across.start(on)
-    accelerator = _accelerator(plan, on)
+    accelerator = _accelerator(recipe, plan, on)
     torch.manual_seed(
         plan.seed + 1_000_003 * across.rank()
     )  # what is drawn in training, such as dropout, is each one's own
@@ -246,7 +246,7 @@ def fit(
     return history
 
 
-def _accelerator(plan: Plan, on: torch.device) -> Accelerator:
+def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
     """Accelerate as the plan and the launcher want it. UserError for a precision or a tracker that is not here."""
     if plan.precision not in PRECISIONS:
         raise runtime.unknown("precision", plan.precision, [p for p in PRECISIONS if p])
@@ -261,12 +261,15 @@ def _accelerator(plan: Plan, on: torch.device) -> Accelerator:
         AcceleratorState._reset_state()  # else the precision of an earlier run of this process would stay
     if on.type == "cpu" and wanted == "fp16":
         raise UserError("float16 needs a GPU: take precision='no', or 'bf16'.")
-    # Which parts of a recipe a batch needs may differ: of several languages' modules, that of its own.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=recipe.idle)
     found = Accelerator(
         cpu=on.type == "cpu", mixed_precision=wanted, kwargs_handlers=[unused],
         log_with=plan.track or None, project_dir=plan.out,
     )  # fmt: skip
+    if found.distributed_type == DistributedType.FSDP:
+        raise UserError(
+            "Sharded training (FSDP) is not here yet: launch with --multi_gpu, which keeps the weights whole."
+        )
     if plan.track:
         found.init_trackers("mpm_lite", {"label": plan.label, "seed": plan.seed})
     return found

@@ -282,7 +282,7 @@ def test_blank_and_broken_pictures(tmp_path):
         (("stmps",), "Unknown caption set 'stmps'. Did you mean 'stamps'"),
         (("emoji", "tset"), "Unknown split 'tset'. Did you mean 'test'"),
         (("emoji", "train", ("xx",)), "emoji has no captions in 'xx'"),
-        (("multi30k",), "Unknown caption set 'multi30k'"),
+        (("nosuch",), "Unknown caption set 'nosuch'"),
     ],
 )
 def test_unknown_names(args, message):

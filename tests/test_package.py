@@ -60,7 +60,7 @@ def test_bfloat16_by_capability_never_by_emulation(monkeypatch):
 
 
 def test_presets(monkeypatch):
-    assert set(runtime.PRESETS) == {"cpu", "t4", "big"}
+    assert set(runtime.PRESETS) == {"cpu", "t4", "l4", "a100", "h200", "big"}
     monkeypatch.setenv("MPM_LITE_PRESET", "t5")
     with pytest.raises(mpm.UserError, match="Did you mean 't4'"):
         runtime.preset()
@@ -107,7 +107,7 @@ FLOORS = [
     {"data", "towers"},
     {"connector", "qformer", "adapters", "paint"},
     {"recipes"},
-    {"parts", "train", "evaluate", "captioning", "scene_reader"},
+    {"parts", "train", "memory", "evaluate", "captioning", "scene_reader"},
     {"accounts", "keeping", "asking", "choosing"},
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
@@ -116,6 +116,7 @@ FLOORS = [
     {
         "tour",
         "claims",
+        "presets",
         "page",
         "studies",
         "pretrain",
@@ -128,6 +129,7 @@ FLOORS = [
         "report_systems",
         "report_tables",
         "sweeping",
+        "hypothesis",
         "cli",
         "cli_chat",
         "aligned",
@@ -136,6 +138,7 @@ FLOORS = [
         "painting_rivals",
         "painting_emoji",
         "cli_paint",
+        "cli_presets",
         "cli_settings",
         "cli_systems",
         "head_to_head",
@@ -264,7 +267,7 @@ def test_readme_names_what_exists():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
     for command in re.findall(r"mpm-lite (\w+)", text):
-        assert command in {"tour", "run", "sweep", "data", "bench", "pretrain", "world", "claims", "doctor"}, command
+        assert command in {"tour", "run", "sweep", "data", "bench", "pretrain", "world", "claims", "presets", "doctor"}, command
     for name in re.findall(r"`([a-z0-9]+-[a-z0-9-]+)`", text):
         assert any(name in p.read_text() for p in SOURCES) or name.startswith("-"), name
 

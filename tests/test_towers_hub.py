@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mpm_lite import runtime
-from mpm_lite.towers import hub
+from mpm_lite.towers import snapshots
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.text import load_text_tower
 
@@ -84,12 +84,12 @@ def test_an_unreachable_hub_names_what_runs_instead(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("HF_HUB_OFFLINE")  # a host that refuses is found out by asking, once
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
-    hub._answers.cache_clear()
-    assert not hub.reachable()
+    monkeypatch.setattr(snapshots.urllib.request, "getproxies", dict)
+    snapshots._answers.cache_clear()
+    assert not snapshots.reachable()
     with pytest.raises(runtime.UserError, match="cannot be reached"):
         load_text_tower("someone/never", "cpu")
-    hub._answers.cache_clear()
+    snapshots._answers.cache_clear()
 
 
 def test_damaged_folders_are_one_sentence(tmp_path: Path) -> None:
@@ -130,12 +130,16 @@ def test_a_transformers_vision_checkpoint_in_a_folder(tmp_path: Path, kind: str)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     tower, images = load_image_tower(str(tmp_path), "cpu"), pictures(3, 32)
     found, patches = tower.encode(images), tower.patches(images)
-    assert found.shape == (3, 16) and patches.shape == (3, 16, 16) and tower.size == 32
+    assert found.shape == (3, tower.width) and patches.shape == (3, 16, 16) and tower.size == 32
     x = (images / 255 - np.array(said["image_mean"])) / np.array(said["image_std"])
     vision = model.vision_model if kind == "clip" else model
+    assert tower.width == (8 if kind == "clip" else 16)
     with torch.inference_mode():
         out = vision.eval()(pixel_values=torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float32))
     pooled = out.last_hidden_state[:, 0] if kind == "vit-without-pooler" else out.pooler_output
+    if kind == "clip":  # its pictures lie where its texts do
+        with torch.inference_mode():
+            pooled = model.visual_projection(pooled)
     assert np.allclose(found, pooled.numpy(), atol=1e-4)
     assert np.allclose(patches, out.last_hidden_state[:, 1:].numpy(), atol=1e-4)
     assert np.array_equal(found, load_image_tower(str(tmp_path), "cpu").encode(images))

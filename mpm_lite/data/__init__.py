@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,26 +54,49 @@ SETS = {
 
 def available(name: str) -> bool:
     """True where every set of `name` ("emoji+stamps") is known and on this machine."""
-    return all(one in SETS and SETS[one].present() for one in _names(name))
+    from mpm_lite.data import hub
+
+    return all(SETS[one].present() if one in SETS else hub.here(one) for one in _names(name))
 
 
 def load_captions(
-    name: str, split: str = "train", languages: str | Sequence[str] = ("en",), limit: int | None = None
+    name: str,
+    split: str = "train",
+    languages: str | Sequence[str] = ("en",),
+    limit: int | None = None,
+    *,
+    columns: Mapping[str, Any] | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
 ) -> CaptionSet:
     """The pictures and captions of one set, or of several joined with '+' ("emoji+stamps+clipart").
 
     `languages` is a list of BCP 47 codes (or one code), or "all": every language of any of the sets, English first.
     split "train+val" is for a last fit after every choice was made: both, without what mentions a test concept.
     `limit` keeps that many items by a seeded permutation, so limit=100 lies inside limit=300.
-    Raises UserError for a set, split or language nobody knows, and for a set that is not on this machine.
+    Beside the sets of SETS: `parquet:PATH`, `webdataset:PATH` and `imagefolder:PATH`, files of one's own; `hub:OWNER/NAME`,
+    and the names of `hub.KNOWN`, through the `datasets` library. For these, `columns` says what is where (see `hub.Columns`),
+    `revision` pins a hub repository, and `streaming` (with a limit) reads the first rows only.
+    Raises UserError for a set, split, language or column nobody knows, and for a set that is not on this machine.
     """
+    from mpm_lite.data import hub
+
     names = _names(name)
     for one in names:
-        if one not in SETS:
-            raise runtime.unknown("caption set", one, SETS)
+        if one not in SETS and not hub.known(one):
+            raise runtime.unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
     if split not in (*SPLITS, BOTH):
         raise runtime.unknown("split", split, [*SPLITS, BOTH])
-    views = [view for one in names for view in _views(one, split)]
+    if own := next((one for one in names if one in SETS and (columns or revision or streaming)), None):
+        raise runtime.UserError(f"{own} has its own columns: columns, revision and streaming are for other sets.")
+    views = []
+    for one in names:
+        if one in SETS:
+            views += _views(one, split)
+        else:
+            parts = hub.parts(one, columns, revision, limit if streaming else None, streaming)
+            wanted = [parts[s] for s in (("train", "val") if split == BOTH else (split,))]
+            views += [(part, np.arange(len(part))) for part in wanted]
     parts = [part for part, _ in views]
     known = sorted({language for part in parts for language in part.captions}, key=lambda code: (code != "en", code))
     if isinstance(languages, str):

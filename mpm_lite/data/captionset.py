@@ -46,6 +46,9 @@ class Part:
     open_licence: bool = False
     size: int = SIZE
     made_by: str = ""
+    several: Mapping[str, list[list[str]]] = field(
+        default_factory=dict
+    )  # all captions of an item, where there are more
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -167,6 +170,21 @@ class CaptionSet:
             for language in self.languages
         }
 
+    @cached_property
+    def several(self) -> dict[str, list[list[str]]]:
+        """Every caption of every item by language; `captions` has the first of each."""
+        return {
+            language: [
+                part.several[language][i] if language in part.several else [t for t in [one] if t]
+                for (part, i), one in zip(self._flat, self.captions[language], strict=True)
+            ]
+            for language in self.languages
+        }
+
+    @property
+    def _flat(self) -> list[tuple[Part, int]]:
+        return [(part, int(i)) for part, indices in self.parts for i in indices]
+
     def with_caption(self, language: str) -> np.ndarray:
         """Indices (int64) of the items that have a caption in `language`; UserError where it was not loaded."""
         if language not in self.captions:
@@ -200,7 +218,7 @@ class CaptionSet:
 
     def _repr_html_(self) -> str:
         """A row of up to six items; pictures only where their licence is open, since notebooks are committed."""
-        flat = [(part, int(i)) for part, indices in self.parts for i in indices]
+        flat = self._flat
         step = max(1, len(flat) // 6)
         cells = []
         for part, i in flat[::step][:6]:

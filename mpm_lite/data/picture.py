@@ -52,6 +52,26 @@ def draw(path: Path) -> np.ndarray:
     return np.asarray(_square(image))
 
 
+def photo(data: bytes | Path) -> np.ndarray:
+    """A photograph, whatever its mode and turn, as uint8 (256, 256, 3): nothing cut off, padded to a square on white.
+
+    Raises UserError where it cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode.startswith("I"):  # 16 bits a pixel: PIL would cut them at 255
+                image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            image = image.convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise runtime.UserError(f"A picture cannot be decoded: {error}.") from error
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    whole = Image.alpha_composite(white, image).convert("RGB")
+    return np.asarray(_padded(whole, SIZE))
+
+
 def draw_many(paths: Sequence[Path]) -> np.ndarray:
     """The pictures of many files, uint8 (N, 256, 256, 3), drawn on all cores where the system can fork."""
     workers = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, len(paths) // 16)
@@ -118,12 +138,16 @@ def _box(image: Picture) -> tuple[int, int, int, int] | None:
 
 
 def _square(image: Picture) -> Picture:
-    from PIL import Image
-
     box = _box(image)
     if box is not None:
         image = image.crop(box)
-    room = round(SIZE * (1 - 2 * _MARGIN)) if box is not None else SIZE
+    return _padded(image, round(SIZE * (1 - 2 * _MARGIN)) if box is not None else SIZE)
+
+
+def _padded(image: Picture, room: int) -> Picture:
+    """The picture in the middle of a white square, its longer side `room` pixels, its shorter one at least one."""
+    from PIL import Image
+
     scale = room / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     image = image.resize(size, Image.Resampling.LANCZOS)

@@ -60,6 +60,7 @@ class Align(Recipe):
 
     name = "align"
     compares = True
+    idle = False
     Options = AlignOptions
 
     def __init__(self, d_image: int, d_text: int, options: AlignOptions = AlignOptions()) -> None:

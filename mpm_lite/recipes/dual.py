@@ -106,6 +106,7 @@ class Dual(Recipe):
 
     name = "dual"
     compares = True
+    idle = False
     Options = DualOptions
 
     def __init__(self, d_in: int, patches: int, encoder: Any, options: DualOptions = DualOptions()) -> None:

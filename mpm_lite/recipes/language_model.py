@@ -161,6 +161,7 @@ class LanguageModel(Recipe):
 
     name = "language-model"
     Options = LanguageModelOptions
+    idle = False
 
     def __init__(self, vocabulary: int, options: LanguageModelOptions = LanguageModelOptions(), **special: int) -> None:
         from transformers import LlamaConfig, LlamaForCausalLM

@@ -104,6 +104,7 @@ class MpmChat(Recipe):
     """A connector before a language model. Features of pictures (N, P, D_in), or pixels, as `Exchanges` gives them."""
 
     name = "mpm_chat"
+    idle = False
     Options = MpmChatOptions
 
     def __init__(

@@ -14,6 +14,7 @@ import torch
 
 from mpm_lite import runtime
 from mpm_lite.cache import digest
+from mpm_lite.towers.halves import frozen, in_halves
 from mpm_lite.towers.text import bar
 
 IMAGE_TOWERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "toy")
@@ -33,7 +34,7 @@ class ImageTower(Protocol):
 
     name: str
     width: int  # D
-    size: int  # S
+    size: int  # S, the longer side where the two differ
     fingerprint: str  # SHA-256 of the weights and of the code that reads them
     has_patches: bool
 
@@ -44,29 +45,35 @@ class ImageTower(Protocol):
         """One vector a patch, row by row from the top left, float32 (N, P, D)."""
 
 
-def load_image_tower(name: str, device: str | torch.device | None = None) -> ImageTower:
+def load_image_tower(name: str, device: str | torch.device | None = None, *, revision: str | None = None) -> ImageTower:
     """The image tower of that name, frozen, in float32.
 
     `name` is a packaged tower (`efficientnet-lite0`, `-lite1`, `-lite2`, `toy`), several of them joined by '+' (their vectors
     side by side), `open_clip:MODEL/TAG`, a folder written by transformers, timm or open_clip, or a hub id of a
-    transformers vision model.
+    transformers vision model. `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit.
     Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
     """
+    from mpm_lite.towers import snapshots
+
     name = str(name)
+    if name in IMAGE_TOWERS:
+        snapshots.unpinned("image", name, revision)
     if name == "toy":
         from mpm_lite.towers import hub
 
-        return hub.image_tower(str(hub.toy_folder("toy-image")), runtime.device(device), name)
+        return hub.image_tower(str(snapshots.toy_folder("toy-image")), runtime.device(device), name)
     if name in IMAGE_TOWERS:
         from mpm_lite.towers import packaged
 
         return packaged.efficientnet_lite(name, runtime.device(device))
     if "+" in name and not Path(name).expanduser().is_dir():
+        if revision:
+            raise runtime.UserError(f"{name!r} names several towers: give each its own NAME@REVISION.")
         return JoinedTower(name, [load_image_tower(one.strip(), device) for one in name.split("+")])
     if name.startswith("open_clip:") or "/" in name or Path(name).expanduser().is_dir():
         from mpm_lite.towers import hub
 
-        return hub.image_tower(name, runtime.device(device))
+        return hub.image_tower(name, runtime.device(device), revision=revision)
     raise runtime.unknown("image tower", name, [*IMAGE_TOWERS, "open_clip:MODEL/TAG"])
 
 
@@ -95,37 +102,47 @@ def check_pictures(part: Any, expected: int) -> np.ndarray:
 
 
 class TorchImageTower:
-    """An image tower from a function on batches. The whole picture is resized to S x S, antialiased, never cropped."""
+    """An image tower from a function on batches.
+
+    The whole picture is resized to the tower's size, S x S where `size` is one number, else `size` = (height, width);
+    antialiased, by `interpolation`, never cropped: where a checkpoint's own preprocessing cuts the middle out of a resized
+    picture, its borders are seen here too. Where a GPU's memory runs out, a batch is computed in halves.
+    """
 
     def __init__(
         self,
         name: str,
         model: torch.nn.Module,
         forward: Forward,
-        size: int,
+        size: int | tuple[int, int],
         mean: tuple[float, ...],
         std: tuple[float, ...],
         fingerprint: str,
         device: torch.device,
+        interpolation: str = "bicubic",
     ) -> None:
-        self.name, self.size, self.fingerprint, self.device = name, size, fingerprint, device
-        self.model = model.to(device).float().eval().requires_grad_(False)
+        self.sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        self.name, self.size, self.fingerprint, self.device = name, max(self.sides), fingerprint, device
+        self.interpolation = interpolation
+        self.model = frozen(model, device, name)
         self._forward = forward
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
         self.batch = runtime.preset(device).image_batch
         self._step = self.batch if device.type == "cuda" else CPU_STEP
         with torch.inference_mode():  # one black picture says the width and whether there are patches
-            pooled, patches = forward(self.prepare(np.zeros((1, size, size, 3), np.uint8)))
+            pooled, patches = forward(self.prepare(np.zeros((1, *self.sides, 3), np.uint8)))
         self.width, self.has_patches = int(pooled.shape[-1]), patches is not None
 
     def prepare(self, part: np.ndarray) -> torch.Tensor:
         """uint8 (B, H, W, 3) to what the model reads, float32 (B, 3, S, S)."""
-        x = torch.from_numpy(np.ascontiguousarray(part)).to(self.device).permute(0, 3, 1, 2)  # (B, 3, H, W)
-        if x.shape[-2:] != (self.size, self.size):
+        x = (
+            torch.from_numpy(np.require(part, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
+        )  # (B, 3, H, W)
+        if x.shape[-2:] != self.sides:
             # CUDA resizes floats only. The CPU resizes bytes, as Pillow does, five times faster.
             x = x if x.device.type == "cpu" else x.float()
-            x = torch.nn.functional.interpolate(x, size=(self.size, self.size), mode="bicubic", antialias=True)
+            x = torch.nn.functional.interpolate(x, size=self.sides, mode=self.interpolation, antialias=True)
             x = x if x.dtype == torch.uint8 else x.round().clamp(0, 255)
         x = (x.float() / 255 - self._mean) / self._std
         return x.contiguous(memory_format=torch.channels_last)
@@ -137,9 +154,14 @@ class TorchImageTower:
         total = len(images)
         for start in bar(range(0, total, self.batch), f"{self.name}: pictures / {self.batch}", progress):
             place = slice(start, min(start + self.batch, total))
-            x = self.prepare(check_pictures(images[place], place.stop - place.start))
-            with torch.inference_mode():
-                done = [self._forward(few) for few in x.split(self._step)]
+            part = check_pictures(images[place], place.stop - place.start)
+
+            def compute(a: int, b: int, part: np.ndarray = part) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+                x = self.prepare(part[a:b])
+                with torch.inference_mode():
+                    return [self._forward(few) for few in x.split(self._step)]
+
+            done = [one for few in in_halves(compute, 0, len(part), self.name) for one in few]
             patches = None if done[0][1] is None else torch.cat([found for _, found in done])
             yield place, torch.cat([pooled for pooled, _ in done]), patches
 
@@ -196,11 +218,12 @@ def fold_batchnorm(model: torch.nn.Module) -> torch.nn.Module:
 def timm_tower(
     name: str,
     model: torch.nn.Module,
-    size: int,
+    size: int | tuple[int, int],
     mean: tuple[float, ...],
     std: tuple[float, ...],
     fingerprint: str,
     device: torch.device,
+    interpolation: str = "bicubic",
 ) -> TorchImageTower:
     """A timm model as a tower: the pooled features before its classifier, and its last feature map as patches."""
     model = fold_batchnorm(model.eval()).to(memory_format=torch.channels_last)
@@ -214,4 +237,4 @@ def timm_tower(
             return pooled, found[:, getattr(model, "num_prefix_tokens", 0) :]
         return pooled, None
 
-    return TorchImageTower(name, model, forward, size, mean, std, fingerprint, device)
+    return TorchImageTower(name, model, forward, size, mean, std, fingerprint, device, interpolation)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,28 +22,35 @@ from torch import Tensor
 
 from mpm_lite import ops, runtime
 from mpm_lite.towers import toys
+from mpm_lite.towers.halves import frozen, in_halves
 from mpm_lite.towers.text import bar
-from mpm_lite.towers.writing import Begin, beginning, until
+from mpm_lite.towers.writing import Begin, beginning, context_of, settings, until
 
 IGNORE = -100
 WAYS = ("greedy", "beam", "sample")
 
 
-def load_lm(name: str, seed: int = 0, device: str | torch.device | None = None) -> LM:
+def load_lm(
+    name: str, seed: int = 0, device: str | torch.device | None = None, *, bits: int | None = None, revision: str | None = None
+) -> LM:  # fmt: skip
     """The language model of that name, frozen, in float32.
 
     `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`; `seed` picks one
-    of those pretrained apart; `toy-parallel-1`, `-20`, `-70`), a folder written by transformers, or a hub id such as `bigscience/mt0-small`.
+    of those pretrained apart; `toy-parallel-1`, `-20`, `-70`), a folder written by transformers, or a hub id such as `bigscience/mt0-small`;
+    `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU.
     Raises UserError for a name nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its
-    tokenizer, or a hub that cannot be reached.
+    tokenizer, a hub that cannot be reached, or bits without a GPU or bitsandbytes.
     """
-    from mpm_lite.towers import hub
+    from mpm_lite.towers import hub, quantised, snapshots
 
     name, on = str(name), runtime.device(device)
+    quantised.options(bits, on)  # before anything is fetched
     if name in toys.NAMES:
-        return hub.lm_from_folder(toys.folder(name, seed), f"{name}:{seed}" if seed else name, on)
+        snapshots.unpinned("lm", name, revision)
+        return hub.lm_from_folder(toys.folder(name, seed), f"{name}:{seed}" if seed else name, on, bits)
     if "/" in name or Path(name).expanduser().is_dir():
-        return hub.lm_from_folder(hub.folder("lm", name), name, on)
+        bare, revision = snapshots.named(name, revision)
+        return hub.lm_from_folder(hub.folder("lm", bare, revision), snapshots.shown(bare, revision), on, bits)
     raise runtime.unknown("language model", name, toys.NAMES)
 
 
@@ -78,7 +85,9 @@ class LM:
         languages: frozenset[str] = frozenset(),
     ) -> None:
         self.name, self.fingerprint, self.languages, self.device = name, fingerprint, languages, device
-        self.model = model.to(device).float().eval().requires_grad_(False)
+        # A quantised one is where it belongs, and its weights are no floats to be widened.
+        self.quantised = bool(getattr(model, "is_quantized", False))
+        self.model = model.eval().requires_grad_(False) if self.quantised else frozen(model, device, name)
         self.tokenizer = tokenizer
         self.vocabulary, self.width = model.get_input_embeddings().weight.shape
         if len(tokenizer) > self.vocabulary:
@@ -86,7 +95,7 @@ class LM:
                 f"{name}: its tokenizer knows {len(tokenizer)} tokens and its embedding {self.vocabulary}: "
                 "the two belong to different models; fetch or save that checkpoint again."
             )
-        self.context = _context_of(model.config)
+        self.context = context_of(model.config)
         self.batch = runtime.preset(device).text_batch
         self.head = model.get_output_embeddings()  # its weight (V, D)
         self._knows_places = "position_ids" in inspect.signature(model.base_model.forward).parameters
@@ -242,12 +251,13 @@ class LM:
         """log p(continuation | prompt) in nats, float64 (N,). `soft` as in `read`."""
         if len(prompts) != len(continuations):
             raise runtime.UserError(f"{len(prompts)} prompts and {len(continuations)} continuations do not pair up.")
-        found = np.zeros(len(prompts))
+
+        def told(place: slice) -> np.ndarray:
+            context = self.read(prompts[place], None if soft is None else soft[place])
+            return -self.losses(context, continuations[place], end)[0].sum(1).double().cpu().numpy()
+
         with torch.inference_mode():
-            for place in self._slices(len(prompts)):
-                context = self.read(prompts[place], None if soft is None else soft[place])
-                found[place] = -self.losses(context, continuations[place], end)[0].sum(1).double().cpu().numpy()
-        return found
+            return np.concatenate([np.zeros(0), *self._parts(told, len(prompts))])
 
     def choose(self, prompts: Sequence[str], options: Sequence[Sequence[str]], soft: Tensor | None = None) -> list[int]:
         """Constrained choice: for each prompt the number of the likeliest of its options, ends counted."""
@@ -282,33 +292,27 @@ class LM:
         with the first token of one of `begin`, if any. `cache` off: the same text comes, more slowly.
         Raises UserError for another way, and where prompt and continuation exceed the model's context.
         """
-        from transformers import GenerationConfig
-
         if how not in WAYS:
             raise runtime.unknown("way to generate", how, WAYS)
         ends = [self.tokenizer.eos_token_id, *self._stop(stop)]
-        config = GenerationConfig(
-            max_new_tokens=new_tokens, use_cache=cache, do_sample=how == "sample",
-            num_beams=beams if how == "beam" else 1, eos_token_id=ends, pad_token_id=self.tokenizer.pad_token_id,
-            decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
-            **({"temperature": temperature, "top_p": top_p} if how == "sample" else {}),
-        )  # fmt: skip
-        first, said = beginning(self.encode, begin), []
+        config = settings(self, new_tokens, cache, ends, how, beams, temperature, top_p)
+        first = beginning(self.encode, begin)
+
+        def written(place: slice) -> list[str]:
+            context = self.read(prompts[place], None if soft is None else soft[place])
+            self._fits(context.embeds.shape[1] if self.kind == "causal" else 0, new_tokens)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ids = self.model.generate(
+                    inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
+                    logits_processor=[Begin(first)] if first else None,
+                )  # fmt: skip
+            return self.decode([until(row.tolist(), ends) for row in ids])
+
         # Not inference_mode: some models keep buffers that later calls must be able to change.
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            places = list(self._slices(len(prompts)))
-            for i in bar(range(len(places)), f"{self.name}: prompts / {self.batch}", progress):
-                context = self.read(prompts[places[i]], None if soft is None else soft[places[i]])
-                self._fits(context.embeds.shape[1] if self.kind == "causal" else 0, new_tokens)
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    ids = self.model.generate(
-                        inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
-                        logits_processor=[Begin(first)] if first else None,
-                    )  # fmt: skip
-                said += self.decode([until(row.tolist(), ends) for row in ids])
-        return said
+            return [text for part in self._parts(written, len(prompts), progress) for text in part]
 
     def _stop(self, stop: str | None) -> list[int]:
         if stop is None:
@@ -318,32 +322,26 @@ class LM:
             raise runtime.UserError(f"{self.name} writes {stop!r} as {len(ids)} tokens: stop takes a text of one.")
         return ids
 
-    def _slices(self, n: int) -> list[slice]:
-        return [slice(start, min(start + self.batch, n)) for start in range(0, n, self.batch)]
+    def _parts(self, compute: Callable[[slice], Any], n: int, progress: bool = False) -> Iterator[Any]:
+        """What `compute` gives of each batch of n items, in order; where a GPU's memory runs out, of its halves."""
+        for start in bar(range(0, n, self.batch), f"{self.name}: prompts / {self.batch}", progress):
+            yield from in_halves(lambda a, b: compute(slice(a, b)), start, min(start + self.batch, n), self.name)
 
     # looking inside
 
     def layer_states(self, texts: Sequence[str]) -> np.ndarray:
         """Sentence vectors after every layer, the embeddings first: mean over a text's tokens, float32 (L + 1, N, D)."""
-        found = []
+
+        def layers(place: slice) -> np.ndarray:
+            context = self.read(texts[place])
+            weight = context.mask[..., None] / context.mask.sum(1)[:, None, None]  # (N, T, 1)
+            return torch.stack([(states * weight).sum(1) for states in self.all_layers(context)]).cpu().numpy()
+
         with torch.inference_mode():
-            for place in self._slices(len(texts)):
-                context = self.read(texts[place])
-                weight = context.mask[..., None] / context.mask.sum(1)[:, None, None]  # (N, T, 1)
-                layers = self.all_layers(context)
-                found.append(torch.stack([(states * weight).sum(1) for states in layers]).cpu().numpy())
-        return np.concatenate(found, axis=1).astype(np.float32)
+            return np.concatenate(list(self._parts(layers, len(texts))), axis=1).astype(np.float32)
 
     def all_layers(self, context: Context) -> tuple[Tensor, ...]:
         """The states after every layer, the embeddings first, each (N, T, D)."""
         return self.model.base_model(
             **self._inputs(context.embeds, context.mask), output_hidden_states=True
         ).hidden_states
-
-
-def _context_of(config: Any) -> int:
-    """The most tokens a model was made for; models without a table of positions say none, and get 2,048."""
-    for name in ("max_position_embeddings", "n_positions", "seq_length", "n_ctx"):
-        if getattr(config, name, None):
-            return int(getattr(config, name))
-    return 2048

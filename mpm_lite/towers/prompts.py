@@ -58,7 +58,9 @@ class PromptEncoder:
             raise UserError(f"{model.name} has layers 0 to {model.model.config.num_hidden_layers}, not {layer}.")
         if not self.causal and not model.has_tokens:
             model.tokens([])  # says which towers have them
-        self.name, self.width, self.languages = model.name, int(model.width), model.languages
+        # A state may be of another width than a sentence.
+        width = getattr(model, "token_width", model.width)
+        self.name, self.width, self.languages = model.name, int(width), model.languages
         self.fingerprint = model.fingerprint + ("" if layer == LAST else f" layer {layer}")
         self.longest = model.context if self.causal else model.max_tokens
 
@@ -88,11 +90,8 @@ class PromptEncoder:
             begins, rows = self.model.rows(prompts)
             ids = [[0] * begins + row for row in rows]
         else:
-            ids = (
-                self.model.tokenizer([self.model.prefix + one for one in prompts], verbose=False)["input_ids"]
-                if prompts
-                else []
-            )
+            whole = self.model.whole(prompts)
+            ids = self.model.tokenizer(whole, verbose=False)["input_ids"] if prompts else []
         for prompt, row in zip(prompts, ids, strict=True):
             if len(row) > self.longest:
                 raise UserError(

@@ -13,6 +13,10 @@ import numpy as np
 import torch
 
 from mpm_lite import runtime
+from mpm_lite.towers.halves import frozen, in_halves
+
+# What a model said of texts, and the mask bool (N, T) of their tokens -> their vectors (N, D).
+Pool = Callable[[Any, torch.Tensor], torch.Tensor]
 
 # Packaged name -> the function of packaged.py that builds it, named so that listing towers loads nothing.
 TEXT_TOWERS = {"use-m": "use_m", "e5-small": "e5_small", "minilm-en": "minilm_en"}
@@ -43,29 +47,40 @@ class TextTower(Protocol):
         """The share of those pieces, over all the texts together, that the vocabulary lacks."""
 
 
-def load_text_tower(name: str, device: str | torch.device | None = None) -> TextTower:
+def load_text_tower(
+    name: str,
+    device: str | torch.device | None = None,
+    *,
+    revision: str | None = None,
+    prompt: str | None = None,
+) -> TextTower:
     """The text tower of that name, frozen, in float32.
 
     `name` is a packaged tower (`use-m`, `e5-small`, `minilm-en`: the weights that pip brought, network or not), one of the toy world
-    (`toy`, `toy-en`), a
-    folder written by transformers, or a hub id such as `intfloat/multilingual-e5-base`. `use-m` ignores `device`: it is
-    numpy.
+    (`toy`, `toy-en`), a folder written by transformers, sentence-transformers or open_clip, a hub id such as
+    `intfloat/multilingual-e5-base`, or `open_clip:MODEL/TAG` for the text half. `use-m` ignores `device`: it is numpy.
+    `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit.
+    `prompt` goes before every text of a folder or hub id: the name of one of its own prompts (`query`), or the text itself
+    (`"query: "`, as E5 was trained). Without it only a prompt that the folder names as its default does.
     Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
     """
     name = str(name)
-    if name in TEXT_TOWERS:
-        from mpm_lite.towers import packaged
+    if name in TEXT_TOWERS or name in TOY_TOWERS:
+        from mpm_lite.towers import packaged, snapshots
 
-        return getattr(packaged, TEXT_TOWERS[name])(runtime.device(device))
-    if name in TOY_TOWERS:
+        snapshots.unpinned("text", name, revision)
+        if prompt is not None:
+            raise runtime.UserError(f"{name} puts what it was trained with before a text: leave prompt out.")
+        if name in TEXT_TOWERS:
+            return getattr(packaged, TEXT_TOWERS[name])(runtime.device(device))
         from mpm_lite.towers import hub
 
         return hub.text_from_folder(hub.toy_folder(TOY_TOWERS[name]), name, runtime.device(device))
-    if "/" in name or Path(name).expanduser().is_dir():
+    if name.startswith("open_clip:") or "/" in name or Path(name).expanduser().is_dir():
         from mpm_lite.towers import hub
 
-        return hub.text_tower(name, runtime.device(device))
-    raise runtime.unknown("text tower", name, [*TEXT_TOWERS, *TOY_TOWERS])
+        return hub.text_tower(name, runtime.device(device), revision, prompt)
+    raise runtime.unknown("text tower", name, [*TEXT_TOWERS, *TOY_TOWERS, "open_clip:MODEL/TAG"])
 
 
 def check_texts(texts: Sequence[str]) -> list[str]:
@@ -91,6 +106,11 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
 
 
+def sentences_only(name: str) -> runtime.UserError:
+    """The error for token states asked of a tower without any, naming those that have some."""
+    return runtime.UserError(f"{name} gives sentence vectors only; for token states take {' or '.join(TOKEN_TOWERS)}.")
+
+
 def bar(steps: Sequence[int], what: str, progress: bool) -> Any:
     """The steps behind a tqdm bar, where one was asked for and would not clutter a log."""
     from tqdm.auto import tqdm
@@ -98,11 +118,20 @@ def bar(steps: Sequence[int], what: str, progress: bool) -> Any:
     return tqdm(steps, desc=what, disable=not progress or runtime.quiet(), leave=False)
 
 
+def mean(out: Any, mask: torch.Tensor) -> torch.Tensor:
+    """The mean of a model's last states (N, T, W) under the mask (N, T): (N, W)."""
+    states = out.last_hidden_state
+    weight = mask[..., None].to(states.dtype)  # (N, T, 1)
+    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
 class TransformerTower:
-    """A transformers encoder with mean pooling over every real token, special tokens and prefix included.
+    """A transformers encoder; unless `pool` says otherwise, the mean over every real token, special tokens and prefix
+    included.
 
     Texts longer than `max_tokens` are cut there. Equal texts are computed once. Texts run in batches of a fixed size,
-    sorted by token count (ties keep their order), so little is padding and the same list gives the same bytes.
+    sorted by token count (ties keep their order), so little is padding and the same list gives the same bytes; where a
+    GPU's memory runs out, a batch is computed in halves. `token_width` is the states', where a sentence's differs.
     """
 
     has_tokens = True
@@ -117,22 +146,35 @@ class TransformerTower:
         device: torch.device,
         languages: frozenset[str] = frozenset(),
         prefix: str = "",
+        pool: Pool | None = None,
+        clean: Callable[[str], str] | None = None,
     ) -> None:
         self.name, self.fingerprint, self.languages, self.prefix = name, fingerprint, languages, prefix
-        self.model = model.to(device).float().eval().requires_grad_(False)
+        self.model = frozen(model, device, name)
         self.tokenizer, self.max_tokens, self.device = tokenizer, max_tokens, device
-        self.width = int(model.config.hidden_size)
+        self._pool, self._clean = pool or mean, clean or str
+        if isinstance(pool, torch.nn.Module):
+            frozen(pool, device, name)
+        self.width = self.token_width = int(model.config.hidden_size)
         self.batch = runtime.preset(device).text_batch
+        if pool is not None:  # what comes behind the states may change their width: one text says to what
+            _, _, vectors, _ = next(self._said(self._ids(["a"]), False))
+            self.width = int(vectors.shape[-1])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of each text as the model reads them: prefix, content, special tokens."""
         if not texts:
             return []
-        whole = [self.prefix + text for text in texts]
-        return self.tokenizer(whole, truncation=True, max_length=self.max_tokens)["input_ids"]
+        return self.tokenizer(self.whole(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
 
-    def _states(self, ids: list[list[int]], progress: bool) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-        """For each batch: which texts it holds, their states (B, T, D), their mask (B, T)."""
+    def whole(self, texts: Sequence[str]) -> list[str]:
+        """The texts as the tokenizer reads them: cleaned, and behind the prefix."""
+        return [self._clean(self.prefix + text) for text in texts]
+
+    def _said(
+        self, ids: list[list[int]], progress: bool
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """For each batch: which texts it holds, their states (B, T, W), vectors (B, D), and mask (B, T)."""
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # stable, so deterministic
         for start in bar(range(0, len(order), self.batch), f"{self.name}: texts / {self.batch}", progress):
             rows = order[start : start + self.batch]
@@ -141,39 +183,49 @@ class TransformerTower:
             real = np.zeros((len(rows), longest), dtype=bool)  # (B, T)
             for row, i in enumerate(rows):
                 padded[row, : len(ids[i])], real[row, : len(ids[i])] = ids[i], True
-            mask = torch.from_numpy(real).to(self.device)
-            with torch.inference_mode():
-                out = self.model(input_ids=torch.from_numpy(padded).to(self.device), attention_mask=mask.long())
-            yield rows, out.last_hidden_state, mask
+
+            def compute(
+                a: int, b: int, padded: np.ndarray = padded, real: np.ndarray = real
+            ) -> tuple[torch.Tensor, ...]:
+                mask = torch.from_numpy(real[a:b]).to(self.device)
+                with torch.inference_mode():
+                    read = torch.from_numpy(padded[a:b]).to(self.device)
+                    out = self.model(input_ids=read, attention_mask=mask.long())
+                    return out.last_hidden_state, self._pool(out, mask), mask
+
+            parts = in_halves(compute, 0, len(rows), self.name)
+            states, vectors, mask = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+            yield rows, states, vectors, mask
 
     def encode(self, texts: list[str], progress: bool = False) -> np.ndarray:
         """Sentence vectors, float32 (N, D), unit norm. Raises UserError for an empty text."""
         texts = check_texts(texts)
         first = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         vectors = np.zeros((len(first), self.width), dtype=np.float32)
-        for rows, states, mask in self._states(self._ids(list(first)), progress):
-            weight = mask[..., None].to(states.dtype)  # (B, T, 1)
-            pooled = (states * weight).sum(1) / weight.sum(1).clamp(min=1)  # (B, D)
+        for rows, _, pooled, _ in self._said(self._ids(list(first)), progress):
             vectors[rows] = pooled.cpu().numpy()
         return unit(vectors)[[first[text] for text in texts]]
 
     def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Token states float32 (N, T, D), zero where there is no token, and their mask bool (N, T).
+        """Token states float32 (N, T, W), zero where there is no token, and their mask bool (N, T).
 
-        Every token that `encode` averages is there, so the mean under the mask, scaled to unit norm, is `encode`.
+        Every token that `encode` pools is there; where it takes the mean, that under the mask, scaled to unit norm, is
+        `encode`. Raises UserError for a tower that has none.
         """
+        if not self.has_tokens:
+            raise sentences_only(self.name)
         ids = self._ids(check_texts(texts))
         longest = max(map(len, ids), default=0)
-        states = np.zeros((len(ids), longest, self.width), dtype=np.float32)
+        states = np.zeros((len(ids), longest, self.token_width), dtype=np.float32)
         mask = np.zeros((len(ids), longest), dtype=bool)
-        for rows, part, real in self._states(ids, False):
+        for rows, part, _, real in self._said(ids, False):
             wide = part.shape[1]
             states[rows, :wide] = (part * real[..., None].to(part.dtype)).cpu().numpy()
             mask[rows, :wide] = real.cpu().numpy()
         return states, mask
 
     def _content(self, texts: list[str]) -> list[list[int]]:
-        texts = check_texts(texts)
+        texts = [self._clean(text) for text in check_texts(texts)]
         return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"] if texts else []
 
     def pieces(self, texts: list[str]) -> list[list[str]]:
@@ -220,8 +272,7 @@ class UseTower:
 
     def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Always raises UserError: this tower has no token states."""
-        others = " or ".join(TOKEN_TOWERS)
-        raise runtime.UserError(f"{self.name} gives sentence vectors only; for token states take {others}.")
+        raise sentences_only(self.name)
 
     def _content(self, texts: list[str], kind: type) -> list[list[Any]]:
         return self.tokenizer.encode(check_texts(texts), out_type=kind, add_bos=False, add_eos=False)

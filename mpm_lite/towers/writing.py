@@ -26,6 +26,20 @@ class Begin:
         return torch.full_like(scores, -torch.inf).index_copy(1, ids, scores[:, ids])
 
 
+def settings(
+    lm: Any, new_tokens: int, cache: bool, ends: Sequence[int], how: str, beams: int, temperature: float, top_p: float
+) -> Any:
+    """What transformers is told of one way to write: `greedy`, `beam` or `sample`."""
+    from transformers import GenerationConfig
+
+    return GenerationConfig(
+        max_new_tokens=new_tokens, use_cache=cache, do_sample=how == "sample",
+        num_beams=beams if how == "beam" else 1, eos_token_id=list(ends), pad_token_id=lm.tokenizer.pad_token_id,
+        decoder_start_token_id=getattr(lm.model.config, "decoder_start_token_id", None),
+        **({"temperature": temperature, "top_p": top_p} if how == "sample" else {}),
+    )  # fmt: skip
+
+
 def beginning(encode: Any, texts: Sequence[str]) -> list[int]:
     """The tokens with which texts begin, each once."""
     return sorted({row[0] for row in encode(list(texts), special=False) if row})
@@ -34,3 +48,11 @@ def beginning(encode: Any, texts: Sequence[str]) -> list[int]:
 def until(ids: list[int], ends: Sequence[int]) -> list[int]:
     """The ids before the first end."""
     return ids[: next((i for i, one in enumerate(ids) if one in ends), len(ids))]
+
+
+def context_of(config: Any) -> int:
+    """The most tokens a model was made for; models without a table of positions say none, and get 2,048."""
+    for name in ("max_position_embeddings", "n_positions", "seq_length", "n_ctx"):
+        if getattr(config, name, None):
+            return int(getattr(config, name))
+    return 2048
