@@ -128,10 +128,12 @@ def _parts(
     if not set(shared) & {"val", "test"}:
         shared = _shared([row for of in shared.values() for row in of])
     mark = digest([name, revision or "", stamp, columns, str(limit), RENDER])
+    kind, _, where = name.partition(":")
+    shown = f"{kind}:{Path(where).name}" if kind in LOCAL else name  # no folder of this machine in a table
     every = sorted(
         {c for of in shared.values() for row in of for c in row.captions}, key=lambda code: (code != "en", code)
     )
-    return {split: _part(f"{name}/{split}", shared.get(split, []), every, mark) for split in SPLITS}
+    return {split: _part(f"{shown}/{split}", shared.get(split, []), every, mark) for split in SPLITS}
 
 
 def _opened(name: str, revision: str | None, streaming: bool) -> dict[str, Any]:
