@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,6 @@ class Known:
     columns: Columns
     captions: str
     licence: str
-    config: str | None = None
 
 
 _FIVE = Columns(image="image", captions={"en": "caption"})
@@ -151,8 +150,6 @@ def _opened(name: str, revision: str | None, streaming: bool) -> dict[str, Any]:
         source, how = kind, how | _files(kind, path)
     else:
         source, how = KNOWN[name].repo if name in KNOWN else where, how | {"revision": revision}
-        if name in KNOWN and KNOWN[name].config:
-            how["name"] = KNOWN[name].config
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
@@ -244,14 +241,22 @@ class Row:
 
 def _rows(of: Any, columns: Columns, name: str, limit: int | None) -> Iterator[dict[str, Any]]:
     """The rows of one split, once its columns were looked at."""
+    import datasets
+
     first = next(iter(of), None)
     if first is None:
         return
     checked(name, columns, first, of.features or dict.fromkeys(first))
-    for k, row in enumerate(of):
+    # Where rows can be had by number, pictures stay on the disk until somebody looks at them.
+    lazy = isinstance(of, datasets.Dataset)
+    for k, row in enumerate(of.remove_columns(columns.image) if lazy else of):
         if limit is not None and k >= limit:
             return
-        yield {"": k, **row}
+        yield {"": k, **row} | ({columns.image: partial(_at, of, k, columns.image)} if lazy else {})
+
+
+def _at(of: Any, k: int, column: str) -> Any:
+    return of[k][column]
 
 
 def _joined(rows: list[tuple[str, dict[str, Any]]], columns: Columns) -> list[Row]:
@@ -299,6 +304,8 @@ def _part(name: str, rows: list[Row], codes: list[str], mark: str) -> Part:
 
 
 def _picture(encoded: Any) -> Any:
+    if callable(encoded):
+        encoded = encoded()
     if isinstance(encoded, Mapping):
         encoded = encoded.get("bytes") or encoded.get("path")
     if isinstance(encoded, str):
