@@ -1,10 +1,10 @@
 """What to train on which card: sizes, batch and parts, each from a memory estimate, and the minutes to expect.
 
 A preset is a row of plain numbers. What it takes comes from `memory.py`: what a language model saves a token was counted
-once, at its real width, and lies in assets/bench/presets-layers.csv, which `python -m mpm_lite.presets` writes. Minutes are
+once, at its real width, and lies in assets/presets/layers.csv, which `python -m mpm_lite.presets` writes. Minutes are
 operations over what the card's data sheet says times a utilisation: a frozen weight costs 4 a token and parameter (2
 forward, 2 for the gradient that passes through), a learning one 6. No number here was measured on a card; one that was goes
-to assets/bench/presets.csv (preset, gib, minutes) and then stands in the table's last column.
+to assets/presets/measured.csv (preset, gib, minutes) and then stands in the table's last column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from mpm_lite.recipes.mpm_chat import MpmChatOptions
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-LAYERS, MEASURED = "bench/presets-layers.csv", "bench/presets.csv"
+LAYERS, MEASURED = "presets/layers.csv", "presets/measured.csv"
 GIB, UTILISATION = 2**30, 0.35
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -304,7 +304,7 @@ def main(path: Path | None = None) -> Path:
         rest = {"resampler": of.parameters, "resampler_fixed": of.fixed, "resampler_example": of.example}
         rows.append({"preset": preset.name, "made_for": _made_for(preset)} | vars(of.lm) | rest)
         print(rows[-1], file=sys.stderr, flush=True)
-    path = path or runtime.asset("bench") / Path(LAYERS).name
+    path = path or runtime.asset("presets") / Path(LAYERS).name
     out = io.StringIO()
     pd.DataFrame(rows).to_csv(out, index=False, lineterminator="\n")
     write_atomic(path, out.getvalue().encode())
