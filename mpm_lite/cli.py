@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> None:
     across.start(args.device)
     if across.rank() == 0:
         print(runtime.banner())
-    how = {"track": args.track or "", "parts": args.parts, "precision": args.precision or ""}
+    how = {"track": args.track or "", "parts": args.parts, "shard": args.shard, "precision": args.precision or ""}
     results = experiment(args.recipe, settings, args).run(out=out, **how)
     if across.rank():
         return
@@ -279,6 +279,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
     one.add_argument(
         "--parts", type=int, default=1, help="compute a batch in so many parts: less memory, the same gradient"
+    )
+    one.add_argument(
+        "--shard", action="store_true", help="share weights out among processes (FSDP), for those that do not fit"
     )
     one.add_argument("--precision", default=None, help="no, bf16 or fp16 (default: what accelerate launch says)")
     one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")

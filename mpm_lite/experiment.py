@@ -79,11 +79,17 @@ class Experiment:
         return self.options | ({"steps": self.steps} if self.steps else {})
 
     def run(
-        self, out: str | Path | None = None, progress: bool = True, track: str = "", parts: int = 1, precision: str = ""
+        self,
+        out: str | Path | None = None,
+        progress: bool = True,
+        track: str = "",
+        parts: int = 1,
+        precision: str = "",
+        shard: bool = False,
     ) -> Results:
         """Train and test once per seed. With `out`, checkpoints go there and a stopped run continues.
 
-        `track`, `parts` and `precision` are those of `train.Plan`. Started by `accelerate launch`, the processes share every
+        `track`, `parts`, `precision` and `shard` are those of `train.Plan`. Started by `accelerate launch`, the processes share every
         batch, all of them return the results, and the first writes.
         """
         if self.condition not in CONDITIONS:
@@ -93,7 +99,7 @@ class Experiment:
         kind = recipe_class(self.recipe)
         options = build_options(kind.Options, self.all_options)
         across.start(self.device)
-        bench = _Bench(self, progress, {"track": track, "parts": parts, "precision": precision})
+        bench = _Bench(self, progress, {"track": track, "parts": parts, "precision": precision, "shard": shard})
         tables, items, models = [], [], {}
         for seed in range(self.seed, self.seed + self.seeds):
             recipe, history = bench.train(kind, options, seed, Path(out) / f"seed-{seed}" if out else None)

@@ -34,8 +34,12 @@ class Objective(nn.Module):
     def forward(self, batch: Batch, pull: Batch | None = None) -> Tensor:
         if pull is None:
             return self.recipe.loss(batch)
-        features = self.recipe.features(batch) or {}
+        features = self.features(batch)
         return torch.stack([(features[name] * of).sum() for name, of in pull.items()]).sum()
+
+    def features(self, batch: Batch) -> Batch:
+        """What the recipe compares by."""
+        return self.recipe.features(batch) or {}
 
 
 def check(recipe: Recipe, batch: int, parts: int) -> None:
@@ -82,7 +86,7 @@ def _compared(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batche
         for batch in batches:
             states.append(_random(batch))
             with accelerator.autocast():
-                seen.append(recipe.features(batch) or {})
+                seen.append(accelerator.unwrap_model(model).features(batch))
     # What has a row an example is joined; what is one for all, such as a temperature, is the same in every part.
     whole = {k: torch.cat([few[k] for few in seen]) if v.ndim else v for k, v in seen[0].items()}
     whole = {k: v.detach().requires_grad_(v.is_floating_point()) for k, v in whole.items()}

@@ -24,7 +24,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mpm_lite import checkpoint, parts, runtime
+from mpm_lite import checkpoint, parts, runtime, shards
 from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage, TrainData, within
 from mpm_lite.runtime import UserError
@@ -63,6 +63,7 @@ class Plan:
         1  # in which a process computes its share of a batch, one after the other: the same gradient, less memory
     )
     track: str = ""  # "tensorboard" or "wandb": losses, rates and scores as they come, under `out`
+    shard: bool = False  # weights and AdamW's state shared out among the processes (FSDP), as `shards.py` has it
     precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" is what the launcher says, else "no"
 
 
@@ -166,14 +167,14 @@ def fit(
         )
         recipe.load_state_dict(saved.tensors["weights"])
     began = time.perf_counter() - history.seconds
-    recipe.to(accelerator.device)
+    sharded = plan.shard and across.world() > 1
+    if sharded:
+        shards.check(recipe, accelerator.mixed_precision)
+    home = torch.device("cpu") if sharded else accelerator.device
+    recipe.to(home)
     for stage in recipe.stages():
         parts.check(recipe, min(stage.batch, *map(len, each)), plan.parts)
-    best = (
-        {k: v.to(accelerator.device) for k, v in saved.tensors["best"].items()}
-        if saved and "best" in saved.tensors
-        else None
-    )
+    best = {k: v.to(home) for k, v in saved.tensors["best"].items()} if saved and "best" in saved.tensors else None
     done = sum(stage.steps for stage in recipe.stages()[:start_stage]) + start_step
     total = sum(stage.steps for stage in recipe.stages())
     bar = tqdm(
@@ -189,23 +190,29 @@ def fit(
         learning = freeze_all_but(recipe, stage.learns)
         # Fused: one pass over the weights, a quarter of the time of the default on a CPU.
         betas = (0.9, stage.beta2)
-        groups = _groups(recipe, stage)
+        objective = shards.split(recipe, accelerator.device) if sharded else parts.Objective(recipe)
+        groups = _groups(objective.recipe, stage)
+        if sharded:
+            learning = [p for p in objective.parameters() if p.requires_grad]
+            groups = shards.groups_apart(groups)
         optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=betas, weight_decay=stage.weight_decay, fused=True)
-        model, optimizer = accelerator.prepare(parts.Objective(recipe), optimizer)
+        model = accelerator.prepare_model(objective, device_placement=not sharded, evaluation_mode=sharded)
+        optimizer = accelerator.prepare(optimizer)
         first = start_step if number == start_stage else 0
         if saved and number == start_stage:
-            _set_random(saved.tensors["random"], accelerator.device)
+            across.set_random_state(saved.tensors["random"], accelerator.device)
             if first:
                 checkpoint.unpack_optimizer(optimizer.optimizer, saved.tensors["optimizer"])
+                shards.scatter(optimizer.optimizer)
         for step in range(first, stage.steps):
-            recipe.train()
+            objective.train()
             indices = batch_indices(len(each[number]), stage.batch, plan.seed, number, step)
             batches = parts.shares(each[number], indices, plan.parts, accelerator.device)
             for group in optimizer.param_groups:
                 group["lr"] = group["times"] * learning_rate(stage, step)
             optimizer.zero_grad(set_to_none=True)
             try:
-                value = parts.backward(accelerator, model, recipe, batches)
+                value = parts.backward(accelerator, model, objective.recipe, batches)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"The GPU's memory ran out at step {done + 1} of {total}, with {len(indices)} examples in {plan.parts} parts: "
@@ -215,7 +222,9 @@ def fit(
                 raise UserError(
                     f"The loss became {value} at step {done + 1} of {total}; lower lr (now {stage.lr:g}) or check the features."
                 )
-            if stage.clip:
+            if sharded:
+                shards.finish(learning, stage.clip)
+            elif stage.clip:
                 accelerator.clip_grad_norm_(learning, stage.clip)
             optimizer.step()
             recipe.stepped()
@@ -224,25 +233,40 @@ def fit(
             if plan.track:
                 accelerator.log({"loss": value, "rate": learning_rate(stage, step)}, step=done)
             history.kept_step = history.kept_step if score else done
-            if score and ((step + 1) % plan.score_every == 0 or step + 1 == stage.steps):
-                recipe.eval()
+            last = step + 1 == stage.steps
+            scores, saves = score and ((step + 1) % plan.score_every == 0 or last), (step + 1) % plan.save_every == 0
+            if sharded and (scores or saves or last):
+                shards.collect(objective, recipe)
+            if score and scores:
+                recipe.to(accelerator.device).eval()
                 history.scores.append((done, float(score(recipe))))
+                recipe.to(home)
                 if plan.track:
                     accelerator.log({"score": history.scores[-1][1]}, step=done)
                 if history.scores[-1][1] >= max(s for _, s in history.scores):
                     best = {k: v.detach().clone() for k, v in recipe.state_dict().items()}
                     history.kept_step = done
             history.seconds = time.perf_counter() - began
-            if folder and ((step + 1) % plan.save_every == 0 or step + 1 == stage.steps):
-                last = step + 1 == stage.steps
-                _save(folder, recipe, optimizer, best, history, config, done, number + last, 0 if last else step + 1)
+            if folder and (saves or last):
+                _save(
+                    folder,
+                    recipe,
+                    optimizer,
+                    accelerator.device,
+                    best,
+                    history,
+                    config,
+                    done,
+                    number + last,
+                    0 if last else step + 1,
+                )
             bar.update()
     bar.close()
     if plan.track:
         accelerator.end_training()
     if best is not None:
         recipe.load_state_dict(best)
-    recipe.eval()
+    recipe.to(accelerator.device).eval()
     return history
 
 
@@ -268,27 +292,11 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
     )  # fmt: skip
     if found.distributed_type == DistributedType.FSDP:
         raise UserError(
-            "Sharded training (FSDP) is not here yet: launch with --multi_gpu, which keeps the weights whole."
+            "Weights are sharded by a way of our own: launch with --multi_gpu in place of --use_fsdp, and add --shard."
         )
     if plan.track:
         found.init_trackers("mpm_lite", {"label": plan.label, "seed": plan.seed})
     return found
-
-
-def _random(on: torch.device) -> dict[str, Tensor]:
-    """The state of every process's random numbers, as a checkpoint holds them."""
-    found = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(on)} if on.type == "cuda" else {})
-    states = {k: across.all_rows(v.to(on)) for k, v in found.items()}
-    return {k if not r else f"{k}-{r}": v.cpu() for k, of in states.items() for r, v in enumerate(of)}
-
-
-def _set_random(saved: dict[str, Tensor], on: torch.device) -> None:
-    """Put back this process's; one that was not there when they were saved keeps what it has."""
-    tail = f"-{across.rank()}" if across.rank() else ""
-    if "cpu" + tail in saved:
-        torch.set_rng_state(saved["cpu" + tail])
-    if on.type == "cuda" and "cuda" + tail in saved:
-        torch.cuda.set_rng_state(saved["cuda" + tail], on)
 
 
 def _config(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> str:
@@ -300,7 +308,8 @@ def _config(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> str:
         "stages": [asdict(stage) for stage in recipe.stages()],
         "shapes": {k: list(v.shape) for k, v in recipe.state_dict().items()},
         "data": [[len(data), getattr(data, "digest", "")] for data in each],
-        "plan": [plan.seed, plan.score_every],
+        # Sharded, the optimizer numbers its tensors otherwise.
+        "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and across.world() > 1 else [])],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -309,6 +318,7 @@ def _save(
     folder: Path,
     recipe: Recipe,
     optimizer: Any,
+    on: torch.device,
     best: dict[str, Tensor] | None,
     history: History,
     config: str,
@@ -318,8 +328,8 @@ def _save(
 ) -> None:
     tensors = {
         "weights": {k: v.detach().cpu() for k, v in recipe.state_dict().items()},
-        "optimizer": {k: v.cpu() for k, v in checkpoint.pack_optimizer(optimizer).items()},
-        "random": _random(next(recipe.parameters()).device),
+        "optimizer": {k: shards.whole(v).cpu() for k, v in checkpoint.pack_optimizer(optimizer).items()},
+        "random": across.random_state(on),
     }
     if best is not None:
         tensors["best"] = {k: v.cpu() for k, v in best.items()}

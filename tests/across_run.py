@@ -1,4 +1,4 @@
-"""One process of several that train together; test_across.py starts it: across_run.py PARTS OUT. OUT gets what three recipes
+"""One process of several that train together; test_across.py starts it: across_run.py PARTS SHARD OUT. OUT gets what three recipes
 learn in one update, and in fifty."""
 
 import sys
@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from worlds import Pairs
 
-from mpm_lite import train
+from mpm_lite import shards, train
 from mpm_lite.ops import across
 from mpm_lite.recipes import Align
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
@@ -64,24 +64,34 @@ def chat(steps):
     return MpmChat(lm, 12, 6, options), data
 
 
-def learned(kind, steps, parts, out):
+def learned(kind, steps, parts, shard, out):
     torch.manual_seed(0)
     recipe, data = globals()[kind](steps)
     recipe.double()
-    plan = train.Plan(progress=False, parts=parts, out=out / f"{kind}-{steps}-run", save_every=20)
+    plan = train.Plan(progress=False, parts=parts, shard=shard, out=out / f"{kind}-{steps}-run", save_every=20)
+    grads, collect = {}, shards.collect
+
+    def collected(objective, home):
+        # A sharded recipe learns in a copy: its gradients are looked at when its weights come home.
+        grads.update({k: shards.whole(p.grad) for k, p in objective.recipe.named_parameters() if p.grad is not None})
+        collect(objective, home)
+
+    shards.collect = collected
     history = train.fit(recipe, Exact(data), plan, device="cpu")
     found = {f"weight {k}": v for k, v in recipe.state_dict().items() if recipe.trains(k)}
-    found |= {f"grad {k}": p.grad for k, p in recipe.named_parameters() if p.grad is not None}
+    shards.collect = collect
+    grads.update({k: p.grad for k, p in recipe.named_parameters() if p.grad is not None})
+    found |= {f"grad {k}": v for k, v in grads.items()}
     found["losses"] = torch.tensor(history.losses, dtype=torch.float64)
     return {f"{kind} {steps} {k}": v.detach().contiguous().clone() for k, v in found.items()}
 
 
-def main(parts, out):
+def main(parts, shard, out):
     torch.set_num_threads(1)
     found = {}
     for kind in ("align", "dual", "chat"):
         for steps in (1, 50) if parts == "1" else (1,):
-            found |= learned(kind, steps, int(parts), Path(out))
+            found |= learned(kind, steps, int(parts), shard == "shard", Path(out))
     if across.rank() == 0:
         save_file(found, f"{out}/found.safetensors")
 

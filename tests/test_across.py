@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from worlds import small_recipe
 
-from mpm_lite import checkpoint, parts, train
+from mpm_lite import checkpoint, parts, shards, train
 from mpm_lite.recipes import Recipe
 from mpm_lite.runtime import UserError
 
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 KINDS = ("align", "dual", "chat")
 
 
-def trained(out, processes=1, in_parts=1):
+def trained(out, processes=1, in_parts=1, shard="whole"):
     """What across_run.py writes, started so many times as a launcher would."""
     out.mkdir()
     with socket.socket() as free:
@@ -31,7 +31,7 @@ def trained(out, processes=1, in_parts=1):
         if processes > 1:
             env |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_PORT": str(port),
                     "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "localhost", "ACCELERATE_USE_CPU": "true"}  # fmt: skip
-        call = [sys.executable, str(HERE / "across_run.py"), str(in_parts), str(out)]
+        call = [sys.executable, str(HERE / "across_run.py"), str(in_parts), shard, str(out)]
         started.append(subprocess.Popen(call, env=env, stderr=subprocess.PIPE, text=True))
     said = [one.communicate(timeout=280)[1] for one in started]
     assert all(one.returncode == 0 for one in started), said
@@ -69,6 +69,19 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(alone, tmp_path, process
         assert apart(alone, several, f"{kind} 1 losses") < 1e-12
 
 
+@pytest.mark.parametrize(("processes", "in_parts"), [(2, 1), (4, 1), (2, 2)])
+def test_weights_in_shards_learn_what_whole_ones_do(alone, tmp_path, processes, in_parts):
+    several = trained(tmp_path / "shards", processes, in_parts, "shard")
+    for kind in KINDS:
+        assert apart(alone, several, f"{kind} 1 grad") < 1e-12
+        assert {k for k in alone if k.startswith(f"{kind} 1 grad")} == {
+            k for k in several if k.startswith(f"{kind} 1 grad")
+        }
+        if in_parts == 1:
+            assert apart(alone, several, f"{kind} 50 weight") < 1e-6
+            assert apart(alone, several, f"{kind} 50 losses") < 1e-6
+
+
 def test_parts_of_a_contrast_are_not_contrasts_of_parts():
     """The control: what GradCache is for. InfoNCE within each part is another objective."""
     recipe, data = small_recipe(dropout=0.0)
@@ -102,3 +115,33 @@ def test_what_cannot_be_shared_out_is_one_sentence():
         parts.check(Whole(), 16, 2)
     with pytest.raises(UserError, match="Did you mean 'bf16'"):
         train.fit(recipe, data, train.Plan(progress=False, precision="bf61"))
+
+
+def test_what_cannot_be_sharded_is_one_sentence():
+    recipe, _ = small_recipe()
+    shards.check(recipe, "bf16")
+    with pytest.raises(UserError, match="bf16"):
+        shards.check(recipe, "fp16")
+
+    class Idle(Recipe):
+        name = "idle"
+
+    class Averaged(Recipe):
+        name, idle = "averaged", False
+
+        def stepped(self):
+            pass
+
+    with pytest.raises(UserError, match="leave out --shard"):
+        shards.check(Idle(), "no")
+    with pytest.raises(UserError, match="after each step"):
+        shards.check(Averaged(), "no")
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_launch_files_are_what_accelerate_reads(count):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(HERE.parent / f"assets/launch/gpu-{count}.yaml"))
+    assert found.num_processes == count and found.mixed_precision == "bf16" and not found.use_cpu
+    assert str(found.distributed_type).endswith("MULTI_GPU" if count > 1 else "NO")

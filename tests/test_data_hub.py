@@ -114,23 +114,33 @@ def test_a_row_a_caption_as_wit_has_them(tmp_path):
     assert len(found) == 6 and found["1"][1] == {"en": EN[1], "de": DE[1]} and found["2"][1] == {"en": EN[2], "de": ""}
 
 
-def test_webdataset_and_imagefolder(tmp_path):
-    (tmp_path / "web").mkdir()
-    with tarfile.open(tmp_path / "web/train-000.tar", "w") as tar:
+def webdataset(folder):
+    """Six members, each a picture and a text."""
+    folder.mkdir()
+    with tarfile.open(folder / "train-000.tar", "w") as tar:
         for i in range(6):
             for end, data in (("png", encoded(i)), ("txt", EN[i].encode())):
                 info = tarfile.TarInfo(f"{i:04d}.{end}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    found = whole(f"webdataset:{tmp_path / 'web'}")
-    assert len(found) == 6 and found["0002"] == (COLOURS[2], {"en": EN[2]})
+    return f"webdataset:{folder}"
+
+
+def imagefolder(folder):
+    """Five files of train and three of test, with metadata beside them."""
     for split, rows in (("train", range(5)), ("test", range(5, 8))):
-        (tmp_path / "folder" / split).mkdir(parents=True)
+        (folder / split).mkdir(parents=True)
         lines = [json.dumps({"file_name": f"{i}.png", "en": EN[i], "de": DE[i], "id": f"n{i}"}) for i in rows]
-        (tmp_path / "folder" / split / "metadata.jsonl").write_text("\n".join(lines))
+        (folder / split / "metadata.jsonl").write_text("\n".join(lines))
         for i in rows:
-            (tmp_path / "folder" / split / f"{i}.png").write_bytes(encoded(i))
-    name = f"imagefolder:{tmp_path / 'folder'}"
+            (folder / split / f"{i}.png").write_bytes(encoded(i))
+    return f"imagefolder:{folder}"
+
+
+def test_webdataset_and_imagefolder(tmp_path):
+    found = whole(webdataset(tmp_path / "web"))
+    assert len(found) == 6 and found["0002"] == (COLOURS[2], {"en": EN[2]})
+    name = imagefolder(tmp_path / "folder")
     assert [len(mpm.load_captions(name, s)) for s in ("train", "val", "test")] == [5, 0, 3]
     assert whole(name)["n6"] == (COLOURS[6], {"en": EN[6], "de": DE[6]})
 
@@ -161,9 +171,9 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", hub.KNOWN)
-def test_sets_of_the_hub_by_their_layout(tmp_path, monkeypatch, name):
-    """What lies in the repository is written here in its layout; everything but the fetching is the real thing."""
+def fetched(tmp_path, monkeypatch, name):
+    """What lies in the set's repository, written here in its layout; everything but the fetching is the real thing. Returns
+    what was asked of the hub."""
     by_split = ("en", "de") if name in ("xm3600", "xtd") else ("train", "test")
     for split in by_split:
         parquet(tmp_path / "repo", split, range(12), **KNOWN[name])
@@ -176,6 +186,12 @@ def test_sets_of_the_hub_by_their_layout(tmp_path, monkeypatch, name):
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub._parts.cache_clear()
+    return asked
+
+
+@pytest.mark.parametrize("name", hub.KNOWN)
+def test_sets_of_the_hub_by_their_layout(tmp_path, monkeypatch, name):
+    asked = fetched(tmp_path, monkeypatch, name)
     found = mpm.load_captions(name, "train", "all", revision="v1")
     assert asked == [(hub.KNOWN[name].repo, "v1")] and len(found) and found.images[0].shape == (256, 256, 3)
     if name == "multi30k":

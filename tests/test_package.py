@@ -107,7 +107,7 @@ FLOORS = [
     {"data", "towers"},
     {"connector", "qformer", "adapters", "paint"},
     {"recipes"},
-    {"parts", "train", "memory", "evaluate", "captioning", "scene_reader"},
+    {"parts", "shards", "train", "memory", "evaluate", "captioning", "scene_reader"},
     {"accounts", "keeping", "asking", "choosing"},
     {"results"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},

@@ -109,3 +109,19 @@ def all_rows(x: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(x) for _ in range(world())]
     dist.all_gather(parts, x.contiguous())
     return parts
+
+
+def random_state(on: torch.device) -> dict[str, Tensor]:
+    """The state of every process's random numbers, as a checkpoint holds them."""
+    found = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(on)} if on.type == "cuda" else {})
+    states = {k: all_rows(v.to(on)) for k, v in found.items()}
+    return {k if not r else f"{k}-{r}": v.cpu() for k, of in states.items() for r, v in enumerate(of)}
+
+
+def set_random_state(saved: dict[str, Tensor], on: torch.device) -> None:
+    """Put back this process's; one that was not there when they were saved keeps what it has."""
+    tail = f"-{rank()}" if rank() else ""
+    if "cpu" + tail in saved:
+        torch.set_rng_state(saved["cpu" + tail])
+    if on.type == "cuda" and "cuda" + tail in saved:
+        torch.cuda.set_rng_state(saved["cuda" + tail], on)
