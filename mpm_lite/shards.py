@@ -95,10 +95,12 @@ def finish(learning: Sequence[Tensor], clip: float) -> None:
 
 def scatter(optimizer: torch.optim.Optimizer) -> None:
     """Share out an optimizer's state that was loaded whole."""
-    for p, slots in optimizer.state.items():
-        for name, value in slots.items():
-            if isinstance(p, DTensor) and value.shape == p.shape and not isinstance(value, DTensor):
-                slots[name] = distribute_tensor(value, p.device_mesh, p.placements)
+    # In the order of the groups, and by name: a file's tensors come in another order in every process.
+    for p in [p for group in optimizer.param_groups for p in group["params"] if isinstance(p, DTensor)]:
+        slots = optimizer.state[p]
+        for name in sorted(slots):
+            if slots[name].shape == p.shape and not isinstance(slots[name], DTensor):
+                slots[name] = distribute_tensor(slots[name], p.device_mesh, p.placements)
 
 
 def groups_apart(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
