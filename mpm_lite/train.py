@@ -328,7 +328,7 @@ def _save(
 ) -> None:
     tensors = {
         "weights": {k: v.detach().cpu() for k, v in recipe.state_dict().items()},
-        "optimizer": {k: shards.whole(v).cpu() for k, v in checkpoint.pack_optimizer(optimizer).items()},
+        "optimizer": {k: shards.whole(v).cpu() for k, v in sorted(checkpoint.pack_optimizer(optimizer).items())},
         "random": across.random_state(on),
     }
     if best is not None:
