@@ -86,12 +86,39 @@ def learned(kind, steps, parts, shard, out):
     return {f"{kind} {steps} {k}": v.detach().contiguous().clone() for k, v in found.items()}
 
 
+def resumed(out):
+    """`align` in shards, stopped in step 9 of 12 and gone on: 1 where it ends bit for bit as it does unstopped."""
+    ends = []
+    for stop, where in ((None, out / "at-once"), (8, out / "stopped"), (None, out / "stopped")):
+        torch.manual_seed(0)
+        recipe, data = align(12)
+        recipe.double()
+        data, asked = Exact(data), []
+
+        def batch(indices, plain=data.batch, asked=asked, stop=stop):
+            asked.append(1)
+            if stop and len(asked) > stop:
+                raise InterruptedError
+            return plain(indices)
+
+        data.batch = batch
+        try:
+            train.fit(recipe, data, train.Plan(progress=False, shard=True, out=where, save_every=5), device="cpu")
+        except InterruptedError:
+            continue
+        ends.append(recipe.state_dict())
+    assert len(ends) == 2
+    return torch.tensor(float(all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])))
+
+
 def main(parts, shard, out):
     torch.set_num_threads(1)
     found = {}
     for kind in ("align", "dual", "chat"):
         for steps in (1, 50) if parts == "1" else (1,):
             found |= learned(kind, steps, int(parts), shard == "shard", Path(out))
+    if shard == "shard" and parts == "1":
+        found["resumed"] = resumed(Path(out))
     if across.rank() == 0:
         save_file(found, f"{out}/found.safetensors")
 

@@ -80,6 +80,7 @@ def test_weights_in_shards_learn_what_whole_ones_do(alone, tmp_path, processes, 
         if in_parts == 1:
             assert apart(alone, several, f"{kind} 50 weight") < 1e-6
             assert apart(alone, several, f"{kind} 50 losses") < 1e-6
+    assert in_parts > 1 or several["resumed"] == 1
 
 
 def test_parts_of_a_contrast_are_not_contrasts_of_parts():
