@@ -100,11 +100,13 @@ def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monk
     data = (folder / card["file"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == card["sha256"]
     assert card["arm"] == json.loads(json.dumps(asdict(one.arm)))
-    assert card["english_on_val"]["choice, real"] > 0.7 > 0.2 > card["english_on_val"]["choice, blind"]
+    # Of ten captions; switching costs English, see C9.
+    assert card["english_on_val"]["choice, real"] > (0.5 if "switched" in name else 0.9)
+    assert card["english_on_val"]["choice, blind"] < 0.2
     monkeypatch.setattr(train, "fit", never)
     bench = one.bench(progress=False)
     with keeping.opened() as files:
-        one.make(bench, one.arm, shipped.SEED)
+        one.make(bench, one.arm, one.seed)
     assert files[-1] == folder / card["file"]
 
 
