@@ -182,10 +182,14 @@ class Bench(Pictured):
         pairs = asdict(arm) | text | {"text_steps": o.text_steps, "fine": (), "shuffled": False, "options": None}
         first = lambda: self._fitted(replace(o, steps=0, fine_steps=0), text, arm, seed)  # noqa: E731
         both = lambda: self._fitted(replace(o, text_steps=0, fine_steps=0), pairs, arm, seed, first)  # noqa: E731
-        if not o.fine_steps:
-            return both() if o.steps else first()
-        told = pairs | {"steps": o.steps, "fine": arm.fine, "shuffled": arm.shuffled}
-        return self._fitted(replace(o, text_steps=0, steps=0), told, arm, seed, both if o.steps else first)
+        before = both if o.steps else first
+        if o.fine_steps:
+            told = pairs | {"steps": o.steps, "fine": arm.fine, "shuffled": arm.shuffled}
+            recipe = self._fitted(replace(o, text_steps=0, steps=0), told, arm, seed, before)
+        else:
+            recipe = before()
+        recipe.options = o  # of all stages, not of the last alone
+        return recipe
 
     def untrained(self, options: M3pOptions, layers: int = Matching.layers) -> M3p:
         """An untrained recipe with an encoder of so many layers; torch's seed decides its weights."""

@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from mpm_lite import chat, runtime
 from mpm_lite.chat import language_model
 from mpm_lite.choosing import captioned
-from mpm_lite.data import grammar, tasks, toyworld
+from mpm_lite.data import grammar, load_captions, tasks, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked
 from mpm_lite.data.noise import Noise
 from mpm_lite.keeping import trained
@@ -25,6 +27,7 @@ from mpm_lite.recipes.blip2 import Blip2, Blip2Options
 from mpm_lite.recipes.mblip import Mblip, MblipOptions
 from mpm_lite.recipes.mpm_chat import Exchanges
 from mpm_lite.runtime import UserError, unknown
+from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.lm import LM
 
 STARTS = ("english", "random")
@@ -170,8 +173,16 @@ class Bench(chat.Bench):
 
     def _exchanges(self, lm: LM, asked: Sequence[Exchange], first: int, count: int) -> Exchanges:
         """Exchanges on training pictures from the number `first` on, as a recipe reads them."""
-        seen = self.seen("train", first + count)[first:]
+        seen = self._between(first, count)
         return Exchanges(lm, seen, [e.picture for e in asked], [e.prompt for e in asked], [e.reply for e in asked])
+
+    def _between(self, first: int, count: int) -> Tensor:
+        """Patches of training pictures from the number `first` on, float16 (M, P, D_in); no others have to be encoded."""
+        key = (f"train from {first}", count)
+        if key not in self._seen:
+            few = load_captions("toyworld", "train").take(np.arange(first, first + count))
+            self._seen[key] = torch.from_numpy(patch_features(few, self.tower, self.progress))
+        return self._seen[key]
 
     def _kept(
         self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Sequence[Any],

@@ -11,7 +11,7 @@ from mpm_lite import UserError, matching
 from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.data.scenes import one_off, split_of
 from mpm_lite.matching import Bench, Matching, Streams
-from mpm_lite.recipes import fidelity
+from mpm_lite.recipes import fidelity, m3p
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about, grid_boxes
 
 FEW = {"text_steps": 3, "steps": 3, "batch": 6, "bf16": False}
@@ -43,6 +43,22 @@ def test_words_see_the_picture_and_padding_is_not_seen(bench, recipe):
     torch.testing.assert_close(longer, alone, atol=1e-5, rtol=1e-5)
     states = recipe.stream(recipe.words(ids), ids != 0)
     assert states.shape == (4, 1 + ids.shape[1], 128)
+
+
+def test_captions_of_like_length_are_read_together_and_nothing_else_changes(bench, recipe, monkeypatch):
+    texts = [
+        "A red circle.",
+        "A small red circle.",
+        "A blue star.",
+        "From left to right: a red circle, a blue star.",
+        "A",
+    ]
+    seen, ids = bench.seen("val", 5).float(), matching.encoded(texts)
+    parts = recipe.matching(seen, ids)
+    monkeypatch.setattr(m3p, "LENGTHS", 1)
+    torch.testing.assert_close(parts, recipe.matching(seen, ids), atol=1e-5, rtol=1e-5)
+    one = recipe.matching(seen[3:4], ids[3:4])
+    torch.testing.assert_close(parts[3:4], one, atol=1e-5, rtol=1e-5)
 
 
 def test_regions_have_boxes_and_hidden_ones_lose_all_but_theirs(recipe):

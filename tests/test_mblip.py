@@ -170,6 +170,10 @@ def test_realignment_starts_from_the_english_q_former_and_keeps_the_language_mod
     assert ARM.total == 60 and replace(ARM, start="random").total == 30
 
 
+def test_new_pairs_are_other_pictures_than_those_of_blip2(bench):
+    assert torch.equal(bench._between(30, 20), bench.seen("train", 50)[30:])
+
+
 def test_it_is_asked_in_its_own_words(bench):
     recipe = bench.train(ARM, 0)
     rows = bench.test(recipe, 0, "val", ("en", "sw"), ("real",), count=3)

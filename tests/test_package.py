@@ -267,7 +267,18 @@ def test_readme_names_what_exists():
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / target).exists(), target
     for command in re.findall(r"mpm-lite (\w+)", text):
-        assert command in {"tour", "run", "sweep", "data", "bench", "pretrain", "world", "claims", "presets", "doctor"}, command
+        assert command in {
+            "tour",
+            "run",
+            "sweep",
+            "data",
+            "bench",
+            "pretrain",
+            "world",
+            "claims",
+            "presets",
+            "doctor",
+        }, command
     for name in re.findall(r"`([a-z0-9]+-[a-z0-9-]+)`", text):
         assert any(name in p.read_text() for p in SOURCES) or name.startswith("-"), name
 

@@ -39,7 +39,7 @@ def choices(many: Sequence[Scene], seed: int = 0, candidates: int = CANDIDATES, 
 @lru_cache(maxsize=100_000)
 def caption(scene: Scene, language: str) -> str:
     """The first of the captions that tell a picture in full: of one form for all candidates of a kind."""
-    return grammar.in_order(scene, language)[0]
+    return grammar.first_in_order(scene, language)
 
 
 def told(asked: Sequence[Sequence[Scene]], language: str) -> list[list[str]]:

@@ -85,13 +85,24 @@ def in_order_plans(scene: Scene, language: str) -> list[Said]:
     Whoever sees a picture and is asked for "a caption" could otherwise only guess which one is meant: which end to begin
     at and what to leave out is in no picture.
     """
+    return list(_in_order(scene, language))
+
+
+def _in_order(scene: Scene, language: str) -> Iterator[Said]:
     first, facts = mention(_in_reading(scene)[0], True, _count(scene)), shown(scene)
-    return [plan for plan in plans(scene, language) if plan[0][1]["a"] == first and say(plan, language)[1] == facts]
+    for plan in _choices(scene, grammar(language)):
+        if plan[0][1]["a"] == first and say(plan, language)[1] == facts:
+            yield plan
 
 
 def in_order(scene: Scene, language: str) -> list[str]:
     """The captions that tell a picture in full, in the order of reading; see `in_order_plans`."""
-    return [say(plan, language)[0] for plan in in_order_plans(scene, language)]
+    return [say(plan, language)[0] for plan in _in_order(scene, language)]
+
+
+def first_in_order(scene: Scene, language: str) -> str:
+    """The first of those, without making the others."""
+    return say(next(_in_order(scene, language)), language)[0]
 
 
 @lru_cache(maxsize=4096)
