@@ -57,23 +57,21 @@ def build(out: Path) -> list[Path]:
         path = folder / files[-1].name
         if not path.exists():
             write_atomic(path, data)
-        there = before.get(name, {})
-        if there.get("sha256") == hashlib.sha256(data).hexdigest():
+        found.append(path)
+        named, there = {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}, before.get(name, {})
+        if named.items() <= there.items():
             cards[name] = there  # the same weights: their card stays as it was
-            found.append(path)
             continue
         scores = bench.choose(recipe, one.seed, "val", ("en",)).groupby("look")["choice"].mean()
         cards[name] = {
-            "file": path.name,
+            **named,
             "arm": asdict(one.arm),
             "options": asdict(recipe.options),
             "seed": one.seed,
             "english_on_val": {f"choice, {look}": round(float(value), 4) for look, value in scores.items()},
-            "sha256": hashlib.sha256(data).hexdigest(),
             "commit": commit(),
             "command": "python -m mpm_lite.shipped",
         }
-        found.append(path)
     for old in set(folder.glob("*.safetensors")) - set(found):
         old.unlink()
     write_atomic(folder / CARD, (json.dumps(cards, indent=1) + "\n").encode())

@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -91,6 +92,38 @@ def test_what_ships_is_read_from_the_assets(home, monkeypatch):
     monkeypatch.setattr(train, "fit", never)
     assert torch.equal(made().learns.weight, first.learns.weight)
     assert not (home / "home" / "lines").exists()
+
+
+class Asked:
+    """A bench whose recipe is a `Line`, and that counts how often it was asked for scores."""
+
+    asked = 0
+
+    def train(self, arm, seed):
+        return made(told=(arm.name,))
+
+    def choose(self, *_):
+        Asked.asked += 1
+        return pd.DataFrame({"look": ["real", "blind"], "choice": [1.0, 0.1]})
+
+
+@dataclass(frozen=True)
+class Arm:
+    name: str = "a"
+
+
+def test_a_card_stays_while_its_weights_do_and_what_no_card_names_goes(home, monkeypatch):
+    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Asked, Arm(), 7)})
+    first = shipped.build(home)
+    card = (home / keeping.KEPT / shipped.CARD).read_text()
+    assert json.loads(card)["line"]["seed"] == 7 and Asked.asked == 1
+    monkeypatch.setattr(shipped, "commit", lambda: "another")
+    assert shipped.build(home) == first and Asked.asked == 1
+    assert (home / keeping.KEPT / shipped.CARD).read_text() == card
+    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Asked, Arm("b"))})
+    second = shipped.build(home)
+    assert second != first and list((home / keeping.KEPT).glob("*.safetensors")) == second
+    assert json.loads((home / keeping.KEPT / shipped.CARD).read_text())["line"]["commit"] == "another"
 
 
 @pytest.mark.parametrize("name", shipped.SHIPPED)
