@@ -114,11 +114,14 @@ class Bench(chat.Bench):
         return Blip2(self.tower.width, self.seen("val").shape[1], words, arm.blip2_options)
 
     def english(self, arm: Realigning, seed: int) -> QFormer:
-        """The Q-Former that an arm starts from: a random one as it begins, else after BLIP-2's two stages, whose first is made,
-        or read back, only where the second has to be trained."""
+        """The Q-Former that an arm starts from: a random one as it begins, else after BLIP-2's two stages."""
+        random = arm.start == "random"
+        return self._blip2(arm, seed).qformer if random else self.generation(arm, seed).visual.qformer
+
+    def generation(self, arm: Realigning, seed: int) -> Mblip:
+        """BLIP-2's second stage, before the English language model; the first is made, or read back, only where this one has to
+        be trained."""
         lm, qformer = language_model(arm.first, None, seed), self._blip2(arm, seed).qformer
-        if arm.start == "random":
-            return qformer
         told = {"bf16": runtime.fast_bf16()} | GENERATION | arm.generation_options
         torch.manual_seed(seed)
         recipe = Mblip(lm, qformer, self.tower.width, build_options(MblipOptions, told))
@@ -128,7 +131,7 @@ class Bench(chat.Bench):
             return self._exchanges(lm, asked, 0, arm.english)
 
         before = lambda: qformer.load_state_dict(self.blip2(arm, seed).qformer.state_dict())  # noqa: E731
-        return self._kept(recipe, data, seed, "generation", arm.start_told(lm), before).visual.qformer
+        return self._kept(recipe, data, seed, "generation", arm.start_told(lm), before)
 
     # re-alignment
 

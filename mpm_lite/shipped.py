@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mpm_lite import acquiring, keeping, matching, runtime
+from mpm_lite import acquiring, keeping, matching, realigning, runtime
 from mpm_lite.acquiring import Acquiring
 from mpm_lite.cache import write_atomic
 from mpm_lite.claims import FIRST_SEED
 from mpm_lite.claims_m3p import PLAIN, RATE
+from mpm_lite.claims_mblip import SHARED
 from mpm_lite.claims_mla import ENGLISH
 from mpm_lite.matching import Matching
 from mpm_lite.studies import commit
@@ -41,6 +42,10 @@ SHIPPED = {
     # The ledger's own, of its first seed.
     "M3P without switching": Shipped(matching.Bench, PLAIN, FIRST_SEED),
     "M3P, half of the words switched": Shipped(matching.Bench, Matching(switch={"words": RATE}), FIRST_SEED),
+    # Of its second seed, whose English language model ships.
+    "mBLIP's English Q-Former": Shipped(
+        realigning.Bench, SHARED, FIRST_SEED + 1, lambda bench, arm, seed: bench.generation(arm, seed)
+    ),
 }
 
 

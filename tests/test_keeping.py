@@ -133,8 +133,8 @@ def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monk
     data = (folder / card["file"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == card["sha256"]
     assert card["arm"] == json.loads(json.dumps(asdict(one.arm)))
-    # Of ten captions; switching costs English, see C9.
-    assert card["english_on_val"]["choice, real"] > (0.5 if "switched" in name else 0.9)
+    # Of ten captions; switching costs English, see C9, and a Q-Former's are ranked by likelihood.
+    assert card["english_on_val"]["choice, real"] > (0.9 if "MLA" in name or "without" in name else 0.5)
     assert card["english_on_val"]["choice, blind"] < 0.2
     monkeypatch.setattr(train, "fit", never)
     bench = one.bench(progress=False)
