@@ -81,6 +81,8 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
             elif isinstance(arm, realigning.Realigning):
                 pairs = arm.total
             assert pairs == PAIRS
+            if system.abroad or system.translated:
+                assert arm.noise == head_to_head.NOISE  # one translator for all who read one
 
 
 def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
