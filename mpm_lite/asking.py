@@ -23,7 +23,7 @@ from mpm_lite.data import grammar, text, toyworld
 from mpm_lite.data.instructions import questions_asked
 from mpm_lite.data.scenes import Scene
 from mpm_lite.recipes.mpm_chat import MpmChat
-from mpm_lite.runtime import unknown
+from mpm_lite.runtime import unknown, where
 from mpm_lite.towers.lm import LM
 
 LOOKS = ("real", "shuffled", "blind", "text", "translated", "begun")
@@ -67,7 +67,8 @@ def soft_tokens(recipe: MpmChat, seen: Tensor, look: str = "real") -> Tensor:
         # In float32 and back: the sum of thousands of float16 numbers is infinite.
         seen = seen.float().mean(dim=0, keepdim=True).to(seen.dtype)
     recipe.eval()
-    soft = torch.cat([recipe.predict({"seen": part})["soft"] for part in seen.split(256)])
+    on = where(recipe)
+    soft = torch.cat([recipe.predict({"seen": part.to(on)})["soft"] for part in seen.split(256)])
     return soft.expand(count, -1, -1) if look == "blind" else soft
 
 

@@ -121,8 +121,10 @@ class ChatResults:
 
 @lru_cache(maxsize=8)
 def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
-    """A language model, loaded once a process; with seed None the `turn`-th of those there are, round and round."""
-    return load_lm(name, toys.turn(name, turn) if seed is None else seed)
+    """A language model, loaded once a process; with seed None the `turn`-th of those there are, round and round. A toy one
+    stands on the CPU, as the recipes beside it do; any other where there is most to compute with."""
+    on = "cpu" if name in toys.NAMES else None
+    return load_lm(name, toys.turn(name, turn) if seed is None else seed, on)
 
 
 class Bench(Asking, Pictured):
@@ -209,7 +211,7 @@ class Bench(Asking, Pictured):
     def recipe(self, lm: LM, options: MpmChatOptions) -> MpmChat:
         """An untrained recipe on this bench's tower; torch's seed decides its weights."""
         inside = self.tower.model if options.connector == "queries" else None
-        return MpmChat(lm, self.tower.width, self.seen("val").shape[1], options, inside)
+        return MpmChat(lm, self.tower.width, self.seen("val").shape[1], options, inside).to(lm.device)
 
     def data(self, lm: LM, exchanges: Sequence[Exchange], pictures: int, options: MpmChatOptions) -> Exchanges:
         """Exchanges on the first so many training pictures, as the recipe reads them."""

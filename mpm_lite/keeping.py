@@ -70,4 +70,4 @@ def trained(
 
 def mark(recipe: nn.Module) -> str:
     """A digest of weights."""
-    return digest(v.numpy().tobytes() for v in recipe.state_dict().values())
+    return digest(v.cpu().numpy().tobytes() for v in recipe.state_dict().values())

@@ -94,8 +94,9 @@ class Likeness:
         texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(list(captions)))).float()
         alignment = self.alignment  # trained now, if it was not yet: with gradients
         with torch.no_grad():
-            said = alignment.predict({"image": pictures, "text": texts})
-        return (F.normalize(said["image"], dim=-1) @ F.normalize(said["text"], dim=-1).T).numpy()
+            on = runtime.where(alignment)
+            said = alignment.predict({"image": pictures.to(on), "text": texts.to(on)})
+        return (F.normalize(said["image"], dim=-1) @ F.normalize(said["text"], dim=-1).T).cpu().numpy()
 
     def nearness(self, pictures: Tensor, captions: Sequence[str]) -> np.ndarray:
         """Cosine of each picture's features (N, D) and its own caption, (N,): what a hidden reranker chooses by."""

@@ -124,7 +124,7 @@ class Bench(chat.Bench):
         lm, qformer = language_model(arm.first, None, seed), self._blip2(arm, seed).qformer
         told = {"bf16": runtime.fast_bf16()} | GENERATION | arm.generation_options
         torch.manual_seed(seed)
-        recipe = Mblip(lm, qformer, self.tower.width, build_options(MblipOptions, told))
+        recipe = Mblip(lm, qformer, self.tower.width, build_options(MblipOptions, told)).to(lm.device)
 
         def data() -> Exchanges:
             asked = self._described(toyworld.split_scenes("train")[: arm.english], ["en"], None, seed)
@@ -140,7 +140,7 @@ class Bench(chat.Bench):
         lm, options = language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options
         qformer = self._blip2(arm, seed).qformer
         torch.manual_seed(seed)
-        recipe = Mblip(lm, qformer, self.tower.width, options)
+        recipe = Mblip(lm, qformer, self.tower.width, options).to(lm.device)
 
         before = lambda: qformer.load_state_dict(self.english(arm, seed).state_dict())  # noqa: E731
 

@@ -37,6 +37,11 @@ def device(name: str | torch.device | None = None) -> torch.device:
     return chosen
 
 
+def where(module: torch.nn.Module) -> torch.device:
+    """The device that a module's weights are on; the CPU for one that has none."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
 def compute_dtype(on: torch.device) -> torch.dtype:
     """bfloat16 from compute capability 8.0 on, float16 on older GPUs, float32 on a CPU.
 

@@ -134,7 +134,8 @@ def fit(
     score: Callable[[Recipe], float] | None = None,
     device: str | torch.device | None = None,
 ) -> History:
-    """Train `recipe` through its stages, in place; returns what was recorded. `data` is for every stage, or one each.
+    """Train `recipe` through its stages, in place; returns what was recorded. `data` is for every stage, or one each. It
+    learns on `device` (CUDA where there is one, else the CPU), and stands afterwards where it stood before.
 
     With `score` (higher is better, on validation data) the weights of the best scored step are the ones left in the
     recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
@@ -143,7 +144,7 @@ def fit(
     each = by_stage(recipe, data)
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
-    on = runtime.device(device)
+    on, here = runtime.device(device), runtime.where(recipe)
     across.start(on)
     accelerator = _accelerator(recipe, plan, on)
     torch.manual_seed(
@@ -266,7 +267,7 @@ def fit(
         accelerator.end_training()
     if best is not None:
         recipe.load_state_dict(best)
-    recipe.to(accelerator.device).eval()
+    recipe.to(here).eval()
     return history
 
 

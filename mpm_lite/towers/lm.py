@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite import ops, runtime
-from mpm_lite.towers import toys
+from mpm_lite.towers import attention, toys
 from mpm_lite.towers.halves import frozen, in_halves
 from mpm_lite.towers.text import bar
 from mpm_lite.towers.writing import Begin, beginning, context_of, settings, until
@@ -84,7 +83,7 @@ class LM:
         device: torch.device,
         languages: frozenset[str] = frozenset(),
     ) -> None:
-        self.name, self.fingerprint, self.languages, self.device = name, fingerprint, languages, device
+        self.name, self.fingerprint, self.languages = name, fingerprint, languages
         # A quantised one is where it belongs, and its weights are no floats to be widened.
         self.quantised = bool(getattr(model, "is_quantized", False))
         self.model = model.eval().requires_grad_(False) if self.quantised else frozen(model, device, name)
@@ -100,6 +99,11 @@ class LM:
         self.head = model.get_output_embeddings()  # its weight (V, D)
         self._knows_places = "position_ids" in inspect.signature(model.base_model.forward).parameters
         self._plain = self._head_is_plain()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it stands: a recipe that learns takes it along."""
+        return self.model.get_input_embeddings().weight.device
 
     # text and tokens
 
@@ -216,22 +220,10 @@ class LM:
         embeds = torch.cat([context.embeds, self.embed(ids)], dim=1)
         mask = torch.cat([context.mask, there], dim=1)
         inputs = self._inputs(embeds, mask)
-        with self._quick_attention():
+        with attention.chosen(self.model.config, self.device):
             out = self.model.base_model(**inputs).last_hidden_state if self._plain else self.model(**inputs).logits
         first = context.embeds.shape[1] - 1
         return out[:, first : first + ids.shape[1]]
-
-    @contextmanager
-    def _quick_attention(self) -> Iterator[None]:
-        """Not fused where a recipe trains in bfloat16 on a CPU: that kernel's gradient costs more than all else there."""
-        config = self.model.config
-        usual = config._attn_implementation
-        slow = self.device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
-        config._attn_implementation = "eager" if slow and usual == "sdpa" else usual
-        try:
-            yield
-        finally:
-            config._attn_implementation = usual
 
     def _inputs(self, embeds: Tensor, mask: Tensor) -> dict[str, Any]:
         """What the model is called with: (N, T, D) and (N, T); places are counted over real tokens only."""
@@ -301,7 +293,7 @@ class LM:
         def written(place: slice) -> list[str]:
             context = self.read(prompts[place], None if soft is None else soft[place])
             self._fits(context.embeds.shape[1] if self.kind == "causal" else 0, new_tokens)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), attention.chosen(self.model.config, self.device):
                 warnings.simplefilter("ignore")
                 ids = self.model.generate(
                     inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
