@@ -2,7 +2,8 @@
 
     mpm-lite claims run C1 --seeds 5     resumes per arm and seed; OUT/claims holds a file for each
     mpm-lite claims table                the ledger; under five seeds a claim is pending
-    mpm-lite claims pack --out OUT       those files as one, OUT/claims.parquet, far smaller; runs go on from it
+    mpm-lite claims pack --out OUT       those files as one, OUT/claims.parquet, far smaller; runs go on from it. Rows of
+                                         comparisons (`mpm-lite run head_to_head`) too
 
 Every arm that two claims share is run once.
 """
@@ -22,6 +23,7 @@ from mpm_lite import claims_chat, claims_m3p, claims_mblip, claims_mla, claims_p
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.claims_chat import C7_ARMS, OTHERS, SHARES
 from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
+from mpm_lite.packing import Shelf
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
 
@@ -31,7 +33,6 @@ CLAIMS = {
     name: _ALL[name] for name in sorted(_ALL, key=lambda name: int(name.removeprefix("C")) if name[0] == "C" else 0)
 }
 LEDGER = "results/claims.json"
-DIGITS = 3  # of a score in a packed row
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")
 
 
@@ -42,10 +43,14 @@ def claim(name: str) -> Claim:
     return CLAIMS[name]
 
 
-def place(out: Path, arm: Any, seed: int, asked: Any) -> Path:
-    """The file that holds one arm's rows of one seed; arms and questions that are the same have the same file."""
-    key = digest([json.dumps(asdict(arm), sort_keys=True), json.dumps(dict(asked), sort_keys=True)])[:16]
-    return out / "claims" / f"{key}-{seed}.parquet"
+def shelf(out: Path, name: str = "") -> Shelf:
+    """Where the rows of claims lie; `name` is the claim that a sentence on missing ones names."""
+    return Shelf(out, "claims", f"mpm-lite claims run {name}".strip())
+
+
+def key(arm: Any, seed: int, asked: Any) -> str:
+    """The name of one arm's rows of one seed; arms and questions that are the same have the same name."""
+    return f"{digest([json.dumps(asdict(arm), sort_keys=True), json.dumps(dict(asked), sort_keys=True)])[:16]}-{seed}"
 
 
 def run(
@@ -61,81 +66,25 @@ def run(
     Stopped at any time, the same call goes on with the next arm and seed. Seeds come first: after one round of all arms
     there is one seed of everything.
     """
-    one = claim(name)
+    one, rows = claim(name), shelf(out)
     bench = bench or one.bench()
-    todo, packed = [(seed, arm) for seed in seeds for arm in one.arms], set(_packed(out)["key"])
-    for k, (seed, arm) in enumerate(todo, 1):
-        path = place(out, one.arms[arm], seed, {**one.asked, "split": split})
-        if path.exists() or path.stem in packed:
+    todo = {(seed, arm): key(one.arms[arm], seed, {**one.asked, "split": split}) for seed in seeds for arm in one.arms}
+    missing = set(rows.missing(todo.values()))
+    for k, ((seed, arm), name_of) in enumerate(todo.items(), 1):
+        if name_of not in missing or rows.loose(name_of).exists():  # two arms of one name are one
             continue
         say(f"{name} {k} of {len(todo)}: {arm}, seed {seed}")
-        rows = bench.test(bench.train(one.arms[arm], seed), seed, split=split, **one.asked)
-        rows = rows.dropna(axis="columns", how="all")
-        rows = rows.astype(dict.fromkeys(_scores(rows), "float32"))
-        write_atomic(path, rows.to_parquet(compression="zstd", index=False))
+        rows.put(name_of, bench.test(bench.train(one.arms[arm], seed), seed, split=split, **one.asked))
     return judged(one, out, seeds, split)
 
 
 def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
     """The rows of all arms of a claim, with a column `arm`. UserError where one is missing or torn."""
-    frames, packed = [], dict(list(_packed(out).groupby("key")))
-    for arm, what in one.arms.items():
-        for seed in seeds:
-            path = place(out, what, seed, {**one.asked, "split": split})
-            if path.stem in packed:
-                frames.append(packed[path.stem].assign(arm=arm))
-                continue
-            try:
-                frames.append(pd.read_parquet(path).assign(arm=arm))
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{one.id}: the rows of arm {arm!r}, seed {seed}, are not readable at {path}: delete that file, and "
-                    f"`mpm-lite claims run {one.id}` makes it again."
-                ) from error
-    return pd.concat(frames, ignore_index=True)
-
-
-def _packed(out: Path) -> pd.DataFrame:
-    """The rows in OUT/claims.parquet, whose column `key` is the name of the file that each was in; none where there is none."""
-    path = out / "claims.parquet"
-    if not path.exists():
-        return pd.DataFrame({"key": []})
-    try:
-        rows = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} is not readable: delete it, and `mpm-lite claims run` makes its rows again."
-        ) from error
-    # Back from categories, which a grouping would cross with each other.
-    return rows.astype({name: str for name, kind in rows.dtypes.items() if kind == "category"})
-
-
-def pack(out: Path) -> Path:
-    """Put the rows of all files under OUT/claims into OUT/claims.parquet, scores to DIGITS places, and delete the files."""
-    loose, packed = sorted((out / "claims").glob("*.parquet")), _packed(out)
-    there = set(packed["key"])
-    try:
-        frames = [pd.read_parquet(path).assign(key=path.stem) for path in loose if path.stem not in there]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"A file under {out / 'claims'} is not readable ({error}): delete it and run its claim."
-        ) from error
-    if not loose:
-        raise UserError(f"No rows lie under {out / 'claims'}: `mpm-lite claims run --out {out}` makes some.")
-    rows = pd.concat([*([packed] if len(packed) else []), *frames], ignore_index=True)
-    scores = _scores(rows)
-    rows[scores] = rows[scores].astype("float64").round(DIGITS).astype("float32")
-    names = [column for column in rows if column not in scores and rows[column].dtype != "int64"]
-    rows = rows.astype(dict.fromkeys(names, "category")).sort_values("key", kind="stable", ignore_index=True)
-    write_atomic(out / "claims.parquet", rows.to_parquet(compression="zstd", compression_level=19, index=False))
-    for path in loose:
-        path.unlink()
-    return out / "claims.parquet"
-
-
-def _scores(rows: pd.DataFrame) -> list[str]:
-    """The columns that hold scores: those of floating-point numbers."""
-    return rows.select_dtypes("floating").columns.tolist()
+    runs = [
+        (arm, seed, key(what, seed, {**one.asked, "split": split})) for arm, what in one.arms.items() for seed in seeds
+    ]
+    rows = shelf(out, one.id).read({name: f"arm {arm!r}, seed {seed}" for arm, seed, name in runs})
+    return pd.concat([rows[name].assign(arm=arm) for arm, _, name in runs], ignore_index=True)
 
 
 def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:

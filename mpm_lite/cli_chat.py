@@ -69,7 +69,11 @@ def claims(args: argparse.Namespace) -> None:
         return
     out = Path(args.out or "runs/claims")
     if args.action == "pack":
-        print(f"Written: {c.pack(out)}")
+        from mpm_lite.head_to_head import shelves
+
+        every = [c.shelf(out), *shelves(out), *shelves(out, "head_to_head_real")]
+        for one in [one for one in every if one.files()] or every[:1]:
+            print(f"Written: {one.pack()}")
         return
     ledger = out / "claims.json"
     if args.action == "run":

@@ -145,11 +145,12 @@ def curves(
     log: bool = True,
     **labels: str,
 ) -> Any:
-    """Lines of y against x, one a value of `lines`, with a band from low to high where given."""
-    plt = house()
+    """Lines of y against x, one a value of `lines`, with a band from low to high where given. Where x are names and no
+    numbers, they stand in the order in which they come, and log has to be off."""
+    plt, numbers = house(), pd.api.types.is_numeric_dtype(table[x])
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
     for i, (name, rows) in enumerate(table.groupby(lines, sort=False)):
-        rows = rows.sort_values(x)
+        rows = rows.sort_values(x) if numbers else rows
         axis.plot(
             rows[x],
             rows[y],
@@ -167,7 +168,7 @@ def curves(
         axis.minorticks_off()
     axis.set(**({"xlabel": x, "ylabel": y} | labels))
     axis.legend()
-    first = table.sort_values(x)
+    first = table.sort_values(x) if numbers else table
     return describe(
         figure,
         f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {', '.join(map(str, table[lines].unique()))}; from {first[y].iloc[0]:.2f} at the left to {first[y].iloc[-1]:.2f} at the right.",

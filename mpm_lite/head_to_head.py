@@ -19,12 +19,13 @@ import pandas as pd
 
 from mpm_lite import accounts, acquiring, chat, iglue, matching, pairing, realigning, runtime
 from mpm_lite.acquiring import Acquiring
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import digest
 from mpm_lite.chat import Chat
 from mpm_lite.claims import FIRST_SEED
 from mpm_lite.claims_chat import OTHERS
 from mpm_lite.judging import Drawn, Sample, mean
 from mpm_lite.matching import Matching
+from mpm_lite.packing import Shelf
 from mpm_lite.pairing import Pairing
 from mpm_lite.realigning import Realigning
 from mpm_lite.studies import commit, written
@@ -144,14 +145,21 @@ SYSTEMS = {
 }  # fmt: skip
 
 
-def items(system: System, table: str, seed: int, split: str, count: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
+    """Where the rows of a comparison lie, and what its training cost."""
+    name, command = study.replace("_", "-"), f"mpm-lite run {study}"
+    return Shelf(out, f"{name}-rows", command), Shelf(out, f"{name}-costs", command, rounded=False)
+
+
+def items(
+    system: System, table: str, seed: int, split: str, count: int | None, kept: tuple[Shelf, Shelf]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of a system in a table with a seed, of the first table with those of toy-IGLUE, and what its training cost:
-    computed, or read back from MPM_LITE_HOME/head-to-head."""
+    computed, or read back from where they are `kept`, which no session's end empties."""
     arm, whole = system.arms[table], table == TABLES[0]
     said = [type(arm).__name__, json.dumps(asdict(arm), sort_keys=True), split, str(count), str(seed), str(whole)]
-    path = runtime.home() / "head-to-head" / f"{digest(said)[:16]}.parquet"
-    costs = path.with_suffix(".costs.parquet")
-    if not path.exists():
+    key, (scores, costs) = digest(said)[:16], kept
+    if scores.missing([key]):
         bench = system.bench()
         with accounts.kept() as book:
             recipe = bench.train(arm, seed)
@@ -159,9 +167,10 @@ def items(system: System, table: str, seed: int, split: str, count: int | None) 
         if whole:
             more = iglue.scores(bench, recipe, seed, split, bench.languages(recipe), count=count)
             rows = rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
-        write_atomic(costs, accounts.table(book).to_parquet(index=False))
-        write_atomic(path, rows.to_parquet(index=False))
-    return pd.read_parquet(path), pd.read_parquet(costs)
+        costs.put(key, accounts.table(book))
+        scores.put(key, rows)
+    what = {key: f"{type(arm).__name__}, equal {table}, seed {seed}"}
+    return scores.read(what)[key], costs.read(what)[key]
 
 
 def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
@@ -212,22 +221,25 @@ def read(model: str) -> dict[str, int]:
 
 def run(
     out: Path, seeds: int = 3, split: str = "test", count: int = COUNT, say: Callable[[str], None] = lambda line: None,
-    systems: Sequence[str] = tuple(SYSTEMS),
+    systems: Sequence[str] = tuple(SYSTEMS), tables: Sequence[str] = TABLES,
 ) -> list[Path]:  # fmt: skip
-    """Train and test what is missing and write OUT/head-to-head.csv, OUT/head-to-head-budgets.csv and a card. Seeds come
-    first: after one round there is one seed of everything."""
-    version, many = commit(), range(FIRST_SEED, FIRST_SEED + seeds)
-    rows: dict[str, list[pd.DataFrame]] = {table: [] for table in TABLES}
-    costs: dict[tuple[str, str], pd.DataFrame] = {}
-    for seed in many:
-        for name in systems:
-            for table in TABLES:
+    """Train and test what is missing, table by table, and after each write OUT/head-to-head.csv,
+    OUT/head-to-head-budgets.csv and a card of those that are whole; rows are kept under OUT, so that it goes on there."""
+    version, many, kept = commit(), range(FIRST_SEED, FIRST_SEED + seeds), shelves(out)
+    scores: list[pd.DataFrame] = []
+    budgets: list[dict[str, Any]] = []
+    files: list[Path] = []
+    for table in tables:
+        rows, costs = [], {}
+        for seed in many:
+            for name in systems:
                 say(f"{name}, equal {table}, seed {seed}")
-                found, cost = items(SYSTEMS[name], table, seed, split, count)
-                rows[table].append(found.assign(arm=name))
-                costs.setdefault((table, name), cost)
-    scores = [scored(pd.concat(rows[table], ignore_index=True)).assign(table=table) for table in TABLES]
-    budgets = pd.DataFrame([{"table": table, **budget(name, cost)} for (table, name), cost in costs.items()])
-    tables = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": budgets}
-    card = {"split": split, "pairs": PAIRS, "updates": UPDATES}
-    return written(out, "head_to_head", tables, card, "head-to-head", version, many)
+                found, cost = items(SYSTEMS[name], table, seed, split, count, kept)
+                rows.append(found.assign(arm=name))
+                costs.setdefault(name, cost)
+        scores.append(scored(pd.concat(rows, ignore_index=True)).assign(table=table))
+        budgets += [{"table": table, **budget(name, cost)} for name, cost in costs.items()]
+        every = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": pd.DataFrame(budgets)}
+        card = {"split": split, "pairs": PAIRS, "updates": UPDATES, "tables": list(tables[: len(scores)])}
+        files = written(out, "head_to_head", every, card, "head-to-head", version, many)
+    return files

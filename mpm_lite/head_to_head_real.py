@@ -17,7 +17,7 @@ import pandas as pd
 
 from mpm_lite.acquiring import Acquiring
 from mpm_lite.claims import FIRST_SEED
-from mpm_lite.head_to_head import System, items, scored
+from mpm_lite.head_to_head import System, items, scored, shelves
 from mpm_lite.pairing import Pairing
 from mpm_lite.real import DUAL, LANGUAGES, MOST, REAL, AcquiringReal, PairingReal, captions
 from mpm_lite.studies import commit, written
@@ -47,10 +47,11 @@ def run(
 ) -> list[Path]:  # fmt: skip
     """Train and test what is missing and write OUT/head-to-head-real.csv and its card."""
     version, many, rows, costs = commit(), range(FIRST_SEED, FIRST_SEED + seeds), [], {}
+    kept = shelves(out, "head_to_head_real")
     for seed in many:
         for name in systems:
             say(f"{name}, real pictures, seed {seed}")
-            found, cost = items(SYSTEMS[name], TABLE, seed, split, None)
+            found, cost = items(SYSTEMS[name], TABLE, seed, split, None, kept)
             rows.append(found.assign(arm=name))
             costs.setdefault(name, cost)
     table = scored(pd.concat(rows, ignore_index=True), metrics=("recall", "choice"))

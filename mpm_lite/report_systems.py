@@ -16,6 +16,11 @@ TITLES = {"pairs": "equal pairs", "updates": "equal updates too", "parameters": 
 IGLUE = {"retrieval": "retrieval", "true": "true or false", "either": "true of either", "english": "answers in English"}
 
 
+def titles() -> dict[str, str]:
+    """The tables that have run, and what each is called."""
+    return {name: title for name, title in TITLES.items() if name in card(NAME)["tables"]}
+
+
 def joined(metric: str = "choice", language: str = "others") -> pd.DataFrame:
     """A line a table and system: a score with its interval, beside what the system cost and read."""
     scores = read(NAME).query("metric == @metric and language == @language")
@@ -86,7 +91,7 @@ def toys() -> str:
         f"Which of ten captions belongs to the picture: choices right on test, {len(told['seeds'])} seeds, {told['pairs']:,} image-caption pairs each.",
         f"![{figure().mpm_alt}](assets/{FIGURE})",
     ]  # fmt: skip
-    for name, title in TITLES.items():
+    for name, title in titles().items():
         parts += [f"*{title[0].upper()}{title[1:]}:*", table(name)]
     parts += [
         "*Toy-IGLUE, at equal pairs (English, mean of the nine others, chance of those):*",
@@ -98,4 +103,4 @@ def toys() -> str:
 
 def figure() -> Any:
     """The comparison as a figure."""
-    return figures.head_to_head(joined(), TITLES)
+    return figures.head_to_head(joined(), titles())

@@ -303,7 +303,7 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
     assert table.set_index("claim").loc["C1", "seeds"] == 1 and (table["verdict"] == "pending").all()
     loose = tmp_path / "loose"
     shutil.copytree(tmp_path / "claims", loose / "claims")
-    packed = claims.pack(loose)
+    packed = claims.shelf(loose).pack()
     assert not list((loose / "claims").iterdir()) and packed.name == "claims.parquet"
     said.clear()
     again = claims.run("C1", loose, [20], "val", said.append)
@@ -311,9 +311,9 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
     assert again.keys() == found.keys() and again["effect"] == pytest.approx(found["effect"], abs=0.01, nan_ok=True)
     claims.run("C1", loose, [20, 21], "val", said.append)
     assert len(said) == 3
-    assert len(pd.read_parquet(claims.pack(loose))) == 2 * len(claims.items(tiny, tmp_path, [20], "val"))
+    assert len(pd.read_parquet(claims.shelf(loose).pack())) == 2 * len(claims.items(tiny, tmp_path, [20], "val"))
     with pytest.raises(UserError, match="No rows lie under"):
-        claims.pack(loose)
+        claims.shelf(loose).pack()
     packed.write_bytes(b"torn")
     with pytest.raises(UserError, match="not readable: delete it"):
         claims.items(tiny, loose, [20], "val")

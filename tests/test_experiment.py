@@ -321,3 +321,6 @@ def test_figures_describe_themselves():
     assert "alignment" in figures.retention_against_alignment(rows).mpm_alt
     lines = pd.DataFrame({"n": [1, 10, 1, 10], "y": [0.1, 0.2, 0.3, 0.4], "arm": list("aabb")})
     assert "from 0.10" in figures.curves(lines, "n", "y", "arm").mpm_alt
+    named = lines.assign(n=["sw", "en"] * 2)  # names keep their order
+    drawn = figures.curves(named, "n", "y", "arm", log=False)
+    assert [t.get_text() for t in drawn.axes[0].get_xticklabels()] == ["sw", "en"]

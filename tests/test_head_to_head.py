@@ -115,6 +115,29 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     monkeypatch.setattr(head_to_head, "SYSTEMS", {k: replace(v, bench=never) for k, v in SMALL.items()})
     run()
     assert pd.read_csv(home / "out" / "head-to-head.csv").to_csv() == before
+    assert cli.main(["claims", "pack", "--out", str(home / "out")]) == 0
+    assert not list((home / "out" / "head-to-head-rows").iterdir())
+    run()
+    again = pd.read_csv(home / "out" / "head-to-head.csv")
+    pd.testing.assert_frame_equal(again, scores, atol=1e-3)
+    told = json.loads((home / "out" / "head-to-head.json").read_text())
+    assert told["tables"] == list(TABLES) and (pd.read_csv(home / "out" / "head-to-head-budgets.csv") == budgets).all(
+        axis=None
+    )
+
+
+def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, monkeypatch):
+    monkeypatch.setattr(head_to_head, "SYSTEMS", SMALL)
+
+    def stopping(line):
+        if "equal updates" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        head_to_head.run(home / "out", 1, "val", 20, stopping, ("pivot",))
+    assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs"}
+    monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
+    assert list(report_systems.titles()) == ["pairs"]
 
 
 def test_the_comparison_takes_no_settings(home, capsys):

@@ -1,0 +1,105 @@
+"""Rows of long studies: a file a run while they come in, packed into one table that can be committed, and read from both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mpm_lite.cache import write_atomic
+from mpm_lite.runtime import UserError
+
+DIGITS = 3  # of a score in a packed row
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Rows under a folder: OUT/NAME/KEY.parquet a run, and OUT/NAME.parquet, packed, whose column `key` says which run each
+    row is of. `command` makes rows again; with `rounded`, packed scores have DIGITS places."""
+
+    out: Path
+    name: str
+    command: str
+    rounded: bool = True
+
+    @property
+    def path(self) -> Path:
+        """The packed file."""
+        return self.out / f"{self.name}.parquet"
+
+    def loose(self, key: str) -> Path:
+        """The file of one run."""
+        return self.out / self.name / f"{key}.parquet"
+
+    def files(self) -> list[Path]:
+        """The files of runs that are not packed yet."""
+        return sorted((self.out / self.name).glob("*.parquet"))
+
+    def packed(self) -> pd.DataFrame:
+        """The rows that are packed; none where there is no file. UserError where it is torn."""
+        if not self.path.exists():
+            return pd.DataFrame({"key": []})
+        try:
+            rows = pd.read_parquet(self.path)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.path} is not readable: delete it, and `{self.command}` makes its rows again."
+            ) from error
+        # Back from categories, which a grouping would cross with each other.
+        return rows.astype({name: str for name, kind in rows.dtypes.items() if kind == "category"})
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Those of the keys that no rows are kept of."""
+        there = set(self.packed()["key"])
+        return [key for key in keys if key not in there and not self.loose(key).exists()]
+
+    def put(self, key: str, rows: pd.DataFrame) -> None:
+        """Keep a run's rows, whole or not at all: no empty columns, scores in half the bits if they are rounded later anyway."""
+        rows = rows.dropna(axis="columns", how="all")
+        if self.rounded:
+            rows = rows.astype(dict.fromkeys(scores(rows), "float32"))
+        write_atomic(self.loose(key), rows.to_parquet(compression="zstd", index=False))
+
+    def read(self, keys: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+        """The rows of runs, by key; `keys` says what each is, for the UserError where one is missing or torn."""
+        by = dict(list(self.packed().groupby("key")))
+        return {key: by[key] if key in by else self._read(key, what) for key, what in keys.items()}
+
+    def _read(self, key: str, what: str) -> pd.DataFrame:
+        path = self.loose(key)
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"The rows of {what} are not readable at {path}: delete that file, and `{self.command}` makes it again."
+            ) from error
+
+    def pack(self) -> Path:
+        """Put the rows of all files into the packed one, and delete the files. UserError where one is torn, or none is there."""
+        files, before = self.files(), self.packed()
+        if not files:
+            raise UserError(f"No rows lie under {self.out / self.name}: `{self.command} --out {self.out}` makes some.")
+        there = set(before["key"])
+        try:
+            frames = [pd.read_parquet(path).assign(key=path.stem) for path in files if path.stem not in there]
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"A file under {self.out / self.name} is not readable ({error}): delete it and run `{self.command}`."
+            ) from error
+        rows = pd.concat([*([before] if len(before) else []), *frames], ignore_index=True)
+        of = scores(rows)
+        if self.rounded:
+            rows[of] = rows[of].astype("float64").round(DIGITS).astype("float32")
+        names = [column for column in rows if column not in of and rows[column].dtype != "int64"]
+        rows = rows.astype(dict.fromkeys(names, "category")).sort_values("key", kind="stable", ignore_index=True)
+        write_atomic(self.path, rows.to_parquet(compression="zstd", compression_level=19, index=False))
+        for path in files:
+            path.unlink()
+        return self.path
+
+
+def scores(rows: pd.DataFrame) -> list[str]:
+    """The columns that hold scores: those of floating-point numbers."""
+    return rows.select_dtypes("floating").columns.tolist()
