@@ -224,10 +224,15 @@ def bench_markdown() -> str:
     rows = bench_rows()
     cards = rows[~rows["hardware"].str.contains("(", regex=False)]["hardware"].unique().tolist()
     first = rows.iloc[0]
-    gpu = f"GPU rows: {', '.join(cards)}." if cards else "On a GPU: not measured. No row is estimated."
+    gpu = "On a GPU: not measured. No row is estimated."
+    if cards:
+        of = rows[rows["hardware"].isin(cards)]
+        there, missing = list(dict.fromkeys(of["op"])), [op for op in BENCH_ROWS if op not in set(of["op"])]
+        gpu = f"On {' and '.join(cards)}, torch {' and '.join(dict.fromkeys(of['torch']))}: medians of {of['rounds'].max()} runs of {', '.join(there)}."
+        gpu += f" Not measured there: {', '.join(missing)}." if missing else ""
     return "\n\n".join(
         [
-            f"Forward and gradients (ranks: forward), float32, medians of {first['rounds']} runs in turns, torch {first['torch']}, {first['threads']} threads. The error is the relative error of the worse gradient against float64 on the same inputs; for ranks the share of queries whose rank differs. {gpu}",
+            f"Forward and gradients (ranks: forward), on a CPU in float32, medians of {first['rounds']} runs in turns, torch {first['torch']}, {first['threads']} threads. The error is the relative error of the worse gradient against float64 on the same inputs; for ranks the share of queries whose rank differs. {gpu}",
             bench(),
             f"![Time and memory of each op against its size, ours and the naive form, on logarithmic axes.](assets/{BENCH_FIGURE})",
             "Made by `python -m mpm_lite.report` from [assets/bench](assets/bench); `mpm-lite bench --out assets/bench` measures your machine. All sizes, and the forward alone, are in the rows.",

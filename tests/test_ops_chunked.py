@@ -352,6 +352,15 @@ def test_rows_are_kept_by_hardware_and_shape(tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_a_peer_that_gives_something_else_is_left_out_of_the_benchmark(monkeypatch, capsys):
+    real = bench.providers
+    rows_each = lambda a, b, s: (a @ b.T).diagonal() * s  # noqa: E731
+    monkeypatch.setattr(bench, "providers", lambda *a, **k: real(*a, **k) | {"a loss a row": rows_each})
+    rows = list(bench.run_case(bench.Case("clip_loss", 8, 8, 4), torch.device("cpu"), rounds=3, peers=False))
+    assert {row["provider"] for row in rows} == {"mpm_lite chunked", "naive"}
+    assert "a loss a row: left out" in capsys.readouterr().err
+
+
 ALONE = """
 import sys
 class Blocker:

@@ -128,14 +128,13 @@ def run_case(
             try:
                 result = call()
                 _sync(device)
+                first = 1e3 * (time.perf_counter() - start)
+                errors = _errors(case, result, truth, backward)  # of whoever gives something else, too
+                rows[name] = {"first_ms": first, "peak_mb": _peak(call, device) / 1e6} | errors
             except (RuntimeError, ValueError, AttributeError, ImportError) as error:
                 print(f"  {name}: left out, {str(error).splitlines()[0][:120]}", file=sys.stderr)
                 continue
-            first = 1e3 * (time.perf_counter() - start)
             calls[name] = call
-            rows[name] = {"first_ms": first, "peak_mb": _peak(call, device) / 1e6} | _errors(
-                case, result, truth, backward
-            )
             del result
         times: dict[str, list[float]] = {name: [] for name in calls}
         flush = torch.empty(2**28, dtype=torch.int8, device=device) if device.type == "cuda" else None
