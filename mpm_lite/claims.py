@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import claims_chat, claims_m3p, claims_mblip, claims_mla, claims_paint, runtime
+from mpm_lite import claims_chat, claims_m3p, claims_mblip, claims_mla, claims_paint, disputes, runtime
 from mpm_lite.cache import digest, write_atomic
 from mpm_lite.claims_chat import C7_ARMS, OTHERS, SHARES
 from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
@@ -154,6 +154,8 @@ def told(name: str, ledger: Path | None = None, about: str = "") -> str:
     lines.append(f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']})")
     lines.append(f"  effect: {span(row['effect'], row['low'], row['high'])} {one.effect}")
     lines.append(f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {one.control}")
+    disputed = [disputes.told(of, row) for of in disputes.DISPUTES if of.claim == name]
+    lines += [fill(f"  {line}", 100, subsequent_indent="    ") for line in disputed]
     return "\n".join([*lines, *(f"    {span(*of)} {what}" for what, of in row["details"].items() if about in what)])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import claims, figures, report_paint, report_systems, runtime
+from mpm_lite import claims, disputes, figures, report_paint, report_systems, runtime
 from mpm_lite.alignment import CELLS
 from mpm_lite.data.languages import display_name
 from mpm_lite.report_tables import card, has, markdown_table, percent, read, span
@@ -151,9 +151,26 @@ def claims_markdown() -> str:
             markdown_table(
                 ["claim", "of the paper", "its figure", "here: effect [95 %]", "control", "seeds", "verdict"], lines
             ),
+            *disputed(known),
             f"Rules, arms and controls: {files}, committed before the runs. Under {claims.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report`.",
         ]
     )
+
+
+def disputed(known: dict[str, dict[str, Any]]) -> list[str]:
+    """Where others disagree, and the answer of the ledger; nothing where no claim has run that decides one."""
+    ran = [one for one in disputes.DISPUTES if one.claim in known]
+    if not ran:
+        return []
+    lines = []
+    for one in ran:
+        row = known[one.claim]
+        here = f"**{disputes.answer(one, row)}**: {span(*disputes.interval(one, row))} ({one.said}; bar {one.bar:g}; {one.claim})"
+        lines.append([one.question, one.yes, one.no, here])
+    return [
+        "Where others disagree, and what the ledger's figures say:",
+        markdown_table(["question", "yes", "no", "here"], lines),
+    ]
 
 
 def names_markdown() -> str:

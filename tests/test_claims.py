@@ -1,5 +1,6 @@
 """The ledger's machinery on made-up rows whose answer is known, and on one tiny claim that really runs."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpm_lite import UserError, choosing, claims, claims_chat, cli, figures, judging, painting, runtime
+from mpm_lite import UserError, choosing, claims, claims_chat, cli, disputes, figures, judging, painting, runtime
 from mpm_lite.asking import METRICS as OF_CHAT
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Chat
@@ -376,3 +377,18 @@ def test_the_ledger_that_ships_is_what_its_rows_say():
         for figure in ("effect", "low", "high", "control_effect"):
             assert again[figure] == pytest.approx(row[figure], abs=0.003), (name, figure)
         assert again["details"].keys() == row["details"].keys()
+
+
+def test_disputes_are_decided_by_figures_of_the_ledger():
+    row = {"effect": 0.3, "low": 0.2, "high": 0.4, "details": {"closed answers": [0.0, -0.02, 0.02]}}
+    pairs, closed, *_ = disputes.DISPUTES
+    assert disputes.answer(pairs, row) == "yes" and disputes.answer(closed, row) == "no"
+    assert disputes.answer(replace(closed, bar=0.01), row) == "open"
+    assert "Here no: 0.00 [-0.02, 0.02]" in disputes.told(closed, row)
+    for one in (
+        disputes.DISPUTES
+    ):  # each side has a tag that says where its figure is from, and no figure that nobody verified
+        assert all(re.search(r"\[[RSD]\]", side) and "[M]" not in side for side in (one.yes, one.no)), one
+        if (ran := claims.read().get(one.claim)) is not None:
+            assert disputes.answer(one, ran) in ("yes", "no", "open")
+            assert disputes.told(one, ran)[:60] in " ".join(claims.told(one.claim).split())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mpm_lite import claims, judging
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
 from mpm_lite.runtime import UserError
@@ -161,6 +162,16 @@ def test_ledger_tables_come_from_the_ledger(book):
     assert not any("results/" in source and "mpm.asset(" not in source for source in sources)
     text = re.sub(r"```.*?```|\$\$.*?\$\$", "", prose(book), flags=re.S)
     assert not re.search(r"\b0\.\d\d\s*\[|\brho (of|=|is) 0\.\d", text)
+
+
+def test_verdicts_shown_are_those_of_the_ledger(book):
+    """A table of claims that was shown before the ledger went on is told apart from one of today."""
+    known = claims.table().set_index("claim")["verdict"]
+    for cell in code(book):
+        for name, rest in re.findall(r"<th[^>]*>(C\d+)</th>(.*?)</tr>", html_of(cell), re.S):
+            cells = re.findall(r"<td[^>]*>(.*?)</td>", rest, re.S)
+            shown = set(cells) & {judging.FOR, judging.AGAINST, judging.OPEN, judging.BROKEN, judging.PENDING}
+            assert shown <= {known[name]}, (name, shown, known[name])
 
 
 # --- the helpers ---
