@@ -89,7 +89,8 @@ def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> p
 
 def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:
     """What the runs say of a claim: a row of the ledger, its details, and what was run."""
-    sample = Sample(items(one, out, seeds, split))
+    rows = items(one, out, seeds, split)
+    sample = Sample(rows)
     found = one.judge(sample)
     return {
         "claim": one.id,
@@ -105,6 +106,7 @@ def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> 
         "control_high": round(found.control.high, 4),
         "split": split,
         "first_seed": min(seeds),
+        "on": sorted(rows["on"].dropna().unique()) if "on" in rows else [],
         "details": {k: [round(v, 4) for v in (i.value, i.low, i.high)] for k, i in found.details.items()},
     }
 
@@ -151,7 +153,8 @@ def told(name: str, ledger: Path | None = None, about: str = "") -> str:
     def span(value: float, low: float, high: float) -> str:
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
-    lines.append(f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']})")
+    on = "; on " + ", ".join(row["on"]) if row.get("on") else ""
+    lines.append(f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']}{on})")
     lines.append(f"  effect: {span(row['effect'], row['low'], row['high'])} {one.effect}")
     lines.append(f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {one.control}")
     disputed = [disputes.told(of, row) for of in disputes.DISPUTES if of.claim == name]

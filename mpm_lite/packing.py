@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
 from mpm_lite.runtime import UserError
 
@@ -56,8 +57,9 @@ class Shelf:
         return [key for key in keys if key not in there and not self.loose(key).exists()]
 
     def put(self, key: str, rows: pd.DataFrame) -> None:
-        """Keep a run's rows, whole or not at all: no empty columns, scores in half the bits if they are rounded later anyway."""
-        rows = rows.dropna(axis="columns", how="all")
+        """Keep a run's rows, whole or not at all, and `on` what they were computed: no empty columns, scores in half the bits
+        if they are rounded later anyway."""
+        rows = rows.dropna(axis="columns", how="all").assign(on=runtime.hardware())
         if self.rounded:
             rows = rows.astype(dict.fromkeys(scores(rows), "float32"))
         write_atomic(self.loose(key), rows.to_parquet(compression="zstd", index=False))

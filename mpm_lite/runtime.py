@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import platform
 import random
 import sys
 from collections.abc import Iterable
@@ -35,6 +36,17 @@ def device(name: str | torch.device | None = None) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError("Device 'cuda' was asked for, but torch sees no CUDA GPU here. Use --device cpu.")
     return chosen
+
+
+def hardware() -> str:
+    """What computes here: the GPU's name, or the processor's."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def where(module: torch.nn.Module) -> torch.device:
