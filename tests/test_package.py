@@ -109,10 +109,10 @@ FLOORS = [
     {"recipes"},
     {"parts", "shards", "train", "memory", "evaluate", "captioning", "scene_reader"},
     {"accounts", "keeping", "asking", "choosing"},
-    {"results"},
+    {"results", "packing"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
     {"acquiring", "matching", "realigning", "pairing", "iglue", "real", "real_matching"},
-    {"lens", "judging", "claims_chat", "claims_paint", "claims_m3p", "claims_mla", "claims_mblip"},
+    {"lens", "judging", "disputes", "claims_chat", "claims_paint", "claims_m3p", "claims_mla", "claims_mblip"},
     {
         "tour",
         "claims",
