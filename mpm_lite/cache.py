@@ -11,11 +11,13 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from safetensors.torch import load as load_weights
@@ -37,6 +39,16 @@ def digest(parts: Iterable[str | bytes]) -> str:
 def folder() -> Path:
     """Where features lie: MPM_LITE_HOME/features."""
     return runtime.home() / "features"
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While it lasts, nobody else, in whatever process, makes that file: who comes later waits, and finds it there. A process
+    that dies lets go."""
+    locks = runtime.home() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / digest([str(path.absolute())])[:32]):
+        yield
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -75,16 +87,22 @@ def features(key: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarra
     Even a first run returns what was read back from the disk, so first and later runs see the same bytes.
     """
     path = folder() / f"{digest(key)}.safetensors"
-    if path.exists():
-        found = _read(path)
-        if found is not None:
-            return found
-        print(f"mpm_lite: the cached features {path.name} are damaged; making them again.", file=sys.stderr)
-    array = np.ascontiguousarray(compute())
-    if not np.isfinite(array).all():
-        raise runtime.UserError("A tower returned values that are not finite; nothing was cached. Check its weights.")
-    write_atomic(path, save({"features": array}, metadata={"sha256": hashlib.sha256(array.tobytes()).hexdigest()}))
-    back = _read(path)
+    found = _read(path) if path.exists() else None
+    if found is not None:
+        return found
+    with alone(path):
+        if path.exists():  # damaged, or made meanwhile
+            found = _read(path)
+            if found is not None:
+                return found
+            print(f"mpm_lite: the cached features {path.name} are damaged; making them again.", file=sys.stderr)
+        array = np.ascontiguousarray(compute())
+        if not np.isfinite(array).all():
+            raise runtime.UserError(
+                "A tower returned values that are not finite; nothing was cached. Check its weights."
+            )
+        write_atomic(path, save({"features": array}, metadata={"sha256": hashlib.sha256(array.tobytes()).hexdigest()}))
+        back = _read(path)
     if back is None:
         raise runtime.UserError(
             f"{path} does not read back as written: the disk may be failing. Set MPM_LITE_HOME to another folder."
@@ -99,9 +117,11 @@ def learned(path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]]) -> 
     Raises UserError for a file that is torn.
     """
     if not path.exists():
-        work = path.with_suffix(".run")
-        write_atomic(path, save_weights({k: v.half().contiguous() for k, v in learn(work).items()}))
-        shutil.rmtree(work, ignore_errors=True)
+        with alone(path):
+            if not path.exists():
+                work = path.with_suffix(".run")
+                write_atomic(path, save_weights({k: v.half().contiguous() for k, v in learn(work).items()}))
+                shutil.rmtree(work, ignore_errors=True)
     try:
         return {k: v.float() for k, v in load_weights(path.read_bytes()).items()}
     except SafetensorError as error:

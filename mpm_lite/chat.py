@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mpm_lite import accounts, runtime, train
 from mpm_lite.asking import METRICS, Asking, seed_of, soft_tokens
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import alone, digest, write_atomic
 from mpm_lite.choosing import Pictured
 from mpm_lite.data import grammar, load_captions, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked, questions_asked
@@ -179,14 +179,16 @@ class Bench(Asking, Pictured):
         torch.manual_seed(seed)
         recipe = self.recipe(lm, options)
         part, key = recipe.visual if options.thawed == "none" else recipe, self.key(arm, seed)
-        kept = runtime.home() / "aligned" / f"{key}.safetensors"
-        found = next((p for p in (kept, runtime.asset() / "aligned" / f"{key}.safetensors") if p.exists()), None)
+        kept, shipped = (at / "aligned" / f"{key}.safetensors" for at in (runtime.home(), runtime.asset()))
         data = lambda: self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)  # noqa: E731
-        if found:
-            part.load_state_dict({k: v.float() for k, v in from_safetensors(found.read_bytes()).items()})
-        else:
-            self._fit(recipe, data(), seed, f"{arm.lm} alignment, seed {seed}", key)
-            write_atomic(kept, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
+        there = lambda: next((p for p in (kept, shipped) if p.exists()), None)  # noqa: E731
+        if not there():
+            with alone(kept):
+                if not there():
+                    self._fit(recipe, data(), seed, f"{arm.lm} alignment, seed {seed}", key)
+                    write_atomic(kept, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
+        weights = from_safetensors(there().read_bytes())
+        part.load_state_dict({k: v.float() for k, v in weights.items()})
         accounts.note(recipe, data)
         return recipe.eval()
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -26,6 +27,7 @@ from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
 from mpm_lite.packing import Shelf
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
+from mpm_lite.workers import run as share_out
 
 FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
 _ALL = claims_chat.CLAIMS | claims_paint.CLAIMS | claims_m3p.CLAIMS | claims_mla.CLAIMS | claims_mblip.CLAIMS
@@ -60,22 +62,38 @@ def run(
     split: str = "test",
     say: Callable[[str], None] = lambda line: None,
     bench: Any = None,
+    workers: int = 1,
 ) -> dict[str, Any]:
-    """Run whatever of a claim's arms and seeds is missing, and judge. Returns the row for the ledger.
+    """Run whatever of a claim's arms and seeds is missing, in so many processes, and judge. Returns the row for the ledger.
 
     Stopped at any time, the same call goes on with the next arm and seed. Seeds come first: after one round of all arms
     there is one seed of everything.
     """
-    one, rows = claim(name), shelf(out)
-    bench = bench or one.bench()
+    one, rows, jobs = claim(name), shelf(out), {}
     todo = {(seed, arm): key(one.arms[arm], seed, {**one.asked, "split": split}) for seed in seeds for arm in one.arms}
     missing = set(rows.missing(todo.values()))
-    for k, ((seed, arm), name_of) in enumerate(todo.items(), 1):
-        if name_of not in missing or rows.loose(name_of).exists():  # two arms of one name are one
-            continue
-        say(f"{name} {k} of {len(todo)}: {arm}, seed {seed}")
-        rows.put(name_of, bench.test(bench.train(one.arms[arm], seed), seed, split=split, **one.asked))
+    bench = bench or (one.bench() if workers == 1 and missing else None)  # others make one of their own
+    # Among several, seeds begin side by side: arms of one seed would wait for what they share.
+    order = sorted(todo, key=lambda pair: list(one.arms).index(pair[1])) if workers > 1 else todo
+    for seed, arm in order:
+        if (which := todo[seed, arm]) in missing:
+            missing.remove(which)  # two arms of one name are one
+            jobs[f"{name}, {arm}, seed {seed}"] = (_run, (name, arm, seed, split, out, bench))
+    share_out(jobs, workers, say)
     return judged(one, out, seeds, split)
+
+
+def _run(name: str, arm: str, seed: int, split: str, out: Path, bench: Any = None) -> None:
+    """One arm with one seed: train, test, keep the rows."""
+    one = claim(name)
+    bench, asked = bench or _bench(name), {**one.asked, "split": split}
+    shelf(out).put(key(one.arms[arm], seed, asked), bench.test(bench.train(one.arms[arm], seed), seed, **asked))
+
+
+@lru_cache(maxsize=1)
+def _bench(name: str) -> Any:
+    """A claim's bench, made once in a process."""
+    return claim(name).bench()
 
 
 def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:

@@ -81,7 +81,8 @@ def claims(args: argparse.Namespace) -> None:
         names = list(c.CLAIMS) if not args.names or "all" in args.names else args.names
         seeds = range(args.seed or c.FIRST_SEED, (args.seed or c.FIRST_SEED) + (args.seeds or c.SEEDS))
         for one in [c.claim(name) for name in names]:  # a name nobody knows is said before hours of running
-            c.enter(c.run(one.id, out, seeds, say=lambda line: print(line, flush=True)), ledger)
+            say = lambda line: print(line, flush=True)  # noqa: E731
+            c.enter(c.run(one.id, out, seeds, say=say, workers=args.workers), ledger)
         print(f"Written: {ledger}")
     shown = c.table(ledger if args.out or args.action == "run" else None)
     print(shown.to_string(index=False, na_rep="-"))

@@ -93,7 +93,8 @@ def _compared(study: Any, settings: dict[str, Any], args: argparse.Namespace) ->
     if settings:
         raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set.")
     print(runtime.banner())
-    for path in study.run(Path(args.out or "runs"), args.seeds or 3, say=lambda line: print(line, flush=True)):
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    for path in study.run(Path(args.out or "runs"), args.seeds or 3, say=say, workers=args.workers):
         print(path)
 
 

@@ -29,6 +29,7 @@ from mpm_lite.packing import Shelf
 from mpm_lite.pairing import Pairing
 from mpm_lite.realigning import Realigning
 from mpm_lite.studies import commit, written
+from mpm_lite.workers import run as share_out
 
 COUNT = 100  # pictures of test
 PAIRS = 12_000  # image-caption pairs in all, whatever their languages
@@ -151,26 +152,31 @@ def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
     return Shelf(out, f"{name}-rows", command), Shelf(out, f"{name}-costs", command, rounded=False)
 
 
+def key(system: System, table: str, seed: int, split: str, count: int | None) -> str:
+    """The name of a run's rows."""
+    arm = system.arms[table]
+    told = [type(arm).__name__, json.dumps(asdict(arm), sort_keys=True), split, str(count), str(seed)]
+    return digest([*told, str(table == TABLES[0])])[:16]
+
+
 def items(
     system: System, table: str, seed: int, split: str, count: int | None, kept: tuple[Shelf, Shelf]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows of a system in a table with a seed, of the first table with those of toy-IGLUE, and what its training cost:
     computed, or read back from where they are `kept`, which no session's end empties."""
-    arm, whole = system.arms[table], table == TABLES[0]
-    said = [type(arm).__name__, json.dumps(asdict(arm), sort_keys=True), split, str(count), str(seed), str(whole)]
-    key, (scores, costs) = digest(said)[:16], kept
-    if scores.missing([key]):
+    arm, which, (scores, costs) = system.arms[table], key(system, table, seed, split, count), kept
+    if scores.missing([which]):
         bench = system.bench()
         with accounts.kept() as book:
             recipe = bench.train(arm, seed)
         rows = bench.choose(recipe, seed, split, count=count)
-        if whole:
+        if table == TABLES[0]:
             more = iglue.scores(bench, recipe, seed, split, bench.languages(recipe), count=count)
             rows = rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
-        costs.put(key, accounts.table(book))
-        scores.put(key, rows)
-    what = {key: f"{type(arm).__name__}, equal {table}, seed {seed}"}
-    return scores.read(what)[key], costs.read(what)[key]
+        costs.put(which, accounts.table(book))
+        scores.put(which, rows)
+    what = {which: f"{type(arm).__name__}, equal {table}, seed {seed}"}
+    return scores.read(what)[which], costs.read(what)[which]
 
 
 def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
@@ -221,25 +227,44 @@ def read(model: str) -> dict[str, int]:
 
 def run(
     out: Path, seeds: int = 3, split: str = "test", count: int = COUNT, say: Callable[[str], None] = lambda line: None,
-    systems: Sequence[str] = tuple(SYSTEMS), tables: Sequence[str] = TABLES,
+    systems: Sequence[str] = tuple(SYSTEMS), tables: Sequence[str] = TABLES, workers: int = 1,
 ) -> list[Path]:  # fmt: skip
-    """Train and test what is missing, table by table, and after each write OUT/head-to-head.csv,
+    """Train and test what is missing, in so many processes, table by table, and after each write OUT/head-to-head.csv,
     OUT/head-to-head-budgets.csv and a card of those that are whole; rows are kept under OUT, so that it goes on there."""
-    version, many, kept = commit(), range(FIRST_SEED, FIRST_SEED + seeds), shelves(out)
+    version, many = commit(), range(FIRST_SEED, FIRST_SEED + seeds)
     scores: list[pd.DataFrame] = []
     budgets: list[dict[str, Any]] = []
     files: list[Path] = []
     for table in tables:
-        rows, costs = [], {}
-        for seed in many:
-            for name in systems:
-                say(f"{name}, equal {table}, seed {seed}")
-                found, cost = items(SYSTEMS[name], table, seed, split, count, kept)
-                rows.append(found.assign(arm=name))
-                costs.setdefault(name, cost)
-        scores.append(scored(pd.concat(rows, ignore_index=True)).assign(table=table))
-        budgets += [{"table": table, **budget(name, cost)} for name, cost in costs.items()]
+        found = gathered(SYSTEMS, systems, table, many, split, count, shelves(out), say, workers)
+        scores.append(scored(found.rows).assign(table=table))
+        budgets += [{"table": table, **budget(name, cost)} for name, cost in found.costs.items()]
         every = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": pd.DataFrame(budgets)}
         card = {"split": split, "pairs": PAIRS, "updates": UPDATES, "tables": list(tables[: len(scores)])}
         files = written(out, "head_to_head", every, card, "head-to-head", version, many)
     return files
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The rows of all systems and seeds, with a column `arm`, and what the first seed's training cost, by system."""
+
+    rows: pd.DataFrame
+    costs: dict[str, pd.DataFrame]
+
+
+def gathered(
+    every: Mapping[str, System], names: Sequence[str], table: str, seeds: Sequence[int], split: str, count: int | None,
+    kept: tuple[Shelf, Shelf], say: Callable[[str], None], workers: int = 1,
+) -> Gathered:  # fmt: skip
+    """A table's runs, those that are missing first made. Seeds come first; among several workers systems do: what one seed of
+    two systems shares is then not waited for."""
+    pairs = [(name, seed) for seed in seeds for name in names]
+    pairs = sorted(pairs, key=lambda pair: names.index(pair[0])) if workers > 1 else pairs
+    told = {pair: (every[pair[0]], table, pair[1], split, count, kept) for pair in pairs}
+    missing = [pair for pair in pairs if kept[0].missing([key(*told[pair][:-1])])]
+    jobs = {f"{name}, equal {table}, seed {seed}": (items, told[name, seed]) for name, seed in missing}
+    share_out(jobs, workers, say)
+    found = {pair: items(*told[pair]) for pair in pairs}
+    rows = [rows.assign(arm=name) for (name, _), (rows, _) in found.items()]
+    return Gathered(pd.concat(rows, ignore_index=True), {name: found[name, seeds[0]][1] for name in names})

@@ -17,7 +17,7 @@ import pandas as pd
 
 from mpm_lite.acquiring import Acquiring
 from mpm_lite.claims import FIRST_SEED
-from mpm_lite.head_to_head import System, items, scored, shelves
+from mpm_lite.head_to_head import System, gathered, scored, shelves
 from mpm_lite.pairing import Pairing
 from mpm_lite.real import DUAL, LANGUAGES, MOST, REAL, AcquiringReal, PairingReal, captions
 from mpm_lite.studies import commit, written
@@ -43,21 +43,15 @@ SYSTEMS = {
 
 def run(
     out: Path, seeds: int = 3, split: str = "test", say: Callable[[str], None] = lambda line: None,
-    systems: Sequence[str] = tuple(SYSTEMS),
+    systems: Sequence[str] = tuple(SYSTEMS), workers: int = 1,
 ) -> list[Path]:  # fmt: skip
-    """Train and test what is missing and write OUT/head-to-head-real.csv and its card."""
-    version, many, rows, costs = commit(), range(FIRST_SEED, FIRST_SEED + seeds), [], {}
-    kept = shelves(out, "head_to_head_real")
-    for seed in many:
-        for name in systems:
-            say(f"{name}, real pictures, seed {seed}")
-            found, cost = items(SYSTEMS[name], TABLE, seed, split, None, kept)
-            rows.append(found.assign(arm=name))
-            costs.setdefault(name, cost)
-    table = scored(pd.concat(rows, ignore_index=True), metrics=("recall", "choice"))
+    """Train and test what is missing, in so many processes, and write OUT/head-to-head-real.csv and its card."""
+    version, many, kept = commit(), range(FIRST_SEED, FIRST_SEED + seeds), shelves(out, "head_to_head_real")
+    found = gathered(SYSTEMS, systems, TABLE, many, split, None, kept, say, workers)
+    table = scored(found.rows, metrics=("recall", "choice"))
     spent = pd.DataFrame([
         {"system": name, "updates": cost["updates"].sum(), "trainable": cost["trainable"].max(), "flops": cost["flops"].sum()}
-        for name, cost in costs.items()
+        for name, cost in found.costs.items()
     ])  # fmt: skip
     card = {"split": split, "pictures": len(captions("train"))}
     return written(out, "head_to_head_real", {"head-to-head-real": table.merge(spent, on="system")}, card,

@@ -109,7 +109,7 @@ FLOORS = [
     {"recipes"},
     {"parts", "shards", "train", "memory", "evaluate", "captioning", "scene_reader"},
     {"accounts", "keeping", "asking", "choosing"},
-    {"results", "packing"},
+    {"results", "packing", "workers"},
     {"experiment", "chat", "painting", "likeness", "alignment", "associations", "competence"},
     {"acquiring", "matching", "realigning", "pairing", "iglue", "real", "real_matching"},
     {"lens", "judging", "disputes", "claims_chat", "claims_paint", "claims_m3p", "claims_mla", "claims_mblip"},
