@@ -59,6 +59,16 @@ def test_bfloat16_by_capability_never_by_emulation(monkeypatch):
     assert not any("is_bf16_supported(" in p.read_text() for p in SOURCES)
 
 
+def test_what_computes_and_where_a_module_is(monkeypatch):
+    import torch
+
+    assert runtime.where(torch.nn.Linear(2, 2, device="meta")) == torch.device("meta")
+    assert runtime.where(torch.nn.ReLU()) == torch.device("cpu") and runtime.hardware()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *a: "Tesla T4")
+    assert runtime.hardware() == "Tesla T4"
+
+
 def test_presets(monkeypatch):
     assert set(runtime.PRESETS) == {"cpu", "t4", "l4", "a100", "h200", "big"}
     monkeypatch.setenv("MPM_LITE_PRESET", "t5")

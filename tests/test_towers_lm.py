@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 
 import mpm_lite as mpm
 from mpm_lite import UserError
-from mpm_lite.towers import hub, lm, quantised
+from mpm_lite.towers import attention, hub, lm, quantised
 
 KINDS = ("qwen2", "qwen3", "bloom", "mt0")
 PROMPTS, TOLD = ["a red", "the blue dog"], ["cat", "a hund"]
@@ -111,3 +112,28 @@ def test_a_configuration_without_its_kind_says_so(tmp_path: Path) -> None:
     (root / "config.json").write_text(json.dumps(said))
     with pytest.raises(UserError, match="no config.json there names its model_type"):
         mpm.load_lm(str(root), device="cpu")
+
+
+def test_attention_is_kept_from_what_is_wrong_or_slow() -> None:
+    """On CUDA from cuDNN's kernel, whose gradient of places that see nothing may be NaN; on a CPU, where a recipe trains in
+    bfloat16, from the fused one. Afterwards everything is as it was."""
+    config, flags = SimpleNamespace(_attn_implementation="sdpa"), torch.backends.cuda
+    before = flags.cudnn_sdp_enabled()
+    with attention.chosen(config, torch.device("cuda")):
+        assert not flags.cudnn_sdp_enabled() and flags.math_sdp_enabled() and flags.mem_efficient_sdp_enabled()
+        assert config._attn_implementation == "sdpa"
+    assert flags.cudnn_sdp_enabled() == before
+    with torch.autocast("cpu", torch.bfloat16), attention.chosen(config, torch.device("cpu")):
+        assert config._attn_implementation == "eager"
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), attention.chosen(config, torch.device("cpu")):
+        assert config._attn_implementation == "sdpa"
+    with pytest.raises(KeyError), attention.chosen(config, torch.device("cuda")):
+        raise KeyError
+    assert flags.cudnn_sdp_enabled() == before and config._attn_implementation == "sdpa"
+
+
+def test_a_language_model_is_where_its_weights_are(tmp_path: Path) -> None:
+    one = mpm.load_lm(str(tiny.language_model(tmp_path, "qwen2")), device="cpu")
+    assert one.device == torch.device("cpu")
+    one.model.to("meta")  # as a recipe takes it along to a GPU
+    assert one.device == torch.device("meta")
