@@ -223,7 +223,9 @@ def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
     return describe(figure, f"Lines against the share of tuning data in other languages. {'; '.join(told)}.")
 
 
-def head_to_head(table: pd.DataFrame, panels: dict[str, str]) -> Any:
+def head_to_head(
+    table: pd.DataFrame, panels: dict[str, str], score: str = "choices right, mean of nine languages"
+) -> Any:
     """Panels side by side: the score in other languages against the parameters that learn, a point a system, named; the more
     of its pairs are not English, the larger.
 
@@ -243,9 +245,13 @@ def head_to_head(table: pd.DataFrame, panels: dict[str, str]) -> Any:
             axis.annotate(row.system, (row.trainable, row.value), fontsize=7, xytext=(6, 4), textcoords="offset points")
         axis.axhline(of["chance"].mean(), color="black", ls="--", lw=1)
         axis.set(xscale="log", xlabel="parameters that learn at a time", title=title, ylim=(0, 1.05))
+        low, high = 0.7 * of["trainable"].min(), 1.4 * of["trainable"].max()
+        ticks = [m * 10**k for k in range(9) for m in (1, 2, 5) if low <= m * 10**k <= high]
+        axis.set_xticks(ticks, [f"{t / 1e6:g} M" for t in ticks], fontsize=8)
+        axis.minorticks_off()
         axis.margins(x=0.25)
         told.append(f"{title}: " + ", ".join(f"{row.system} {row.value:.2f}" for row in of[::-1].itertuples()))
-    axes[0, 0].set_ylabel("choices right, mean of nine languages")
+    axes[0, 0].set_ylabel(score)
     return describe(figure, f"Score in other languages against parameters that learn. {'; '.join(told)}.")
 
 

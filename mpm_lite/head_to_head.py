@@ -201,14 +201,20 @@ def budget(name: str, costs: pd.DataFrame) -> dict[str, Any]:
     """A line: pairs, and how many of them are not English; updates in all, most parameters that learn at a time, FLOPs of
     training; texts and translations that it, and what it stands on, has read."""
     system = SYSTEMS[name]
+    return {
+        "system": name, "pairs": PAIRS, "abroad": system.abroad, "updates": int(costs["updates"].sum()),
+        "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()), **texts(system),
+    }  # fmt: skip
+
+
+def texts(system: System) -> dict[str, int]:
+    """What a system, and what it stands on, has read: texts in one language, and translations."""
     pretrained = [read(model) for model in system.stands_on]
     own = 0 if system.stands_on else matching.SENTENCES  # M3P reads its text itself
     return {
-        "system": name, "pairs": PAIRS, "abroad": system.abroad, "updates": int(costs["updates"].sum()),
-        "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()),
         "sentences": own + sum(one["sentences"] for one in pretrained),
         "translations": LANGUAGES * system.translated + sum(one["translations"] for one in pretrained),
-    }  # fmt: skip
+    }
 
 
 def read(model: str) -> dict[str, int]:

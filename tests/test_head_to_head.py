@@ -12,6 +12,7 @@ from mpm_lite.acquiring import Acquiring
 from mpm_lite.head_to_head import PAIRS, SYSTEMS, TABLES, UPDATES, System
 from mpm_lite.matching import Matching
 from mpm_lite.pairing import Pairing
+from mpm_lite.teaching import systems
 
 SHORT = {"steps": 2, "batch": 4, "bf16": False}
 M3P = Matching(switch={"words": 0.5}, pairs=30, options={"text_steps": 1, "captions": 2, **SHORT})
@@ -105,6 +106,7 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
     block, alt = report_systems.markdown(), report_systems.figure().mpm_alt
     assert block.count("| M3P | ") == 4 and "mpm-lite run head_to_head --seeds 2" in block
+    assert repr(systems.comparison()) == alt  # as the notebook shows it
     value = f"{first.set_index(['system', 'metric', 'language']).loc[('pivot', 'choice', 'others'), 'value']:.2f}"
     assert f"| pivot | {value} [" in block and f"pivot {value}" in alt
     before = scores.to_csv()
@@ -138,6 +140,11 @@ def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, mo
     assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs"}
     monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
     assert list(report_systems.titles()) == ["pairs"]
+
+
+def test_the_notebook_says_what_has_not_run(monkeypatch):
+    monkeypatch.setattr(report_systems, "has", lambda name: False)
+    assert "has not run yet" in repr(systems.comparison())
 
 
 def test_the_comparison_takes_no_settings(home, capsys):
