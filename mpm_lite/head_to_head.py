@@ -268,8 +268,9 @@ def gathered(
     pairs = [(name, seed) for seed in seeds for name in names]
     pairs = sorted(pairs, key=lambda pair: names.index(pair[0])) if workers > 1 else pairs
     told = {pair: (every[pair[0]], table, pair[1], split, count, kept) for pair in pairs}
-    missing = [pair for pair in pairs if kept[0].missing([key(*told[pair][:-1])])]
-    jobs = {f"{name}, equal {table}, seed {seed}": (items, told[name, seed]) for name, seed in missing}
+    keys = {pair: key(*told[pair][:-1]) for pair in pairs}
+    missing = set(kept[0].missing(keys.values()))
+    jobs = {f"{n}, equal {table}, seed {s}": (items, told[n, s]) for n, s in pairs if keys[n, s] in missing}
     share_out(jobs, workers, say)
     found = {pair: items(*told[pair]) for pair in pairs}
     rows = [rows.assign(arm=name) for (name, _), (rows, _) in found.items()]

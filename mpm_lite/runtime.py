@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import platform
 import random
 import sys
 from collections.abc import Iterable
@@ -42,11 +41,9 @@ def hardware() -> str:
     """What computes here: the GPU's name, or the processor's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    from mpm_lite.ops.bench import processor  # where it is needed with torch alone
+
+    return processor()
 
 
 def where(module: torch.nn.Module) -> torch.device:

@@ -385,9 +385,8 @@ def test_disputes_are_decided_by_figures_of_the_ledger():
     assert disputes.answer(pairs, row) == "yes" and disputes.answer(closed, row) == "no"
     assert disputes.answer(replace(closed, bar=0.01), row) == "open"
     assert "Here no: 0.00 [-0.02, 0.02]" in disputes.told(closed, row)
-    for one in (
-        disputes.DISPUTES
-    ):  # each side has a tag that says where its figure is from, and no figure that nobody verified
+    # Each side has a tag that says where its figure is from, and no figure that nobody verified.
+    for one in disputes.DISPUTES:
         assert all(re.search(r"\[[RSD]\]", side) and "[M]" not in side for side in (one.yes, one.no)), one
         if (ran := claims.read().get(one.claim)) is not None:
             assert disputes.answer(one, ran) in ("yes", "no", "open")

@@ -240,15 +240,20 @@ def _version(package: str) -> str:
         return ""
 
 
+def processor() -> str:
+    """The processor's name, where the system tells it."""
+    model = "unknown CPU"
+    if os.path.exists("/proc/cpuinfo"):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return model
+
+
 def _where(device: torch.device) -> dict[str, Any]:
     if device.type == "cuda":
         hardware = torch.cuda.get_device_name(device)
     else:
-        model = "unknown CPU"
-        if os.path.exists("/proc/cpuinfo"):
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-        hardware = f"{model} ({platform.machine()})"
+        hardware = f"{processor()} ({platform.machine()})"
     threads = torch.get_num_threads() if device.type == "cpu" else 0
     today = time.strftime("%Y-%m-%d", time.gmtime())
     return {
