@@ -1,11 +1,12 @@
-"""MLA and its rivals on real pictures at equal pairs: emoji, stamps and clip art learned from, held-out stamps asked about.
+"""M3P, MLA and rivals on real pictures at equal pairs: emoji, stamps and clip art learned from, held-out stamps asked about.
 
     mpm-lite run head_to_head_real --seeds 3 --out assets/results
 
 Every system learns from the same training pictures, each with one caption; MLA and the teacher read the captions of other
-languages as text alone. *Translate-test* is English retrieval itself, on the queries that the language has: a perfect
-translator. *Untranslated* asks the English model in L as it is: what shared spelling gives. MPM chat and mBLIP need a
-language model of many languages, of which no package brings one.
+languages as text alone, M3P switches words by the names of training emoji. *Pivot* is MPM's way with two towers: English
+captions through a multilingual encoder that stays as it is. *Translate-test* is English retrieval itself, on the queries
+that the language has: a perfect translator. *Untranslated* asks the English model in L as it is: what shared spelling gives.
+MPM chat and mBLIP need a language model of many languages, of which no package brings one.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import pandas as pd
 from mpm_lite.acquiring import Acquiring
 from mpm_lite.claims import FIRST_SEED
 from mpm_lite.head_to_head import System, gathered, scored, shelves
+from mpm_lite.matching import Matching
 from mpm_lite.pairing import Pairing
 from mpm_lite.real import DUAL, LANGUAGES, MOST, REAL, AcquiringReal, PairingReal, captions
+from mpm_lite.real_matching import REAL_M3P, MatchingReal
 from mpm_lite.studies import commit, written
 
 TABLE = "real"
@@ -32,6 +35,7 @@ def _rival(kind: str, **given: object) -> System:
 
 
 SYSTEMS = {
+    "M3P": System(MatchingReal, {TABLE: Matching(**REAL_M3P | {"pairs": MOST})}),
     "MLA": System(AcquiringReal, {TABLE: Acquiring(**REAL | {"pairs": 0, "options": TEXT_ALONE})}),
     "pivot": _rival("pivot"),
     "teacher": _rival("teacher", english_options=DUAL, options={"steps": 500, "lr": 1e-4}),

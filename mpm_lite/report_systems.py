@@ -65,8 +65,11 @@ def real() -> str:
         by = of.set_index(["metric", "language"])
         cells = [system]
         for metric in ("recall", "choice"):
-            others = by.loc[(metric, "others")]
-            cells += [f"{by.loc[(metric, 'en'), 'value']:.2f}", span(others.value, others.low, others.high), f"{others.chance:.2f}"]  # fmt: skip
+            if (metric, "others") not in by.index:  # M3P scores pairs: it has no vectors to retrieve by
+                cells += ["-", "-", "-"]
+                continue
+            english, others = by.loc[(metric, "en"), "value"], by.loc[(metric, "others")]
+            cells += [f"{english:.2f}", span(others.value, others.low, others.high), f"{others.chance:.2f}"]
         lines.append([*cells, f"{int(of['trainable'].iloc[0]):,}", f"{1e-15 * of['flops'].iloc[0]:.2f}"])
     header = ["system", "R@10, English", "others", "blind", "one of ten, English", "others", "blind", "learn at a time", "PFLOP"]  # fmt: skip
     count = len(set(rows["language"]) - {"en", "others"})

@@ -298,6 +298,8 @@ def test_auto_decides_in_one_place():
     assert impl("cuda", (9, 0), torch.float64) == impl("cuda", (9, 0), torch.bfloat16, "no triton") == "chunked"
     old = decide("clip_loss", "cuda", (7, 5), "", torch.float16, 100)
     assert old.elementwise and "8.0" in old.why
+    pairs = decide("siglip_loss", "cuda", (9, 0), "", torch.bfloat16, 100)
+    assert (pairs.impl, pairs.elementwise) == ("chunked", True) and "measured" in pairs.why
     assert decide("clip_loss", "cpu", (0, 0), "x", torch.float32, 4096).rows == 512  # 16 MiB of two float32 buffers
 
 

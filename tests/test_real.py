@@ -29,6 +29,7 @@ ARM = REAL | {
     "languages": ("de", "zh"), "english_options": SHORT,
     "options": {"bottleneck": 8, "transfer_steps": 2, "exposure_steps": 1, "batch": 8},
 }  # fmt: skip
+ONE_STEP = {"text_steps": 0, "steps": 1, "batch": 4, "captions": 3, "bf16": False}  # of M3P
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
 
 def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     bench = MatchingReal(progress=False)
-    arm = Matching(**REAL_M3P | {"options": {"text_steps": 0, "steps": 1, "batch": 4, "captions": 3, "bf16": False}})
+    arm = Matching(**REAL_M3P | {"options": ONE_STEP})
     data = bench.data(arm, PRETRAIN, 0)
     batch = data.batch(torch.arange(4))
     own = real.captions("train").captions["en"]
@@ -130,7 +131,12 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
 
 def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path, monkeypatch):
     arm = Pairing("translate-train", LANGUAGES, world="real", pairs=40, noise=0.0, options=SHORT)
-    small = {"MLA": System(AcquiringReal, {TABLE: Acquiring(**ARM)}), "all": System(PairingReal, {TABLE: arm})}
+    m3p = Matching(**REAL_M3P | {"pairs": 40, "options": ONE_STEP})
+    small = {
+        "M3P": System(MatchingReal, {TABLE: m3p}),
+        "MLA": System(AcquiringReal, {TABLE: Acquiring(**ARM)}),
+        "all": System(PairingReal, {TABLE: arm}),
+    }
     monkeypatch.setattr(compared, "SYSTEMS", small)
     run = lambda: compared.run(tmp_path, seeds=2, split="val", systems=tuple(small))  # noqa: E731
     run()
@@ -142,6 +148,7 @@ def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path,
     monkeypatch.setattr(report_systems, "card", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
     block = report_systems.real()
     assert "| MLA | " in block and "head_to_head_real --seeds 2" in block
+    assert "| M3P | - | - | - | " in block  # it chooses, and retrieves nothing
     monkeypatch.setattr(AcquiringReal, "train", None)  # read back
     run()
     assert pd.read_csv(tmp_path / "head-to-head-real.csv").equals(rows)

@@ -17,6 +17,8 @@ BUDGET = {  # op: (CPU, CUDA)
 }
 # Chunk-sized buffers that are alive at once.
 LIVE = {"clip_loss": 2, "siglip_loss": 2, "retrieval_ranks": 2, "linear_cross_entropy": 1}
+# Ops whose kernel was measured slower than chunks are (assets/bench/cuda.csv, H100: 83 ms beside 68).
+CHUNKS_WIN = ("siglip_loss",)
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def decide(
 ) -> Plan:
     """The rule, on a machine that need not be here: kind cpu or cuda, its capability, why Triton is missing ("": it is not).
 
-    auto: triton on CUDA from capability 8.0 on (below, tl.dot has no tensor cores), chunked everywhere else. float64
-    always runs chunked: it is there to be exact. Raises ValueError or RuntimeError where it cannot be.
+    auto: triton on CUDA from capability 8.0 on (below, tl.dot has no tensor cores) but for CHUNKS_WIN, chunked everywhere
+    else. float64 always runs chunked: it is there to be exact. Raises ValueError or RuntimeError where it cannot be.
     """
     if impl not in IMPLS:
         raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}.")
@@ -80,10 +82,11 @@ def decide(
             f"{op}: impl='triton' cannot run: {(no_kernel or old).rstrip('.')}. Use impl='chunked' or 'auto'."
         )
     why = "asked for"
-    if impl == "auto" and kind == "cuda" and not no_kernel and not old:
+    if impl == "auto" and kind == "cuda" and not no_kernel and not old and op not in CHUNKS_WIN:
         impl, why = "triton", "CUDA from capability 8.0 on"
     elif impl == "auto":
-        impl, why = "chunked", no_kernel or old or "on a CPU kernels are only interpreted"
+        slower = "its kernel measured slower than chunks" if kind == "cuda" else "on a CPU kernels are only interpreted"
+        impl, why = "chunked", no_kernel or old or slower
     # On CUDA logits of a vocabulary stay in the input dtype and are overwritten by their gradient.
     row = columns * (dtype.itemsize if kind == "cuda" and op == "linear_cross_entropy" else LIVE[op] * exact.itemsize)
     budget = chunk_bytes if chunk_bytes is not None else BUDGET[op][kind == "cuda"]
