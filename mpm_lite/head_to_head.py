@@ -54,7 +54,7 @@ class System:
 
 
 def _arms(kind: type, given: Mapping[str, Any], updates: Mapping[str, Any], few: Mapping[str, Any]) -> dict[str, Any]:
-    """The arms of the three tables: as `given`; with other `updates`; with other numbers of parameters."""
+    """The arms of the three tables: as `given`; with other `updates` ({}: as many already); with other numbers of parameters."""
     return {name: kind(**_joined(given, more)) for name, more in zip(TABLES, ({}, updates, few), strict=True)}
 
 
@@ -73,9 +73,7 @@ _LARGE = {"text": "frozen", "layers": 6}
 
 def _paired(kind: str) -> dict[str, Any]:
     """The arms of a rival that is one dual encoder."""
-    return _arms(
-        Pairing, {"kind": kind, "pairs": PAIRS, "noise": NOISE}, {"options": {"steps": UPDATES}}, {"options": _LARGE}
-    )
+    return _arms(Pairing, {"kind": kind, "pairs": PAIRS, "noise": NOISE}, {}, {"options": _LARGE})
 
 
 SYSTEMS = {
@@ -153,16 +151,21 @@ def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
 
 
 def key(system: System, table: str, seed: int, split: str, count: int | None) -> str:
-    """The name of a run's rows."""
+    """The name of a run's rows; tables whose arms are the same have the same rows."""
     arm = system.arms[table]
     told = [type(arm).__name__, json.dumps(asdict(arm), sort_keys=True), split, str(count), str(seed)]
-    return digest([*told, str(table == TABLES[0])])[:16]
+    return digest([*told, str(_first(system, table))])[:16]
+
+
+def _first(system: System, table: str) -> bool:
+    """Whether a run belongs to the first table, where toy-IGLUE is asked too."""
+    return system.arms[table] == system.arms.get(TABLES[0])
 
 
 def items(
     system: System, table: str, seed: int, split: str, count: int | None, kept: tuple[Shelf, Shelf]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of a system in a table with a seed, of the first table with those of toy-IGLUE, and what its training cost:
+    """The rows of a system in a table with a seed, in the first table with those of toy-IGLUE, and what its training cost:
     computed, or read back from where they are `kept`, which no session's end empties."""
     arm, which, (scores, costs) = system.arms[table], key(system, table, seed, split, count), kept
     if scores.missing([which]):
@@ -170,7 +173,7 @@ def items(
         with accounts.kept() as book:
             recipe = bench.train(arm, seed)
         rows = bench.choose(recipe, seed, split, count=count)
-        if table == TABLES[0]:
+        if _first(system, table):
             more = iglue.scores(bench, recipe, seed, split, bench.languages(recipe), count=count)
             rows = rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
         costs.put(which, accounts.table(book))
@@ -243,7 +246,8 @@ def run(
     files: list[Path] = []
     for table in tables:
         found = gathered(SYSTEMS, systems, table, many, split, count, shelves(out), say, workers)
-        scores.append(scored(found.rows).assign(table=table))
+        metrics = (*SCORES, *IGLUE) if table == TABLES[0] else SCORES
+        scores.append(scored(found.rows, metrics=metrics).assign(table=table))
         budgets += [{"table": table, **budget(name, cost)} for name, cost in found.costs.items()]
         every = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": pd.DataFrame(budgets)}
         card = {"split": split, "pairs": PAIRS, "updates": UPDATES, "tables": list(tables[: len(scores)])}

@@ -16,11 +16,16 @@ from mpm_lite.teaching import systems
 
 SHORT = {"steps": 2, "batch": 4, "bf16": False}
 M3P = Matching(switch={"words": 0.5}, pairs=30, options={"text_steps": 1, "captions": 2, **SHORT})
+PIVOT = Pairing("pivot", pairs=30, options=SHORT)
+
+
+def of_tables(arm, few):  # the second's arm is the first's, and is not run again
+    return dict.fromkeys(TABLES, arm) | {TABLES[2]: few}
+
+
 SMALL = {
-    "pivot": System(
-        pairing.Bench, dict.fromkeys(TABLES, Pairing("pivot", pairs=30, options=SHORT)), stands_on=("toy-text",)
-    ),
-    "M3P": System(matching.Bench, dict.fromkeys(TABLES, M3P)),
+    "pivot": System(pairing.Bench, of_tables(PIVOT, replace(PIVOT, pairs=29)), stands_on=("toy-text",)),
+    "M3P": System(matching.Bench, of_tables(M3P, replace(M3P, layers=1))),
 }
 
 
@@ -101,12 +106,16 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
         by = of.set_index("language")["value"]
         assert abs(by.drop(["en", "others"]).mean() - by["others"]) < 1e-3, metric
     assert (budgets["flops"] > 0).all() and set(budgets["translations"]) == {0, 24_000}
+    monkeypatch.setattr(report_systems, "ADVICE", tuple(one for one in report_systems.ADVICE if one[-1] in SMALL))
     monkeypatch.setattr(report_systems, "has", lambda name: name != report_systems.REAL)
     monkeypatch.setattr(report_systems, "read", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
     monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
     block, alt = report_systems.markdown(), report_systems.figure().mpm_alt
-    assert block.count("| M3P | ") == 4 and "mpm-lite run head_to_head --seeds 2" in block
+    assert block.count("| M3P | ") == 5 and "mpm-lite run head_to_head --seeds 2" in block
     assert repr(systems.comparison()) == alt  # as the notebook shows it
+    for name in (*TABLES, "iglue", "advice"):
+        assert "M3P" in systems.table(name).data and "(2 rows)" in repr(systems.table(name)), name
+    assert "has not run yet" in repr(systems.table("real"))
     value = f"{first.set_index(['system', 'metric', 'language']).loc[('pivot', 'choice', 'others'), 'value']:.2f}"
     assert f"| pivot | {value} [" in block and f"pivot {value}" in alt
     before = scores.to_csv()
@@ -132,14 +141,15 @@ def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, mo
     monkeypatch.setattr(head_to_head, "SYSTEMS", SMALL)
 
     def stopping(line):
-        if "equal updates" in line:
+        assert "equal updates" not in line
+        if "equal parameters" in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         head_to_head.run(home / "out", 1, "val", 20, stopping, ("pivot",))
-    assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs"}
+    assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs", "updates"}
     monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
-    assert list(report_systems.titles()) == ["pairs"]
+    assert list(report_systems.titles()) == ["pairs", "updates"]
 
 
 def test_the_notebook_says_what_has_not_run(monkeypatch):

@@ -146,7 +146,7 @@ def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path,
     monkeypatch.setattr(report_systems, "has", lambda name: True)
     monkeypatch.setattr(report_systems, "read", lambda name: pd.read_csv(tmp_path / f"{name}.csv"))
     monkeypatch.setattr(report_systems, "card", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
-    block = report_systems.real()
+    block = report_systems.reals()
     assert "| MLA | " in block and "head_to_head_real --seeds 2" in block
     assert "| M3P | - | - | - | " in block  # it chooses, and retrieves nothing
     monkeypatch.setattr(AcquiringReal, "train", None)  # read back

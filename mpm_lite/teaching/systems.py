@@ -5,6 +5,12 @@ from __future__ import annotations
 from mpm_lite import report_systems
 from mpm_lite.teaching import widgets
 
+CAPTIONS = {
+    "iglue": "Toy-IGLUE at equal pairs: English, mean of nine others (chance of those)",
+    "advice": "What to choose when: figures of nine languages at equal pairs",
+    "real": "Real pictures, equal pairs",
+}
+
 
 def comparison() -> widgets.Page:
     """The comparison at equal budgets as a figure, a panel a table that has run; a sentence till then."""
@@ -12,3 +18,15 @@ def comparison() -> widgets.Page:
         said = "The comparison, mpm-lite run head_to_head, has not run yet; its figure will stand here."
         return widgets.Page(f"<p>{said}</p>", said)
     return widgets.figure(report_systems.figure())
+
+
+def table(name: str) -> widgets.Page:
+    """A table of the comparison: what is held equal (pairs, updates or parameters), "iglue", "advice", or "real"; a sentence
+    where it has not run."""
+    of = report_systems.REAL if name == "real" else report_systems.NAME
+    if not report_systems.has(of):
+        said = f"The comparison, mpm-lite run {of.replace('-', '_')}, has not run yet; its table will stand here."
+        return widgets.Page(f"<p>{said}</p>", said)
+    made = {"iglue": report_systems.iglue, "advice": report_systems.advice, "real": report_systems.real}
+    header, lines = made[name]() if name in made else report_systems.table(name)
+    return widgets.table(lines, header, CAPTIONS.get(name) or f"Choices right: {report_systems.TITLES[name]}")
