@@ -150,6 +150,21 @@ def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, mo
     assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs", "updates"}
     monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
     assert list(report_systems.titles()) == ["pairs", "updates"]
+    monkeypatch.setattr(report_systems, "has", lambda name: True)
+    assert "has not run yet" in repr(systems.table("parameters"))
+
+
+def test_what_readme_advises_follows_from_the_tables():
+    """Its paragraph on what to choose: who stands before whom, in every table."""
+    for table in report_systems.titles():
+        scores = report_systems.joined().query("table == @table").set_index("system")
+        english = report_systems.joined(language="en").query("table == @table").set_index("system")["value"]
+        by_text, words = ["MLA", "teacher", "translate-train", "pivot"], ["MPM", "M3P", "mBLIP"]
+        assert scores.loc[by_text, "low"].min() > scores.loc["translate-test", "value"] > scores.loc[words, "high"].max()
+        assert scores.loc[["MLA", "teacher"], "value"].min() > scores.loc["pivot", "value"]
+        assert english["MPM"] > 0.9 and english["mBLIP"] < 0.8 and english["M3P"] < 0.8
+    m3p = report_systems.joined().query("system == 'M3P'").set_index("table")["value"]
+    assert m3p["updates"] < m3p["pairs"]
 
 
 def test_the_notebook_says_what_has_not_run(monkeypatch):

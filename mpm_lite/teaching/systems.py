@@ -24,7 +24,7 @@ def table(name: str) -> widgets.Page:
     """A table of the comparison: what is held equal (pairs, updates or parameters), "iglue", "advice", or "real"; a sentence
     where it has not run."""
     of = report_systems.REAL if name == "real" else report_systems.NAME
-    if not report_systems.has(of):
+    if not report_systems.has(of) or (name in report_systems.TITLES and name not in report_systems.titles()):
         said = f"The comparison, mpm-lite run {of.replace('-', '_')}, has not run yet; its table will stand here."
         return widgets.Page(f"<p>{said}</p>", said)
     made = {"iglue": report_systems.iglue, "advice": report_systems.advice, "real": report_systems.real}
