@@ -232,27 +232,38 @@ def head_to_head(
     table: table (a panel's name), system, trainable, pairs, abroad, value, low, high, chance; panels: name -> title.
     """
     plt = house()
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 3.9), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 4.1), sharey=True, squeeze=False)
+    axes[0, 0].set_ylabel(score)
     names, told = list(dict.fromkeys(table["system"])), []
     for axis, (name, title) in zip(axes[0], panels.items(), strict=True):
         of = table[table["table"] == name].sort_values("value")
-        for row in of.itertuples():
+        for row, height in zip(of.itertuples(), _apart(of["value"], 0.05), strict=True):
             i = names.index(row.system)
             error = np.clip([[row.value - row.low], [row.high - row.value]], 0, None)
             axis.errorbar(row.trainable, row.value, yerr=error, fmt="none", ecolor=COLOURS[i % 6], alpha=0.5, lw=1)
             axis.scatter(row.trainable, row.value, s=35 + 200 * row.abroad / row.pairs, marker=MARKERS[i % 6], zorder=3,
                          color=COLOURS[i % 6], edgecolor="black" if i < 6 else "white", lw=0.6)  # fmt: skip
-            axis.annotate(row.system, (row.trainable, row.value), fontsize=7, xytext=(6, 4), textcoords="offset points")
+            axis.annotate(
+                row.system, (row.trainable, height), (9, 0), textcoords="offset points", va="center", fontsize=7
+            )
         axis.axhline(of["chance"].mean(), color="black", ls="--", lw=1)
-        axis.set(xscale="log", xlabel="parameters that learn at a time", title=title, ylim=(0, 1.05))
+        axis.set(xscale="log", xlabel="parameters that learn at a time", title=title, ylim=(0, 1.12), xmargin=0.25)
         low, high = 0.7 * of["trainable"].min(), 1.4 * of["trainable"].max()
         ticks = [m * 10**k for k in range(9) for m in (1, 2, 5) if low <= m * 10**k <= high]
         axis.set_xticks(ticks, [f"{t / 1e6:g} M" for t in ticks], fontsize=8)
         axis.minorticks_off()
-        axis.margins(x=0.25)
         told.append(f"{title}: " + ", ".join(f"{row.system} {row.value:.2f}" for row in of[::-1].itertuples()))
-    axes[0, 0].set_ylabel(score)
+    sizes = "larger: more pairs not English" if table["abroad"].any() else ""
+    axes[0, 0].annotate(sizes, (0.02, 0.95), xycoords="axes fraction", fontsize=7)
     return describe(figure, f"Score in other languages against parameters that learn. {'; '.join(told)}.")
+
+
+def _apart(heights: pd.Series, gap: float) -> np.ndarray:
+    """Heights in ascending order, moved so that labels there do not cover each other: neighbours share what is missing."""
+    found = heights.to_numpy(copy=True)
+    for _ in range(100):
+        found += np.diff(np.clip(gap - np.diff(found), 0, None) / -2, prepend=0, append=0)  # half up, half down
+    return found
 
 
 def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:

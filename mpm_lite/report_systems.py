@@ -45,14 +45,14 @@ Table = tuple[list[str], list[list[str]]]  # a header, and lines
 def table(name: str) -> Table:
     """One of the three tables, best first."""
     english = joined(language="en").query("table == @name").set_index("system")["value"]
-    header = ["system", "nine languages", "English", "blind", "updates", "learn at a time", "PFLOP", "pairs not English",
+    header = ["system", "nine languages", "English", "blind", "updates", "learn at a time", "TFLOP", "pairs not English",
               "texts read", "translations read"]  # fmt: skip
     lines = []
     for row in joined().query("table == @name").sort_values("value", ascending=False).itertuples():
         counts = [f"{n:,}" for n in (row.updates, row.trainable)]
         read_too = [f"{n:,}" for n in (row.abroad, row.sentences, row.translations)]
         scores = [span(row.value, row.low, row.high), f"{english[row.system]:.2f}", f"{row.chance:.2f}"]
-        lines.append([row.system, *scores, *counts, f"{1e-15 * row.flops:.2f}", *read_too])
+        lines.append([row.system, *scores, *counts, f"{1e-12 * row.flops:.0f}", *read_too])
     return header, lines
 
 
@@ -83,8 +83,8 @@ def real() -> Table:
                 continue
             english, others = by.loc[(metric, "en"), "value"], by.loc[(metric, "others")]
             cells += [f"{english:.2f}", span(others.value, others.low, others.high), f"{others.chance:.2f}"]
-        lines.append([*cells, f"{int(of['trainable'].iloc[0]):,}", f"{1e-15 * of['flops'].iloc[0]:.2f}"])
-    header = ["system", "R@10, English", "others", "blind", "one of ten, English", "others", "blind", "learn at a time", "PFLOP"]  # fmt: skip
+        lines.append([*cells, f"{int(of['trainable'].iloc[0]):,}", f"{1e-12 * of['flops'].iloc[0]:,.0f}"])
+    header = ["system", "R@10, English", "others", "blind", "one of ten, English", "others", "blind", "learn at a time", "TFLOP"]  # fmt: skip
     return header, lines
 
 
@@ -96,8 +96,8 @@ def advice() -> Table:
     lines = []
     for given, purpose, system in ADVICE:
         reached = [f"{of['value'][system]:.2f}" for of in scores.values()]
-        lines.append([given, purpose, system, *reached])
-    return ["beside English pairs, you have", "for", "take", "choices right, nine languages", "retrieval"], lines
+        lines.append([system, given, purpose, *reached])
+    return ["take", "if beside English pairs you have", "for", "choices right, nine languages", "retrieval"], lines
 
 
 def reals() -> str:

@@ -160,7 +160,9 @@ def test_what_readme_advises_follows_from_the_tables():
         scores = report_systems.joined().query("table == @table").set_index("system")
         english = report_systems.joined(language="en").query("table == @table").set_index("system")["value"]
         by_text, words = ["MLA", "teacher", "translate-train", "pivot"], ["MPM", "M3P", "mBLIP"]
-        assert scores.loc[by_text, "low"].min() > scores.loc["translate-test", "value"] > scores.loc[words, "high"].max()
+        assert (
+            scores.loc[by_text, "low"].min() > scores.loc["translate-test", "value"] > scores.loc[words, "high"].max()
+        )
         assert scores.loc[["MLA", "teacher"], "value"].min() > scores.loc["pivot", "value"]
         assert english["MPM"] > 0.9 and english["mBLIP"] < 0.8 and english["M3P"] < 0.8
     m3p = report_systems.joined().query("system == 'M3P'").set_index("table")["value"]
