@@ -156,16 +156,17 @@ def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, mo
 
 def test_what_readme_advises_follows_from_the_tables():
     """Its paragraph on what to choose: who stands before whom, in every table."""
-    for table in report_systems.titles():
-        scores = report_systems.joined().query("table == @table").set_index("system")
-        english = report_systems.joined(language="en").query("table == @table").set_index("system")["value"]
+    others, in_english = report_systems.joined(), report_systems.joined(language="en")
+    for name in report_systems.titles():
+        scores = others[others["table"] == name].set_index("system")
+        english = in_english[in_english["table"] == name].set_index("system")["value"]
         by_text, words = ["MLA", "teacher", "translate-train", "pivot"], ["MPM", "M3P", "mBLIP"]
         assert (
             scores.loc[by_text, "low"].min() > scores.loc["translate-test", "value"] > scores.loc[words, "high"].max()
         )
         assert scores.loc[["MLA", "teacher"], "value"].min() > scores.loc["pivot", "value"]
         assert english["MPM"] > 0.9 and english["mBLIP"] < 0.8 and english["M3P"] < 0.8
-    m3p = report_systems.joined().query("system == 'M3P'").set_index("table")["value"]
+    m3p = others[others["system"] == "M3P"].set_index("table")["value"]
     assert m3p["updates"] < m3p["pairs"]
 
 
