@@ -165,7 +165,7 @@ def test_what_readme_advises_follows_from_the_tables():
             scores.loc[by_text, "low"].min() > scores.loc["translate-test", "value"] > scores.loc[words, "high"].max()
         )
         assert scores.loc[["MLA", "teacher"], "value"].min() > scores.loc["pivot", "value"]
-        assert english["MPM"] > 0.9 and english["mBLIP"] < 0.8 and english["M3P"] < 0.8
+        assert english["MPM"] > 0.9 and english["mBLIP"] < 0.8
     m3p = others[others["system"] == "M3P"].set_index("table")["value"]
     assert m3p["updates"] < m3p["pairs"]
 

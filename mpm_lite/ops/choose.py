@@ -17,7 +17,7 @@ BUDGET = {  # op: (CPU, CUDA)
 }
 # Chunk-sized buffers that are alive at once.
 LIVE = {"clip_loss": 2, "siglip_loss": 2, "retrieval_ranks": 2, "linear_cross_entropy": 1}
-# Ops whose kernel was measured slower than chunks are (assets/bench/cuda.csv, H100: 83 ms beside 68).
+# Ops whose kernel is slower than chunks (83 ms beside 68 on an H100, seven runs: assets/bench/provisional).
 CHUNKS_WIN = ("siglip_loss",)
 
 
