@@ -231,8 +231,8 @@ def head_to_head(
 
     table: table (a panel's name), system, trainable, pairs, abroad, value, low, high, chance; panels: name -> title.
     """
-    plt = house()
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 4.1), sharey=True, squeeze=False)
+    plt, n = house(), len(panels)
+    figure, axes = plt.subplots(1, n, figsize=(4.1 * n, 4.1), sharex=True, sharey=True, squeeze=False)
     axes[0, 0].set_ylabel(score)
     names, told = list(dict.fromkeys(table["system"])), []
     for axis, (name, title) in zip(axes[0], panels.items(), strict=True):
@@ -248,7 +248,7 @@ def head_to_head(
             )
         axis.axhline(of["chance"].mean(), color="black", ls="--", lw=1)
         axis.set(xscale="log", xlabel="parameters that learn at a time", title=title, ylim=(0, 1.12), xmargin=0.25)
-        low, high = 0.7 * of["trainable"].min(), 1.4 * of["trainable"].max()
+        low, high = 0.7 * table["trainable"].min(), 1.4 * table["trainable"].max()
         ticks = [m * 10**k for k in range(9) for m in (1, 2, 5) if low <= m * 10**k <= high]
         axis.set_xticks(ticks, [f"{t / 1e6:g} M" for t in ticks], fontsize=8)
         axis.minorticks_off()
