@@ -35,7 +35,7 @@ def _rival(kind: str, **given: object) -> System:
 
 
 SYSTEMS = {
-    "M3P": System(MatchingReal, {TABLE: Matching(**REAL_M3P | {"pairs": MOST})}),
+    "M3P": System(MatchingReal, {TABLE: Matching(**REAL_M3P)}),
     "MLA": System(AcquiringReal, {TABLE: Acquiring(**REAL | {"pairs": 0, "options": TEXT_ALONE})}),
     "pivot": _rival("pivot"),
     "teacher": _rival("teacher", english_options=DUAL, options={"steps": 500, "lr": 1e-4}),

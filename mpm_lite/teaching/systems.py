@@ -15,8 +15,7 @@ CAPTIONS = {
 def comparison() -> widgets.Page:
     """The comparison at equal budgets as a figure, a panel a table that has run; a sentence till then."""
     if not report_systems.has(report_systems.NAME):
-        said = "The comparison, mpm-lite run head_to_head, has not run yet; its figure will stand here."
-        return widgets.Page(f"<p>{said}</p>", said)
+        return _not_yet(report_systems.NAME, "figure")
     return widgets.figure(report_systems.figure())
 
 
@@ -25,8 +24,13 @@ def table(name: str) -> widgets.Page:
     where it has not run."""
     of = report_systems.REAL if name == "real" else report_systems.NAME
     if not report_systems.has(of) or (name in report_systems.TITLES and name not in report_systems.titles()):
-        said = f"The comparison, mpm-lite run {of.replace('-', '_')}, has not run yet; its table will stand here."
-        return widgets.Page(f"<p>{said}</p>", said)
+        return _not_yet(of, "table")
     made = {"iglue": report_systems.iglue, "advice": report_systems.advice, "real": report_systems.real}
     header, lines = made[name]() if name in made else report_systems.table(name)
     return widgets.table(lines, header, CAPTIONS.get(name) or f"Choices right: {report_systems.TITLES[name]}")
+
+
+def _not_yet(name: str, what: str) -> widgets.Page:
+    """The sentence in the place of what a comparison has not made yet."""
+    said = f"The comparison, mpm-lite run {name.replace('-', '_')}, has not run yet; its {what} will stand here."
+    return widgets.Page(f"<p>{said}</p>", said)
