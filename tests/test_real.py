@@ -109,6 +109,20 @@ def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
     assert len(data) == sum(map(bool, real.captions("train").captions["zh"]))
 
 
+def test_a_frozen_encoder_reads_each_caption_once_and_what_learns_sees_no_difference(bench):
+    dual = bench.dual(Acquiring(**ARM), 0)
+    data, which = bench.captioned(40, 0), torch.arange(9)
+    ids, read = data.batch(which), data.read_by(dual).batch(which)
+    assert "ids" not in read and read["read"].shape == (9, dual.encoder.config.hidden_size)
+    found = {}
+    for name, batch in (("ids", ids), ("read", read)):
+        dual.zero_grad()
+        dual.loss(batch).backward()
+        found[name] = [dual.loss(batch).detach(), dual.text_head.weight.grad.clone()]
+    for one, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     bench = MatchingReal(progress=False)
     arm = Matching(**REAL_M3P | {"options": ONE_STEP})

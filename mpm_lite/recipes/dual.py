@@ -11,6 +11,7 @@ D the shared space's.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -57,6 +58,7 @@ class Captioned:
             raise UserError(f"{len(seen)} pictures, {len(rows)} captions and {len(wrong)} sets of wrong ones differ.")
         self.seen, self.each = seen, len(wrong[0])
         self.rows = [[torch.tensor(r) for r in (own, *others)] for own, others in zip(rows, wrong, strict=True)]
+        self.told = "ids"
         said = b"".join(r.numpy().tobytes() for few in self.rows for r in few)
         self.digest = hashlib.sha256(said + seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()).hexdigest()
 
@@ -70,14 +72,26 @@ class Captioned:
         rows = encode([*own, *(one for few in wrong for one in few)])
         return cls(seen, rows[: len(own)], [rows[k : k + each] for k in range(len(own), len(rows), each)])
 
+    @torch.no_grad()
+    def read_by(self, dual: Dual) -> Captioned:
+        """The same pictures with captions as the dual encoder reads them, once and for all: while its text encoder is frozen
+        they would be read alike at every update."""
+        found = copy.copy(self)
+        rows = [row for few in self.rows for row in few]
+        parts = (pad_sequence(rows[k : k + 256], batch_first=True) for k in range(0, len(rows), 256))
+        read = torch.cat([dual.read(ids) for ids in parts]).view(len(self.rows), -1, dual.encoder.config.hidden_size)
+        found.rows, found.told = [list(few) for few in read], "read"
+        return found
+
     def __len__(self) -> int:
         return len(self.seen)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """`seen` (N, P, D_in); `ids` int64 (N (1 + K), T), 0 for padding: the pictures' own captions, then the wrong ones."""
+        """`seen` (N, P, D_in); `ids` int64 (N (1 + K), T), 0 for padding: the pictures' own captions, then the wrong ones; or,
+        where they have been read, `read` (N (1 + K), W)."""
         few = [self.rows[i] for i in indices.tolist()]
         rows = [of[0] for of in few] + [row for of in few for row in of[1:]]
-        return {"seen": self.seen[indices].float(), "ids": pad_sequence(rows, batch_first=True)}
+        return {"seen": self.seen[indices].float(), self.told: pad_sequence(rows, batch_first=True)}
 
 
 class Pooler(nn.Module):
@@ -142,15 +156,19 @@ class Dual(Recipe):
 
     def text(self, ids: Tensor, language: str = "") -> Tensor:
         """Token ids int64 (N, T), 0 for padding -> (N, D), of no particular length; one way for whatever language."""
+        return self.text_head(self.read(ids))
+
+    def read(self, ids: Tensor) -> Tensor:
+        """What the text encoder makes of captions, before the head: int64 (N, T), 0 for padding -> (N, W)."""
         there = ids != 0
-        states = self.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state
-        return self.text_head(pooled(states, there))
+        return pooled(self.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state, there)
 
     def features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """image and text (N, D), wrong (N K, D), scale ()."""
         scale = self.log_scale.clamp(max=math.log(100)).exp()  # CLIP's cap
         with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
-            image, text = self.image(batch["seen"]), F.normalize(full(self.text(batch["ids"])), dim=-1)
+            read = batch["read"] if "read" in batch else self.read(batch["ids"])
+            image, text = self.image(batch["seen"]), F.normalize(full(self.text_head(read)), dim=-1)
         return {"image": image, "text": text[: len(image)], "wrong": text[len(image) :], "scale": scale}
 
     def compared(self, features: dict[str, Tensor]) -> Tensor:
