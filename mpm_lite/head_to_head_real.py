@@ -6,7 +6,8 @@ Every system learns from the same training pictures, each with one caption; MLA 
 languages as text alone, M3P switches words by the names of training emoji. *Pivot* is MPM's way with two towers: English
 captions through a multilingual encoder that stays as it is. *Translate-test* is English retrieval itself, on the queries
 that the language has: a perfect translator. *Untranslated* asks the English model in L as it is: what shared spelling gives.
-MPM chat and mBLIP need a language model of many languages, of which no package brings one.
+MPM chat and mBLIP need a language model of many languages, of which no package brings one. A text encoder that stays frozen
+reads each caption once, before the updates, as the image tower reads each picture; FLOPs count neither.
 """
 
 from __future__ import annotations

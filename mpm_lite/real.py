@@ -187,9 +187,7 @@ class Real(Pictures, acquiring.Bench):
 
     def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
         frozen = isinstance(recipe, Dual) and recipe.options.text == "frozen"
-        once = (
-            (lambda: data().read_by(recipe)) if frozen else data
-        )  # a frozen e5-small costs thirty times what learns does
+        once = (lambda: data().read_by(recipe)) if frozen else data  # an encoder that stays frozen reads a caption once
         return super()._fitted(recipe, once, seed, what, [told, mark()])
 
     @torch.no_grad()
