@@ -161,6 +161,8 @@ def candidates(said: Sequence[str], there: np.ndarray) -> list[list[int]]:
 class Real(Pictures, acquiring.Bench):
     """What else differs from the toy world for dual encoders: encoders, and whose captions are learned from."""
 
+    _read: dict[str, dict[str, Tensor]] | None = None  # by language and caption, while a recipe is asked
+
     def text(self, name: str = MULTILINGUAL) -> Any:
         """`minilm-en` for English, `e5-small` for all languages."""
         return encoder(name)
@@ -189,6 +191,23 @@ class Real(Pictures, acquiring.Bench):
         frozen = isinstance(recipe, Dual) and recipe.options.text == "frozen"
         once = (lambda: data().read_by(recipe)) if frozen else data  # an encoder that stays frozen reads a caption once
         return super()._fitted(recipe, once, seed, what, [told, mark()])
+
+    def choose(self, *asked: Any, **more: Any) -> pd.DataFrame:
+        """See `Pictures.choose`; both looks and both scores ask with the same captions, which are read once."""
+        self._read = {}
+        try:
+            return super().choose(*asked, **more)
+        finally:
+            self._read = None
+
+    def texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:
+        """Where captions lie, (M, D) unit norm."""
+        if self._read is None:
+            return super().texts(recipe, captions, language)
+        known = self._read.setdefault(language, {})
+        if new := [caption for caption in dict.fromkeys(captions) if caption not in known]:
+            known.update(zip(new, super().texts(recipe, new, language), strict=True))
+        return torch.stack([known[caption] for caption in captions])
 
     @torch.no_grad()
     def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:

@@ -123,6 +123,18 @@ def test_a_frozen_encoder_reads_each_caption_once_and_what_learns_sees_no_differ
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_both_looks_and_scores_read_a_caption_once(bench, monkeypatch):
+    recipe, read = bench.dual(Acquiring(**ARM), 0), []
+    ids_for = AcquiringReal.ids_for
+    monkeypatch.setattr(
+        AcquiringReal, "ids_for", lambda self, r, said, code: read.extend(said) or ids_for(self, r, said, code)
+    )
+    rows = bench.choose(recipe, 0, "val", languages=("en",))
+    assert len(read) == len(set(read)) == len(set(real.captions("val").captions["en"])) and bench._read is None
+    one = bench.choose(recipe, 0, "val", languages=("en",), looks=("real",))
+    assert one.equals(rows[rows["look"] == "real"])
+
+
 def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     bench = MatchingReal(progress=False)
     arm = Matching(**REAL_M3P | {"options": ONE_STEP})
