@@ -170,6 +170,21 @@ def test_what_readme_advises_follows_from_the_tables():
     assert m3p["updates"] < m3p["pairs"]
 
 
+def test_readme_says_of_real_pictures_what_the_table_says():
+    """Its paragraph on them, and notebook 10's."""
+    rows = report_systems.read(report_systems.REAL)
+    by = {key: of.set_index("system") for key, of in rows.groupby(["metric", "language"])}
+    recall, choice, english = by["recall", "others"], by["choice", "others"]["value"], by["recall", "en"]["value"]
+    ways = ["pivot", "teacher", "translate-train"]
+    assert recall["value"].idxmax() == choice.idxmax() == "translate-test"
+    assert recall.loc[ways, "value"].max() - recall.loc[ways, "value"].min() < 0.03
+    assert (english[["teacher", "translate-train"]] < english["pivot"]).all() and choice[ways].idxmax() == "teacher"
+    assert recall.loc["untranslated", "value"] < recall.loc["MLA", "low"] and english["MLA"] >= english["pivot"] - 0.01
+    assert recall.loc[ways, "value"].min() > recall.loc["MLA", "value"] and choice[ways].min() > choice["MLA"]
+    m3p = by["choice", "en"].loc["M3P"]
+    assert m3p["low"] < m3p["chance"] + 0.02
+
+
 def test_the_notebook_says_what_has_not_run(monkeypatch):
     monkeypatch.setattr(report_systems, "has", lambda name: False)
     assert "has not run yet" in repr(systems.comparison())
