@@ -5,7 +5,8 @@
 
 A region is a cell of a grid over `efficientnet-lite0`'s patches; its class, as a detector's would be, is the ImageNet class
 that the tower's own head gives it. Captions are switched by the names of training emoji. xMLM reads the captions of the
-training pictures in all languages, sampled by their numbers to the power of alpha.
+training pictures in all languages, sampled by their numbers to the power of alpha. Fine-tuning, where an arm asks for it
+(`fine=("en",)`, `fine_steps`), trains matching alone on the same switched names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mpm_lite.data.switching import Switching, switch
 from mpm_lite.experiment import image_tower
 from mpm_lite.matching import Matching, Reads, Streams
 from mpm_lite.real import GRID, LANGUAGES, Pictures
-from mpm_lite.recipes.m3p import FINE, PRETRAIN, M3p, M3pOptions
+from mpm_lite.recipes.m3p import FINE, M3p, M3pOptions
 from mpm_lite.runtime import UserError
 from mpm_lite.towers.tokens import padded
 
@@ -70,12 +71,16 @@ class MatchingReal(Pictures, matching.Bench):
         return M3p(model.requires_grad_(True), self.tower.width, GRID * GRID, CLASSES, options)
 
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
-        """What a stage learns from. UserError for fine-tuning and for switched text without pictures, which are not here."""
-        if stage == FINE or not arm.pictures:
-            raise UserError("On real pictures M3P is pretrained with pictures, and not fine-tuned.")
+        """What a stage learns from. UserError for fine-tuning in other languages than English, or on other pictures'
+        captions, and for switched text without pictures, which are not here."""
+        if not arm.pictures or arm.shuffled or set(arm.fine) - {"en"}:
+            raise UserError(
+                "On real pictures M3P learns from pictures with their own English captions: set fine=('en',) or ()."
+            )
         many, o = real.captions("train"), arm.recipe_options
         english = many.captions["en"][: arm.pairs]
-        switching = Switching(**arm.switch) if arm.switch is not None and stage == PRETRAIN else None
+        # As its released code does, words are switched in fine-tuning too.
+        switching = Switching(**arm.switch) if arm.switch is not None else None
 
         def told(i: int, rng: np.random.Generator) -> list[str]:
             """The picture's own name, and those of others that are named otherwise."""
@@ -87,7 +92,7 @@ class MatchingReal(Pictures, matching.Bench):
             return said if switching is None else [switch(one, switching, rng) for one in said]
 
         seen = self.seen("train", arm.pairs)
-        text = sentences(matching.SENTENCES, arm.alpha, seed)
+        text = [] if stage == FINE else sentences(matching.SENTENCES, arm.alpha, seed)
         return Streams(
             stage, o, text, seen, region_classes()[: len(seen)], told, self.reads, [str(switching), *english]
         )

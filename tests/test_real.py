@@ -10,7 +10,7 @@ import pytest
 import torch
 from need import require
 
-from mpm_lite import UserError, real, report_systems, runtime
+from mpm_lite import UserError, keeping, real, report_systems, runtime
 from mpm_lite import head_to_head_real as compared
 from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, Acquiring
 from mpm_lite.data import load_captions
@@ -21,7 +21,7 @@ from mpm_lite.matching import Matching
 from mpm_lite.pairing import Pairing
 from mpm_lite.real import DUAL, LANGUAGES, REAL, AcquiringReal, PairingReal
 from mpm_lite.real_matching import REAL_M3P, MatchingReal, region_classes
-from mpm_lite.recipes.m3p import PRETRAIN
+from mpm_lite.recipes.m3p import FINE, PRETRAIN
 from mpm_lite.towers.tokens import padded
 
 SHORT = DUAL | {"steps": 2, "batch": 8, "bf16": False}
@@ -151,8 +151,23 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     assert len(recipe.encoder.encoder.layer) == REAL_M3P["layers"] == 4
     rows = bench.test(recipe, 0, "val", languages=("en", "de"), looks=("real",))
     assert rows["recall"].isna().all() and rows["choice"].notna().any()
-    with pytest.raises(UserError, match="not fine-tuned"):
-        bench.train(replace(arm, fine=("de",), options=arm.options | {"fine_steps": 1}), 0)
+
+
+def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
+    bench = MatchingReal(progress=False)
+    arm = Matching(**REAL_M3P | {"options": ONE_STEP})
+    tuned = replace(arm, fine=("en",), options=ONE_STEP | {"fine_steps": 1})
+    data = bench.data(tuned, FINE, 0)
+    own = real.captions("train").captions["en"]
+    assert any(data.told(i, np.random.default_rng(i))[0] != own[i] for i in range(40))
+    assert set(data.batch(torch.arange(4))) == {"match_seen", "match_ids"}  # matching alone
+    with keeping.opened() as files:
+        before, after = bench.train(arm, 0).state_dict(), bench.train(tuned, 0).state_dict()
+    assert len(set(files)) == 2 and not torch.equal(before["match.0.weight"], after["match.0.weight"])
+    assert torch.equal(before["bias"], after["bias"])  # fine-tuning asks no words
+    for wrong in ({"fine": ("de",)}, {"shuffled": True}, {"pictures": False}):
+        with pytest.raises(UserError, match="own English captions"):
+            bench.train(replace(tuned, **wrong), 0)
 
 
 def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path, monkeypatch):
