@@ -49,7 +49,7 @@ def trained(
     said = digest([place, recipe.name, label, str(seed), json.dumps([list(told), dials], sort_keys=True)])
     path, shipped = (folder / f"{said}.safetensors" for folder in (runtime.home() / place, runtime.asset() / KEPT))
 
-    begin = cache(before or (lambda: None))
+    begin, data = cache(before or (lambda: None)), cache(data)  # one making of data, for training and for the account
     if accounts.open_now():
         begin()  # and so down to the first stage, whose cost is to be written down too
 

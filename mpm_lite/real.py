@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -189,8 +189,7 @@ class Real(Pictures, acquiring.Bench):
 
     def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
         frozen = isinstance(recipe, Dual) and recipe.options.text == "frozen"
-        # An encoder that stays frozen reads a caption once, for training and for the account of what that costs.
-        once = cache(lambda: data().read_by(recipe)) if frozen else data
+        once = (lambda: data().read_by(recipe)) if frozen else data  # an encoder that stays frozen reads a caption once
         return super()._fitted(recipe, once, seed, what, [told, mark()])
 
     def choose(self, *asked: Any, **more: Any) -> pd.DataFrame:
