@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,8 +45,9 @@ def trained(
     what learns is kept, in MPM_LITE_HOME/place. Where it has to be trained, `before` is called first, to set weights that it
     starts from.
     """
-    dials = {k: v for k, v in asdict(recipe.options).items() if k != "bf16"}
-    said = digest([place, recipe.name, label, str(seed), json.dumps([list(told), dials], sort_keys=True)])
+    said = digest(
+        [place, recipe.name, label, str(seed), json.dumps([list(told), dials(recipe.options)], sort_keys=True)]
+    )
     path, shipped = (folder / f"{said}.safetensors" for folder in (runtime.home() / place, runtime.asset() / KEPT))
 
     begin, data = cache(before or (lambda: None)), cache(data)  # one making of data, for training and for the account
@@ -66,6 +67,15 @@ def trained(
         files.append(path)
     accounts.note(recipe, data)
     return recipe.eval()
+
+
+def dials(options: Any) -> dict[str, Any]:
+    """A recipe's options by name, those that decide its weights: not bf16; and none that is `added`, a dial that is younger
+    than weights that are kept, at its default, which is what those had."""
+    same = {
+        one.name for one in fields(options) if "added" in one.metadata and getattr(options, one.name) == one.default
+    }
+    return {name: dial for name, dial in asdict(options).items() if name not in same | {"bf16"}}
 
 
 def mark(recipe: nn.Module) -> str:

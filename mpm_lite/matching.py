@@ -180,8 +180,10 @@ class Bench(Pictured):
         o = arm.recipe_options
         text = {"alpha": arm.alpha, "sentences": SENTENCES}
         pairs = asdict(arm) | text | {"text_steps": o.text_steps, "fine": (), "shuffled": False, "options": None}
-        first = lambda: self._fitted(replace(o, steps=0, fine_steps=0), text, arm, seed)  # noqa: E731
-        both = lambda: self._fitted(replace(o, text_steps=0, fine_steps=0), pairs, arm, seed, first)  # noqa: E731
+        # Its rates decide nothing before fine-tuning.
+        plain = {"fine_steps": 0, "fine_lr": M3pOptions.fine_lr, "slower": M3pOptions.slower}
+        first = lambda: self._fitted(replace(o, steps=0, **plain), text, arm, seed)  # noqa: E731
+        both = lambda: self._fitted(replace(o, text_steps=0, **plain), pairs, arm, seed, first)  # noqa: E731
         before = both if o.steps else first
         if o.fine_steps:
             told = pairs | {"steps": o.steps, "fine": arm.fine, "shuffled": arm.shuffled}
@@ -202,6 +204,9 @@ class Bench(Pictured):
         )  # fmt: skip
         encoder: nn.Module = BertModel(config, add_pooling_layer=False)
         return M3p(encoder, self.tower.width, CELLS * CELLS, CLASSES, options)
+
+    def begin(self, recipe: M3p, arm: Matching) -> None:
+        """What an arm does to an untrained recipe before its first stage, in place: nothing."""
 
     @property
     def reads(self) -> Reads:
@@ -248,10 +253,11 @@ class Bench(Pictured):
         recipe = self.untrained(options, arm.layers)
         stages = [stage.name for stage in recipe.stages()]
         if not stages:
+            self.begin(recipe, arm)
             return recipe.eval()
         said = [self.tower.fingerprint, told, arm.layers, *self.mark]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
-        before = (lambda: recipe.load_state_dict(start().state_dict())) if start else None
+        before = lambda: recipe.load_state_dict(start().state_dict()) if start else self.begin(recipe, arm)  # noqa: E731
         return trained(recipe, data, seed, "matching", stages[0], said, self.progress, before)
 
     @torch.no_grad()

@@ -31,6 +31,7 @@ from mpm_lite.asking import seed_of, soft_tokens
 from mpm_lite.cache import digest, features, write_atomic
 from mpm_lite.data import CaptionSet, available, load_captions, names
 from mpm_lite.judging import Sample
+from mpm_lite.keeping import dials
 from mpm_lite.recipes.base import Stage, build_options
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
@@ -124,8 +125,7 @@ def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     decoder = LanguageModel(len(tokenizer), own, **special).decoder
     many = list(islice(names.documents(arm.parallel, seed, arm.sets), DOCUMENTS))
-    dials = {k: v for k, v in asdict(arm.reading_options).items() if k != "bf16"}
-    said = ["standardised", tower.fingerprint, str(sorted(dials.items())), str(SIZES), str(seed)]
+    said = ["standardised", tower.fingerprint, str(sorted(dials(arm.reading_options).items())), str(SIZES), str(seed)]
     key = digest([*said, *(d.text for d in many[:500])])
     lm = LM(f"names:{seed}", decoder, tokenizer, key, torch.device("cpu"), frozenset(names.LANGUAGES))
     recipe = MpmChat(lm, tower.width, 1, arm.reading_options)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mpm_lite.cache import digest, features, learned
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.instructions import captions_asked
 from mpm_lite.data.scenes import Scene
-from mpm_lite.keeping import mark
+from mpm_lite.keeping import dials, mark
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.runtime import UserError, unknown
@@ -93,9 +93,9 @@ def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = L
 def key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> str:
     """Digest of everything that a recipe's weights will depend on: what it starts from, reads, and how it learns.
     `autoencoder` is the mark of its weights."""
-    dials = {k: v for k, v in asdict(recipe.options).items() if k != "bf16"}
     weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
-    said = [autoencoder, recipe.predicts, recipe.encoder.fingerprint, json.dumps(dials, sort_keys=True), str(seed)]
+    turned = json.dumps(dials(recipe.options), sort_keys=True)
+    said = [autoencoder, recipe.predicts, recipe.encoder.fingerprint, turned, str(seed)]
     return digest([*said, *prompts, *weights])
 
 

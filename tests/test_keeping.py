@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import pandas as pd
 import pytest
@@ -92,6 +92,20 @@ def test_what_ships_is_read_from_the_assets(home, monkeypatch):
     monkeypatch.setattr(train, "fit", never)
     assert torch.equal(made().learns.weight, first.learns.weight)
     assert not (home / "home" / "lines").exists()
+
+
+@dataclass(frozen=True)
+class More(Options):
+    slower: float = field(default=1.0, metadata={"added": True})
+
+
+def test_a_dial_that_is_added_leaves_what_was_kept_its_name_until_it_is_turned(home, monkeypatch):
+    first = made()
+    assert keeping.dials(More()) == {"steps": 3} == keeping.dials(Options(bf16=True))
+    monkeypatch.setattr(train, "fit", never)
+    assert torch.equal(made(options=More()).learns.weight, first.learns.weight)
+    with pytest.raises(AssertionError, match="again"):
+        made(options=More(slower=0.5))
 
 
 class Asked:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpm_lite import UserError, matching
+from mpm_lite import UserError, matching, train
 from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.data.scenes import one_off, split_of
 from mpm_lite.matching import Bench, Matching, Streams
@@ -153,15 +153,30 @@ def test_arms_share_text_and_pretraining_and_fine_tuning_goes_on_from_it(bench, 
     fine = replace(arm, fine=("zh",), options=FEW | {"fine_steps": 2})
     later = bench.train(fine, 0)
     assert stages == [TEXT, PRETRAIN, PRETRAIN, FINE]
+    # Rates of fine-tuning are not among what came before it.
+    bench.train(replace(fine, options=fine.options | {"fine_lr": 1e-3, "slower": 0.1}), 0)
+    assert stages[4:] == [FINE]
     a, b = first.state_dict(), later.state_dict()
     assert not torch.equal(a["match.0.weight"], b["match.0.weight"])
     again = bench.train(arm, 0)
-    assert all(torch.equal(v, a[k]) for k, v in again.state_dict().items()) and len(stages) == 4
+    assert all(torch.equal(v, a[k]) for k, v in again.state_dict().items()) and len(stages) == 5
     chinese = whole(bench, fine, FINE, 0).batch(torch.arange(3))
     assert set(chinese) == {"match_seen", "match_ids"}
     strange = whole(bench, replace(fine, shuffled=True), FINE, 0).batch(torch.arange(3))
     assert torch.equal(strange["match_ids"], chinese["match_ids"])
     assert not torch.equal(strange["match_seen"], chinese["match_seen"])
+
+
+def test_in_fine_tuning_the_encoder_may_learn_slower_than_its_heads(bench):
+    recipe = bench.untrained(M3pOptions(text_steps=0, fine_steps=1, slower=0.0))
+    data = bench.data(Matching(pairs=50, fine=("en",), options=FEW | {"fine_steps": 1}), FINE, 0)
+    pretraining, fine = recipe.stages()
+    assert not pretraining.faster and dict(fine.faster) == {"encoder": 0.0}
+    recipe.options = replace(recipe.options, steps=0)
+    before = {k: v.clone() for k, v in recipe.state_dict().items()}
+    train.fit(recipe, data)
+    moved = {k.split(".")[0] for k, v in recipe.state_dict().items() if not torch.equal(v, before[k])}
+    assert "encoder" not in moved and {"first", "region", "match"} <= moved
 
 
 def test_the_common_task_ranks_by_matching_logits(bench, recipe):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch.nn.functional as F
 from need import require
 
 from mpm_lite import UserError, keeping, real, report_systems, runtime
@@ -151,6 +152,44 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     assert len(recipe.encoder.encoder.layer) == REAL_M3P["layers"] == 4
     rows = bench.test(recipe, 0, "val", languages=("en", "de"), looks=("real",))
     assert rows["recall"].isna().all() and rows["choice"].notna().any()
+
+
+def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monkeypatch):
+    both = load_captions("emoji+stamps", "train", ("en", *LANGUAGES), 60)
+    monkeypatch.setattr(real, "captions", lambda split: both)
+    monkeypatch.setattr(MatchingReal, "seen", lambda self, split, count=None: torch.zeros(len(both), 9, 1280))
+    monkeypatch.setattr("mpm_lite.real_matching.region_classes", lambda: torch.ones(len(both), 9, dtype=torch.long))
+    arm = Matching(**REAL_M3P | {"switch": None, "fine": ("en",), "options": ONE_STEP | {"fine_steps": 1}})
+    told, own = MatchingReal(progress=False).data(arm, FINE, 0).told, both.captions["en"]
+    of = [part.name for part, indices in both.parts for _ in indices]
+    said = {name: {text for text, part in zip(own, of, strict=True) if part == name} for name in of}
+    emoji, stamps = said.values()
+    assert not emoji & stamps
+    for i, name in enumerate(of):
+        first, *others = told(i, np.random.default_rng(i))
+        assert first == own[i] and set(others) <= said[name] - {first}
+
+
+def test_m3ps_regions_start_near_their_pictures_names(few):
+    bench, arm = MatchingReal(progress=False), Matching(**REAL_M3P | {"options": ONE_STEP})
+    torch.manual_seed(0)
+    recipe = bench.untrained(arm.recipe_options)
+    seen, ids = bench.seen("train").float(), bench.reads.encode(real.captions("train").captions["en"])
+    told = ~torch.isin(ids, bench.reads.special)[..., None]
+
+    def rank():
+        """The share of names that are farther from a picture than its own: a half by chance."""
+        with torch.no_grad():
+            names = (recipe.words(ids) * told).sum(1) / told.sum(1)
+            of = recipe.region(seen).mean(1)
+            near = F.normalize(of - of.mean(0), dim=1) @ F.normalize(names - names.mean(0), dim=1).T
+        return (near < near.diagonal()[:, None]).float().mean()
+
+    before, encoder = rank(), [v.clone() for v in recipe.encoder.parameters()]
+    bench.begin(recipe, arm)
+    assert rank() > 0.9 > 0.7 > before
+    assert all(torch.equal(a, b) for a, b in zip(encoder, recipe.encoder.parameters(), strict=True))
+    assert not recipe.box.weight.any() and recipe.region.weight.abs().sum() > 0
 
 
 def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):

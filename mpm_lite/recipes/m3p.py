@@ -16,7 +16,7 @@ vocabulary, C classes of regions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,6 +47,8 @@ class M3pOptions:
     hidden: float = 0.15  # share of tokens or regions that are asked about
     lr: float = 1e-3
     fine_lr: float = 3e-4
+    # How many times fine_lr the encoder learns at: at the rate that new heads need, one that has read much forgets it.
+    slower: float = field(default=1.0, metadata={"added": True})
     weight_decay: float = 0.01
     bf16: bool = False
 
@@ -85,10 +87,11 @@ class M3p(Recipe):
             "clip": 1.0,
             "beta2": 0.98,
         }
+        slower = (("encoder", o.slower),)
         found = [
             Stage(TEXT, alone, objective="xMLM", steps=o.text_steps, lr=o.lr, **same),
             Stage(PRETRAIN, every, objective="xMLM + MC-MLM + MC-MRM + MC-VLM, summed", steps=o.steps, lr=o.lr, **same),
-            Stage(FINE, every, objective="matching alone", steps=o.fine_steps, lr=o.fine_lr, **same),
+            Stage(FINE, every, objective="matching alone", steps=o.fine_steps, lr=o.fine_lr, faster=slower, **same),
         ]
         return [stage for stage in found if stage.steps]
 
