@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpm_lite import matching, real
 from mpm_lite.acquiring import MULTILINGUAL
@@ -36,7 +36,8 @@ RIDGE = 0.3  # of the regression that regions start from, in shares of a feature
 SWITCH = {"world": "emoji", "languages": LANGUAGES}
 # Four of e5-small's twelve layers are what a CPU trains in minutes.
 REAL_M3P: dict[str, Any] = {
-    "world": "real", "layers": 4, "pairs": 10_000, "switch": SWITCH, "options": {"text_steps": 0, "steps": 400, "lr": 2e-4, "captions": 4},
+    "world": "real", "layers": 4, "pairs": 10_000, "switch": SWITCH, "fine": ("en",),
+    "options": {"text_steps": 0, "steps": 200, "fine_steps": 600, "batch": 12, "captions": 8, "lr": 2e-4, "fine_lr": 1e-3, "slower": 0.1},
 }  # fmt: skip
 
 
@@ -63,15 +64,18 @@ class MatchingReal(Pictures, matching.Bench):
     @property
     def mark(self) -> list[Any]:
         """Whatever there is to learn from."""
-        return [real.mark(), GRID, RIDGE, "others of one collection"]
+        return [real.mark(), GRID, RIDGE, "others of one collection", "no dropout"]
 
     def untrained(self, options: M3pOptions, layers: int = REAL_M3P["layers"]) -> M3p:
         """e5's embeddings and lower layers with M3P's heads, which torch's seed decides."""
-        model = copy.deepcopy(real.encoder(MULTILINGUAL).model)
-        model.encoder.layer = model.encoder.layer[:layers]
-        model.config.num_hidden_layers = layers
-        model.config.vocab_size = model.get_input_embeddings().num_embeddings
-        return M3p(model.requires_grad_(True), self.tower.width, GRID * GRID, CLASSES, options)
+        e5 = real.encoder(MULTILINGUAL).model
+        config, weights = copy.deepcopy(e5.config), e5.state_dict()
+        config.num_hidden_layers, config.vocab_size = layers, e5.get_input_embeddings().num_embeddings
+        # With dropout the encoder has not fitted its training pairs when its updates end.
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        model: nn.Module = type(e5)(config, add_pooling_layer=False)
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        return M3p(model, self.tower.width, GRID * GRID, CLASSES, options)
 
     def begin(self, recipe: M3p, arm: Matching) -> None:
         """Regions start where their pictures' English names are: a ridge regression of the mean embedding of a name's pieces on

@@ -138,7 +138,7 @@ def test_both_looks_and_scores_read_a_caption_once(bench, monkeypatch):
 
 def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     bench = MatchingReal(progress=False)
-    arm = Matching(**REAL_M3P | {"options": ONE_STEP})
+    arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     data = bench.data(arm, PRETRAIN, 0)
     batch = data.batch(torch.arange(4))
     own = real.captions("train").captions["en"]
@@ -159,7 +159,7 @@ def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monke
     monkeypatch.setattr(real, "captions", lambda split: both)
     monkeypatch.setattr(MatchingReal, "seen", lambda self, split, count=None: torch.zeros(len(both), 9, 1280))
     monkeypatch.setattr("mpm_lite.real_matching.region_classes", lambda: torch.ones(len(both), 9, dtype=torch.long))
-    arm = Matching(**REAL_M3P | {"switch": None, "fine": ("en",), "options": ONE_STEP | {"fine_steps": 1}})
+    arm = Matching(**REAL_M3P | {"switch": None, "options": ONE_STEP | {"fine_steps": 1}})
     told, own = MatchingReal(progress=False).data(arm, FINE, 0).told, both.captions["en"]
     of = [part.name for part, indices in both.parts for _ in indices]
     said = {name: {text for text, part in zip(own, of, strict=True) if part == name} for name in of}
@@ -171,7 +171,7 @@ def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monke
 
 
 def test_m3ps_regions_start_near_their_pictures_names(few):
-    bench, arm = MatchingReal(progress=False), Matching(**REAL_M3P | {"options": ONE_STEP})
+    bench, arm = MatchingReal(progress=False), Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     torch.manual_seed(0)
     recipe = bench.untrained(arm.recipe_options)
     seen, ids = bench.seen("train").float(), bench.reads.encode(real.captions("train").captions["en"])
@@ -194,7 +194,7 @@ def test_m3ps_regions_start_near_their_pictures_names(few):
 
 def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
     bench = MatchingReal(progress=False)
-    arm = Matching(**REAL_M3P | {"options": ONE_STEP})
+    arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     tuned = replace(arm, fine=("en",), options=ONE_STEP | {"fine_steps": 1})
     data = bench.data(tuned, FINE, 0)
     own = real.captions("train").captions["en"]
@@ -211,7 +211,7 @@ def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
 
 def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path, monkeypatch):
     arm = Pairing("translate-train", LANGUAGES, world="real", pairs=40, noise=0.0, options=SHORT)
-    m3p = Matching(**REAL_M3P | {"pairs": 40, "options": ONE_STEP})
+    m3p = Matching(**REAL_M3P | {"fine": (), "pairs": 40, "options": ONE_STEP})
     small = {
         "M3P": System(MatchingReal, {TABLE: m3p}),
         "MLA": System(AcquiringReal, {TABLE: Acquiring(**ARM)}),
