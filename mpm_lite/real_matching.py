@@ -109,13 +109,13 @@ class MatchingReal(Pictures, matching.Bench):
 
         of = [part.name for part, indices in many.parts for _ in indices][: len(english)]
         near = {name: [text for text, part in zip(english, of, strict=True) if part == name] for name in set(of)}
+        near = {name: texts if len(set(texts)) > 1 else english for name, texts in near.items()}
 
         def told(i: int, rng: np.random.Generator) -> list[str]:
             """The picture's own name, and those of others of its collection that are named otherwise."""
-            others: list[str] = []
-            from_here = near[of[i]] if len(set(near[of[i]])) > 1 else english
+            others, names = [], near[of[i]]
             while len(others) < o.captions - 1:
-                other = from_here[rng.integers(len(from_here))]
+                other = names[rng.integers(len(names))]
                 others += [other] if other != english[i] else []
             said = [english[i], *others]
             return said if switching is None else [switch(one, switching, rng) for one in said]
