@@ -27,6 +27,7 @@ from mpm_lite.keys import Key
 from mpm_lite.packing import Shelf, name_of, rows_key
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
+from mpm_lite.towers import toys
 from mpm_lite.workers import run as share_out
 
 FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
@@ -70,6 +71,7 @@ def run(
     there is one seed of everything.
     """
     one, rows, jobs = claim(name), shelf(out), {}
+    check_models(one, out, seeds, split)
     asked = {**one.asked, "split": split}
     todo = {(seed, arm): name_of(key(one.arms[arm], seed, asked)) for seed in seeds for arm in one.arms}
     missing = set(rows.missing(todo.values()))
@@ -82,6 +84,15 @@ def run(
             jobs[f"{name}, {arm}, seed {seed}"] = (_run, (name, arm, seed, split, out, bench))
     share_out(jobs, workers, say)
     return judged(one, out, seeds, split)
+
+
+def check_models(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> None:
+    """UserError for a language model that runs of a claim stand on and that is not here, unless their rows are kept already."""
+    asked = {**one.asked, "split": split}
+    todo = {name_of(key(arm, seed, asked)): (arm, seed) for arm in one.arms.values() for seed in seeds}
+    for run in shelf(out).missing(todo):
+        for name, seed in toys.models_of(*todo[run]).values():
+            toys.folder(name, seed)
 
 
 def _run(name: str, arm: str, seed: int, split: str, out: Path, bench: Any = None) -> None:

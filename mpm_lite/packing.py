@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -121,11 +121,7 @@ def rows_key(arm: Any, seed: int, told: Mapping[str, Any], data: Mapping[str, st
         painters = ["paint"] if hasattr(arm, "encoder") else []
         data = {f"toy world, {split}": toyworld.mark(split) for split in ("train", str(told.get("split", "test")))}
         decides["toy towers"] = toys.towers("towers", *painters)
-    for field in fields(arm):
-        name = getattr(arm, field.name)
-        if isinstance(name, str) and name in toys.NAMES:
-            of = getattr(arm, f"{field.name}_seed", None)
-            decides[f"weights of {field.name}"] = toys.weights(name, toys.turn(name, seed) if of is None else of)
+    decides |= {f"weights of {field}": toys.weights(*model) for field, model in toys.models_of(arm, seed).items()}
     return Key("rows of an arm", decides | data)
 
 

@@ -109,6 +109,8 @@ def data_key(split: str) -> dict[str, str]:
 class Pictures(Pictured):
     """Real pictures for a bench, and how a test is made of them."""
 
+    world = "real"
+
     def __init__(self, image: str = "efficientnet-lite0", progress: bool = True) -> None:
         self.tower, self.progress = image_tower(image, "cpu"), progress
         self._seen: dict[tuple[str, int], Tensor] = {}

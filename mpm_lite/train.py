@@ -27,7 +27,7 @@ from mpm_lite import checkpoint, parts, runtime, shards
 from mpm_lite.keys import KEY, Key, check_same
 from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage, TrainData, within
-from mpm_lite.runtime import UserError
+from mpm_lite.runtime import UserError, whole_number
 
 PRECISIONS, TRACKERS = ("", "no", "bf16", "fp16"), ("", "tensorboard", "wandb")
 
@@ -138,6 +138,7 @@ def fit(
     recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
     Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
     """
+    whole_number("parts", plan.parts)
     each = by_stage(recipe, data)
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
@@ -168,6 +169,10 @@ def fit(
     home = torch.device("cpu") if sharded else accelerator.device
     recipe.to(home)
     for stage in recipe.stages():
+        if recipe.compares and stage.batch < 2:
+            raise UserError(
+                f"batch={stage.batch}: {recipe.name!r} compares the examples of a batch with each other, so it needs 2."
+            )
         parts.check(recipe, min(stage.batch, *map(len, each)), plan.parts)
     best = {k: v.to(home) for k, v in saved.tensors["best"].items()} if saved and "best" in saved.tensors else None
     done = sum(stage.steps for stage in recipe.stages()[:start_stage]) + start_step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mpm_lite import runtime
 from mpm_lite.keys import digest, file_digest
@@ -52,6 +53,17 @@ def _there(name: str) -> dict[int, Path]:
 def _in(place: Path, name: str) -> dict[int, Path]:
     found = {path.name.removeprefix(f"{name}-"): path for path in place.glob(f"{name}-[0-9]*")}
     return {int(seed): path for seed, path in found.items() if seed.isdigit()}
+
+
+def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
+    """The language models that an arm of an experiment stands on with a seed: of each field of it that names one, the name and
+    the seed it was pretrained with."""
+    found = {}
+    for field, name in vars(arm).items():
+        if isinstance(name, str) and name in NAMES:
+            own = getattr(arm, f"{field}_seed", None)
+            found[field] = name, turn(name, seed) if own is None else own
+    return found
 
 
 def weights(name: str, seed: int) -> str:
