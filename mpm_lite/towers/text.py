@@ -118,6 +118,32 @@ def bar(steps: Sequence[int], what: str, progress: bool) -> Any:
     return tqdm(steps, desc=what, disable=not progress or runtime.quiet(), leave=False)
 
 
+def padding_id(tokenizer: Any) -> int:
+    """The token id that fills the end of shorter rows; 0 for a tokenizer without a pad token: the mask hides what it is."""
+    pad = tokenizer.pad_token_id
+    return 0 if pad is None else int(pad)
+
+
+def check_vocabulary(name: str, model: torch.nn.Module, tokenizer: Any) -> None:
+    """Raises UserError where the tokenizer gives ids for which the model has no embedding.
+
+    Models that do not look their ids up in a table, such as those that hash characters, take any id.
+    """
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return
+    rows = getattr(getattr(table, "weight", None), "shape", [0])[0]
+    known = len(tokenizer)
+    if rows and hasattr(tokenizer, "get_vocab"):  # ids may have gaps, so that the highest says more than the count
+        known = max([known, *(i + 1 for i in tokenizer.get_vocab().values())])
+    if rows and known > rows:
+        raise runtime.UserError(
+            f"{name}: its tokenizer knows {known} tokens and its embedding {rows}: "
+            "the two belong to different models; fetch or save that checkpoint again."
+        )
+
+
 def mean(out: Any, mask: torch.Tensor) -> torch.Tensor:
     """The mean of a model's last states (N, T, W) under the mask (N, T): (N, W)."""
     states = out.last_hidden_state
@@ -150,6 +176,7 @@ class TransformerTower:
         clean: Callable[[str], str] | None = None,
     ) -> None:
         self.name, self.fingerprint, self.languages, self.prefix = name, fingerprint, languages, prefix
+        check_vocabulary(name, model, tokenizer)
         self.model = frozen(model, device, name)
         self.tokenizer, self.max_tokens, self.device = tokenizer, max_tokens, device
         self._pool, self._clean = pool or mean, clean or str
@@ -179,7 +206,7 @@ class TransformerTower:
         for start in bar(range(0, len(order), self.batch), f"{self.name}: texts / {self.batch}", progress):
             rows = order[start : start + self.batch]
             longest = max(1, len(ids[rows[-1]]))
-            padded = np.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=np.int64)  # (B, T)
+            padded = np.full((len(rows), longest), padding_id(self.tokenizer), dtype=np.int64)  # (B, T)
             real = np.zeros((len(rows), longest), dtype=bool)  # (B, T)
             for row, i in enumerate(rows):
                 padded[row, : len(ids[i])], real[row, : len(ids[i])] = ids[i], True
