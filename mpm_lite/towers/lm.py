@@ -22,7 +22,7 @@ from torch import Tensor
 from mpm_lite import ops, runtime
 from mpm_lite.towers import attention, toys
 from mpm_lite.towers.halves import frozen, in_halves
-from mpm_lite.towers.text import bar, check_vocabulary
+from mpm_lite.towers.text import bar, check_texts, check_vocabulary
 from mpm_lite.towers.writing import Begin, beginning, context_of, ends_of, settings, unsettled, until
 
 IGNORE = -100
@@ -105,11 +105,10 @@ class LM:
 
     def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         """Token ids of each text; `special` adds what the tokenizer puts around a text of its own accord."""
-        if isinstance(texts, str):
-            raise runtime.UserError("A language model takes a list of texts: put the one text in a list.")
+        texts = check_texts(texts, "A language model", empty=True)
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=special, return_token_type_ids=False)["input_ids"]
+        return self.tokenizer(texts, add_special_tokens=special, return_token_type_ids=False)["input_ids"]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of ids, special tokens left out."""
@@ -198,7 +197,7 @@ class LM:
         the end-of-text token counts too; raises UserError where the tokenizer has none. Gradients reach the context's soft
         tokens, and the model where it may learn."""
         rows = self._targets(continuations, end)
-        width = max((len(row) for row in rows), default=0)
+        width = max([1, *map(len, rows)])  # one column at least, for continuations that are all empty
         labels = torch.full((len(rows), width), IGNORE, device=self.device)
         for i, row in enumerate(rows):
             labels[i, : len(row)] = torch.tensor(row)
@@ -339,8 +338,9 @@ class LM:
             weight = context.mask[..., None] / context.mask.sum(1)[:, None, None]  # (N, T, 1)
             return torch.stack([(states * weight).sum(1) for states in self.all_layers(context)]).cpu().numpy()
 
+        none = np.zeros((self.model.config.num_hidden_layers + 1, 0, self.width), dtype=np.float32)
         with torch.inference_mode():
-            return np.concatenate(list(self._parts(layers, len(texts))), axis=1).astype(np.float32)
+            return np.concatenate([none, *self._parts(layers, len(texts))], axis=1).astype(np.float32)
 
     def all_layers(self, context: Context) -> tuple[Tensor, ...]:
         """The states after every layer, the embeddings first, each (N, T, D)."""

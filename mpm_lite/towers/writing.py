@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite import runtime
-from mpm_lite.towers.text import padding_id
+from mpm_lite.towers.padding import padding_id
 
 
 class Begin:
@@ -33,9 +33,20 @@ class Begin:
 def settings(
     lm: Any, new_tokens: int, cache: bool, ends: Sequence[int], how: str, beams: int, temperature: float, top_p: float
 ) -> Any:
-    """What transformers is told of one way to write: `greedy`, `beam` or `sample`."""
+    """What transformers is told of one way to write: `greedy`, `beam` or `sample`. Raises UserError for impossible numbers."""
     from transformers import GenerationConfig
 
+    for wrong, said in (
+        (new_tokens < 1, f"new_tokens={new_tokens}: ask for one new token or more"),
+        (how == "beam" and beams < 1, f"beams={beams}: take one beam or more"),
+        (how == "sample" and not temperature > 0, f"temperature={temperature}: take one above 0, or how='greedy'"),
+        (
+            how == "sample" and not 0 < top_p <= 1,
+            f"top_p={top_p}: it is a share of the probability, above 0 and up to 1",
+        ),
+    ):
+        if wrong:
+            raise runtime.UserError(f"{said}.")
     return GenerationConfig(
         max_new_tokens=new_tokens, use_cache=cache, do_sample=how == "sample",
         num_beams=beams if how == "beam" else 1, eos_token_id=list(ends) or None, pad_token_id=padding_id(lm.tokenizer),
