@@ -73,6 +73,7 @@ class LM:
     """
 
     kind = "causal"
+    given = 0  # tokens that a written row begins with though they were not written
 
     def __init__(
         self,
@@ -316,7 +317,7 @@ class LM:
                     inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
                     logits_processor=[Begin(first)] if first else None,
                 )  # fmt: skip
-            return self.decode([until(row.tolist(), ends) for row in ids])
+            return self.decode([until(row, ends) for row in ids[:, self.given :].tolist()])
 
         # Not inference_mode: some models keep buffers that later calls must be able to change.
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
