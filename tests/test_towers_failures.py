@@ -405,8 +405,8 @@ def test_a_sample_may_be_any_token_of_a_large_vocabulary(tmp_path: Path) -> None
     model.save_pretrained(tmp_path)
     large.save_pretrained(tmp_path)
     lm = mpm.load_lm(str(tmp_path), device="cpu")
-    said = lm.generate(["a"] * 16, new_tokens=40, how="sample", temperature=50.0)
-    assert len({word for one in said for word in one.split()}) > 200  # of 640 words: the same chance for all
+    said = lm.generate(["a"] * 300, new_tokens=1, how="sample", temperature=50.0)
+    assert len(set(said)) > 100  # with nearly the same chance for all, 300 draws are some 210 words
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Shapes: N texts, T tokens of the longest one, D the tower's width.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -184,6 +185,8 @@ class TransformerTower:
         self.width = self.token_width = int(model.config.hidden_size)
         self.batch = runtime.preset(device).text_batch
         self.mixed = self._hides_padding()  # whether texts of several lengths go into one batch
+        if not self.mixed:  # vectors that were kept under the other fingerprint may have seen padding
+            self.fingerprint = hashlib.sha256(f"rows of one length {fingerprint}".encode()).hexdigest()
         if pool is not None:  # what comes behind the states may change their width: one text says to what
             _, _, vectors, _ = next(self._said(self._ids(["a"]), False))
             self.width = int(vectors.shape[-1])
