@@ -1,7 +1,9 @@
 """What is kept is found again by all that decides it: weights, data, settings and code; anything else is another run."""
 
+import copy
 import json
 import os
+import pickle
 import shutil
 
 import numpy as np
@@ -20,6 +22,8 @@ from mpm_lite.keys import Key, OtherRun
 from mpm_lite.runtime import UserError
 from mpm_lite.towers import toys
 from mpm_lite.towers.features import image_features, text_features
+from mpm_lite.towers.image import load_image_tower
+from mpm_lite.towers.text import load_text_tower
 
 
 def small(**change):
@@ -181,6 +185,24 @@ def test_a_tower_whose_folder_was_written_again_is_another_tower(kind, tmp_path,
     assert back.fingerprint == first.fingerprint and np.array_equal(said(back), before)
     direct = back.encode(many.captions["de"]) if kind.endswith("text") else before
     assert np.array_equal(said(back, "de"), direct), "nothing of the second weights is stored under the first ones' key"
+
+
+def test_a_tower_that_was_trained_in_memory_is_another_tower(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    part = Part("made/test", ["a", "b", "c"], {"en": TEXTS[:3]}, ["x", "y", "z"], lambda i: pictures(3, 256)[i])
+    many = CaptionSet([(part, np.arange(3))], ["en"])
+    reads = load_text_tower(str(encoder(tmp_path / "text")))
+    vision(tmp_path / "image", "vit")
+    sees = load_image_tower(str(tmp_path / "image"))
+    for tower, said in ((reads, lambda: text_features(many, "en", reads)), (sees, lambda: image_features(many, sees))):
+        loaded, before = tower.fingerprint, said()
+        copied = pickle.loads(pickle.dumps(copy.deepcopy(tower))) if tower is reads else copy.deepcopy(tower)
+        assert copied.fingerprint == loaded == tower.fingerprint
+        optimizer = torch.optim.SGD([p.requires_grad_(True) for p in tower.model.parameters()], lr=0.5)
+        sum(p.square().sum() for p in tower.model.parameters()).backward()
+        optimizer.step()
+        assert tower.fingerprint != loaded and copied.fingerprint == loaded
+        assert not np.allclose(before, said())
 
 
 def test_a_file_is_read_again_when_its_bytes_may_have_changed(tmp_path):
