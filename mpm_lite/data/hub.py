@@ -180,7 +180,7 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
     # A copy that `datasets` made of other files of these names has another place: their times alone may be the same.
     where = Path(datasets.config.HF_DATASETS_CACHE) / f"files-{local.stamp_of(files)[:16]}"
     named = {f"file_{number:06d}": [glob.escape(str(file))] for number, file in enumerate(files)}
-    found = _loaded(name, kind, None, True, data_files=named, cache_dir=str(where), streaming=limit is not None)
+    found = _loaded(name, kind, True, data_files=named, cache_dir=str(where), streaming=limit is not None)
     sources, taken = [], {}
     for file, opened in zip(files, found.values(), strict=True):
         path = local.below(file, root)
@@ -195,7 +195,7 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
 def _hub_sources(name: str, revision: str | None, limit: int | None) -> list[Source]:
     """Each split of a repository of the hub."""
     where = KNOWN[name].repo if name in KNOWN else name.partition(":")[2]
-    found = _loaded(name, where, revision, False, revision=revision, streaming=limit is not None)
+    found = _loaded(name, where, False, revision=revision, streaming=limit is not None)
     sources = [Source(_read(opened, limit), f"split {split}", split) for split, opened in found.items()]
     return [source for source in sources if len(source.rows)] or _nothing(name)
 
@@ -222,7 +222,7 @@ def _snapshot(source: Source) -> str:
     return Path(files[0]["filename"]).parent.name if files else ""
 
 
-def _loaded(name: str, source: str, revision: str | None, own: bool, **how: Any) -> dict[str, Any]:
+def _loaded(name: str, source: str, own: bool, **how: Any) -> dict[str, Any]:
     """What `datasets` opens. Raises UserError, in one sentence, for whatever is wrong."""
     import datasets
 
@@ -234,7 +234,7 @@ def _loaded(name: str, source: str, revision: str | None, own: bool, **how: Any)
     except UserError:
         raise
     except Exception as error:  # the hub's, the reader's and the file system's: each its own kind
-        raise _failed(name, source, revision, own, error) from error
+        raise _failed(name, source, how.get("revision"), own, error) from error
     finally:
         if bars:
             datasets.enable_progress_bars()
