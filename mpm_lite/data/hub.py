@@ -90,9 +90,8 @@ def parts(
     if streaming and not limit:
         raise UserError("streaming=True needs a limit: it reads the first rows and no more.")
     told = json.dumps(dict(columns)) if columns else ""
-    limit = limit if streaming else None
     shown = shown or local.shown_names([name])[name]
-    asked = (name, told, revision, limit, streaming, skip_bad, shown, local.stamp(name))
+    asked = (name, told, revision, limit if streaming else None, skip_bad, shown, local.stamp(name))
     found = _parts(*asked)
     if local.stamp_of(found.watched) != found.stamp:  # a picture elsewhere was replaced
         _parts.cache_clear()
@@ -111,15 +110,9 @@ class _Found:
 
 @lru_cache(maxsize=8)
 def _parts(
-    name: str,
-    columns: str,
-    revision: str | None,
-    limit: int | None,
-    streaming: bool,
-    skip_bad: bool,
-    shown: str,
-    stamp: str,
+    name: str, columns: str, revision: str | None, limit: int | None, skip_bad: bool, shown: str, stamp: str
 ) -> _Found:
+    """limit: how many rows of each split are read, as a stream; None reads all."""
     own = local.is_local(name)
     sources = _local_sources(name, revision, limit) if own else _hub_sources(name, revision, limit)
     held = _held(sources)
@@ -135,16 +128,20 @@ def _parts(
             raise UserError(
                 f'{name}: language "split" needs splits that are called as languages are, such as en or de.'
             )
-    # A repository's own splits are what it says; a column of splits counts where it has but one, or none of ours.
-    ours = {local.SPLIT_WORDS.get(source.split or "") for source in sources} & {"val", "test"}
-    follow = own or (not by_language and (len(sources) == 1 or not ours))
-    rows = rows_of(sources, said, follow)
+    column = said.split_column(held)
+    if column and (not held[column] or not (own or _one_split(sources))):
+        column = None  # it is empty, or the repository has splits of its own
+    rows = rows_of(sources, said, column)
     watched = tuple(dict.fromkeys(path for row in rows for path in row.watched))
     there = local.stamp_of(watched)
     key = [name, revision or "", str(limit), stamp, there, columns, *map(_snapshot, sources)]
-    followed = follow and said.split_column(held) is not None
-    pictures = pictures_of(sources, rows, said, followed, name in KNOWN, [] if streaming else key)
+    pictures = pictures_of(sources, rows, said, column is not None, name in KNOWN, key if limit is None else [])
     return _Found(parts_of(shown, sources, pictures, said.image, skip_bad, key), watched, there)
+
+
+def _one_split(sources: list[Source]) -> bool:
+    """Whether a repository says nothing by its splits: it has one alone, or neither val nor test."""
+    return len(sources) == 1 or not {local.SPLIT_WORDS.get(source.split or "") for source in sources} & {"val", "test"}
 
 
 def _held(sources: list[Source]) -> dict[str, list[Any]]:
@@ -260,11 +257,11 @@ def _hub_or_cache(local: bool) -> Iterator[None]:
 
 def _failed(name: str, source: str, revision: str | None, local: bool, error: Exception) -> UserError:
     """One sentence for whatever went wrong."""
-    chain, said = [], error
+    chain, said, first = [], error, error
     while said is not None:
         chain.append(type(said).__name__)
-        said = said.__cause__ or said.__context__  # type: ignore[assignment]
-    reason = (str(error).strip().splitlines() or [chain[0]])[0]
+        first, said = said, said.__cause__ or said.__context__  # type: ignore[assignment]
+    reason = (str(first if local else error).strip().splitlines() or [chain[0]])[0]
     if local:
         return UserError(f"{name} cannot be read ({reason}): check its files.")
     if "GatedRepoError" in chain:

@@ -125,25 +125,31 @@ def _are_texts(values: Sequence[Any]) -> bool:
 def _are_captions(name: str, column: str, held: Mapping[str, Sequence[Any]] | None) -> bool:
     """Whether a column of texts called `id` holds captions in Indonesian, not the ids of pictures.
 
+    Sentences are captions; single words are ids where they have digits, or where the other captions are sentences.
     Raises UserError where it cannot be known.
     """
     if held is None:
         return column.lower() != "id"
     values = held[column]
-    if any(isinstance(value, (list, tuple)) for value in values):
+    if any(isinstance(value, (list, tuple)) for value in values) or _mostly(values, 3):
         return True
-    words = [len(str(value).split()) for value in values]
-    numbered = [any(letter.isdigit() for letter in str(value)) for value in values]
-    if sum(count >= 3 for count in words) * 2 >= len(words):
+    numbered = all(any(letter.isdigit() for letter in str(value)) for value in values)
+    if _mostly(values, 2) and not numbered:
         return True
-    if sum(count >= 2 for count in words) * 2 >= len(words) and not all(numbered):
-        return True
-    if max(words) < 2 and all(numbered):
+    single = max(len(str(value).split()) for value in values) < 2
+    others = [c for c in held if c != column and (_code(c) or c.lower() in TEXTS) and _are_texts(held[c])]
+    if single and (numbered or any(_mostly(held[c], 3) for c in others)):
         return False
     raise UserError(
         f"{name}: column {column!r} may hold ids of pictures or captions in Indonesian, such as {values[0]!r}. Say which: "
         f'columns={{"image": ..., "id": "{column}", "captions": ...}} or columns={{"image": ..., "captions": {{"id": "{column}"}}}}.'
     )
+
+
+def _mostly(values: Sequence[Any], words: int) -> bool:
+    """Whether at least half of the texts have that many words."""
+    texts = [str(text) for value in values for text in _texts(value)]
+    return sum(len(text.split()) >= words for text in texts) * 2 >= len(texts)
 
 
 def checked(name: str, columns: Columns, held: Mapping[str, Sequence[Any]]) -> None:

@@ -53,8 +53,8 @@ class Row:
     inside: PurePath = PurePath()
 
 
-def rows_of(sources: Sequence[Source], columns: Columns, follow: bool) -> list[Row]:
-    """Every row of every source, in order. follow: whether a column of splits is followed.
+def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> list[Row]:
+    """Every row of every source, in order. column: the one that says the split of a row, if any.
 
     A split is said by the column; else by the name of the file and its folders; else by the folders of the picture; and where
     none of these says anything in the whole set, by the pictures' own names.
@@ -62,7 +62,6 @@ def rows_of(sources: Sequence[Source], columns: Columns, follow: bool) -> list[R
     """
     found = []
     for s, source in enumerate(sources):
-        column = columns.split_column(source.rows.column_names) if follow else None
         in_tar = source.file is not None and source.file.suffix == ".tar"
         needed = {*columns.named, column, "__key__" if in_tar else None}
         places = picture_places(source.rows, columns.image)
