@@ -371,6 +371,22 @@ def test_a_relative_path_beside_the_file_that_names_it(tmp_path):
         mpm.load_captions(name)
 
 
+def test_files_of_different_columns_are_read_as_they_are(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "2.png").write_bytes(png(2))
+    parquet(tmp_path / "s" / "a.parquet", [0], en=EN[:1], de=pa.array([None], pa.null()))
+    parquet(tmp_path / "s" / "b.parquet", [1], en=EN[1:2], de=["eine Eins"])
+    parquet(tmp_path / "s" / "c.parquet", [], en=pa.array([], pa.string()))
+    name = parquet(tmp_path / "s" / "d.parquet", ["2.png"], en=EN[2:3])
+    assert everything(name) == {0: {"en": [EN[0]]}, 1: {"en": [EN[1]], "de": ["eine Eins"]}, 2: {"en": [EN[2]]}}
+    for i, more in enumerate(({"de": None}, {"de": "eine Eins"}, {})):
+        at = tmp_path / "t" / str(i)
+        at.mkdir(parents=True)
+        (at / "x.png").write_bytes(png(i))
+        (at / "metadata.jsonl").write_text(json.dumps({"file_name": "x.png", "en": EN[i], **more}))
+    assert everything(f"imagefolder:{tmp_path / 't'}") == everything(name)
+
+
 def test_an_address_is_not_fetched(tmp_path):
     name = parquet(tmp_path / "s" / "x.parquet", ["https://example.org/0.png"], en=EN[:1])
     with pytest.raises(UserError, match="is an address, and pictures are not fetched"):

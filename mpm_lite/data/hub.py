@@ -164,29 +164,47 @@ def _held(sources: list[Source]) -> dict[str, list[Any]]:
 def _local_sources(name: str, revision: str | None, limit: int | None) -> list[Source]:
     """Each file of a local set, with what its name says; of a stream the first rows of each split."""
     import datasets
-    import pyarrow.parquet as pq
 
     if revision:
         raise UserError(f"{name!r} has no revisions: only sets of the hub have.")
     kind, root = name.partition(":")[0], local.place(name)
     files = local.files(name)
-    try:
-        files = [f for f in files if f.suffix != ".parquet" or pq.read_metadata(f).num_rows] or files[:1]
-    except Exception as error:
-        raise _failed(name, name, None, True, error) from error
     # A copy that `datasets` made of other files of these names has another place: their times alone may be the same.
     where = Path(datasets.config.HF_DATASETS_CACHE) / f"files-{local.stamp_of(files)[:16]}"
-    named = {f"file_{number:06d}": [glob.escape(str(file))] for number, file in enumerate(files)}
-    found = _loaded(name, kind, True, data_files=named, cache_dir=str(where), streaming=limit is not None)
+    opened: dict[Path, Any] = {}
+    for few in _alike(name, kind, files):
+        named = {f"file_{number:06d}": [glob.escape(str(file))] for number, file in enumerate(few)}
+        found = _loaded(name, kind, True, data_files=named, cache_dir=str(where), streaming=limit is not None)
+        opened |= zip(few, found.values(), strict=True)
     sources, taken = [], {}
-    for file, opened in zip(files, found.values(), strict=True):
+    for file in [file for file in files if file in opened]:
         path = local.below(file, root)
         split = local.split_of_file(path, f"{name}: {path}")
-        rows = _read(opened, None if limit is None else limit - taken.get(split, 0))
+        rows = _read(opened[file], None if limit is None else limit - taken.get(split, 0))
         taken[split] = taken.get(split, 0) + len(rows)
         if len(rows):
             sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
     return sources or _nothing(name)
+
+
+def _alike(name: str, kind: str, files: list[Path]) -> list[list[Path]]:
+    """The files in groups of the same columns: `datasets` would make those of the first file out of all that it reads at once.
+    Files without rows are left out: it cannot read them."""
+    import pyarrow.parquet as pq
+
+    if kind != "parquet":
+        return [[file] for file in files] if kind == "imagefolder" else [files]
+    groups: dict[Any, list[Path]] = {}
+    for file in files:
+        try:
+            said = pq.read_metadata(file)
+        except Exception as error:  # a torn file makes its reader raise whatever it likes
+            raise _failed(name, name, None, True, error) from error
+        schema = said.schema.to_arrow_schema()
+        if said.num_rows:
+            features = (schema.metadata or {}).get(b"huggingface")
+            groups.setdefault((schema.remove_metadata().to_string(), features), []).append(file)
+    return list(groups.values())
 
 
 def _hub_sources(name: str, revision: str | None, limit: int | None) -> list[Source]:

@@ -55,16 +55,7 @@ def set_names(name: str, is_set: Callable[[str], bool]) -> list[str]:
     if len(readings) > 1:
         ways = " or ".join(" and ".join(map(repr, reading)) for reading in readings[:2])
         raise UserError(f"{name!r} may mean {ways}, which are all there: rename one of the folders.")
-    if readings:
-        found = readings[0]
-    else:  # nothing fits: a piece that can only be the rest of a path belongs to the set before it
-        found = []
-        for piece in pieces:
-            if found and is_local(found[-1]) and ("/" in piece or os.sep in piece or not piece) and ":" not in piece:
-                found[-1] += f"+{piece}"
-            else:
-                found.append(piece)
-        found = [one.strip() for one in found]
+    found = readings[0] if readings else _nearest_reading(pieces)
     places: dict[object, str] = {}  # one folder under two spellings is one set
     for one in found:
         places.setdefault((one.partition(":")[0], place(one).resolve()) if is_local(one) else one, one)
@@ -83,6 +74,23 @@ def _readings(pieces: Sequence[str], starts: Sequence[bool], at: int = 0) -> Ite
         one = "+".join(pieces[at:end]).strip()
         if not local or here(one):
             yield from ([one, *rest] for rest in _readings(pieces, starts, end))
+
+
+def _nearest_reading(pieces: Sequence[str]) -> list[str]:
+    """The sets that were probably meant where nothing fits, for an error to name the one that is wrong."""
+    found, at = [], 0
+    while at < len(pieces):
+        end = at + 1
+        if is_local(pieces[at].strip()):
+            there = [e for e in range(end, len(pieces) + 1) if here("+".join(pieces[at:e]))]
+            while (
+                not there and end < len(pieces) and (not pieces[end] or "/" in pieces[end]) and ":" not in pieces[end]
+            ):
+                end += 1  # what can only be the rest of a path
+            end = max(there, default=end)
+        found.append("+".join(pieces[at:end]).strip())
+        at = end
+    return found
 
 
 def shown_names(names: Sequence[str]) -> dict[str, str]:

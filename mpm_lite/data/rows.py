@@ -63,17 +63,19 @@ def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> 
     found = []
     for s, source in enumerate(sources):
         in_tar = source.file is not None and source.file.suffix == ".tar"
-        needed = {*columns.named, column, "__key__" if in_tar else None}
+        needed = {*columns.named, column, columns.language, "__key__" if in_tar else None} - {columns.image}
+        there = [c for c in source.rows.column_names if c in needed]
+        lacking = dict.fromkeys(c for c in columns.named if c not in there)  # other files of the set have them
         places = picture_places(source.rows, columns.image)
-        texts = source.rows.select_columns([c for c in source.rows.column_names if c in needed - {columns.image}])
+        texts = source.rows.select_columns(there)
         for k, (place, values) in enumerate(zip(places, texts, strict=True)):
             shown = f"{source.name}, row {k}"
-            said = values | {columns.image: place}
+            said = lacking | values | {columns.image: place}
             picture, missing, watched = _located(source, place, shown)
             inside = PurePath(values["__key__"]) if in_tar else _inside(source, place)
             split = source.split
             if column:
-                split = split_of_value(said[column], column, shown)
+                split = split_of_value(said.get(column), column, shown)
                 if source.file and source.split not in (None, split):
                     raise UserError(
                         f"{shown}: the name of the file says {source.split}, its column {column!r} says {split}: rename the "
@@ -92,6 +94,8 @@ def picture_places(rows: Any, column: str) -> list[str | bool]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if column not in rows.column_names:
+        return [False] * len(rows)
     held = rows.data.column(column)
     if pa.types.is_struct(held.type):
         names = [one.name for one in held.type]
