@@ -16,7 +16,7 @@ from test_data_hub import apart  # noqa: F401
 from worlds import Meaning
 
 import mpm_lite as mpm
-from mpm_lite.data import local
+from mpm_lite.data import hub, local
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.hub_columns import Columns, guessed
 from mpm_lite.data.picture import photo
@@ -213,7 +213,7 @@ def test_one_picture_in_two_splits_is_refused_or_left_out_of_training(tmp_path, 
 
 
 def test_what_was_read_is_not_read_again(tmp_path, monkeypatch):
-    from mpm_lite.data import hub, rows
+    from mpm_lite.data import rows
 
     name = parquet(tmp_path / "s" / "x.parquet", list(range(9)), en=EN[:9])
     first = read(name)
@@ -221,6 +221,76 @@ def test_what_was_read_is_not_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "encoded", lambda *_: pytest.fail("a picture was read again"))
     parts = hub.parts(name)
     assert [len(parts[s]) for s in SPLITS] == [len(first[s]) for s in SPLITS]
+
+
+def test_a_stream_splits_as_the_whole_set_does(tmp_path):
+    name = parquet(tmp_path / "s" / "x.parquet", list(range(30)), en=EN[:30])
+    whole, stream = numbers(name), numbers(name, limit=20, streaming=True)
+    assert {s: [i for i in few if i < 20] for s, few in whole.items()} == stream
+
+
+def test_a_cache_that_cannot_be_written_to_costs_time_alone(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "file" / "home"))
+    assert sorted(everything(parquet(tmp_path / "s" / "x.parquet", [0, 1], en=EN[:2]))) == [0, 1]
+
+
+def test_a_set_is_found_again_from_another_folder(tmp_path, monkeypatch):
+    for folder, few in (("one", [0, 1]), ("two", [2, 3])):
+        parquet(tmp_path / folder / "s" / "test.parquet", few, en=EN[:2])
+        for file in (tmp_path / folder / "s").iterdir():
+            os.utime(file, ns=(10**18, 10**18))
+    monkeypatch.chdir(tmp_path / "one")
+    first = mpm.load_captions("parquet:s", "test")
+    monkeypatch.chdir(tmp_path / "two")
+    assert numbers("parquet:s")["test"] == [2, 3] and [number(p) for p in first.images[:]] == [0, 1]
+
+
+# Sets of the hub
+
+
+def hub_set(tmp_path, monkeypatch, **splits):
+    """A repository hub:a/b of these splits, each a table."""
+    files = {}
+    for split, table in splits.items():
+        parquet(tmp_path / "repo" / f"{split}.parquet", **table)
+        files[split] = str(tmp_path / "repo" / f"{split}.parquet")
+    plain = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, revision=None, **how: plain("parquet", data_files=files, **how)
+    )
+    hub._parts.cache_clear()
+    return "hub:a/b"
+
+
+def test_a_repository_of_one_split_follows_its_column(tmp_path, monkeypatch):
+    table = {"pictures": [0, 1, 2], "en": EN[:3], "split": ["train", "val", "test"]}
+    assert numbers(hub_set(tmp_path, monkeypatch, test=table)) == {"train": [0], "val": [1], "test": [2]}
+
+
+def test_a_repositorys_own_splits_stay_and_two_words_for_one_are_joined(tmp_path, monkeypatch):
+    name = hub_set(
+        tmp_path,
+        monkeypatch,
+        train={"pictures": [0], "en": EN[:1], "split": ["spare"]},
+        val={"pictures": [1], "en": EN[1:2], "split": ["spare"]},
+        validation={"pictures": [2], "en": EN[2:3], "split": ["spare"]},
+    )
+    assert numbers(name) == {"train": [0], "val": [1, 2], "test": []}
+
+
+def test_a_repository_without_ids_or_splits_puts_no_picture_into_two(tmp_path, monkeypatch):
+    name = hub_set(
+        tmp_path, monkeypatch, a={"pictures": [0, 1, 2], "en": EN[:3]}, b={"pictures": [2, 3], "en": EN[3:5]}
+    )
+    found = everything(name)
+    assert sorted(found) == [0, 1, 2, 3] and found[2] == {"en": [EN[2], EN[3]]}
+
+
+def test_a_repository_whose_guessed_id_has_two_pictures_is_refused(tmp_path, monkeypatch):
+    name = hub_set(tmp_path, monkeypatch, test={"pictures": [0, 1], "en": EN[:2], "filename": ["a", "a"]})
+    with pytest.raises(UserError, match="id 'a' twice.* split test, row 0 and split test, row 1"):
+        mpm.load_captions(name)
 
 
 # Ids
@@ -446,7 +516,7 @@ def test_a_torn_picture_is_named_with_its_file(tmp_path):
 
 
 def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, capsys, monkeypatch):
-    from mpm_lite.data import hub, splits
+    from mpm_lite.data import splits
 
     name = broken(tmp_path)
     assert sorted(everything(name, skip_bad=True)) == [0, 1, 3, 4]
@@ -518,6 +588,22 @@ def test_a_set_without_rows_has_features_of_no_row(tmp_path):
     assert features.image_features(empty, tower).shape == (0, 24) == features.text_features(empty, "en", tower).shape
     assert features.image_features(CaptionSet([]), tower).dtype == np.float32 and tower.calls == []
     assert len(features.image_features(mpm.load_captions(name, "train+val"), tower)) == 2
+    assert features.patch_features(empty, tower).shape == (0, 0, 24)
+
+
+def test_a_last_fit_on_a_set_without_val(tmp_path):
+    parquet(tmp_path / "s" / "train.parquet", list(range(8)), en=EN[:8])
+    name = parquet(tmp_path / "s" / "test.parquet", [8, 9], en=EN[8:10])
+    how = {
+        "train": (name, ["en"]),
+        "val": None,
+        "test": (name, ["en"]),
+        "steps": 2,
+        "seeds": 1,
+        "options": {"batch": 4},
+    }
+    table = mpm.Experiment(text="toy", image="toy", **how).run(progress=False).table
+    assert set(table["n"]) == {2}
 
 
 # Pictures of many bits

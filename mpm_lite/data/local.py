@@ -34,8 +34,8 @@ def is_local(name: str) -> bool:
 
 
 def place(name: str) -> Path:
-    """The folder or file of a local set."""
-    return Path(name.partition(":")[2].strip()).expanduser()
+    """The folder or file of a local set, from the root on: the working directory may change later."""
+    return Path(name.partition(":")[2].strip()).expanduser().absolute()
 
 
 def here(name: str) -> bool:

@@ -60,7 +60,7 @@ def patch_features(captions: Any, tower: Any, progress: bool = False, grid: int 
     `grid` averages a square of patches down to grid x grid. Cached block by block, so that whoever needs a few pictures of
     a large part does not wait for all; where a block begins is fixed, and so are the batches in it.
     """
-    rows = []
+    rows: list[np.ndarray] = []
     for part, indices in captions.parts:
         found: dict[int, np.ndarray] = {}
         for block in np.unique(indices // KEEP).tolist():
@@ -69,7 +69,7 @@ def patch_features(captions: Any, tower: Any, progress: bool = False, grid: int 
                 key, lambda part=part, block=block: _patches(part, block, tower, progress, grid)
             )
         rows += [found[i // KEEP][i % KEEP][None] for i in indices]
-    return np.concatenate(rows)
+    return np.concatenate(rows) if rows else np.zeros((0, 0, tower.width), np.float16)
 
 
 def _patches(part: Any, block: int, tower: Any, progress: bool, grid: int | None) -> np.ndarray:
