@@ -134,6 +134,30 @@ def test_a_column_of_splits_is_followed(tmp_path):
     assert numbers(name) == {"train": [2], "val": [1], "test": [0]}
 
 
+def test_a_column_of_splits_may_be_one_of_class_labels(tmp_path):
+    labels = datasets.ClassLabel(names=["test", "train", "validation"])
+    kinds = datasets.Features({"image": datasets.Value("binary"), "en": datasets.Value("string"), "split": labels})
+    table = {"image": [png(i) for i in range(3)], "en": EN[:3], "split": [1, 0, 2]}
+    (tmp_path / "s").mkdir()
+    datasets.Dataset.from_dict(table, features=kinds).to_parquet(tmp_path / "s" / "x.parquet")
+    assert numbers(f"parquet:{tmp_path / 's'}") == {"train": [0], "val": [2], "test": [1]}
+
+
+def test_folders_inside_a_tar_file_say_splits(tmp_path):
+    tar(tmp_path / "s" / "x.tar", [("train/0", 0, EN[0]), ("val2014/1", 1, EN[1]), ("more/test/2", 2, EN[2])])
+    assert numbers(f"webdataset:{tmp_path / 's'}") == {"train": [0], "val": [1], "test": [2]}
+
+
+def test_hidden_copies_are_no_part_of_a_set(tmp_path):
+    parquet(tmp_path / "s" / ".ipynb_checkpoints" / "test-checkpoint.parquet", [0], en=EN[:1])
+    parquet(tmp_path / "s" / "train.parquet", [0, 1], en=EN[:2])
+    assert numbers(parquet(tmp_path / "s" / "test.parquet", [2], en=EN[2:3])) == {
+        "train": [0, 1],
+        "val": [],
+        "test": [2],
+    }
+
+
 def test_a_column_that_says_train_alone_leaves_no_test_set(tmp_path):
     name = parquet(tmp_path / "s" / "x.parquet", list(range(30)), en=EN[:30], split=["train"] * 30)
     assert [len(few) for few in numbers(name).values()] == [30, 0, 0]

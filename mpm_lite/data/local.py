@@ -113,6 +113,9 @@ def files(name: str) -> list[Path]:
     if not root.exists():
         raise UserError(f"There is nothing at {str(root)!r}: give the folder or file of a {kind} set.")
     found = [root] if root.is_file() else sorted({file for end in ENDS[kind] for file in root.rglob(end)})
+    # Hidden files are none of the set: .ipynb_checkpoints holds copies of what Jupyter opened.
+    if root.is_dir():
+        found = [file for file in found if not any(piece.startswith(".") for piece in below(file, root).parts)]
     if not found and kind == "imagefolder":
         raise UserError(
             f"{name} has no captions: there is none of {', '.join(ENDS[kind])} under it, with a column file_name and a "

@@ -65,6 +65,7 @@ def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> 
         in_tar = source.file is not None and source.file.suffix == ".tar"
         needed = {*columns.named, column, columns.language, "__key__" if in_tar else None} - {columns.image}
         there = [c for c in source.rows.column_names if c in needed]
+        names = dict(enumerate(getattr(source.rows.features.get(column), "names", ())))  # of a column of class labels
         lacking = dict.fromkeys(c for c in columns.named if c not in there)  # other files of the set have them
         places = picture_places(source.rows, columns.image)
         texts = source.rows.select_columns(there)
@@ -75,7 +76,7 @@ def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> 
             inside = PurePath(values["__key__"]) if in_tar else _inside(source, place)
             split = source.split
             if column:
-                split = split_of_value(said.get(column), column, shown)
+                split = split_of_value(names.get(said.get(column), said.get(column)), column, shown)
                 if source.file and source.split not in (None, split):
                     raise UserError(
                         f"{shown}: the name of the file says {source.split}, its column {column!r} says {split}: rename the "
