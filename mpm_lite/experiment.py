@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mpm_lite import evaluate, train
 from mpm_lite.cache import check_writable
-from mpm_lite.data import CaptionSet, load_captions
+from mpm_lite.data import SETS, CaptionSet, load_captions
 from mpm_lite.data.languages import bcp47
 from mpm_lite.keys import KEY, Key, UnreadableCode, code_of
 from mpm_lite.ops import across
@@ -212,8 +212,7 @@ class _Bench:
         name, languages = experiment.train
         self.train_languages = _languages(languages)
         wanted = list(dict.fromkeys([*self.train_languages, *_languages(experiment.require)]))
-        more = experiment.load_options
-        self.train_set = load_captions(name, "train" if experiment.val else "train+val", wanted, **more)
+        self.train_set = self._captions(name, "train" if experiment.val else "train+val", wanted)
         tests = experiment.test if isinstance(experiment.test, list) else [experiment.test]
         self.tests = [(n, *self._test_set(n, _languages(langs))) for n, langs in tests]
         self.galleries: dict[str, CaptionSet] = {n: captions for n, captions, _ in self.tests}
@@ -221,19 +220,24 @@ class _Bench:
         if experiment.val:
             name, languages = experiment.val
             self.val_languages = self.train_languages if languages is None else _languages(languages)
-            self.val_set = load_captions(name, "val", self.val_languages, **more)
+            self.val_set = self._captions(name, "val", self.val_languages)
         self.n_pairs: dict[str, int] = {}
         self._seen: dict[tuple[int, str], Tensor] = {}
+
+    def _captions(self, name: str, split: str, languages: Any) -> CaptionSet:
+        """A set; what is told of sets of one's own is told where there is one."""
+        packaged = all(one.strip() in SETS for one in name.split("+"))
+        return load_captions(name, split, languages, **({} if packaged else self.e.load_options))
 
     def _test_set(self, name: str, languages: Any) -> tuple[CaptionSet, list[str]]:
         """A test set and the languages that it is asked in. Its captions in the pivot are there too, where it has some:
         retention compares with the pivot on the same queries."""
-        more, pivot = self.e.load_options, bcp47(self.e.pivot)
+        pivot = bcp47(self.e.pivot)
         if languages == "all" or pivot in languages:
-            captions = load_captions(name, "test", languages, **more)
+            captions = self._captions(name, "test", languages)
             return captions, captions.languages
-        has_pivot = pivot in load_captions(name, "test", "all", **more).languages
-        return load_captions(name, "test", [*languages, pivot] if has_pivot else languages, **more), languages
+        has_pivot = pivot in self._captions(name, "test", "all").languages
+        return self._captions(name, "test", [*languages, pivot] if has_pivot else languages), languages
 
     def check(self) -> None:
         """UserError, before anything is encoded, for a set without what is to be learned, chosen or tested on."""

@@ -152,6 +152,35 @@ def test_the_command_line_reads_sets_of_ones_own(value, name, languages):
     assert cli.set_and_languages(value) == (name, languages)
 
 
+def test_an_experiment_reads_a_set_of_ones_own_as_it_is_told(tmp_path, monkeypatch):
+    import io
+
+    import pandas as pd
+    from PIL import Image
+    from worlds import Meaning
+
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+
+    def png(number):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(file, "png")
+        return file.getvalue()
+
+    rows = [{"seen": png(i), "said": f"thing {i}", "split": "test" if i % 4 == 0 else "train"} for i in range(60)]
+    rows[5]["seen"] = b"torn"
+    (tmp_path / "photos").mkdir()
+    pd.DataFrame(rows).to_parquet(tmp_path / "photos" / "all.parquet")
+    where, columns = f"parquet:{tmp_path / 'photos'}", {"image": "seen", "captions": {"en": "said"}}
+    one = mpm.Experiment(text=Meaning(name="text"), image=Meaning(seed=1, name="image"), train=(where, ["en"]), val=None,
+                         test=(where, "all"), steps=2, seeds=1, options={"width": 8},
+                         load_options={"columns": columns, "skip_bad": True})  # fmt: skip
+    results = one.run(progress=False)
+    assert set(results.table["n"]) == {15} and results.meta["pairs"] == {"en": 44}, (
+        "val=None on a set without val works"
+    )
+    assert len(mpm.load_captions(where, "train", columns=columns, skip_bad=True).left_out) == 1
+
+
 # worlds
 
 
