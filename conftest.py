@@ -21,7 +21,7 @@ LONGEST = (
 )
 
 
-def pytest_xdist_auto_num_workers(config):
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One worker a core, each with one thread; none for a single file, which starts sooner in this process."""
     files = {str(argument).split("::")[0] for argument in config.args}
     if config.option.collectonly or (len(files) == 1 and Path(*files).is_file()):
@@ -30,7 +30,7 @@ def pytest_xdist_auto_num_workers(config):
     return min(os.cpu_count() or 1, 8)
 
 
-def pytest_sessionstart(session):
+def pytest_sessionstart(session: pytest.Session) -> None:
     os.environ.setdefault("MPM_LITE_QUIET", "1")
     if hasattr(session.config, "workerinput"):
         return  # the process that started this worker has filled the caches
@@ -48,13 +48,13 @@ def pytest_sessionstart(session):
         tour.warm(workers=min(os.cpu_count() or 1, 2))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Notebooks and other long files come first; within a file, everything stays in its order."""
     place = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: (place.get(item.path.name, len(place)), item.path.suffix != ".ipynb"))
 
 
 @pytest.fixture
-def no_hub(monkeypatch):
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that cannot reach a model hub."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
