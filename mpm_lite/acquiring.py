@@ -127,6 +127,7 @@ class Bench(Pictured):
 
     def train(self, arm: Acquiring, seed: int) -> Mla:
         """The English dual encoder with its acquirers. Arms that differ in what comes later share what came first."""
+        self.check_world(arm)
         english = self.dual(arm, seed)
         start, before = mark(english), copy.deepcopy(english)
         first = json.dumps(asdict(replace(arm, then=(), afterwards=0)), sort_keys=True)

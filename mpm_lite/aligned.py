@@ -30,7 +30,7 @@ def build(out: Path) -> list[Path]:
     cards = json.loads((folder / CARD).read_text()) if (folder / CARD).exists() else {}
     found = []
     for name, arm in SHIPPED.items():
-        key = bench.key(arm, SEED)
+        key = bench.key(arm, SEED).digest
         path = folder / f"{key}.safetensors"
         if not path.exists():
             for old in [p for p in folder.glob("*.safetensors") if p.stem == cards.get(name, {}).get("key")]:

@@ -12,6 +12,7 @@ import pandas as pd
 from mpm_lite import cache, evaluate
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.languages import base, family
+from mpm_lite.keys import Key, digest
 
 CELLS = ("read", "relative read", "no relative read", "unreadable pieces")
 UNKNOWN_PIECES = 0.05  # from this share of unknown pieces on, the tokenizer hides the language
@@ -36,7 +37,7 @@ def sample(set_name: str = "stamps", limit: int = SAMPLE) -> CaptionSet:
     captions = load_captions(set_name, "train", "all")
     said = captions.captions["en"]
     first = {text.casefold(): i for i, text in reversed(list(enumerate(said))) if text}
-    order = sorted(first.values(), key=lambda i: cache.digest(["alignment", captions.ids[i]]))
+    order = sorted(first.values(), key=lambda i: digest(["alignment", captions.ids[i]]))
     return captions.take(np.array(order[:limit]))
 
 
@@ -44,7 +45,8 @@ def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -
     """Sentence vectors of the sample in one language, float32 (N, D), NaN where it has no caption; cached as one whole."""
     said = captions.captions[code]
     there = captions.with_caption(code)
-    key = ("alignment", tower.fingerprint, cache.digest([code, *said]))
+    decides = {"kind": "alignment", "weights": tower.fingerprint, "captions": digest([code, *said])}
+    key = Key("vectors of captions", decides)
     vectors = np.full((len(said), tower.width), np.nan, dtype=np.float32)
     vectors[there] = cache.features(key, lambda: tower.encode([said[i] for i in there], progress=progress))
     return vectors

@@ -1,21 +1,25 @@
-"""The feature cache: what a frozen tower says of a whole part of a set, kept on disk by content and weights.
+"""What was computed once and is kept: features of frozen towers, weights of recipes, rows of results.
 
-A key names everything the numbers depend on (tower fingerprint, content digest, batch). An entry is one
-safetensors file with the SHA-256 of its own array inside; it is written beside its place, synced, and renamed, so that
-a killed run leaves no entry, and a damaged entry is noticed and made again.
+Everything kept has a `Key`: a name made of all that decides it. A file that is kept says its key itself, so that
+`mpm-lite doctor --why FILE` can tell why something was computed again. A file is written beside its place, synced, and
+renamed, so that a killed run leaves nothing half-written, and a damaged file is noticed and made again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -24,16 +28,7 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from mpm_lite import runtime
-
-
-def digest(parts: Iterable[str | bytes]) -> str:
-    """SHA-256 over the parts, each with its length, so that ("ab", "c") and ("a", "bc") differ."""
-    total = hashlib.sha256()
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        total.update(len(data).to_bytes(8, "little"))
-        total.update(data)
-    return total.hexdigest()
+from mpm_lite.keys import KEY, Key, digest
 
 
 def folder() -> Path:
@@ -46,28 +41,52 @@ def alone(path: Path) -> Iterator[None]:
     """While it lasts, nobody else, in whatever process, makes that file: who comes later waits, and finds it there. A process
     that dies lets go."""
     locks = runtime.home() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / digest([str(path.absolute())])[:32]):
+    lock = FileLock(locks / digest([str(path.absolute())])[:32])
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise unwritable(runtime.home(), error) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write beside the place, sync, rename: a reader sees the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        stale.unlink(missing_ok=True)
     beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for stale in path.parent.glob(f".{path.name}.*.tmp"):
+            stale.unlink(missing_ok=True)
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise runtime.UserError(
-            f"Could not write {path}: {error.strerror}. Free some room, or set MPM_LITE_HOME to another folder."
-        ) from error
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> runtime.UserError:
+    """The error for a file or folder that cannot be written."""
+    return runtime.UserError(
+        f"Could not write {path}: {error.strerror or error}. Free some room, or write to another folder (--out for results, "
+        "MPM_LITE_HOME for the cache)."
+    )
+
+
+def check_writable(folder: Path) -> None:
+    """UserError where nothing can be written to a folder, made where it is not there yet: asked before long work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _read(path: Path) -> np.ndarray | None:
@@ -81,12 +100,12 @@ def _read(path: Path) -> np.ndarray | None:
     return array if hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() == expected else None
 
 
-def features(key: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
+def features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """The array under `key`; computed, stored and read back where it is missing or damaged.
 
     Even a first run returns what was read back from the disk, so first and later runs see the same bytes.
     """
-    path = folder() / f"{digest(key)}.safetensors"
+    path = folder() / f"{key.digest}.safetensors"
     found = _read(path) if path.exists() else None
     if found is not None:
         return found
@@ -101,7 +120,8 @@ def features(key: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarra
             raise runtime.UserError(
                 "A tower returned values that are not finite; nothing was cached. Check its weights."
             )
-        write_atomic(path, save({"features": array}, metadata={"sha256": hashlib.sha256(array.tobytes()).hexdigest()}))
+        told = {"sha256": hashlib.sha256(array.tobytes()).hexdigest(), **metadata(key)}
+        write_atomic(path, save({"features": array}, metadata=told))
         back = _read(path)
     if back is None:
         raise runtime.UserError(
@@ -110,9 +130,11 @@ def features(key: Iterable[str], compute: Callable[[], np.ndarray]) -> np.ndarra
     return back
 
 
-def learned(path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def learned(
+    path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]], key: Key | None = None
+) -> dict[str, torch.Tensor]:
     """The weights in a file, in float32. Where there is no file yet, `learn(work)` says them first: they are kept in
-    float16, whole or not at all, and `work`, a folder for the checkpoints of a run that may be stopped, goes.
+    float16 with their key, whole or not at all, and `work`, a folder for the checkpoints of a run that may be stopped, goes.
 
     Raises UserError for a file that is torn.
     """
@@ -120,9 +142,22 @@ def learned(path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]]) -> 
         with alone(path):
             if not path.exists():
                 work = path.with_suffix(".run")
-                write_atomic(path, save_weights({k: v.half().contiguous() for k, v in learn(work).items()}))
+                weights = {k: v.half().contiguous() for k, v in learn(work).items()}
+                write_atomic(path, save_weights(weights, metadata=metadata(key)))
                 shutil.rmtree(work, ignore_errors=True)
     try:
         return {k: v.float() for k, v in load_weights(path.read_bytes()).items()}
     except SafetensorError as error:
         raise runtime.UserError(f"{path} is torn ({error}): delete it, and it is learned again.") from error
+
+
+def metadata(key: Key | None) -> dict[str, str] | None:
+    """What a safetensors file says of its key."""
+    return {KEY: json.dumps(key.describe())} if key else None
+
+
+def write_table(path: Path, table: pd.DataFrame, key: Key, **how: Any) -> None:
+    """Write a table as parquet with its key, whole or not at all; `how` goes to pandas."""
+    told = table.copy(deep=False)
+    told.attrs = {KEY: key.describe()}
+    write_atomic(path, told.to_parquet(**how))

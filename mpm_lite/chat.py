@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,18 @@ from torch import Tensor
 
 from mpm_lite import accounts, runtime, train
 from mpm_lite.asking import METRICS, Asking, seed_of, soft_tokens
-from mpm_lite.cache import alone, digest, write_atomic
+from mpm_lite.cache import alone, metadata, write_atomic
 from mpm_lite.choosing import Pictured
 from mpm_lite.data import grammar, load_captions, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked, questions_asked
 from mpm_lite.data.noise import Noise
+from mpm_lite.keys import Key
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers import toys
 from mpm_lite.towers.lm import LM, load_lm
+from mpm_lite.towers.snapshots import loaded_once
 
 ADDED = ("pictures", "text")
 STAGE_1 = ("languages", "pairs", "noise", "also", "also_pairs", "shuffled")  # what an arm says of its data
@@ -119,7 +120,7 @@ class ChatResults:
         return folder
 
 
-@lru_cache(maxsize=8)
+@loaded_once(8)
 def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
     """A language model, loaded once a process; with seed None the `turn`-th of those there are, round and round. A toy one
     stands on the CPU, as the recipes beside it do; any other where there is most to compute with."""
@@ -168,8 +169,9 @@ class Bench(Asking, Pictured):
             if options.thawed != "none":
                 recipe.decoder.load_state_dict(aligned.decoder.state_dict())
         data = self.data(lm, self.instructions(arm, seed), arm.instructions, options)
-        key = digest([json.dumps(asdict(arm), sort_keys=True), self.key(arm, seed), data.digest])
-        self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key)
+        told = {"arm": json.dumps(asdict(arm), sort_keys=True), "stage 1": self.key(arm, seed).digest}
+        key = Key("weights of mpm_chat, stage 2", told | {"exchanges": data.digest})
+        self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key.digest)
         accounts.note(recipe, lambda: data)
         return recipe
 
@@ -179,21 +181,22 @@ class Bench(Asking, Pictured):
         torch.manual_seed(seed)
         recipe = self.recipe(lm, options)
         part, key = recipe.visual if options.thawed == "none" else recipe, self.key(arm, seed)
-        kept, shipped = (at / "aligned" / f"{key}.safetensors" for at in (runtime.home(), runtime.asset()))
+        kept, shipped = (at / "aligned" / f"{key.digest}.safetensors" for at in (runtime.home(), runtime.asset()))
         data = lambda: self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)  # noqa: E731
         there = lambda: next((p for p in (kept, shipped) if p.exists()), None)  # noqa: E731
         if not there():
             with alone(kept):
                 if not there():
-                    self._fit(recipe, data(), seed, f"{arm.lm} alignment, seed {seed}", key)
-                    write_atomic(kept, to_safetensors({k: v.contiguous() for k, v in part.state_dict().items()}))
+                    self._fit(recipe, data(), seed, f"{arm.lm} alignment, seed {seed}", key.digest)
+                    weights = {k: v.contiguous() for k, v in part.state_dict().items()}
+                    write_atomic(kept, to_safetensors(weights, metadata=metadata(key)))
         weights = from_safetensors(there().read_bytes())
         part.load_state_dict({k: v.float() for k, v in weights.items()})
         accounts.note(recipe, data)
         return recipe.eval()
 
-    def key(self, arm: Chat, seed: int) -> str:
-        """A name for what stage 1 gives: of weights, data, dials and seed. In which precision a machine computes it is no
+    def key(self, arm: Chat, seed: int) -> Key:
+        """What decides the weights that stage 1 gives: frozen weights, data, dials and seed. In which precision a machine computes it is no
         part of what it is. Of the captions a sample is looked at: whoever changes a grammar changes some of those."""
         options = arm.recipe_options
         left_out = {"bf16", *(() if options.thawed != "none" else STAGE_2)}
@@ -201,8 +204,15 @@ class Bench(Asking, Pictured):
         few = replace(arm, pairs=min(arm.pairs, 300), also_pairs=min(arm.also_pairs, 300), shuffled=False)
         sample = [e.prompt + e.reply for e in self.captions(few, seed)]
         lm = language_model(arm.lm, arm.lm_seed, seed)
-        said = [json.dumps(dials, sort_keys=True), str(seed), toyworld.RENDER, *sample]
-        return digest([lm.fingerprint, self.tower.fingerprint, *said])
+        decides = {
+            "language model": lm.fingerprint,
+            "image tower": self.tower.fingerprint,
+            "options and data": json.dumps(dials, sort_keys=True),
+            "seed": str(seed),
+            "pictures": toyworld.RENDER,
+            "captions": sample,
+        }
+        return Key("weights of mpm_chat, stage 1", decides)
 
     def _fit(self, recipe: MpmChat, data: Exchanges, seed: int, label: str, key: str) -> None:
         """Train, with checkpoints under MPM_LITE_HOME/aligned, so that a run that was killed goes on where it was."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from mpm_lite.data import choices, grammar, load_captions, toyworld
 from mpm_lite.data.scenes import Scene, neighbours
 from mpm_lite.recipes.dual import Captioned
-from mpm_lite.runtime import unknown
+from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.image import load_image_tower
 
@@ -28,7 +28,14 @@ WRONG = 2  # captions wrong in one attribute, beside each picture that a system 
 
 
 class Choosing(ABC):
-    """What a bench needs for the common task: pictures, and how well captions fit them."""
+    """What a bench needs for the common task: pictures, and how well captions fit them. `world` is whose pictures they are."""
+
+    world = "toyworld"
+
+    def check_world(self, arm: Any) -> None:
+        """UserError for an arm of another world than this bench's: it would be trained on pictures that are not its own."""
+        if arm.world != self.world:
+            raise UserError(f"An arm of world={arm.world!r} cannot be trained on the pictures of {self.world!r}.")
 
     @abstractmethod
     def seen(self, split: str, count: int | None = None) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from textwrap import fill
@@ -21,12 +20,14 @@ from typing import Any
 import pandas as pd
 
 from mpm_lite import claims_chat, claims_m3p, claims_mblip, claims_mla, claims_paint, disputes, runtime
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import write_atomic
 from mpm_lite.claims_chat import C7_ARMS, OTHERS, SHARES
 from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
-from mpm_lite.packing import Shelf
+from mpm_lite.keys import Key
+from mpm_lite.packing import Shelf, name_of, rows_key
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.studies import commit
+from mpm_lite.towers import toys
 from mpm_lite.workers import run as share_out
 
 FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
@@ -50,9 +51,9 @@ def shelf(out: Path, name: str = "") -> Shelf:
     return Shelf(out, "claims", f"mpm-lite claims run {name}".strip())
 
 
-def key(arm: Any, seed: int, asked: Any) -> str:
-    """The name of one arm's rows of one seed; arms and questions that are the same have the same name."""
-    return f"{digest([json.dumps(asdict(arm), sort_keys=True), json.dumps(dict(asked), sort_keys=True)])[:16]}-{seed}"
+def key(arm: Any, seed: int, asked: Mapping[str, Any]) -> Key:
+    """What decides one arm's rows of one seed; arms and questions that are the same have the same key."""
+    return rows_key(arm, seed, {"asked": dict(asked), "split": asked["split"]})
 
 
 def run(
@@ -70,7 +71,9 @@ def run(
     there is one seed of everything.
     """
     one, rows, jobs = claim(name), shelf(out), {}
-    todo = {(seed, arm): key(one.arms[arm], seed, {**one.asked, "split": split}) for seed in seeds for arm in one.arms}
+    check_models(one, out, seeds, split)
+    asked = {**one.asked, "split": split}
+    todo = {(seed, arm): name_of(key(one.arms[arm], seed, asked)) for seed in seeds for arm in one.arms}
     missing = set(rows.missing(todo.values()))
     bench = bench or (one.bench() if workers == 1 and missing else None)  # others make one of their own
     # Among several, seeds begin side by side: arms of one seed would wait for what they share.
@@ -81,6 +84,15 @@ def run(
             jobs[f"{name}, {arm}, seed {seed}"] = (_run, (name, arm, seed, split, out, bench))
     share_out(jobs, workers, say)
     return judged(one, out, seeds, split)
+
+
+def check_models(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> None:
+    """UserError for a language model that runs of a claim stand on and that is not here, unless their rows are kept already."""
+    asked = {**one.asked, "split": split}
+    todo = {name_of(key(arm, seed, asked)): (arm, seed) for arm in one.arms.values() for seed in seeds}
+    for run in shelf(out).missing(todo):
+        for name, seed in toys.models_of(*todo[run]).values():
+            toys.folder(name, seed)
 
 
 def _run(name: str, arm: str, seed: int, split: str, out: Path, bench: Any = None) -> None:
@@ -99,7 +111,9 @@ def _bench(name: str) -> Any:
 def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
     """The rows of all arms of a claim, with a column `arm`. UserError where one is missing or torn."""
     runs = [
-        (arm, seed, key(what, seed, {**one.asked, "split": split})) for arm, what in one.arms.items() for seed in seeds
+        (arm, seed, name_of(key(what, seed, {**one.asked, "split": split})))
+        for arm, what in one.arms.items()
+        for seed in seeds
     ]
     rows = shelf(out, one.id).read({name: f"arm {arm!r}, seed {seed}" for arm, seed, name in runs})
     return pd.concat([rows[name].assign(arm=arm) for arm, _, name in runs], ignore_index=True)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mpm_lite import cli_chat, cli_paint, cli_systems, runtime
+from mpm_lite.cache import check_writable
+from mpm_lite.cli_settings import output
+from mpm_lite.keys import explain
 from mpm_lite.ops import across
 from mpm_lite.runtime import UserError, unknown
 
@@ -40,7 +45,10 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
         given["seeds"] = args.seeds
     for key, value in settings.items():
         if key in ("train", "val", "test"):
-            name, _, languages = str(value).partition(":")
+            if value is None and key == "val":
+                given[key] = None
+                continue
+            name, languages = set_and_languages(str(value))
             codes: Any = languages.split(",") if languages else {"train": ["en"], "val": None, "test": "all"}[key]
             given[key] = (name, "all" if codes == ["all"] else codes)
         elif key == "require":
@@ -54,11 +62,25 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
     return Experiment(**given)
 
 
+def set_and_languages(value: str) -> tuple[str, str]:
+    """SET[:LANG,LANG] apart: "stamps:en,de", "parquet:photos:de" (a folder's own ':' stays, where such a folder is there)."""
+    from mpm_lite.data import hub
+
+    head, colon, tail = value.rpartition(":")
+    # Of `parquet:photos` the colon belongs to the name, and so does one in the name of a folder that is there.
+    if not colon or hub.known(value) and (hub.here(value) or not hub.known(head)):
+        return value, ""
+    return head, tail
+
+
 def tour(args: argparse.Namespace) -> None:
     """Train on English, ask in every language."""
     from mpm_lite import data
     from mpm_lite import tour as t
 
+    out = output(args, ".")
+    if args.json:
+        check_writable(Path(args.json).parent)
     print(runtime.banner())
     if not data.available("stamps"):
         print(
@@ -70,7 +92,6 @@ def tour(args: argparse.Namespace) -> None:
     for test in tests:
         print("\n" + t.readable(results, rho, test))
     print("\n" + "\n".join(t.summary(results, rho, tests[0])))
-    out = Path(args.out or ".")
     print(
         "\nWritten: "
         + ", ".join(
@@ -90,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(
                 f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(RECIPES)}) instead."
             )
-        for path in studies.run(args.recipe, Path(args.out or "runs"), args.seeds or 5):
+        for path in studies.run(args.recipe, output(args, "runs"), args.seeds or 5):
             print(path)
         return
     runs = cli_chat.RUNS | cli_paint.RUNS | cli_systems.RUNS
@@ -98,7 +119,7 @@ def run(args: argparse.Namespace) -> None:
         return runs[args.recipe](settings, args)
     if args.recipe not in RECIPES:
         raise unknown("recipe or study", args.recipe, [*RECIPES, *runs, *studies.STUDIES])
-    out = Path(args.out or f"runs/{args.recipe}")
+    out = output(args, f"runs/{args.recipe}")
     across.start(args.device)
     if across.rank() == 0:
         print(runtime.banner())
@@ -116,10 +137,14 @@ def sweep(args: argparse.Namespace) -> None:
     from mpm_lite.sweeping import sweep as run_sweep
 
     dials = {
-        key: list(value) if isinstance(value, (list, tuple)) else str(value).split(",")
+        key: list(value)
+        if isinstance(value, (list, tuple))
+        else value.split(",")
+        if isinstance(value, str)
+        else [value]
         for key, value in parse_settings(args.vary).items()
     }
-    out = Path(args.out or f"runs/sweep-{args.recipe}")
+    out = output(args, f"runs/sweep-{args.recipe}")
     results = run_sweep(
         experiment(args.recipe, parse_settings(args.set), args), out=out, track=args.track or "", **dials
     )
@@ -166,7 +191,7 @@ def bench(args: argparse.Namespace) -> None:
 
     device = runtime.device(args.device)
     print(runtime.banner())
-    path = Path(args.out or "runs/bench") / (f"{device.type}.csv" if not args.small else "small.csv")
+    path = output(args, "runs/bench") / (f"{device.type}.csv" if not args.small else "small.csv")
     wanted = [c for c in b.cases("small" if args.small else device.type) if not args.op or c.op in args.op]
     if not wanted:
         raise unknown("op", args.op[0], [c.op for c in b.cases("small")])
@@ -223,7 +248,11 @@ def presets(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> None:
-    """What this machine has and what will be slow."""
+    """What this machine has and what will be slow; or why a kept file was computed."""
+    if args.why:
+        for line in explain(Path(args.why)):
+            print(line)
+        return
     import platform
     from importlib import metadata
 
@@ -321,7 +350,13 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(do=cli_chat.claims)
     one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")
     one.set_defaults(do=presets)
-    one = commands.add_parser("doctor", help="what this machine has, what will be slow")
+    one = commands.add_parser(
+        "doctor", help="what this machine has, what will be slow; why something was computed again"
+    )
+    one.add_argument(
+        "--why", default=None, metavar="FILE",
+        help="what decided a kept file (features, weights, rows) or a folder of results, and in what it differs from others",
+    )  # fmt: skip
     one.set_defaults(do=doctor)
     return top
 
@@ -329,13 +364,22 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code: 0, 2 for a mistake, 130 for Ctrl-C."""
     args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number in place of an error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if getattr(args, "seeds", None) is not None and args.seeds < 1:
             raise UserError("--seeds must be at least 1.")
+        runtime.whole_number("--seed", getattr(args, "seed", 0), least=0)
+        runtime.device(getattr(args, "device", None))
         args.do(args)
+        sys.stdout.flush()
     except UserError as error:
         print(f"mpm-lite: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has gone: that is no error, and nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("mpm-lite: stopped; the same command continues where it can.", file=sys.stderr)
         return 130

@@ -8,7 +8,7 @@ from typing import Any
 
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
-from mpm_lite.cli_settings import sorted_out
+from mpm_lite.cli_settings import output, sorted_out
 from mpm_lite.runtime import unknown
 
 
@@ -20,7 +20,7 @@ def chat(settings: dict[str, Any], args: argparse.Namespace) -> None:
 
     given, asked = sorted_out(settings, Chat, MpmChatOptions, ("split", "count"))
     asked = {"split": "val", **asked}
-    arm, out = Chat(**given), Path(args.out or "runs/mpm_chat")
+    arm, out = Chat(**given), output(args, "runs/mpm_chat")
     print(runtime.banner())
     results = arm.run(range(args.seed, args.seed + (args.seeds or 1)), **asked)
     results.save(out)
@@ -49,7 +49,7 @@ def names(settings: dict[str, Any], args: argparse.Namespace) -> None:
         given["sets"] = tuple(given["sets"].split("+"))
     arm = naming.Naming(**given, options={k: v for k, v in settings.items() if k in options})
     print(runtime.banner())
-    out, seeds = Path(args.out or "runs/mpm_names"), range(args.seed, args.seed + (args.seeds or 1))
+    out, seeds = output(args, "runs/mpm_names"), range(args.seed, args.seed + (args.seeds or 1))
     written = naming.run(out, seeds, settings.get("split", "test" if not settings else "val"), arm)
     shown = pd.read_csv(written[0], keep_default_na=False).query("metric == 'choice'").drop(columns="metric")
     print(shown.round(3).to_string(index=False))
@@ -80,7 +80,10 @@ def claims(args: argparse.Namespace) -> None:
         print(runtime.banner())
         names = list(c.CLAIMS) if not args.names or "all" in args.names else args.names
         seeds = range(args.seed or c.FIRST_SEED, (args.seed or c.FIRST_SEED) + (args.seeds or c.SEEDS))
-        for one in [c.claim(name) for name in names]:  # a name nobody knows is said before hours of running
+        output(args, "runs/claims")
+        for one in [c.claim(name) for name in names]:  # what is wrong or missing is said before hours of running
+            c.check_models(one, out, seeds)
+        for one in [c.claim(name) for name in names]:
             say = lambda line: print(line, flush=True)  # noqa: E731
             c.enter(c.run(one.id, out, seeds, say=say, workers=args.workers), ledger)
         print(f"Written: {ledger}")

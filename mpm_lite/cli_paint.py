@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
-from mpm_lite.cli_settings import sorted_out
+from mpm_lite.cli_settings import output, sorted_out
 from mpm_lite.runtime import UserError
 
 
@@ -25,7 +24,7 @@ def paint(settings: dict[str, Any], args: argparse.Namespace) -> None:
     asking = ("split", "count", "guidance", "best_of", "painter")
     given, asked = sorted_out(settings, p.Paint, MpmPaintOptions, asking)
     folder, asked = asked.pop("painter", None), {"split": "val", **asked}
-    arm, out = p.Paint(**given), Path(args.out or "runs/mpm_paint")
+    arm, out = p.Paint(**given), output(args, "runs/mpm_paint")
     bench = p.Bench(painter=folder)
     print(runtime.banner())
     for seed in range(args.seed, args.seed + (args.seeds or 1)):
@@ -49,9 +48,7 @@ def rivals(settings: dict[str, Any], args: argparse.Namespace) -> None:
     if settings:
         raise UserError("'mpm_paint_rivals' is a committed configuration and takes no --set; use 'mpm_paint' instead.")
     print(runtime.banner())
-    for path in painting_rivals.run(
-        Path(args.out or "runs"), args.seeds or 3, say=lambda line: print(line, flush=True)
-    ):
+    for path in painting_rivals.run(output(args, "runs"), args.seeds or 3, say=lambda line: print(line, flush=True)):
         print(path)
 
 
@@ -63,7 +60,7 @@ def emoji(settings: dict[str, Any], args: argparse.Namespace) -> None:
         raise UserError("'mpm_paint_emoji' is a committed configuration and takes no --set.")
     print(runtime.banner())
     seeds = range(args.seed, args.seed + (args.seeds or 3))
-    for path in painting_emoji.run(Path(args.out or "runs"), seeds, lambda line: print(line, flush=True)):
+    for path in painting_emoji.run(output(args, "runs"), seeds, lambda line: print(line, flush=True)):
         print(path)
 
 

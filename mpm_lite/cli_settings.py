@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
+from mpm_lite.cache import check_writable
 from mpm_lite.runtime import unknown
 
 OPTIONS = "options"
+
+
+def output(args: argparse.Namespace, default: str) -> Path:
+    """The folder for what a command writes: --out, or its default. UserError, before any work, where it cannot be written."""
+    folder = Path(args.out or default)
+    check_writable(folder)
+    return folder
 
 
 def sorted_out(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,16 +13,17 @@ from safetensors.torch import save as to_safetensors
 
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
-from mpm_lite.cli_settings import sorted_out
+from mpm_lite.cli_settings import output, sorted_out
 from mpm_lite.runtime import UserError
 
 ASKING = ("split", "count")
-SCORES = ("choice", "hard", "slots", "exact", "reply_language", "answers")
+SCORES = ("choice", "recall", "hard", "slots", "exact", "reply_language", "answers")
 
 
 def m3p(settings: dict[str, Any], args: argparse.Namespace) -> None:
-    """Train M3P on code-switched captions and have it choose captions of val (split=test: of test) in ten languages.
-    Settings: fields of Matching, options of its recipe, fields of Switching, and split, count; switch=none for English."""
+    """Train M3P on code-switched captions and have it choose captions of val (split=test: of test) in all languages.
+    Settings: fields of Matching (world=real: on real pictures), options of its recipe, fields of Switching, and split,
+    count; switch=none for English."""
     from mpm_lite import matching
     from mpm_lite.data.switching import Switching
     from mpm_lite.recipes.m3p import M3pOptions
@@ -33,17 +33,27 @@ def m3p(settings: dict[str, Any], args: argparse.Namespace) -> None:
         raise UserError("switch=none leaves captions English; else set sentences, words, variant or dictionary.")
     rest = {k: v for k, v in settings.items() if k != "switch"}
     given, asked = sorted_out(rest, matching.Matching, M3pOptions, ASKING, {"switch": Switching})
-    _run("m3p", matching.Bench(), matching.Matching(**given | ({"switch": None} if plain else {})), asked, args)
+    arm = matching.Matching(**given | ({"switch": None} if plain else {}))
+    if arm.world == "real":
+        from mpm_lite.real_matching import MatchingReal as Bench
+    else:
+        Bench = matching.Bench
+    _run("m3p", Bench, arm, asked, args)
 
 
 def mla(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train an English dual encoder, let it acquire languages (MLA), and have it choose captions of val (split=test: of
-    test). Settings: fields of Acquiring, options of its recipe, and split, count."""
+    test). Settings: fields of Acquiring (world=real: on real pictures), options of its recipe, and split, count."""
     from mpm_lite import acquiring
     from mpm_lite.recipes.mla import MlaOptions
 
     given, asked = sorted_out(settings, acquiring.Acquiring, MlaOptions, ASKING)
-    _run("mla", acquiring.Bench(), acquiring.Acquiring(**given), asked, args)
+    arm = acquiring.Acquiring(**given)
+    if arm.world == "real":
+        from mpm_lite.real import AcquiringReal as Bench
+    else:
+        Bench = acquiring.Bench
+    _run("mla", Bench, arm, asked, args)
 
 
 def mblip(settings: dict[str, Any], args: argparse.Namespace) -> None:
@@ -53,13 +63,16 @@ def mblip(settings: dict[str, Any], args: argparse.Namespace) -> None:
     from mpm_lite.recipes.mblip import MblipOptions
 
     given, asked = sorted_out(settings, realigning.Realigning, MblipOptions, ASKING)
-    _run("mblip", realigning.Bench(), realigning.Realigning(**given), asked, args)
+    _run("mblip", realigning.Bench, realigning.Realigning(**given), asked, args)
 
 
-def _run(name: str, bench: Any, arm: Any, asked: Mapping[str, Any], args: argparse.Namespace) -> None:
+def _run(name: str, bench: Callable[[], Any], arm: Any, asked: Mapping[str, Any], args: argparse.Namespace) -> None:
     """Train and test an arm once a seed, print its scores, and write weights (of the first seed), rows and configuration."""
     print(runtime.banner())
-    out, asked, frames = Path(args.out or f"runs/{name}"), {"split": "val", **asked}, []
+    out, asked, frames = output(args, f"runs/{name}"), {"split": "val", **asked}, []
+    if "count" in asked:
+        runtime.whole_number("count", asked["count"])
+    bench = bench()
     for seed in range(args.seed, args.seed + (args.seeds or 1)):
         recipe = bench.train(arm, seed)
         frames.append(bench.test(recipe, seed, **asked))
@@ -94,7 +107,7 @@ def _compared(study: Any, settings: dict[str, Any], args: argparse.Namespace) ->
         raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set.")
     print(runtime.banner())
     say = lambda line: print(line, flush=True)  # noqa: E731
-    for path in study.run(Path(args.out or "runs"), args.seeds or 3, say=say, workers=args.workers):
+    for path in study.run(output(args, "runs"), args.seeds or 3, say=say, workers=args.workers):
         print(path)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,14 +17,17 @@ import torch
 from torch import Tensor
 
 from mpm_lite import evaluate, train
+from mpm_lite.cache import check_writable
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.languages import bcp47
+from mpm_lite.keys import KEY, Key, UnreadableCode, code_of
 from mpm_lite.ops import across
 from mpm_lite.recipes import Recipe, build_options, recipe_class
 from mpm_lite.results import Results
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.runtime import UserError, unknown, whole_number
 from mpm_lite.towers.features import image_features, text_features
 from mpm_lite.towers.image import load_image_tower
+from mpm_lite.towers.snapshots import loaded_once
 from mpm_lite.towers.text import load_text_tower
 
 CONDITIONS = ("real", "shuffled", "blind", "random-image")
@@ -49,11 +53,14 @@ class Experiment:
     """What is trained on what and tested on what. Every field has a default; `run()` returns `Results`.
 
     val: where the best step is chosen; None chooses nothing, takes the last step, and trains on train + val together (the
-    last fit, after every choice was made). pairs: how many training pairs a language (None = all), one number or {"en": None, "zh": 300}; smaller numbers are
-    subsets of larger ones for the same seed. require: train only on pictures that have a caption in these languages too
+    last fit, after every choice was made). pairs: how many training pairs a language (None = all), one number or
+    {"en": None, "zh": 300} for some of the training languages; smaller numbers are subsets of larger ones for the same
+    seed. require: train only on pictures that have a caption in these languages too
     (so that two languages can be compared on the same pictures). condition: real | shuffled (training pairs permuted) |
-    blind (one picture for all) | random-image (noise instead of features).
-    Raises UserError on any unknown name, with the nearest known one.
+    blind (one picture for all) | random-image (noise instead of features). load_options: what `load_captions` is told of
+    sets of one's own (columns, revision, skip_bad); packaged sets beside them need none.
+    Raises UserError on any unknown name, with the nearest known one, and on a number that is none of its kind (steps, seeds
+    and pairs are whole numbers of at least 1).
     """
 
     recipe: str | type[Recipe] = "align"
@@ -72,11 +79,41 @@ class Experiment:
     require: tuple[str, ...] = ()
     pivot: str = "en"
     options: dict[str, Any] = field(default_factory=dict)
+    load_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        whole_number("seeds", self.seeds)
+        whole_number("seed", self.seed, least=0)
+        if self.steps is not None:
+            whole_number("steps", self.steps)
+        if isinstance(self.pairs, Mapping):
+            learned = _languages(self.train[1])
+            for code, number in self.pairs.items():
+                if bcp47(code) not in learned:
+                    raise unknown("training language of pairs", code, learned)
+                if number is not None:
+                    whole_number(f"pairs of {code}", number)
+            if len({bcp47(code) for code in self.pairs}) < len(self.pairs):
+                raise UserError(f"pairs={dict(self.pairs)} names one language twice.")
+        elif self.pairs is not None:
+            whole_number("pairs", self.pairs)
 
     @property
     def all_options(self) -> dict[str, Any]:
         """The recipe's options that are given, `steps` among them."""
-        return self.options | ({"steps": self.steps} if self.steps else {})
+        return self.options | ({} if self.steps is None else {"steps": self.steps})
+
+    @property
+    def pairs_of(self) -> Callable[[str], int | None]:
+        """How many pairs a training language is given at most, by its code; None: all."""
+        if not isinstance(self.pairs, Mapping):
+            return lambda language: self.pairs  # type: ignore[return-value]
+        return {bcp47(code): number for code, number in self.pairs.items()}.get
+
+    def key(self) -> Key:
+        """Everything that decides the results: fields and options, the recipe's code where it is not the library's own, the
+        towers' weights, and pictures and captions of train, val and test. Loads towers and captions, and encodes nothing."""
+        return _Bench(self, progress=False).key()
 
     def run(
         self,
@@ -99,7 +136,11 @@ class Experiment:
         kind = recipe_class(self.recipe)
         options = build_options(kind.Options, self.all_options)
         across.start(self.device)
+        whole_number("parts", parts)
+        if out:
+            check_writable(Path(out))
         bench = _Bench(self, progress, {"track": track, "parts": parts, "precision": precision, "shard": shard})
+        bench.check()
         tables, items, models = [], [], {}
         for seed in range(self.seed, self.seed + self.seeds):
             recipe, history = bench.train(kind, options, seed, Path(out) / f"seed-{seed}" if out else None)
@@ -107,7 +148,13 @@ class Experiment:
             tables.append(table.assign(kept_step=history.kept_step))
             items.append(hits)
             models[seed] = recipe
-        meta = {"experiment": self.describe(), "options": asdict(options), "pairs": bench.n_pairs}
+        meta = {
+            "experiment": self.describe(),
+            "options": asdict(options),
+            "pairs": bench.n_pairs,
+        }
+        with suppress(UnreadableCode):  # then nothing says what made these results, and none are taken for them
+            meta[KEY] = bench.key().describe()
         return Results(
             pd.concat(tables, ignore_index=True), pd.concat(items, ignore_index=True), models, meta, bench.galleries
         )
@@ -117,6 +164,11 @@ class Experiment:
         named = {f: getattr(self, f) for f in self.__dataclass_fields__}
         return {k: plain(v) if k in ("recipe", "text", "image") else v for k, v in named.items()}
 
+    def decides(self) -> str:
+        """What of the fields and options decides the results, as JSON; towers and data have parts of their own in the key."""
+        options = asdict(build_options(recipe_class(self.recipe).Options, self.all_options))
+        return json.dumps(self.describe() | {"options": options}, sort_keys=True, default=str)
+
 
 def plain(thing: Any) -> Any:
     """What a table may show of a value."""
@@ -125,17 +177,21 @@ def plain(thing: Any) -> Any:
     return str(getattr(thing, "name", None) or thing)
 
 
+def _listed(languages: Any) -> list[str]:
+    return [languages] if isinstance(languages, str) else list(languages)
+
+
 def _languages(asked: Any) -> Any:
-    return asked if asked == "all" else [bcp47(code) for code in ([asked] if isinstance(asked, str) else asked)]
+    return asked if asked == "all" else [bcp47(code) for code in _listed(asked)]
 
 
-@lru_cache(maxsize=4)
+@loaded_once(4)
 def text_tower(name: str, device: str | None = None) -> Any:
     """A text tower, loaded once for all experiments of a process."""
     return load_text_tower(name, device)
 
 
-@lru_cache(maxsize=4)
+@loaded_once(4)
 def image_tower(name: str, device: str | None = None) -> Any:
     """An image tower, loaded once for all experiments of a process."""
     return load_image_tower(name, device)
@@ -155,19 +211,62 @@ class _Bench:
         name, languages = experiment.train
         self.train_languages = _languages(languages)
         wanted = list(dict.fromkeys([*self.train_languages, *_languages(experiment.require)]))
-        self.train_set = load_captions(name, "train" if experiment.val else "train+val", wanted)
+        more = experiment.load_options
+        self.train_set = load_captions(name, "train" if experiment.val else "train+val", wanted, **more)
         tests = experiment.test if isinstance(experiment.test, list) else [experiment.test]
-        self.tests = [
-            (n, load_captions(n, "test", "all" if langs == "all" else _languages(langs))) for n, langs in tests
-        ]
-        self.galleries: dict[str, CaptionSet] = dict(self.tests)
+        self.tests = [(n, *self._test_set(n, _languages(langs))) for n, langs in tests]
+        self.galleries: dict[str, CaptionSet] = {n: captions for n, captions, _ in self.tests}
         self.val_set, self.val_languages = None, []
         if experiment.val:
             name, languages = experiment.val
             self.val_languages = self.train_languages if languages is None else _languages(languages)
-            self.val_set = load_captions(name, "val", self.val_languages)
+            self.val_set = load_captions(name, "val", self.val_languages, **more)
         self.n_pairs: dict[str, int] = {}
         self._seen: dict[tuple[int, str], Tensor] = {}
+
+    def _test_set(self, name: str, languages: Any) -> tuple[CaptionSet, list[str]]:
+        """A test set and the languages that it is asked in. Its captions in the pivot are there too, where it has some:
+        retention compares with the pivot on the same queries."""
+        more, pivot = self.e.load_options, bcp47(self.e.pivot)
+        if languages == "all" or pivot in languages:
+            captions = load_captions(name, "test", languages, **more)
+            return captions, captions.languages
+        has_pivot = pivot in load_captions(name, "test", "all", **more).languages
+        return load_captions(name, "test", [*languages, pivot] if has_pivot else languages, **more), languages
+
+    def check(self) -> None:
+        """UserError, before anything is encoded, for a set without what is to be learned, chosen or tested on."""
+        if not len(self.train_set):
+            raise UserError(f"{self.e.train[0]} has no pictures to train on.")
+        for name, captions, languages in self.tests:
+            if not any(len(captions.with_caption(code)) for code in languages):
+                raise UserError(f"{name} has no captioned pictures to test on.")
+        if self.val_set is not None and not any(len(self.val_set.with_caption(code)) for code in self.val_languages):
+            raise UserError(
+                f"{self.e.val[0]} has no captioned pictures for validation, so no step can be chosen on them: give another "
+                "set as val, or val=None, which takes the last step and trains on all that is there."
+            )
+        for side, tower in (("text", self.text), ("image", self.image)):
+            if not isinstance(getattr(tower, "fingerprint", None), str):
+                raise UserError(
+                    f"The {side} tower {plain(tower)!r} has no fingerprint: give it one, a text that changes whenever its "
+                    "weights do, so that nothing kept of other weights is taken for its own."
+                )
+
+    def key(self) -> Key:
+        """See `Experiment.key`."""
+        decides = {
+            "experiment": self.e.decides(),
+            "code": code_of(recipe_class(self.e.recipe)),
+            "weights of text": self.text.fingerprint,
+            "weights of image": self.image.fingerprint,
+            "pictures and captions of train": self.train_set.digest,
+        }
+        if self.val_set is not None:
+            decides["pictures and captions of val"] = self.val_set.digest
+        for number, (name, captions, _) in enumerate(self.tests, 1):
+            decides[f"pictures and captions of test {number}: {name}"] = captions.digest
+        return Key("results of an experiment", decides)
 
     def images(self, captions: CaptionSet) -> Tensor:
         """(N, D_image), as the condition wants them."""
@@ -201,8 +300,7 @@ class _Bench:
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(9_000 + seed)).numpy()
         for language in self.train_languages:
             there = fit & np.array([bool(c) for c in chosen.captions[language]])
-            limit = self.e.pairs.get(language) if isinstance(self.e.pairs, dict) else self.e.pairs
-            take = order[there[order]][:limit]
+            take = order[there[order]][: self.e.pairs_of(language)]
             self.n_pairs[language] = len(take)
             rows.append(torch.from_numpy(take))
             said.append(self.texts(chosen, language)[torch.from_numpy(take)])
@@ -217,8 +315,11 @@ class _Bench:
         recipe = kind(data.images.shape[1], data.texts.shape[1], options)
         recipe.prepare(data.images, data.texts)
         label = f"{plain(self.e.text)} {self.e.condition} seed {seed}"
-        plan = train.Plan(seed=seed, out=out, progress=self.progress, label=label, **self.how)
-        return recipe, train.fit(recipe, data, plan, self.val_score if self.val_set else None, self.e.device)
+        chosen_on = self.val_set.digest if self.val_set is not None else ""
+        also = f"{code_of(kind)}; val {chosen_on}" if out else ""
+        plan = train.Plan(seed=seed, out=out, progress=self.progress, label=label, also=also, **self.how)
+        score = None if self.val_set is None else self.val_score
+        return recipe, train.fit(recipe, data, plan, score, self.e.device)
 
     def val_score(self, recipe: Recipe) -> float:
         """Text-to-image R@10 on the validation gallery, mean over the training languages."""
@@ -257,9 +358,9 @@ class _Bench:
             "lm": self.e.lm or "",
             "train": f"{set_name}[{','.join(self.train_languages)}]",
         }
-        for test_name, captions in self.tests:
+        for test_name, captions, languages in self.tests:
             same = {**named, "test": test_name, "condition": self.e.condition, "seed": seed}
-            for language, asked, hits, pivot in self._hits(recipe, captions, captions.languages):
+            for language, asked, hits, pivot in self._hits(recipe, captions, languages):
                 for metric in evaluate.METRICS:
                     row = {"language": language, "metric": metric, "value": hits[metric].mean()}
                     rows.append({**same, **row, "n": len(asked), "chance": hits[f"chance {metric}"].mean()})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ import pandas as pd
 
 from mpm_lite import accounts, acquiring, chat, iglue, matching, pairing, realigning, runtime
 from mpm_lite.acquiring import Acquiring
-from mpm_lite.cache import digest
 from mpm_lite.chat import Chat
 from mpm_lite.claims import FIRST_SEED
 from mpm_lite.claims_chat import OTHERS
 from mpm_lite.judging import Drawn, Sample, mean
+from mpm_lite.keys import Key
 from mpm_lite.matching import Matching
-from mpm_lite.packing import Shelf
+from mpm_lite.packing import Shelf, name_of, rows_key
 from mpm_lite.pairing import Pairing
 from mpm_lite.realigning import Realigning
 from mpm_lite.studies import commit, written
@@ -44,13 +44,15 @@ LANGUAGES = len(OTHERS)
 @dataclass(frozen=True)
 class System:
     """One that is compared: its bench, its arm in each table, how many of its pairs are not English, how many translated
-    sentences a language it learns from beside them, and what it stands on: models of `pretrain` that have read text."""
+    sentences a language it learns from beside them, what it stands on (models of `pretrain` that have read text), and, off the
+    toy world, what decides the data of a split."""
 
     bench: Callable[[], Any]
     arms: Mapping[str, Any]
     abroad: int = 0
     translated: int = 0
     stands_on: tuple[str, ...] = ()
+    data: Callable[[str], Mapping[str, str]] | None = None
 
 
 def _arms(kind: type, given: Mapping[str, Any], updates: Mapping[str, Any], few: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,11 +152,10 @@ def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
     return Shelf(out, f"{name}-rows", command), Shelf(out, f"{name}-costs", command, rounded=False)
 
 
-def key(system: System, table: str, seed: int, split: str, count: int | None) -> str:
-    """The name of a run's rows; tables whose arms are the same have the same rows."""
-    arm = system.arms[table]
-    told = [type(arm).__name__, json.dumps(asdict(arm), sort_keys=True), split, str(count), str(seed)]
-    return digest([*told, str(_first(system, table))])[:16]
+def key(system: System, table: str, seed: int, split: str, count: int | None) -> Key:
+    """What decides a run's rows; tables whose arms are the same have the same rows."""
+    told = {"split": split, "count": count, "toy-IGLUE": _first(system, table)}
+    return rows_key(system.arms[table], seed, told, system.data(split) if system.data else None)
 
 
 def _first(system: System, table: str) -> bool:
@@ -168,7 +169,8 @@ def items(
     """The rows of a system in a table with a seed, in the first table with those of toy-IGLUE, and what its training cost:
     computed, or read back from where they are `kept`, which no session's end empties."""
     arm, which, (scores, costs) = system.arms[table], key(system, table, seed, split, count), kept
-    if scores.missing([which]):
+    name = name_of(which)
+    if scores.missing([name]):
         bench = system.bench()
         with accounts.kept() as book:
             recipe = bench.train(arm, seed)
@@ -178,8 +180,8 @@ def items(
             rows = rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
         costs.put(which, accounts.table(book))
         scores.put(which, rows)
-    what = {which: f"{type(arm).__name__}, equal {table}, seed {seed}"}
-    return scores.read(what)[which], costs.read(what)[which]
+    what = {name: f"{type(arm).__name__}, equal {table}, seed {seed}"}
+    return scores.read(what)[name], costs.read(what)[name]
 
 
 def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
@@ -272,7 +274,7 @@ def gathered(
     pairs = [(name, seed) for seed in seeds for name in names]
     pairs = sorted(pairs, key=lambda pair: names.index(pair[0])) if workers > 1 else pairs
     told = {pair: (every[pair[0]], table, pair[1], split, count, kept) for pair in pairs}
-    keys = {pair: key(*told[pair][:-1]) for pair in pairs}
+    keys = {pair: name_of(key(*told[pair][:-1])) for pair in pairs}
     missing = set(kept[0].missing(keys.values()))
     jobs = {f"{n}, equal {table}, seed {s}": (items, told[n, s]) for n, s in pairs if keys[n, s] in missing}
     share_out(jobs, workers, say)

@@ -22,7 +22,7 @@ from mpm_lite.claims import FIRST_SEED
 from mpm_lite.head_to_head import System, gathered, scored, shelves
 from mpm_lite.matching import Matching
 from mpm_lite.pairing import Pairing
-from mpm_lite.real import DUAL, LANGUAGES, MOST, REAL, AcquiringReal, PairingReal, captions
+from mpm_lite.real import DUAL, LANGUAGES, MOST, REAL, AcquiringReal, PairingReal, captions, data_key
 from mpm_lite.real_matching import REAL_M3P, MatchingReal
 from mpm_lite.studies import commit, written
 
@@ -32,12 +32,12 @@ TEXT_ALONE = {"bottleneck": 96, "order": "transfer", "transfer_steps": 600}  # a
 
 def _rival(kind: str, **given: object) -> System:
     shared = {"world": "real", "pairs": MOST, "parallel": MOST, "noise": 0.0, "options": DUAL}
-    return System(PairingReal, {TABLE: Pairing(kind, LANGUAGES, **(shared | given))})
+    return System(PairingReal, {TABLE: Pairing(kind, LANGUAGES, **(shared | given))}, data=data_key)
 
 
 SYSTEMS = {
-    "M3P": System(MatchingReal, {TABLE: Matching(**REAL_M3P)}),
-    "MLA": System(AcquiringReal, {TABLE: Acquiring(**REAL | {"pairs": 0, "options": TEXT_ALONE})}),
+    "M3P": System(MatchingReal, {TABLE: Matching(**REAL_M3P)}, data=data_key),
+    "MLA": System(AcquiringReal, {TABLE: Acquiring(**REAL | {"pairs": 0, "options": TEXT_ALONE})}, data=data_key),
     "pivot": _rival("pivot"),
     "teacher": _rival("teacher", english_options=DUAL, options={"steps": 500, "lr": 1e-4}),
     "translate-train": _rival("translate-train"),

@@ -12,7 +12,8 @@ Whoever looks at results first and words the hypothesis afterwards can support a
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from typing import Any
 import pandas as pd
 
 from mpm_lite import judging
-from mpm_lite.cache import digest, write_atomic
-from mpm_lite.experiment import Experiment
+from mpm_lite.cache import write_atomic
+from mpm_lite.experiment import Experiment, plain
 from mpm_lite.judging import Drawn
+from mpm_lite.keys import KEY, Key, differences, digest
 from mpm_lite.results import Results
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.sweeping import changed, run_kept
@@ -98,31 +100,51 @@ class Hypothesis:
 
     def text(self) -> str:
         """All that is registered, as JSON."""
-        told = asdict(self) | {"base": self.base.describe()}
-        return json.dumps(json.loads(json.dumps(told, default=str)), indent=1, sort_keys=True)
+        told = {f: getattr(self, f) for f in self.__dataclass_fields__} | {"base": self.base.describe()}
+        return json.dumps(json.loads(json.dumps(told, default=plain)), indent=1, sort_keys=True)
+
+    def key(self) -> Key:
+        """Everything that decides the verdict: what is registered, and for each arm its weights and data."""
+        arms = {f"arm {name}": one.key().digest for name, one in self.experiments.items()}
+        return Key("a registered hypothesis", {"hypothesis": self.text(), **arms})
 
     def register(self, out: str | Path) -> Path:
-        """Write OUT/hypothesis.json, with the day and a digest. Raises UserError where another one is registered there."""
-        path, mark = Path(out) / FILE, digest([self.text()])
+        """Write OUT/hypothesis.json, with the day, a digest, and the key of each arm's weights and data. Raises UserError where
+        another one, or the same one on other weights or data, is registered there."""
+        path, key = Path(out) / FILE, self.key()
         known = _registered(path)
-        if known and known["digest"] != mark:
-            raise UserError(
-                f"{path} holds another hypothesis, registered {known['registered']}: register this one in another folder."
-            )
-        if not known:
-            told = {"registered": datetime.now(UTC).isoformat(timespec="seconds"), "digest": mark}
-            write_atomic(path, json.dumps(told | {"hypothesis": json.loads(self.text())}, indent=1).encode())
+        if known:
+            self._check(path, known, key)
+        else:
+            told = {"registered": datetime.now(UTC).isoformat(timespec="seconds"), "digest": digest([self.text()])}
+            told |= {KEY: key.describe(), "hypothesis": json.loads(self.text())}
+            write_atomic(path, json.dumps(told, indent=1).encode())
         return path
 
     def run(self, out: str | Path) -> Verdict:
-        """Run whatever arm is missing, and judge. Raises UserError where this hypothesis was not registered there before."""
+        """Run whatever arm is missing, and judge. Raises UserError where this hypothesis was not registered there before, or on
+        other weights or data than there are now."""
         known = _registered(Path(out) / FILE)
         if not known or known["digest"] != digest([self.text()]):
             raise UserError(f"This hypothesis is not registered in {out}: call register() first, then run().")
+        self._check(Path(out) / FILE, known, self.key())
         found = {
             name: run_kept(one, Path(out) / "arms" / digest([name])[:12]) for name, one in self.experiments.items()
         }
         return self.judge(found)
+
+    def _check(self, path: Path, known: Mapping[str, Any], key: Key) -> None:
+        """Raises UserError where something else than this, as it is now, was registered."""
+        if known["digest"] != digest([self.text()]):
+            raise UserError(
+                f"{path} holds another hypothesis, registered {known['registered']}: register this one in another folder."
+            )
+        if known.get(KEY, {}).get("digest") != key.digest:
+            arms = ", ".join(differences(known.get(KEY, {}), key.describe()))
+            raise UserError(
+                f"{path} was registered on other weights or data ({arms}), {known['registered']}: register this one in another "
+                "folder, for a verdict holds for what it was registered on."
+            )
 
     def judge(self, found: dict[str, Results]) -> Verdict:
         """The verdict on results of all arms, by name."""
@@ -148,6 +170,7 @@ def _registered(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return {k: json.loads(path.read_text(encoding="utf-8"))[k] for k in ("registered", "digest")}
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {k: told[k] for k in ("registered", "digest", KEY)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): what was registered can no longer be told.") from error

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from mpm_lite import accounts, runtime, train
-from mpm_lite.cache import digest, learned
+from mpm_lite.cache import learned
+from mpm_lite.keys import Key, digest
 from mpm_lite.recipes.base import Recipe
 
 R = TypeVar("R", bound=Recipe)
@@ -45,10 +46,12 @@ def trained(
     what learns is kept, in MPM_LITE_HOME/place. Where it has to be trained, `before` is called first, to set weights that it
     starts from.
     """
-    said = digest(
-        [place, recipe.name, label, str(seed), json.dumps([list(told), dials(recipe.options)], sort_keys=True)]
+    settings = json.dumps([list(told), dials(recipe.options)], sort_keys=True)
+    decides = {"place": place, "recipe": recipe.name, "label": label, "seed": str(seed), "data and options": settings}
+    key = Key(f"weights of {recipe.name}", decides)
+    path, shipped = (
+        folder / f"{key.digest}.safetensors" for folder in (runtime.home() / place, runtime.asset() / KEPT)
     )
-    path, shipped = (folder / f"{said}.safetensors" for folder in (runtime.home() / place, runtime.asset() / KEPT))
 
     begin, data = cache(before or (lambda: None)), cache(data)  # one making of data, for training and for the account
     if accounts.open_now():
@@ -62,7 +65,7 @@ def trained(
         return {k: of[k] for k in sorted(of) if recipe.trains(k)}
 
     path = shipped if shipped.exists() and not path.exists() else path
-    recipe.load_state_dict(learned(path, learn), strict=False)
+    recipe.load_state_dict(learned(path, learn, key), strict=False)
     if (files := _OPENED.get()) is not None:
         files.append(path)
     accounts.note(recipe, data)

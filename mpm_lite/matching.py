@@ -177,6 +177,7 @@ class Bench(Pictured):
     def train(self, arm: Matching, seed: int) -> M3p:
         """The trained recipe; arms share what they learned from text alone, and what they learned before fine-tuning. What
         comes before a stage is made, or read back, only where that stage has to be trained."""
+        self.check_world(arm)
         o = arm.recipe_options
         text = {"alpha": arm.alpha, "sentences": SENTENCES}
         pairs = asdict(arm) | text | {"text_steps": o.text_steps, "fine": (), "shuffled": False, "options": None}

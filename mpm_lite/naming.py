@@ -28,10 +28,11 @@ from torch import Tensor, nn
 
 from mpm_lite import runtime, train
 from mpm_lite.asking import seed_of, soft_tokens
-from mpm_lite.cache import digest, features, write_atomic
+from mpm_lite.cache import features, metadata, write_atomic, write_table
 from mpm_lite.data import CaptionSet, available, load_captions, names
 from mpm_lite.judging import Sample
 from mpm_lite.keeping import dials
+from mpm_lite.keys import Key, digest
 from mpm_lite.recipes.base import Stage, build_options
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
@@ -126,21 +127,23 @@ def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     decoder = LanguageModel(len(tokenizer), own, **special).decoder
     many = list(islice(names.documents(arm.parallel, seed, arm.sets), DOCUMENTS))
     said = ["standardised", tower.fingerprint, str(sorted(dials(arm.reading_options).items())), str(SIZES), str(seed)]
-    key = digest([*said, *(d.text for d in many[:500])])
-    lm = LM(f"names:{seed}", decoder, tokenizer, key, torch.device("cpu"), frozenset(names.LANGUAGES))
+    key = Key("a language model that reads names", {"settings": said, "documents": [d.text for d in many[:500]]})
+    lm = LM(f"names:{seed}", decoder, tokenizer, key.digest, torch.device("cpu"), frozenset(names.LANGUAGES))
     recipe = MpmChat(lm, tower.width, 1, arm.reading_options)
-    path = runtime.home() / "names" / f"{key[:24]}.safetensors"
+    path = runtime.home() / "names" / f"{key.digest[:24]}.safetensors"
     if not path.exists():
-        _read_names(recipe, tower, every, many, seed, path, progress)
+        _read_names(recipe, tower, every, many, seed, path, key, progress)
     recipe.load_state_dict({k: v.float() for k, v in from_safetensors(path.read_bytes()).items()})
     return recipe.eval()
 
 
 def _read_names(
-    recipe: MpmChat, tower: Any, every: list[str], many: Sequence[names.NameDocument], seed: int, path: Path, progress: bool
+    recipe: MpmChat, tower: Any, every: list[str], many: Sequence[names.NameDocument], seed: int, path: Path, key: Key,
+    progress: bool,
 ) -> None:  # fmt: skip
     """Train on documents: the vector of the first name stands where a picture will, the reply is the second."""
-    vectors = features(("names", tower.fingerprint, digest(every)), lambda: tower.encode(every, progress=progress))
+    of_names = Key("vectors of names", {"kind": "names", "weights": tower.fingerprint, "names": digest(every)})
+    vectors = features(of_names, lambda: tower.encode(every, progress=progress))
     place = {name: i for i, name in enumerate(every)}
     # All names lie close together in an encoder's space: what tells them apart is what is left without their mean.
     spread = vectors.std(0)
@@ -153,7 +156,8 @@ def _read_names(
     train.fit(
         recipe, data, train.Plan(seed, work, save_every=500, progress=progress, label=f"reading names, seed {seed}")
     )
-    write_atomic(path, to_safetensors({k: v.half().contiguous() for k, v in recipe.state_dict().items()}))
+    weights = {k: v.half().contiguous() for k, v in recipe.state_dict().items()}
+    write_atomic(path, to_safetensors(weights, metadata=metadata(key)))
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -285,11 +289,15 @@ def run(out: Path, seeds: Sequence[int], split: str = "test", arm: Naming = Nami
     """Train and test an arm with every seed (a language model and a connector each) and write OUT/names.csv, and what was
     said of emoji with the first seed as OUT/names-said.csv, with a card. A seed that was tested is not run again."""
     bench, version, frames = Bench(arm.image), commit(), []
-    key = digest([json.dumps(asdict(arm), sort_keys=True), split])[:12]
+    pictures = {f"pictures of {one}": bench.seen(one, split)[0].digest for one in TESTED if available(one)}
+    pictures["training pictures"] = bench.seen(here(arm.sets), "train")[0].digest
+    towers = {"image weights": bench.tower.fingerprint, "text weights": load_text_tower(arm.text).fingerprint}
     for seed in seeds:
-        path = runtime.home() / "names" / f"items-{key}-{seed}.parquet"
+        decides = {"arm": json.dumps(asdict(arm), sort_keys=True), "split": split, "seed": str(seed), **towers}
+        key = Key("names of held-out pictures", decides | pictures)
+        path = runtime.home() / "names" / f"items-{key.digest[:16]}.parquet"
         if not path.exists():
-            write_atomic(path, bench.test(bench.train(arm, seed), seed, split).to_parquet())
+            write_table(path, bench.test(bench.train(arm, seed), seed, split), key)
         frames.append(pd.read_parquet(path))
     items = pd.concat(frames, ignore_index=True)
     said = frames[0].query("set == 'emoji' and look in ('real', 'nearest')")  # stamps' names are not ours to pass on

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from mpm_lite import runtime
-from mpm_lite.cache import write_atomic
+from mpm_lite.cache import write_atomic, write_table
+from mpm_lite.data import toyworld
+from mpm_lite.keys import Key
 from mpm_lite.runtime import UserError
+from mpm_lite.towers import toys
 
 DIGITS = 3  # of a score in a packed row
+
+
+def name_of(key: Key) -> str:
+    """What a run's rows are called."""
+    return key.digest[:16]
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,13 @@ class Shelf:
         there = set(self.packed()["key"])
         return [key for key in keys if key not in there and not self.loose(key).exists()]
 
-    def put(self, key: str, rows: pd.DataFrame) -> None:
-        """Keep a run's rows, whole or not at all, and `on` what they were computed: no empty columns, scores in half the bits
-        if they are rounded later anyway."""
+    def put(self, key: Key, rows: pd.DataFrame) -> None:
+        """Keep a run's rows under its key, whole or not at all, and `on` what they were computed: no empty columns, scores in
+        half the bits if they are rounded later anyway."""
         rows = rows.dropna(axis="columns", how="all").assign(on=runtime.hardware())
         if self.rounded:
             rows = rows.astype(dict.fromkeys(scores(rows), "float32"))
-        write_atomic(self.loose(key), rows.to_parquet(compression="zstd", index=False))
+        write_table(self.loose(name_of(key)), rows, key, compression="zstd", index=False)
 
     def read(self, keys: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         """The rows of runs, by key; `keys` says what each is, for the UserError where one is missing or torn."""
@@ -100,6 +110,19 @@ class Shelf:
         for path in files:
             path.unlink()
         return self.path
+
+
+def rows_key(arm: Any, seed: int, told: Mapping[str, Any], data: Mapping[str, str] | None = None) -> Key:
+    """What decides the rows of an arm with a seed: the arm, what it is asked (`told`, JSON-able), the weights that it stands on,
+    and the pictures and captions that it learns from and is asked about: `data`, else those of the toy world."""
+    decides = {"kind": type(arm).__name__, "arm": json.dumps(asdict(arm), sort_keys=True), "seed": str(seed)}
+    decides |= {name: json.dumps(value, sort_keys=True, default=dict) for name, value in told.items()}
+    if data is None:
+        painters = ["paint"] if hasattr(arm, "encoder") else []
+        data = {f"toy world, {split}": toyworld.mark(split) for split in ("train", str(told.get("split", "test")))}
+        decides["toy towers"] = toys.towers("towers", *painters)
+    decides |= {f"weights of {field}": toys.weights(*model) for field, model in toys.models_of(arm, seed).items()}
+    return Key("rows of an arm", decides | data)
 
 
 def scores(rows: pd.DataFrame) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +24,18 @@ from torch import Tensor
 
 from mpm_lite import paint, runtime, scene_reader, train
 from mpm_lite.asking import seed_of
-from mpm_lite.cache import digest, features, learned
+from mpm_lite.cache import features, learned
 from mpm_lite.data import grammar, toyworld
 from mpm_lite.data.instructions import captions_asked
 from mpm_lite.data.scenes import Scene
 from mpm_lite.keeping import dials, mark
+from mpm_lite.keys import Key
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers import toys
 from mpm_lite.towers.prompts import LAST, PromptEncoder, load_prompt_encoder
+from mpm_lite.towers.snapshots import loaded_once
 
 LOOKS = ("real", "wrong", "none", "drawn", "decoded")
 PROMPTED = ("real", "wrong")  # the scene's own prompt, or another scene's; the others have none, and no language:
@@ -84,26 +86,32 @@ class Paint:
         return build_options(MpmPaintOptions, {"bf16": runtime.fast_bf16()} | self.options)
 
 
-@lru_cache(maxsize=8)
+@loaded_once(8)
 def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = LAST) -> PromptEncoder:
     """A prompt encoder, loaded once a process; of a toy language model with seed None the `turn`-th there is."""
     return load_prompt_encoder(name, toys.turn(name, turn) if seed is None else seed, layer)
 
 
-def key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> str:
-    """Digest of everything that a recipe's weights will depend on: what it starts from, reads, and how it learns.
-    `autoencoder` is the mark of its weights."""
-    weights = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
-    turned = json.dumps(dials(recipe.options), sort_keys=True)
-    said = [autoencoder, recipe.predicts, recipe.encoder.fingerprint, turned, str(seed)]
-    return digest([*said, *prompts, *weights])
+def weights_key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> Key:
+    """Everything that a recipe's weights will depend on: what it starts from, reads, and how it learns. `autoencoder` is the
+    mark of its weights."""
+    decides = {
+        "autoencoder": autoencoder,
+        "predicts": recipe.predicts,
+        "prompt encoder": recipe.encoder.fingerprint,
+        "options": json.dumps(dials(recipe.options), sort_keys=True),
+        "seed": str(seed),
+        "prompts": list(prompts),
+        "starting weights": [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()],
+    }
+    return Key("weights of mpm_paint", decides)
 
 
 def fitted(
-    recipe: MpmPaint, prompts: Sequence[str], latents: Callable[[int], Tensor], kept: Path, plan: train.Plan
+    recipe: MpmPaint, prompts: Sequence[str], latents: Callable[[int], Tensor], key: Key, plan: train.Plan
 ) -> MpmPaint:
-    """The recipe, trained on as many latents as there are prompts: computed, or read back from the file `kept`. Only what
-    learned is kept; a run that was stopped goes on."""
+    """The recipe, trained on as many latents as there are prompts: computed, or read back from the file of that key.
+    Only what learned is kept; a run that was stopped goes on."""
 
     def learn(work: Path) -> dict[str, Tensor]:
         states = recipe.encoder.cached(prompts, plan.progress)
@@ -113,8 +121,14 @@ def fitted(
         of = recipe.painter.state_dict()
         return {name: of[name] for name in sorted(names)}
 
-    recipe.painter.load_state_dict(recipe.now.state_dict() | learned(kept, learn))
+    recipe.painter.load_state_dict(recipe.now.state_dict() | learned(kept_file(key), learn, key))
     return recipe.eval()
+
+
+def kept_file(key: Key) -> Path:
+    """The file of that key: among the assets where it ships, else in MPM_LITE_HOME/painted."""
+    shipped = runtime.asset() / SHIPPED / f"{key.digest}.safetensors"
+    return shipped if shipped.exists() else runtime.home() / "painted" / shipped.name
 
 
 class Bench:
@@ -142,7 +156,9 @@ class Bench:
                 drawn = np.stack([toyworld.render(many[i], self.side, seed=i) for i in block])
                 return paint.to_latents(self.vae, drawn).half().numpy()
 
-            found.append(features(("latents", toyworld.RENDER, str(self.side), self._mark, str(start)), compute))
+            decides = {"kind": "latents", "pictures": toyworld.RENDER, "side": str(self.side)}
+            key = Key("latents of pictures", decides | {"autoencoder": self._mark, "block": str(start)})
+            found.append(features(key, compute))
         return torch.from_numpy(np.concatenate(found))[:count]
 
     def pairs(self, arm: Paint, seed: int) -> list[str]:
@@ -152,33 +168,31 @@ class Bench:
         asked = captions_asked(first, arm.languages, seed) + captions_asked(more, arm.also or ("en",), seed + 1)
         return [one.reply for one in asked]
 
-    def _untrained(self, arm: Paint, seed: int) -> tuple[MpmPaint, list[str], Path]:
-        """The recipe as it starts, the prompts that it is to learn from, and the file for what it learns."""
+    def _untrained(self, arm: Paint, seed: int) -> tuple[MpmPaint, list[str], Key]:
+        """The recipe as it starts, the prompts that it is to learn from, and the key of what it learns."""
         encoder, options = encoder_of(arm.encoder, arm.encoder_seed, seed, arm.layer), arm.recipe_options
         torch.manual_seed(seed)
         unet, schedule = self.start(arm)
         recipe, prompts = MpmPaint(unet, encoder.width, options, schedule), self.pairs(arm, seed)
         recipe.encoder = encoder
-        return recipe, prompts, self.kept(key(recipe, seed, prompts, self._mark))
+        return recipe, prompts, weights_key(recipe, seed, prompts, self._mark)
+
+    def key(self, arm: Paint, seed: int) -> Key:
+        """Everything that decides what an arm learns."""
+        return self._untrained(arm, seed)[2]
 
     def file(self, arm: Paint, seed: int) -> Path:
         """The file that holds, or is to hold, what an arm learned."""
-        return self._untrained(arm, seed)[2]
+        return kept_file(self.key(arm, seed))
 
     def train(self, arm: Paint, seed: int) -> MpmPaint:
         """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
         goes on. Only what learned is kept."""
-        recipe, prompts, kept = self._untrained(arm, seed)
+        recipe, prompts, key = self._untrained(arm, seed)
         label = f"{arm.encoder} painting, seed {seed}"
         return fitted(
-            recipe, prompts, self.latents, kept, train.Plan(seed, None, 250, progress=self.progress, label=label)
+            recipe, prompts, self.latents, key, train.Plan(seed, None, 250, progress=self.progress, label=label)
         )
-
-    @staticmethod
-    def kept(key: str) -> Path:
-        """The file of that key: among the assets where it ships, else in MPM_LITE_HOME/painted."""
-        shipped = runtime.asset() / SHIPPED / f"{key}.safetensors"
-        return shipped if shipped.exists() else runtime.home() / "painted" / shipped.name
 
     def start(self, arm: Paint) -> tuple[Any, Any]:
         """The UNet that an arm starts from, a copy of its own, and its noise schedule."""

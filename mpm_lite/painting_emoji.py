@@ -26,14 +26,15 @@ from PIL import Image
 from torch import Tensor
 
 from mpm_lite import paint, runtime, train
-from mpm_lite.cache import digest, features, learned, write_atomic
+from mpm_lite.cache import features, learned, write_table
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
 from mpm_lite.experiment import Pairs, text_tower
 from mpm_lite.judging import Sample
 from mpm_lite.keeping import mark
+from mpm_lite.keys import Key, digest
 from mpm_lite.likeness import CANDIDATES, Likeness
-from mpm_lite.painting import CROSS, GUIDANCE, WIDTHS, encoder_of, fitted, key
+from mpm_lite.painting import CROSS, GUIDANCE, WIDTHS, encoder_of, fitted, kept_file, weights_key
 from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions, Drawings
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions
@@ -62,7 +63,8 @@ def small(captions: CaptionSet, side: int = SIDE) -> np.ndarray:
             drawn = (Image.fromarray(picture) for picture in part.pictures(indices))
             return np.stack([np.asarray(one.resize((side, side), Image.Resampling.BOX)) for one in drawn])
 
-        rows.append(features(("small", str(side), part.image_digest(), str(indices.tolist())), compute))
+        decides = {"kind": "small", "side": str(side), "pictures": part.image_digest(), "which": str(indices.tolist())}
+        rows.append(features(Key("small pictures", decides), compute))
     return np.concatenate(rows)
 
 
@@ -81,8 +83,8 @@ class EmojiLikeness(Likeness):
         drawn, names = small(pictures), list(pictures.captions["en"])
         images = []
         for of in (drawn, self.decoded(drawn)):  # kept by what they show: another autoencoder decodes other pictures
-            kept = ("emoji judge", self.tower.fingerprint, digest([of.tobytes()]))
-            images.append(features(kept, lambda of=of: self.tower.encode(list(of))))
+            decides = {"kind": "emoji judge", "weights": self.tower.fingerprint, "pictures": digest([of.tobytes()])}
+            images.append(features(Key("vectors of pictures", decides), lambda of=of: self.tower.encode(list(of))))
         texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(names))).float()
         data = Pairs(torch.from_numpy(np.concatenate(images)).float(), torch.cat([texts, texts]))
         torch.manual_seed(SEED)
@@ -112,15 +114,17 @@ class EmojiBench:
     def vae(self) -> Any:
         """An autoencoder of pictures of train, frozen."""
         every = small(load_captions(PICTURES, "train"))
-        said = digest(["autoencoder", json.dumps(asdict(AUTOENCODER), sort_keys=True), every.tobytes()])
+        options = json.dumps(asdict(AUTOENCODER), sort_keys=True)
+        key = Key("weights of an autoencoder", {"kind": "autoencoder", "options": options, "pictures": every.tobytes()})
         torch.manual_seed(SEED)
         recipe = Autoencoder(AUTOENCODER)
 
         def learn(work: Path) -> dict[str, Tensor]:
-            train.fit(recipe, Drawings(torch.from_numpy(every), said), self._plan(SEED, "autoencoder of emoji", work))
+            plan = self._plan(SEED, "autoencoder of emoji", work)
+            train.fit(recipe, Drawings(torch.from_numpy(every), key.digest), plan)
             return recipe.vae.state_dict()
 
-        recipe.vae.load_state_dict(learned(self._kept(said), learn))
+        recipe.vae.load_state_dict(learned(kept_file(key), learn, key))
         vae = recipe.vae.eval().requires_grad_(False)
         vae.register_to_config(scaling_factor=1 / float(paint.to_latents(vae, every[::20]).std()))
         return vae
@@ -150,15 +154,11 @@ class EmojiBench:
         recipe = MpmPaint(unet, reader.width, replace(options, bf16=runtime.fast_bf16()))
         recipe.encoder = reader
         plan = self._plan(seed, f"emoji {how}, {encoder}, seed {seed}")
-        kept = self._kept(key(recipe, seed, names, mark(self.vae)))
-        return fitted(recipe, names, lambda count: latents[:count], kept, plan)
+        key = weights_key(recipe, seed, names, mark(self.vae))
+        return fitted(recipe, names, lambda count: latents[:count], key, plan)
 
     def _plan(self, seed: int, label: str, work: Path | None = None) -> train.Plan:
         return train.Plan(seed, work, 250, progress=self.progress, label=label)
-
-    @staticmethod
-    def _kept(said: str) -> Path:
-        return runtime.home() / "painted" / f"{said}.safetensors"
 
     def asked(self, sort: str, count: int = COUNT) -> tuple[CaptionSet, list[int]]:
         """The emoji of a sort that are prompted, as a set and the numbers of some in it, spread evenly."""
@@ -214,14 +214,21 @@ def run(out: Path, seeds: Sequence[int], say: Callable[[str], None] = lambda lin
     bench, version, frames = EmojiBench(), commit(), []
     learning = {"autoencoder": AUTOENCODER, "from scratch": PRETRAINED, "re-aligned": REALIGNED}
     options = {"pixels": SIDE} | {name: asdict(of) for name, of in learning.items()}
+    pictures = {of: load_captions(PICTURES, of).digest for of in ("train", "test")}
     for seed in seeds:
         for encoder in ENCODERS:
-            said = [encoder, json.dumps(options, sort_keys=True), str(COUNT), str(seed)]
-            path = runtime.home() / "painted" / f"emoji-{digest(said)[:16]}.parquet"
+            told = {
+                "encoder": encoder,
+                "options": json.dumps(options, sort_keys=True),
+                "count": str(COUNT),
+                "seed": str(seed),
+            }
+            key = Key("rows of painted emoji", told | {"weights": encoder_of(encoder).fingerprint} | pictures)
+            path = runtime.home() / "painted" / f"emoji-{key.digest[:16]}.parquet"
             if not path.exists():
                 say(f"{encoder}, seed {seed}")
                 rows = bench.test(bench.train(encoder, seed), seed)
-                write_atomic(path, rows.to_parquet(index=False))
+                write_table(path, rows, key, index=False)
             frames.append(pd.read_parquet(path).assign(arm=encoder))
     rows = table(pd.concat(frames, ignore_index=True))
     card = {"options": options, "pairs": len(bench.pairs[0])}

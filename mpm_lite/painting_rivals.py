@@ -11,17 +11,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 
 from mpm_lite import paint, runtime, train
-from mpm_lite.cache import digest, learned, write_atomic
+from mpm_lite.cache import learned, write_table
 from mpm_lite.claims import FIRST_SEED
 from mpm_lite.claims_chat import OTHERS
 from mpm_lite.data import grammar
 from mpm_lite.judging import Sample
-from mpm_lite.painting import Bench, Paint, encoder_of
+from mpm_lite.keys import Key
+from mpm_lite.painting import Bench, Paint, encoder_of, kept_file
 from mpm_lite.recipes.glue import Glue, Glued, GlueOptions, Translated
 from mpm_lite.recipes.mpm_paint import MpmPaint
 from mpm_lite.studies import commit, written
@@ -67,14 +69,14 @@ def glued(bench: Bench, arm: Paint, seed: int, options: GlueOptions = GlueOption
     wanted = old.cached(prompts, bench.progress)
     torch.manual_seed(seed)
     glue = Glue(new.width, wanted, options)
-    said = [new.fingerprint, old.fingerprint, json.dumps(asdict(options), sort_keys=True), str(seed), *prompts]
+    key = glue_key(new, old, options, seed, prompts)
 
     def learn(work: Path) -> dict[str, torch.Tensor]:
         plan = train.Plan(seed, work, 250, progress=bench.progress, label=f"re-mapping, seed {seed}")
         train.fit(glue, Translated(new.cached(prompts, bench.progress), wanted), plan)
         return glue.state_dict()
 
-    glue.load_state_dict(learned(Bench.kept(digest(said)), learn))
+    glue.load_state_dict(learned(kept_file(key), learn, key))
     recipe = MpmPaint(pipe.unet.float(), old.width)
     recipe.painter.load_state_dict({f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
                                    | {f"bridge.{k}": v for k, v in pipe.bridge.float().state_dict().items()})  # fmt: skip
@@ -82,16 +84,29 @@ def glued(bench: Bench, arm: Paint, seed: int, options: GlueOptions = GlueOption
     return recipe.eval()
 
 
+def glue_key(new: Any, old: Any, options: GlueOptions, seed: int, prompts: Sequence[str]) -> Key:
+    """Everything that a re-mapping of a prompt encoder's states into another's depends on."""
+    decides = {
+        "prompt encoder": new.fingerprint,
+        "painter's prompt encoder": old.fingerprint,
+        "options": json.dumps(asdict(options), sort_keys=True),
+        "seed": str(seed),
+        "prompts": list(prompts),
+    }
+    return Key("weights of a re-mapping", decides)
+
+
 def items(rival: Rival, bench: Bench, seed: int, split: str, count: int) -> pd.DataFrame:
     """The rows of a rival and a seed: computed, or read back."""
-    said = [json.dumps(asdict(rival), sort_keys=True), split, str(count), str(seed)]
-    path = runtime.home() / "painted" / f"items-{digest(said)[:16]}.parquet"
+    told = {"rival": json.dumps(asdict(rival), sort_keys=True), "split": split, "count": str(count), "seed": str(seed)}
+    key = Key("rows of painted pictures", told | {"weights": bench.key(rival.arm, seed).digest})
+    path = runtime.home() / "painted" / f"items-{key.digest[:16]}.parquet"
     if not path.exists():
         recipe = (glued if rival.glued else Bench.train)(bench, rival.arm, seed)
         rows = bench.test(
             recipe, seed, split, looks=("real", "wrong"), count=count, best_of=rival.best_of, as_sets=True
         )
-        write_atomic(path, rows.to_parquet(index=False))
+        write_table(path, rows, key, index=False)
     return pd.read_parquet(path)
 
 

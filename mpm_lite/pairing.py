@@ -73,6 +73,7 @@ class Bench(acquiring.Bench):
 
     def train(self, arm: Pairing, seed: int) -> Any:  # type: ignore[override]
         """The trained rival, which knows its `arm`."""
+        self.check_world(arm)
         if arm.kind in IN_ENGLISH:
             found: Any = self.dual(Acquiring(english=arm.pairs, english_options=arm.options), seed)
         else:

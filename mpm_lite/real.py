@@ -23,14 +23,16 @@ from torch import Tensor, nn
 
 from mpm_lite import acquiring, evaluate, pairing
 from mpm_lite.acquiring import ENGLISH, MULTILINGUAL, Said
-from mpm_lite.cache import digest
 from mpm_lite.choosing import Pictured
 from mpm_lite.data import choices, emoji, load_captions
+from mpm_lite.data.picture import RENDER
 from mpm_lite.experiment import image_tower, text_tower
+from mpm_lite.keys import digest
 from mpm_lite.pairing import Pairing
 from mpm_lite.recipes.dual import Captioned, Dual
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers.features import patch_features
+from mpm_lite.towers.snapshots import loaded_once
 
 SETS = {"train": "emoji+stamps+clipart", "val": "stamps", "test": "stamps"}
 LANGUAGES = tuple(code for code in emoji.LANGUAGES if code != "en")
@@ -63,7 +65,7 @@ class Compact(nn.Module):
         return {"input_ids": [[self.place.get(i, self.unknown) for i in row] for row in self._whole(texts)]}
 
 
-@lru_cache(maxsize=2)
+@loaded_once(2)
 def encoder(name: str) -> Any:
     """A packaged encoder with `model` and `tokenizer`, whose ids are those of the pieces that any of the captions uses."""
     tower = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu")
@@ -95,8 +97,19 @@ def mark() -> str:
     return digest([*many.ids, *texts, encoder(ENGLISH).fingerprint, encoder(MULTILINGUAL).fingerprint])
 
 
+def data_key(split: str) -> dict[str, str]:
+    """What decides the rows of an arm on real pictures beside the arm: which pictures, how they are drawn, their captions, and
+    the towers that read them."""
+    asked = captions(split)
+    said = [text for code in asked.languages for text in asked.captions[code]]
+    data = {"training captions and text towers": mark(), f"captions of {split}": digest([*asked.ids, *said])}
+    return data | {"pictures": RENDER, "image tower": image_tower("efficientnet-lite0", "cpu").fingerprint}
+
+
 class Pictures(Pictured):
     """Real pictures for a bench, and how a test is made of them."""
+
+    world = "real"
 
     def __init__(self, image: str = "efficientnet-lite0", progress: bool = True) -> None:
         self.tower, self.progress = image_tower(image, "cpu"), progress

@@ -43,6 +43,12 @@ class Results:
         new = {k: v for k, v in columns.items() if k not in ARM}
         return Results(self.table.assign(**new), self.items.assign(**new), self.models, self.meta, self.galleries)
 
+    def relabel(self, **columns: str) -> Results:
+        """The same results with other names in these columns of both tables."""
+        return Results(
+            self.table.assign(**columns), self.items.assign(**columns), self.models, self.meta, self.galleries
+        )
+
     @staticmethod
     def join(several: list[Results]) -> Results:
         """Several results as one; models and galleries are those of the first."""
@@ -70,12 +76,21 @@ class Results:
         Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly (DESIGN.md 5).
         p: one-sided, score above chance; p_holm over the languages of an arm. With `floor` (the name of an English-only
         text tower among these results) rho_floor puts its score in L in the place of chance. `counts`: at least 100
-        queries and no regional variant of another row. Raises UserError where the floor's rows are missing.
+        queries and no regional variant of another row. Raises UserError where the floor's rows are missing, and where the
+        pivot is not among the test sets' languages.
         """
+        self._has_pivot(metric)
         rows, arms = [], self.arms()
         for arm, items in self.items.groupby(arms, sort=False, dropna=False):
             rows += self._arm(dict(zip(arms, arm, strict=True)), items, metric, floor, draws)
         return pd.DataFrame(rows)
+
+    def _has_pivot(self, metric: str) -> None:
+        if f"pivot {metric}" not in self.items:
+            raise UserError(
+                "Retention compares with the pivot language (English unless `pivot` says otherwise), but these results were not "
+                "asked in it, or not for this metric: put it among the languages of `test`, and run again."
+            )
 
     def _arm(
         self, arm: dict[str, Any], items: pd.DataFrame, metric: str, floor: str | None, draws: int
@@ -177,6 +192,7 @@ class Results:
         self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
     ) -> tuple[float, np.ndarray]:
         """What `mean_retention` summarises: the value and its bootstrap draws (B,). Draw b is the same draw in every arm."""
+        self._has_pivot(metric)
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("mean_retention needs one arm; narrow down with .where(text=..., test=..., condition=...).")
         sample = _resample(self.items, draws)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import numbers
 import os
 import random
 import sys
@@ -11,9 +12,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+
+DEVICES = ("cpu", "cuda")
 
 
 class UserError(ValueError):
@@ -29,11 +33,26 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> UserError:
     return UserError(f"Unknown {kind} {str(name)!r}.{hint} Known: {', '.join(known)}.")
 
 
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """The value, where it is a whole number of at least `least`. Raises UserError, naming it, for anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise UserError(f"{name}={value!r} is no whole number of at least {least}.")
+    return int(value)
+
+
 def device(name: str | torch.device | None = None) -> torch.device:
-    """The device to use: the one named, else CUDA where there is one, else the CPU."""
-    chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device to use: the one named, else CUDA where there is one, else the CPU. Raises UserError for one that is no
+    device of torch's, that this machine lacks, or that this project does not compute on."""
+    try:
+        chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, TypeError) as error:
+        raise unknown("device", name, DEVICES) from error
+    if chosen.type not in DEVICES:
+        raise UserError(f"Device {str(name)!r} is not supported: use {' or '.join(DEVICES)}.")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise UserError("Device 'cuda' was asked for, but torch sees no CUDA GPU here. Use --device cpu.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"Device {str(name)!r} was asked for, but there are {torch.cuda.device_count()} GPUs here.")
     return chosen
 
 

@@ -23,7 +23,8 @@ from mpm_lite import alignment, associations, evaluate, runtime
 from mpm_lite.cache import write_atomic
 from mpm_lite.experiment import Experiment, text_tower
 from mpm_lite.results import Results
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.runtime import unknown
+from mpm_lite.sweeping import kept
 from mpm_lite.tour import FLOOR, METRIC, TOWERS
 
 FIRST_SEED = 10
@@ -86,19 +87,12 @@ def run_arms(arms: dict[str, Experiment], out: Path, seeds: int, progress: bool 
     for name, arm in (bar := tqdm(arms.items(), disable=not progress or runtime.quiet())):
         bar.set_description(name)
         arm = replace(arm, seed=FIRST_SEED, seeds=seeds)
-        folder, wanted = out / "arms" / name, json.loads(json.dumps(arm.describe()))
-        if (folder / "config.json").exists():
-            found = Results.load(folder)
-            if found.meta.get("experiment") != wanted:
-                raise UserError(
-                    f"{folder} holds another configuration of {name!r}; choose another --out or delete that folder."
-                )
-            done[name] = found
-            continue
-        result = arm.run(progress=progress)
-        result.meta["experiment"] = wanted
-        result.models = {}
-        result.save(folder)
+        folder = out / "arms" / name
+        result = kept(folder, arm.key)
+        if result is None:
+            result = arm.run(progress=progress)
+            result.models = {}
+            result.save(folder)
         done[name] = result
     return done
 

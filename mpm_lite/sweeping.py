@@ -6,20 +6,20 @@ mpm.sweep(lambda lr, seed: my_table(lr, seed), out="runs/lr", lr=[1e-3, 1e-2], s
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import write_table
 from mpm_lite.experiment import Experiment, plain
+from mpm_lite.keys import CARD, KEY, Key, check_same, code_of, digest
 from mpm_lite.ops import across
-from mpm_lite.recipes import build_options, recipe_class
+from mpm_lite.recipes import recipe_class
 from mpm_lite.results import Results
 from mpm_lite.runtime import UserError, unknown
 
@@ -32,11 +32,13 @@ def sweep(
 
     Of an Experiment a dial is a field or an option of its recipe, and what comes back is one `Results`; of a function it is
     an argument by name, and what comes back are the functions' tables as one. With `out` each combination is kept there
-    (results.parquet and config.json, or a parquet file of its own): the same call goes on where it was stopped, and a
-    combination that is there is not run again. Another function wants another `out`. `track` as in `Experiment.run`.
-    Raises UserError for a dial nobody knows, one without values, and for kept results that cannot be read.
+    (results.parquet and config.json, or a parquet file of its own) with the key of all that decides it: the same call goes
+    on where it was stopped, and a combination that is there is not run again. What else a function reads (files, lists,
+    other functions) is no part of its key. `track` as in `Experiment.run`.
+    Raises UserError for a dial nobody knows, one without values, and for kept results that cannot be read; OtherRun where
+    other weights, other data, another recipe or another function made what is kept.
     """
-    values = {name: list(of) for name, of in dials.items()}
+    values = {name: [of] if isinstance(of, (str, int, float)) or of is None else list(of) for name, of in dials.items()}
     if empty := [name for name, of in values.items() if not of]:
         raise UserError(f"Dial {empty[0]!r} has no values: give a list of at least one.")
     if isinstance(thing, Experiment):
@@ -48,23 +50,40 @@ def sweep(
     return _calls(thing, Path(out) if out else None, values)
 
 
-def _settings(values: dict[str, list[Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each combination, and a name for its file."""
-    for few in product(*values.values()):
-        setting = dict(zip(values, few, strict=True))
-        said = "_".join(f"{k}={plain(v)}" for k, v in setting.items())
+def _settings(values: dict[str, list[Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Each combination, what a table shows of it, and a name for its file."""
+    shown = {name: _told_apart(of) for name, of in values.items()}
+    for few in product(*(range(len(of)) for of in values.values())):
+        setting = {name: values[name][i] for name, i in zip(values, few, strict=True)}
+        labels = {name: shown[name][i] for name, i in zip(values, few, strict=True)}
+        said = "_".join(f"{k}={v}" for k, v in labels.items())
         safe = re.sub(r"[^\w.=,-]", "-", said)
         # What a file may not be called, and what is long, would fall together with others.
-        yield setting, safe if safe == said and len(said) < 100 else f"{safe[:80]}-{digest([said])[:8]}"
+        yield setting, labels, safe if safe == said and len(said) < 100 else f"{safe[:80]}-{digest([said])[:8]}"
+
+
+def _told_apart(values: list[Any]) -> list[Any]:
+    """What a table shows of each value of a dial; of several towers of one name, their weights' fingerprints too."""
+    shown = [plain(value) for value in values]
+    for i, value in enumerate(values):
+        if sum(plain(other) == plain(value) for other in values) > 1 and hasattr(value, "fingerprint"):
+            shown[i] = f"{plain(value)}@{value.fingerprint[:8]}"
+    if twice := [one for i, one in enumerate(shown) if one in shown[:i]]:
+        raise UserError(f"A dial has the value {twice[0]} twice: give each once, and different things different names.")
+    return shown
 
 
 def _experiments(experiment: Experiment, out: Path | None, track: str, values: dict[str, list[Any]]) -> Results:
     changed(experiment, {name: of[0] for name, of in values.items()})
     done = []
-    for setting, label in _settings(values):
+    for setting, labels, label in _settings(values):
         one = changed(experiment, setting)
         found = run_kept(one, out / label if out else None, track)
-        done.append(found.mark(**{k: plain(v) for k, v in setting.items()}))
+        # Of towers, the column that says which arm a row is of must tell them apart too.
+        found = found.relabel(
+            **{k: labels[k] for k in ("text", "image") if labels.get(k, plain(setting.get(k))) != plain(setting.get(k))}
+        )
+        done.append(found.mark(**labels))
     return Results.join(done)
 
 
@@ -80,8 +99,9 @@ def changed(experiment: Experiment, setting: Mapping[str, Any]) -> Experiment:
 
 
 def run_kept(one: Experiment, folder: Path | None, track: str = "") -> Results:
-    """Run an experiment, or read what an earlier call kept of this very one in the folder."""
-    found = _kept(folder, one) if folder else None
+    """Run an experiment, or read what an earlier call kept of this very one in the folder. Raises OtherRun where what is kept
+    there was made by something else."""
+    found = kept(folder, one.key) if folder else None
     if found is None:
         found = one.run(out=folder, track=track)
         if folder and across.rank() == 0:
@@ -89,26 +109,27 @@ def run_kept(one: Experiment, folder: Path | None, track: str = "") -> Results:
     return found
 
 
-def _kept(folder: Path, one: Experiment) -> Results | None:
-    """What an earlier call kept of this very experiment; None where there is nothing, or something else."""
-    if not (folder / "config.json").exists():
+def kept(folder: Path, key: Callable[[], Key]) -> Results | None:
+    """The results in a folder, None where there are none. Raises OtherRun where another key made them."""
+    if not (folder / CARD).exists():
         return None
     found = Results.load(folder)
-    kind = recipe_class(one.recipe)
-    told = {"experiment": one.describe(), "options": asdict(build_options(kind.Options, one.all_options))}
-    same = json.loads(json.dumps(told, default=str))
-    return found if all(found.meta.get(k) == v for k, v in same.items()) else None
+    check_same(folder, found.meta.get(KEY) or {}, key())
+    return found
 
 
 def _calls(function: Callable[..., pd.DataFrame], out: Path | None, values: dict[str, list[Any]]) -> pd.DataFrame:
     done = []
-    for setting, label in _settings(values):
+    code = code_of(function) if out else ""
+    for setting, labels, label in _settings(values):
         path = out / f"{label}.parquet" if out else None
+        key = Key("a table of a function", {"function": code, **{k: _value(v) for k, v in setting.items()}})
         if path and path.exists():
             try:
                 table = pd.read_parquet(path)
             except (OSError, ValueError) as error:
                 raise UserError(f"{path} cannot be read ({error}): delete it, and it is made again.") from error
+            check_same(path, table.attrs.pop(KEY, {}), key)
         else:
             table = function(**setting)
             if not isinstance(table, pd.DataFrame):
@@ -116,6 +137,11 @@ def _calls(function: Callable[..., pd.DataFrame], out: Path | None, values: dict
                     f"The function of a sweep returns a pandas table; this one returned {type(table).__name__}."
                 )
             if path:
-                write_atomic(path, table.to_parquet(index=False))
-        done.append(table.assign(**{k: plain(v) for k, v in setting.items() if k not in table}))
+                write_table(path, table, key, index=False)
+        done.append(table.assign(**{k: v for k, v in labels.items() if k not in table}))
     return pd.concat(done, ignore_index=True)
+
+
+def _value(value: Any) -> str:
+    """What of a dial's value decides a function's table: the fingerprint of weights, else what is shown of it."""
+    return str(getattr(value, "fingerprint", plain(value)))

@@ -14,13 +14,13 @@ import torch
 
 from mpm_lite import __version__, alignment, data, figures, runtime
 from mpm_lite import workers as parallel
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import write_atomic
 from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name
 from mpm_lite.experiment import Experiment, image_tower, text_tower
+from mpm_lite.keys import Key, OtherRun
 from mpm_lite.results import Results
 from mpm_lite.towers.features import image_features, text_features
-from mpm_lite.train import OtherRun
 
 TOWERS = ("use-m", "e5-small")
 FLOOR = "minilm-en"
@@ -64,8 +64,12 @@ def run(
 
 def _kept(arm: Experiment, progress: bool) -> Results:
     """Run an arm with its checkpoints in the cache: a stopped tour continues, a repeated one trains nothing again."""
-    told = json.dumps(arm.describe(), sort_keys=True)
-    folder = runs() / digest([__version__, torch.__version__, told])[:16]
+    told = {
+        "version": __version__,
+        "torch": torch.__version__,
+        "experiment": json.dumps(arm.describe(), sort_keys=True),
+    }
+    folder = runs() / Key("checkpoints of the tour", told).digest[:16]
     try:
         return arm.run(out=folder, progress=progress)
     except OtherRun:

@@ -7,7 +7,6 @@ by `accelerate launch`, every process computes its share of each batch; see `par
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -25,15 +24,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mpm_lite import checkpoint, parts, runtime, shards
+from mpm_lite.keys import KEY, Key, check_same
 from mpm_lite.ops import across
 from mpm_lite.recipes.base import Recipe, Stage, TrainData, within
-from mpm_lite.runtime import UserError
+from mpm_lite.runtime import UserError, whole_number
 
 PRECISIONS, TRACKERS = ("", "no", "bf16", "fp16"), ("", "tensorboard", "wandb")
-
-
-class OtherRun(UserError):
-    """The checkpoints found belong to another configuration."""
 
 
 @dataclass
@@ -65,6 +61,7 @@ class Plan:
     track: str = ""  # "tensorboard" or "wandb": losses, rates and scores as they come, under `out`
     shard: bool = False  # weights and AdamW's state shared out among the processes (FSDP), as `shards.py` has it
     precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" is what the launcher says, else "no"
+    also: str = ""  # what else decides the weights that are kept, such as the data that `score` looks at
 
 
 def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tensor:
@@ -141,6 +138,7 @@ def fit(
     recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
     Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
     """
+    whole_number("parts", plan.parts)
     each = by_stage(recipe, data)
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
@@ -152,13 +150,10 @@ def fit(
     )  # what is drawn in training, such as dropout, is each one's own
     history = History()
     folder = plan.out / "checkpoints" if plan.out else None
-    config = _config(recipe, each, plan)
+    key = _key(recipe, each, plan)
     start_stage, start_step, saved = 0, 0, checkpoint.latest(folder) if folder else None
     if saved:
-        if saved.state["config"] != config:
-            raise OtherRun(
-                f"{folder} holds a run of another configuration; choose another --out or delete that folder."
-            )
+        check_same(folder, saved.state.get(KEY) or {}, key)
         start_stage, start_step = saved.state["stage"], saved.state["stage_step"]
         history = History(
             saved.state["losses"],
@@ -174,6 +169,10 @@ def fit(
     home = torch.device("cpu") if sharded else accelerator.device
     recipe.to(home)
     for stage in recipe.stages():
+        if recipe.compares and stage.batch < 2:
+            raise UserError(
+                f"batch={stage.batch}: {recipe.name!r} compares the examples of a batch with each other, so it needs 2."
+            )
         parts.check(recipe, min(stage.batch, *map(len, each)), plan.parts)
     best = {k: v.to(home) for k, v in saved.tensors["best"].items()} if saved and "best" in saved.tensors else None
     done = sum(stage.steps for stage in recipe.stages()[:start_stage]) + start_step
@@ -256,7 +255,7 @@ def fit(
                     accelerator.device,
                     best,
                     history,
-                    config,
+                    key,
                     done,
                     number + last,
                     0 if last else step + 1,
@@ -300,8 +299,8 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
     return found
 
 
-def _config(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> str:
-    """A digest of everything that decides the weights, so that a run is never continued as another."""
+def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
+    """Everything that decides the weights, so that a run is never continued as another."""
     options: Any = getattr(recipe, "options", None)
     described = {
         "recipe": recipe.name,
@@ -311,8 +310,9 @@ def _config(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> str:
         "data": [[len(data), getattr(data, "digest", "")] for data in each],
         # Sharded, the optimizer numbers its tensors otherwise.
         "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and across.world() > 1 else [])],
+        "also": plan.also,
     }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return Key("checkpoints of a training run", {k: json.dumps(v, sort_keys=True) for k, v in described.items()})
 
 
 def _save(
@@ -322,7 +322,7 @@ def _save(
     on: torch.device,
     best: dict[str, Tensor] | None,
     history: History,
-    config: str,
+    key: Key,
     done: int,
     stage: int,
     stage_step: int,
@@ -335,7 +335,7 @@ def _save(
     if best is not None:
         tensors["best"] = {k: v.cpu() for k, v in best.items()}
     state = {
-        "config": config,
+        KEY: key.describe(),
         "stage": stage,
         "stage_step": stage_step,
         "losses": history.losses,

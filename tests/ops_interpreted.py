@@ -88,6 +88,41 @@ def test_linear_cross_entropy(softcap, reduction, dtype, impl):
     )
 
 
+@pytest.mark.parametrize("where", ["inside", "forward only", "backward only"])
+@pytest.mark.parametrize("op", ["clip_loss", "siglip_loss", "linear_cross_entropy"])
+def test_autocast_changes_the_matrices_dtype_and_nothing_else(op, where, impl):
+    """As test_ops_autocast.py has it for the other implementations, with the kernels in place of torch's own steps."""
+    a, b = unit(13, 8, 0, torch.float32), unit(13, 8, 1, torch.float32)
+    target = torch.arange(13).masked_fill(torch.arange(13) == 4, -100)
+    loss_of = {
+        "clip_loss": lambda x, y: ops.clip_loss(x, y, 14.3, impl=impl, chunk_bytes=8 * 13 * 5),
+        "siglip_loss": lambda x, y: ops.siglip_loss(x, y, 14.3, -10.0, impl=impl, chunk_bytes=8 * 13 * 5),
+        "linear_cross_entropy": lambda x, y: ops.linear_cross_entropy(
+            x, y, target, impl=impl, chunk_bytes=4 * 13 * 5, reduction="none"
+        ).sum(),
+    }[op]
+
+    def gradients(x, y, forward=False, backward=False):
+        learn = [t.clone().requires_grad_() for t in (x, y)]
+        with torch.autocast("cpu", torch.float16, enabled=forward):
+            loss = loss_of(*learn)
+        with torch.autocast("cpu", torch.float16, enabled=backward):
+            loss.backward()
+        return [loss.detach(), *(t.grad for t in learn)]
+
+    found = gradients(a, b, where != "backward only", where != "forward only")
+    rounded = [a, b] if where == "backward only" else [a.half(), b.half()]
+    by_hand = gradients(*rounded)
+    assert all(torch.equal(x, y.float()) for x, y in zip(found, by_hand, strict=True))
+
+
+def test_siglip_without_gradient_is_the_same_loss(impl):
+    """The kernels then write no gradient, and add up the same terms."""
+    a, b = unit(20, 8, 0, torch.float32), unit(41, 8, 1, torch.float32)
+    learning = ops.siglip_loss(a.clone().requires_grad_(), b, 14.3, -10.0, label_offset=3, impl=impl)
+    assert torch.equal(ops.siglip_loss(a, b, 14.3, -10.0, label_offset=3, impl=impl), learning.detach())
+
+
 @pytest.mark.parametrize("dtype", list(GRADIENT))
 def test_ranks(dtype):
     g = torch.Generator().manual_seed(5)

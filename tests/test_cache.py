@@ -11,8 +11,11 @@ from worlds import Meaning
 
 from mpm_lite import cache
 from mpm_lite.data import CaptionSet, Part
+from mpm_lite.keys import Key
 from mpm_lite.runtime import UserError
 from mpm_lite.towers.features import image_features, text_features
+
+KEY = Key("numbers", {"kind": "k"})
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +42,7 @@ def test_computed_once_and_read_back():
         calls.append(1)
         return np.arange(6, dtype=np.float32).reshape(2, 3)
 
-    first, second = cache.features(["k"], compute), cache.features(["k"], compute)
+    first, second = cache.features(KEY, compute), cache.features(KEY, compute)
     assert len(calls) == 1 and np.array_equal(first, second)
     assert cache.digest(["ab", "c"]) != cache.digest(["a", "bc"])
 
@@ -47,25 +50,25 @@ def test_computed_once_and_read_back():
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "garbage"])
 def test_a_damaged_entry_is_made_again(damage, capsys):
     good = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-    cache.features(["k"], lambda: good)
+    cache.features(KEY, lambda: good)
     path = next(cache.folder().glob("*.safetensors"))
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes({"flip": bytes(raw), "truncate": bytes(raw[:50]), "empty": b"", "garbage": b"x" * 100}[damage])
-    assert np.array_equal(cache.features(["k"], lambda: good), good)
+    assert np.array_equal(cache.features(KEY, lambda: good), good)
     assert "damaged" in capsys.readouterr().err
-    assert np.array_equal(cache.features(["k"], lambda: pytest.fail("it was made again already")), good)
+    assert np.array_equal(cache.features(KEY, lambda: pytest.fail("it was made again already")), good)
 
 
 def test_a_killed_run_leaves_no_entry_and_no_litter(own_home):
     code = (
         "import os, signal, numpy as np\nfrom mpm_lite import cache\n"
         "real = os.replace\nos.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cache.features(['k'], lambda: np.ones((2, 2), np.float32))"
+        "cache.features(cache.Key('numbers', {'kind': 'k'}), lambda: np.ones((2, 2), np.float32))"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -signal.SIGKILL
     assert not list(cache.folder().glob("*.safetensors"))
-    cache.features(["k"], lambda: np.ones((2, 2), np.float32))
+    cache.features(KEY, lambda: np.ones((2, 2), np.float32))
     assert [p.name for p in cache.folder().iterdir()] == [next(cache.folder().glob("*.safetensors")).name]
 
 
@@ -88,14 +91,14 @@ def test_other_weights_or_other_content_are_other_entries():
 
 def test_not_finite_is_not_cached():
     with pytest.raises(UserError, match="not finite"):
-        cache.features(["k"], lambda: np.full((2, 2), np.nan, np.float32))
+        cache.features(KEY, lambda: np.full((2, 2), np.nan, np.float32))
     assert not cache.folder().exists()
 
 
 def test_a_full_or_forbidden_disk_is_one_sentence(monkeypatch, own_home):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="No space left"):
-        cache.features(["k"], lambda: np.ones((2, 2), np.float32))
+        cache.features(KEY, lambda: np.ones((2, 2), np.float32))
     assert not list(cache.folder().iterdir())
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+import test_towers_padding as padding
 import test_towers_tiny as tiny
 import torch
 from huggingface_hub import constants, errors
@@ -240,4 +241,228 @@ def test_a_model_that_does_not_fit_as_it_is_loaded_says_so(tmp_path: Path, monke
         UserError, match="does not fit in the GPU's memory: load a smaller model, or device='cpu'"
     ) as told:
         mpm.load_lm(str(tmp_path), device="cpu")
+    sentence(told)
+
+
+# tokenizers that lack a token, or have too many
+
+
+def without_ends(root: Path, kind: str) -> Any:
+    """A language model whose tokenizer has no pad, no beginning and no end-of-text token."""
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        return mpm.load_lm(str(padding.saved(root, padding.small_gpt2(), padding.bare_tokenizer())), device="cpu")
+    tiny.language_model(root, kind)
+    for file in root.glob("token*"):
+        file.unlink()
+    padding.bare_tokenizer(padding_side="left").save_pretrained(root)
+    return mpm.load_lm(str(root), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "bloom", "mt0"])
+def test_a_language_model_without_an_end_of_text_token_writes_until_it_has_written_enough(
+    tmp_path: Path, kind: str
+) -> None:
+    """The configuration still names an end (Llama's own default is token 2), which for this tokenizer is a word."""
+    lm = without_ends(tmp_path, kind)
+    lm.decode = lambda rows: [" ".join(map(str, row)) for row in rows]  # every id, special or not
+    for how in ("greedy", "beam", "sample"):
+        said = [one.split() for one in lm.generate(tiny.TEXTS, new_tokens=6, how=how, temperature=9.0)]
+        assert {len(one) for one in said} == {6}, how
+    word = next(one for row in said for one in row if 3 < int(one) < len(tiny.WORDS))
+    stopped = lm.generate(tiny.TEXTS, new_tokens=6, how="sample", temperature=9.0, stop=tiny.WORDS[int(word)])
+    for one, whole in zip(stopped, said, strict=True):
+        assert one.split() == whole[: whole.index(word) if word in whole else None]
+
+
+def test_a_language_model_without_an_end_of_text_token_scores_no_end(tmp_path: Path) -> None:
+    lm = without_ends(tmp_path, "gpt2")
+    prompts, options = ["a red", "the"], [["cat", "cat dog"], ["dog", "blue"]]
+    for work in (
+        lambda: lm.log_likelihood(prompts, ["cat", "dog"]),
+        lambda: lm.losses(lm.read(prompts), ["cat", "dog"]),
+        lambda: lm.choose(prompts, options),
+    ):
+        with pytest.raises(UserError, match="has no end-of-text token: pass end=False") as told:
+            work()
+        sentence(told)
+    scores = lm.log_likelihood(["a red", "a red", "the", "the"], sum(options, []), end=False)
+    assert scores[1] < scores[0]  # what goes on is never likelier than what it begins with
+    assert lm.choose(prompts, options, end=False) == [0, int(scores[3] > scores[2])]
+    with pytest.raises(UserError, match="cannot read an empty prompt, because its tokenizer has no token") as told:
+        lm.generate(["a", ""], new_tokens=2)
+    sentence(told)
+
+
+def test_an_empty_prompt_begins_with_the_beginning_of_text_token_even_where_its_id_is_0(tmp_path: Path) -> None:
+    model = padding.small_gpt2()
+    bare = padding.bare_tokenizer(bos_token="<s>", eos_token="</s>")
+    lm = mpm.load_lm(str(padding.saved(tmp_path, model, bare)), device="cpu")
+    assert lm.rows(["", "cat"]) == (False, [[0], [6]])
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "open_clip", "open_clip, transformers"])
+def test_a_tokenizer_larger_than_the_embedding_says_so_as_it_is_loaded(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "it"
+    if kind.startswith("open_clip"):
+        tiny.open_clip_model(root, "own" if kind == "open_clip" else "hf")
+    else:
+        tiny.encoder(root, kind)
+    mpm.load_text_tower(str(root), "cpu")
+    if kind == "open_clip":  # a text half with an embedding of its own size
+        from safetensors.torch import load_file, save_file
+
+        weights = load_file(root / "open_clip_model.safetensors")
+        weights["token_embedding.weight"] = weights["token_embedding.weight"][:100].contiguous()
+        save_file(weights, root / "open_clip_model.safetensors")
+        said = json.loads((root / "open_clip_config.json").read_text())
+        said["model_cfg"]["text_cfg"]["vocab_size"] = 100
+        (root / "open_clip_config.json").write_text(json.dumps(said))
+        sizes = "49408 tokens and its embedding 100"
+    else:
+        larger = tiny.tokenizer()
+        larger.add_tokens(["zebra", "yak"])
+        larger.save_pretrained(root)
+        sizes = "17 tokens and its embedding 15"
+    with pytest.raises(UserError, match=f"its tokenizer knows {sizes}: the two belong to different models") as told:
+        mpm.load_text_tower(str(root), "cpu")
+    sentence(told)
+
+
+def test_a_tokenizer_whose_ids_have_gaps_is_judged_by_its_highest(tmp_path: Path) -> None:
+    """Fewer tokens than rows, and one of them beyond the last row."""
+    for kind, save in (("text", tiny.encoder), ("lm", lambda at: tiny.language_model(at, "qwen2"))):
+        root = tmp_path / kind
+        save(root)
+        file = root / "tokenizer.json"
+        said = json.loads(file.read_text())
+        said["model"]["vocab"]["dog"] = 40
+        file.write_text(json.dumps(said))
+        with pytest.raises(UserError, match="its tokenizer knows 41 tokens and its embedding 1[56]"):
+            LOADERS[kind](str(root), device="cpu")
+
+
+def test_an_open_clip_half_that_reads_padding_needs_its_pad_token(tmp_path: Path) -> None:
+    """It has no mask, so that another pad token would give other vectors."""
+    tiny.open_clip_model(tmp_path)
+    said = json.loads((tmp_path / "open_clip_config.json").read_text())
+    said["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "someone/it"
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(said))
+    padding.bare_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(
+        UserError, match="its reading half reads padding too and its tokenizer has no pad token"
+    ) as told:
+        mpm.load_text_tower(str(tmp_path), "cpu")
+    sentence(told)
+
+
+@pytest.mark.parametrize("kind", ["vit", "whisper"])
+def test_a_model_that_does_not_read_texts_says_so_as_it_is_loaded(tmp_path: Path, kind: str) -> None:
+    import transformers as t
+
+    small = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    model = (
+        t.ViTModel(t.ViTConfig(**tiny.SIGHT))
+        if kind == "vit"
+        else t.WhisperModel(
+            t.WhisperConfig(
+                vocab_size=20, d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, **small, **padding.SPECIAL
+            )
+        )
+    )
+    with pytest.raises(UserError, match="does not read texts") as told:
+        mpm.load_text_tower(str(padding.saved(tmp_path, model)), "cpu")
+    sentence(told)
+
+
+# what is asked of a language model
+
+
+def test_a_checkpoints_own_generation_settings_are_not_followed(tmp_path: Path) -> None:
+    """Greedy is greedy and a sample is drawn from all tokens, whatever generation_config.json says, which stays as it was."""
+    root = tiny.language_model(tmp_path / "plain", "qwen2")
+    plain = mpm.load_lm(str(root), device="cpu")
+    set_root = tmp_path / "settings"
+    shutil.copytree(root, set_root)
+    settings = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "top_k": 1, "min_new_tokens": 5, "num_beams": 3}
+    file = set_root / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    lm = mpm.load_lm(str(set_root), device="cpu")
+    for how in ("greedy", "beam", "sample"):
+        assert lm.generate(tiny.TEXTS, new_tokens=8, how=how) == plain.generate(tiny.TEXTS, new_tokens=8, how=how), how
+    assert lm.model.generation_config.repetition_penalty == 50.0
+
+
+def test_a_sample_may_be_any_token_of_a_large_vocabulary(tmp_path: Path) -> None:
+    """transformers draws from the 50 likeliest only, unless it is told not to."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    words = [f"w{i}" for i in range(400)]
+    large = tiny.tokenizer()
+    large.add_tokens(words)
+    model = t.LlamaForCausalLM(t.LlamaConfig(**padding.SHORT | {"vocab_size": 415, "max_position_embeddings": 400}))
+    model.save_pretrained(tmp_path)
+    large.save_pretrained(tmp_path)
+    lm = mpm.load_lm(str(tmp_path), device="cpu")
+    said = lm.generate(["a"] * 300, new_tokens=1, how="sample", temperature=50.0)
+    assert len(set(said)) > 100  # with nearly the same chance for all, 300 draws are some 210 words
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ({"new_tokens": 0}, "new_tokens=0: ask for one new token or more"),
+        ({"new_tokens": -3}, "new_tokens=-3"),
+        ({"how": "beam", "beams": 0}, "beams=0"),
+        ({"how": "sample", "temperature": 0.0}, "temperature=0.0: take one above 0, or how='greedy'"),
+        ({"how": "sample", "temperature": float("nan")}, "temperature=nan"),
+        ({"how": "sample", "top_p": 2.0}, "top_p=2.0"),
+        ({"how": "sample", "top_p": 0.0}, "top_p=0.0"),
+    ],
+)
+def test_impossible_numbers_are_refused_before_anything_is_written(
+    tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    lm = mpm.load_lm(str(tiny.language_model(tmp_path, "qwen2")), device="cpu")
+    lm.read = lambda *args: pytest.fail("a prompt was read")
+    with pytest.raises(UserError, match=says) as told:
+        lm.generate(["a"], **options)
+    sentence(told)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mt0"])
+def test_nothing_to_read_gives_nothing_and_nothing_to_say_costs_nothing(tmp_path: Path, kind: str) -> None:
+    lm = mpm.load_lm(str(tiny.language_model(tmp_path, kind)), device="cpu")
+    assert lm.generate([]) == lm.choose([], []) == [] and lm.log_likelihood([], []).shape == (0,)
+    assert lm.layer_states([]).shape == (3, 0, 32) and lm.layer_states(["a"]).shape == (3, 1, 32)
+    assert lm.log_likelihood(["a", "cat"], ["", ""], end=False).tolist() == [0, 0]
+    with pytest.raises(UserError, match="2 prompts and options for 1 do not pair up"):
+        lm.choose(["a", "cat"], [["dog"]])
+    with pytest.raises(UserError, match="Text 1 is a NoneType, not a string"):
+        lm.generate(["a", None])
+
+
+def test_a_decoder_that_starts_with_the_end_of_text_token_writes(tmp_path: Path) -> None:
+    """BART's does, so that its first token is no end."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    halves = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = t.BartConfig(
+        vocab_size=len(tiny.WORDS), d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=34,
+        **halves, **padding.SPECIAL, decoder_start_token_id=2, forced_eos_token_id=None,
+    )  # fmt: skip
+    lm = mpm.load_lm(str(padding.saved(tmp_path, t.BartForConditionalGeneration(config))), device="cpu")
+    assert any(lm.generate(tiny.TEXTS, new_tokens=6, how="sample"))
+
+
+def test_a_decoder_whose_start_nobody_names_says_so(tmp_path: Path) -> None:
+    root = tiny.language_model(tmp_path, "mt0")
+    for name in ("config.json", "generation_config.json"):
+        said = json.loads((root / name).read_text())
+        said["decoder_start_token_id"] = None
+        (root / name).write_text(json.dumps(said))
+    with pytest.raises(UserError, match="names no decoder_start_token_id") as told:
+        mpm.load_lm(str(root), device="cpu")
     sentence(told)

@@ -148,6 +148,16 @@ class CaptionSet:
         return sum(len(indices) for _, indices in self.parts)
 
     @cached_property
+    def digest(self) -> str:
+        """SHA-256 of what the set shows: its pictures, and its captions in its languages. Draws nothing but pictures that are
+        made in memory."""
+        told: list[str | bytes] = list(self.languages)
+        for part, indices in self.parts:
+            told += [part.image_digest(), indices.tobytes()]
+            told += [part.text_digest(code) if code in part.captions else "" for code in self.languages]
+        return digest(told)
+
+    @cached_property
     def ids(self) -> list[str]:
         return [part.ids[i] for part, indices in self.parts for i in indices]
 

@@ -20,6 +20,7 @@ import numpy as np
 from mpm_lite.data import grammar
 from mpm_lite.data.captionset import SPLITS, Item, Part
 from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, Thing, pair_name, pictured_scenes, scenes
+from mpm_lite.keys import digest
 
 LANGUAGES = grammar.LANGUAGES
 COUNTS = {"train": 24_000, "val": 400, "test": 600}
@@ -191,6 +192,15 @@ def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
 def items() -> list[Item]:
     """Every scene of the set; their file is this one."""
     return [Item(name, _OfScene(scene), Path(__file__)) for split in SPLITS for name, scene, _ in _named(split)]
+
+
+@lru_cache(maxsize=4)
+def mark(split: str, count: int = 100) -> str:
+    """SHA-256 of what decides the pictures and captions of a split: how they are drawn, which scenes they show, and the
+    captions of the first `count` in every language, in which a change of a grammar shows."""
+    many = split_scenes(split)
+    said = [caption(scene, code) for scene in many[:count] for code in grammar.LANGUAGES]
+    return digest([RENDER, *(scene.id for scene in many), *said])
 
 
 @lru_cache(maxsize=1)

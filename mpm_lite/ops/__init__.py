@@ -7,10 +7,17 @@ The public functions take, beside what reference.py documents:
   impl         "auto", "reference", "chunked" or "triton"
   chunk_bytes  what a chunk may take; default 16 to 64 MiB on a CPU, 256 MiB to 1 GiB on CUDA (choose.BUDGET)
   accum_dtype  dtype of sums and losses; default float32, or float64 for float64 inputs
-  check        look for NaN and for targets out of range; default only on a CPU, as it makes CUDA wait
+  check        look for NaN and for targets out of range; default only on a CPU: reading values makes Python wait for CUDA
 They raise ValueError for inputs that do not fit and RuntimeError where an implementation cannot run here. Gradients are
-exact (nothing is filtered), nothing is atomic, and the same call gives the same bits. Under torch.autocast the matrices
-are converted to its dtype, as for any product. Twice differentiable and usable under torch.func: "reference" only.
+exact (nothing is filtered), nothing is atomic, and the same call gives the same bits. Twice differentiable and usable under
+torch.func: "reference" only.
+
+Under torch.autocast the losses convert their matrices (and the bias of a layer) to its dtype, as for any product, and then
+compute exactly what they would compute of such matrices outside it; whether backward() is called inside or outside makes
+no difference. retrieval_ranks measures and does not train: its matrices are not rounded (of two dtypes the wider is taken).
+
+linear_cross_entropy always makes Python wait for CUDA, whatever `check` says, because it counts the rows that are not
+ignored; it cannot be captured in a CUDA graph. The other ops do not wait unless `check` is on.
 """
 
 from __future__ import annotations
@@ -23,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mpm_lite.ops import autocast as _autocast
 from mpm_lite.ops import check as _check
 from mpm_lite.ops import chunked as _chunked
 from mpm_lite.ops import reference as _reference
@@ -49,13 +57,9 @@ def _eager(fn: Callable) -> Callable:
     return call
 
 
-def _matrices(op: str, **named: Tensor) -> list[Tensor]:
-    """The matrices, in autocast's dtype where it is on, checked and contiguous."""
-    tensors = list(named.values())
-    kind = tensors[0].device.type if isinstance(tensors[0], Tensor) else "cpu"
-    if torch.is_autocast_enabled(kind):
-        low = torch.get_autocast_dtype(kind)
-        named = {k: t.to(low) if t.is_floating_point() and t.dtype != torch.float64 else t for k, t in named.items()}
+def _matrices(op: str, autocast: Callable[..., list[Tensor]] = _autocast.for_product, **named: Tensor) -> list[Tensor]:
+    """The matrices, in the dtype that `autocast` gives them, checked and contiguous."""
+    named = dict(zip(named, autocast(*named.values()), strict=True))
     _check.matrices(op, **named)
     return [_learning(t).contiguous() for t in named.values()]
 
@@ -112,7 +116,7 @@ def clip_loss(
     _check.offset(op, len(img), len(txt), label_offset)
     plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
     _composable(op, plan)
-    with torch.autocast(img.device.type, enabled=False):
+    with _autocast.off(img.device):
         if plan.impl == "reference":
             loss = _reference.clip_loss(img, txt, scale, label_offset=label_offset)
             exact = loss.dtype
@@ -149,7 +153,7 @@ def siglip_loss(
         _check.offset(op, len(img), len(txt), label_offset)
     plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
     _composable(op, plan)
-    with torch.autocast(img.device.type, enabled=False):
+    with _autocast.off(img.device):
         if plan.impl == "reference":
             loss = _reference.siglip_loss(img, txt, scale, bias, label_offset=label_offset)
         else:
@@ -195,7 +199,7 @@ def linear_cross_entropy(
     whole = bool(counts.all())
     if _looks(check, x):
         _check.in_range(op, target if whole else target[counts], len(weight))
-    with torch.autocast(x.device.type, enabled=False):
+    with _autocast.off(x.device):
         if plan.impl == "reference":
             options = {"ignore_index": ignore_index, "reduction": reduction, "softcap": softcap}
             loss = _reference.linear_cross_entropy(x, weight, target, bias, **options)
@@ -227,7 +231,8 @@ def retrieval_ranks(
     return_ties the candidates that score the same are counted apart, see `Ranks`. Raises ValueError on what does not fit.
     """
     op = "retrieval_ranks"
-    query, cand = _matrices(op, query=query.detach(), cand=cand.detach())
+    with torch.no_grad():
+        query, cand = _matrices(op, _autocast.for_measurement, query=query, cand=cand)
     _check.targets(op, target, len(query), query.device)
     if groups is not None:
         for name, group, length in zip(("query_group", "cand_group"), groups, (len(query), len(cand)), strict=True):
@@ -240,7 +245,7 @@ def retrieval_ranks(
     if _looks(check, query):
         _check.in_range(op, target, len(cand))
         _check.finite(op, query=query, cand=cand)
-    with torch.autocast(query.device.type, enabled=False):
+    with _autocast.off(query.device):
         if plan.impl == "reference":
             found = _reference.retrieval_ranks(query, cand, target, groups=groups, return_ties=True)
         else:

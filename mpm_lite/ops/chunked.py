@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite.ops import pieces
+from mpm_lite.ops.autocast import without_autocast
 from mpm_lite.ops.choose import Plan
 from mpm_lite.ops.reference import Ranks
 
@@ -37,6 +38,7 @@ class ClipLoss(torch.autograd.Function):
     """clip_loss: saves the inputs and the log-sum-exps, N + M numbers."""
 
     @staticmethod
+    @without_autocast
     def forward(ctx: Any, img: Tensor, txt: Tensor, scale: Tensor, offset: int, plan: Plan) -> tuple[Tensor, Tensor]:
         n, square, s = len(img), len(img) == len(txt), scale.detach().to(plan.exact).reshape(())
         row_lse, col_lse = pieces.lse(img, txt, s, square, plan)
@@ -50,6 +52,7 @@ class ClipLoss(torch.autograd.Function):
         return loss, row_lse
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, upstream: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         _once("clip_loss")
         img, txt, scale, row_lse, col_lse = ctx.saved_tensors
@@ -78,6 +81,7 @@ class SiglipLoss(torch.autograd.Function):
     """siglip_loss: gradients taken in the forward, scaled by the upstream gradient in the backward."""
 
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any, img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, offset: int | None, plan: Plan
     ) -> Tensor:
@@ -104,12 +108,14 @@ class SiglipLoss(torch.autograd.Function):
         return sums[0].to(plan.exact)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         _once("siglip_loss")
-        grads = [
-            None if d is None else (d * upstream.to(d.dtype)).to(dtype).reshape(shape)
-            for d, (dtype, shape) in zip(ctx.saved_tensors, ctx.like, strict=True)
-        ]
+        grads = []
+        for d, (dtype, shape) in zip(ctx.saved_tensors, ctx.like, strict=True):
+            if d is not None:  # scaled and rounded in one pass: no second matrix in the exact dtype
+                d = torch.mul(d, upstream.to(d.dtype), out=d.new_empty(d.shape, dtype=dtype)).reshape(shape)
+            grads.append(d)
         return *grads, None, None
 
 
@@ -118,6 +124,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     where a loss a row does (each row then has an upstream gradient of its own)."""
 
     @staticmethod
+    @without_autocast
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, softcap: float | None, reduction: str,
         plan: Plan,
@@ -132,6 +139,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return {"mean": losses.mean, "sum": losses.sum, "none": losses.clone}[reduction]()
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         _once("linear_cross_entropy")
         x, weight, bias, target = ctx.saved_tensors
@@ -140,7 +148,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         if grads is None:
             rows = factor if ctx.reduction == "none" else None
             _, grads = _token_sweep(x, weight, bias, target, ctx.softcap, rows, ctx.needs_input_grad[:3], ctx.plan)
-        if ctx.reduction != "none":
+        # Without a row that counts the mean is NaN, but its gradients stay zero, as torch has it.
+        if ctx.reduction != "none" and len(x):
             factor = factor / len(x) if ctx.reduction == "mean" else factor
             grads = [None if d is None else d.mul_(factor) for d in grads]
         like = (x, weight, bias)

@@ -94,17 +94,18 @@ def clip_grad(
 def siglip_grad(
     img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, offset: int | None, need_grad: bool, plan: Plan
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Of one chunk: G = d loss / d logit (R, M), and () sums of the loss, of G times the cosines, of G."""
+    """Of one chunk: G = d loss / d logit (R, M), None without `need_grad`, and () sums of the loss, of G times the cosines,
+    of G; the last two mean nothing without `need_grad`."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import contrastive
 
-        out = torch.empty(len(img), len(txt), dtype=img.dtype, device=img.device)
+        out = torch.empty(len(img), len(txt), dtype=img.dtype, device=img.device) if need_grad else None
         return out, *contrastive.siglip_grad(img, txt, scale, bias, offset, out)
     cos = product(img, txt.T, plan.exact)  # (R, M)
     if plan.elementwise:
         from mpm_lite.ops.kernels import elementwise
 
-        out = torch.empty_like(cos, dtype=img.dtype)
+        out = torch.empty_like(cos, dtype=img.dtype) if need_grad else None
         return out, *elementwise.siglip_grad_elementwise(cos, scale, bias, offset, out)
     z = torch.addcmul(bias, cos, scale)  # (R, M)
     match = z.new_empty(0) if offset is None else z.diagonal(offset)[: len(img)]

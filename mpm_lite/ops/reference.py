@@ -1,7 +1,8 @@
 """Readable references: the formula, a page, plain autograd. Every other implementation is judged by these.
 
 Letters, here and in the whole project: N queries or pairs, M candidates, D width, V vocabulary, T tokens, P patches, H W
-a picture. Loss and scalar gradients are float32, or float64 for float64 inputs, whatever the dtype of the features.
+a picture. Loss and scalar gradients are float32, or float64 for float64 inputs, whatever the dtype of the features. `product` is a
+plain matrix product that autocast leaves alone in the backward pass too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mpm_lite.ops.autocast import product
+
 
 def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor, *, label_offset: int = 0) -> Tensor:
     """Symmetric InfoNCE over a batch of matching pairs (CLIP, 2103.00020, figure 3; InfoNCE, 1807.03748).
@@ -20,7 +23,7 @@ def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor, *, label_offset: in
     i + label_offset of `txt`. For M != N only the image-to-text direction is defined. Returns ().
     """
     exact = torch.promote_types(img.dtype, torch.float32)
-    logits = logit_scale.to(exact) * img.to(exact) @ txt.to(exact).T  # (N, M)
+    logits = product(logit_scale.to(exact) * img.to(exact), txt.to(exact).T)  # (N, M)
     target = torch.arange(len(img), device=img.device) + label_offset  # (N,)
     image_to_text = F.cross_entropy(logits, target)
     if len(img) != len(txt):
@@ -37,7 +40,7 @@ def siglip_loss(
     nothing matches where label_offset is None. Returns (): the sum over all N x M divided by N.
     """
     exact = torch.promote_types(img.dtype, torch.float32)
-    logits = logit_scale.to(exact) * img.to(exact) @ txt.to(exact).T + logit_bias.to(exact)  # (N, M)
+    logits = product(logit_scale.to(exact) * img.to(exact), txt.to(exact).T) + logit_bias.to(exact)  # (N, M)
     sign = torch.full_like(logits, -1)
     if label_offset is not None:
         sign.diagonal(label_offset)[: len(img)] = 1
@@ -61,7 +64,9 @@ def linear_cross_entropy(
     count), sum, or none. Returns () or (N,).
     """
     exact = torch.promote_types(x.dtype, torch.float32)
-    logits = F.linear(x.to(exact), weight.to(exact), None if bias is None else bias.to(exact))  # (N, V)
+    logits = product(x.to(exact), weight.to(exact).T)  # (N, V)
+    if bias is not None:
+        logits = logits + bias.to(exact)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpm_lite.ops import across
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class AlignOptions:
     text_hidden: int = 0  # the same for the text head
     dropout: float = 0.3  # on the features, before the heads
     temperature: float = 0.07  # at the start
-    steps: int = 200
-    batch: int = 256
+    steps: int = at_least(1, 200)
+    batch: int = at_least(2, 256)
     lr: float = 1e-3
     weight_decay: float = 0.05
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite.paint import decoded, encoded, small_vae
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 
 FIGURE = 0.1  # difference from the background, of the half range of a pixel, from which on a pixel is figure
 
@@ -28,7 +28,7 @@ class AutoencoderOptions:
     fold: int = 4  # pixels along the side of the square that is read as one position
     figure: float = 4.0  # how much more a pixel counts that differs from its picture's median colour
     pull: float = 1e-5  # weight of the Gaussian's divergence from the standard one, per latent number
-    steps: int = 6000
+    steps: int = at_least(1, 6000)
     batch: int = 32
     lr: float = 2e-3
 

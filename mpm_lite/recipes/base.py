@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.runtime import UserError, unknown, whole_number
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,14 @@ class Recipe(nn.Module):
         raise UserError(f"Recipe {self.name!r} predicts nothing; define predict(inputs).")
 
 
+def at_least(least: int, default: int) -> Any:
+    """A field of options: a whole number of at least `least`. Of other whole numbers, `batch` is at least 1, the rest at least 0."""
+    return field(default=default, metadata={"least": least})
+
+
 def build_options(kind: type, given: dict[str, Any]) -> Any:
-    """A dataclass of options from a dict; an unknown key raises UserError with the nearest one, a wrong type says so."""
+    """A dataclass of options from a dict; an unknown key raises UserError with the nearest one, a wrong type or a number that
+    is too small says so."""
     known = {f.name: f for f in fields(kind)}
     values = {}
     for key, value in given.items():
@@ -99,5 +105,7 @@ def build_options(kind: type, given: dict[str, Any]) -> Any:
             value = float(value)
         if not isinstance(value, type(default)) or isinstance(value, bool) != isinstance(default, bool):
             raise UserError(f"Option {key!r} takes a {type(default).__name__} such as {default!r}; got {value!r}.")
+        if isinstance(default, int) and not isinstance(default, bool):
+            whole_number(key, value, known[key].metadata.get("least", int(key == "batch")))
         values[key] = value
     return kind(**values)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mpm_lite import ops
 from mpm_lite.qformer import QFormer
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 
 PADDING = 0
 
@@ -34,8 +34,8 @@ class Blip2Options:
     layers: int = 4
     heads: int = 4
     temperature: float = 0.07  # at the start
-    steps: int = 600
-    batch: int = 32
+    steps: int = at_least(1, 600)
+    batch: int = at_least(2, 32)
     lr: float = 1e-3
     weight_decay: float = 0.01
     bf16: bool = False

@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mpm_lite import ops
 from mpm_lite.connector import Look
 from mpm_lite.ops import across
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.runtime import UserError, full, unknown
 
 TEXTS = ("frozen", "trained")
@@ -41,8 +41,8 @@ class DualOptions:
     layers: int = 2  # of the pooler
     heads: int = 4
     temperature: float = 0.07  # at the start
-    steps: int = 1500
-    batch: int = 64
+    steps: int = at_least(1, 1500)
+    batch: int = at_least(2, 64)
     lr: float = 1e-3
     slower: float = 0.2  # how much slower the text encoder learns than what is new
     weight_decay: float = 0.01

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.runtime import UserError
 from mpm_lite.towers.prompts import States
 
@@ -32,7 +32,7 @@ class GlueOptions:
     width: int = 128
     layers: int = 2
     heads: int = 4
-    steps: int = 2000
+    steps: int = at_least(1, 2000)
     batch: int = 64
     lr: float = 1e-3
 

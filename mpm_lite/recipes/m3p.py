@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpm_lite import ops
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.runtime import UserError, unknown
 
 TEXT, PRETRAIN, FINE = "text", "pretraining", "fine-tuning"
@@ -40,7 +40,7 @@ class M3pOptions:
     steps: int = 3000  # of the four tasks together
     fine_steps: int = 0  # of fine-tuning on matching
     batch: int = 24
-    captions: int = 6  # beside a picture in matching, one of them its own
+    captions: int = at_least(2, 6)  # beside a picture in matching, one of them its own
     matching: str = (
         "multi-class"  # among them; or "binary", each by itself: from nothing, in few steps, that learns nothing
     )

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
 from mpm_lite.adapters import SHARED, Acquirers
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.recipes.dual import Dual, pooled
 from mpm_lite.runtime import UserError, unknown
 
@@ -47,7 +47,7 @@ class MlaOptions:
     )
     transfer_steps: int = 1500
     exposure_steps: int = 300
-    batch: int = 64
+    batch: int = at_least(2, 64)
     lr: float = 2e-3
     exposure_lr: float = 2e-4
     scale: float = 20.0  # of Language Exposure's cosines

@@ -16,7 +16,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.recipes.dual import Dual, pooled
 
 
@@ -24,7 +24,7 @@ from mpm_lite.recipes.dual import Dual, pooled
 class TeacherOptions:
     """Every dial of the recipe."""
 
-    steps: int = 1800
+    steps: int = at_least(1, 1800)
     batch: int = 64
     lr: float = 1e-3
     weight_decay: float = 0.01

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpm_lite.ops import across
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.runtime import UserError
 from mpm_lite.towers.lm import IGNORE
 
@@ -33,7 +33,7 @@ class TwoViewsOptions:
     hidden: int = 256
     temperature: float = 0.07
     places: float = 1.0  # weight of what stands where, in pictures
-    steps: int = 800
+    steps: int = at_least(1, 800)
     batch: int = 32  # groups of a scene and its neighbours
     lr: float = 1e-3
     weight_decay: float = 0.01

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,16 @@ class EncoderDecoder(LM):
     """A model whose encoder reads and whose decoder writes, such as mT0: soft tokens go before the encoder's input."""
 
     kind = "encoder-decoder"
+    given = 1  # the decoder's start token, which in some models is the end-of-text token
+
+    def __init__(self, name: str, model: Any, *args: Any, **options: Any) -> None:
+        """Raises UserError for a model whose configuration does not say with which token its decoder starts."""
+        if getattr(model.config, "decoder_start_token_id", None) is None:
+            raise runtime.UserError(
+                f"{name} does not load: its config.json names no decoder_start_token_id; set it to the one of its kind "
+                "(T5 and mT5 start with the pad token)."
+            )
+        super().__init__(name, model, *args, **options)
 
     def _head_is_plain(self) -> bool:
         """Never taken for plain: some of these scale their states before the head."""

@@ -13,6 +13,7 @@ import torch
 from tqdm.auto import tqdm
 
 from mpm_lite import cache, runtime
+from mpm_lite.keys import Key
 
 CHUNK = 512  # a whole number of batches in every preset
 KEEP = 2048  # pictures of a part that are kept while several towers look at them (400 MB), and whose patches are cached together
@@ -25,7 +26,9 @@ def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndar
         drawn = _Drawn(part)
         side_by_side = []
         for one in getattr(tower, "towers", [tower]):
-            key = ("image", one.fingerprint, part.image_digest())
+            key = Key(
+                "vectors of pictures", {"kind": "image", "weights": one.fingerprint, "pictures": part.image_digest()}
+            )
             side_by_side.append(cache.features(key, lambda one=one, drawn=drawn: drawn.through(one, progress)))
         rows.append(np.concatenate(side_by_side, axis=1)[indices])
     return np.concatenate(rows)
@@ -63,7 +66,8 @@ def patch_features(captions: Any, tower: Any, progress: bool = False, grid: int 
     for part, indices in captions.parts:
         found: dict[int, np.ndarray] = {}
         for block in np.unique(indices // KEEP).tolist():
-            key = ("patches", tower.fingerprint, part.image_digest(), str(block), *([str(grid)] if grid else []))
+            said = {"weights": tower.fingerprint, "pictures": part.image_digest(), "block": str(block)}
+            key = Key("patches of pictures", {"kind": "patches", **said, **({"grid": str(grid)} if grid else {})})
             found[block] = cache.features(
                 key, lambda part=part, block=block: _patches(part, block, tower, progress, grid)
             )
@@ -100,7 +104,8 @@ def text_features(captions: Any, language: str, tower: Any, progress: bool = Fal
         there = np.array([bool(text) for text in texts])
         whole = np.full((len(texts), tower.width), np.nan, dtype=np.float32)
         if there.any():
-            key = ("text", tower.fingerprint, language, part.text_digest(language))
+            decides = {"weights": tower.fingerprint, "language": language, "captions": part.text_digest(language)}
+            key = Key("vectors of captions", {"kind": "text", **decides})
             said = [text for text in texts if text]
             whole[there] = cache.features(key, lambda said=said: tower.encode(said, progress=progress))
         rows.append(whole[indices])

@@ -61,9 +61,7 @@ def text_from_folder(
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     tokenizer.padding_side = "right"
-    positions = getattr(model.config, "max_position_embeddings", None) or 512
-    if model.config.model_type in {"roberta", "xlm-roberta", "camembert"}:
-        positions -= 2  # their positions start behind the padding index
+    positions = _positions(model)
     length = reading.read(root / "sentence_bert_config.json").get("max_seq_length")
     limit = min(int(length or positions), positions, tokenizer.model_max_length)
     languages = languages or frozenset(reading.read(root / "card.json").get("languages", ()))
@@ -71,6 +69,16 @@ def text_from_folder(
         name, model, tokenizer, reading.mark(root, *said.marks), limit, device, languages, said.prefix, said.pool,
         str.lower if said.lower else None,
     )  # fmt: skip
+
+
+def _positions(model: torch.nn.Module) -> int:
+    """The longest row of tokens that a text encoder has positions for; 512 where it names no limit."""
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    for name, module in model.named_modules():
+        skipped = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and skipped is not None:
+            return positions - skipped - 1  # as in RoBERTa, positions start behind the one that padding has
+    return positions if positions > 0 else 512
 
 
 def text_tower(

@@ -22,8 +22,8 @@ from torch import Tensor
 from mpm_lite import ops, runtime
 from mpm_lite.towers import attention, toys
 from mpm_lite.towers.halves import frozen, in_halves
-from mpm_lite.towers.text import bar
-from mpm_lite.towers.writing import Begin, beginning, context_of, settings, until
+from mpm_lite.towers.text import bar, check_texts, check_vocabulary
+from mpm_lite.towers.writing import Begin, beginning, context_of, ends_of, settings, unsettled, until
 
 IGNORE = -100
 WAYS = ("greedy", "beam", "sample")
@@ -73,6 +73,7 @@ class LM:
     """
 
     kind = "causal"
+    given = 0  # tokens that a written row begins with though they were not written
 
     def __init__(
         self,
@@ -89,11 +90,7 @@ class LM:
         self.model = model.eval().requires_grad_(False) if self.quantised else frozen(model, device, name)
         self.tokenizer = tokenizer
         self.vocabulary, self.width = model.get_input_embeddings().weight.shape
-        if len(tokenizer) > self.vocabulary:
-            raise runtime.UserError(
-                f"{name}: its tokenizer knows {len(tokenizer)} tokens and its embedding {self.vocabulary}: "
-                "the two belong to different models; fetch or save that checkpoint again."
-            )
+        check_vocabulary(name, model, tokenizer)
         self.context = context_of(model.config)
         self.batch = runtime.preset(device).text_batch
         self.head = model.get_output_embeddings()  # its weight (V, D)
@@ -109,11 +106,10 @@ class LM:
 
     def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         """Token ids of each text; `special` adds what the tokenizer puts around a text of its own accord."""
-        if isinstance(texts, str):
-            raise runtime.UserError("A language model takes a list of texts: put the one text in a list.")
+        texts = check_texts(texts, "A language model", empty=True)
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=special, return_token_type_ids=False)["input_ids"]
+        return self.tokenizer(texts, add_special_tokens=special, return_token_type_ids=False)["input_ids"]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """The text of each row of ids, special tokens left out."""
@@ -130,7 +126,13 @@ class LM:
         begin = self.tokenizer.bos_token_id
         if begin is not None and all(row[:1] == [begin] for row in rows):
             return True, [row[1:] for row in rows]
-        something = [begin or self.tokenizer.eos_token_id]  # an empty prompt still needs something to read
+        # An empty prompt still needs something to read.
+        something = [one for one in (begin, self.tokenizer.eos_token_id) if one is not None][:1]
+        if not something and not all(rows):
+            raise runtime.UserError(
+                f"{self.name} cannot read an empty prompt, because its tokenizer has no token that begins or ends a text: "
+                "give every prompt some words."
+            )
         return False, [row or something for row in rows]
 
     def read(self, prompts: Sequence[str], soft: Tensor | None = None) -> Context:
@@ -180,15 +182,23 @@ class LM:
 
     def _targets(self, continuations: Sequence[str], end: bool) -> list[list[int]]:
         rows = self.encode(continuations, special=False)
-        return [row + [self.tokenizer.eos_token_id] for row in rows] if end else rows
+        if not end:
+            return rows
+        last = self.tokenizer.eos_token_id
+        if last is None:
+            raise runtime.UserError(
+                f"{self.name} cannot score the end of a text, because its tokenizer has no end-of-text token: pass end=False."
+            )
+        return [row + [last] for row in rows]
 
     # scoring
 
     def losses(self, context: Context, continuations: Sequence[str], end: bool = True) -> tuple[Tensor, Tensor]:
         """Cross-entropy of every token of the continuations, (N, T') in nats, 0 behind a row's end; and their mask. `end`:
-        the end-of-text token counts too. Gradients reach the context's soft tokens, and the model where it may learn."""
+        the end-of-text token counts too; raises UserError where the tokenizer has none. Gradients reach the context's soft
+        tokens, and the model where it may learn."""
         rows = self._targets(continuations, end)
-        width = max((len(row) for row in rows), default=0)
+        width = max([1, *map(len, rows)])  # one column at least, for continuations that are all empty
         labels = torch.full((len(rows), width), IGNORE, device=self.device)
         for i, row in enumerate(rows):
             labels[i, : len(row)] = torch.tensor(row)
@@ -233,14 +243,14 @@ class LM:
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
         """Whether the logits are just the head's product with the last states, so that they need not be built."""
-        ids = torch.arange(3, 6, device=self.device)[None]
+        ids = torch.arange(3, 6, device=self.device)[None] % self.vocabulary
         states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return torch.allclose(self.head(states), self.model(input_ids=ids, use_cache=False).logits, atol=1e-4)
 
     def log_likelihood(
         self, prompts: Sequence[str], continuations: Sequence[str], soft: Tensor | None = None, end: bool = True
     ) -> np.ndarray:
-        """log p(continuation | prompt) in nats, float64 (N,). `soft` as in `read`."""
+        """log p(continuation | prompt) in nats, float64 (N,). `soft` as in `read`, `end` as in `losses`."""
         if len(prompts) != len(continuations):
             raise runtime.UserError(f"{len(prompts)} prompts and {len(continuations)} continuations do not pair up.")
 
@@ -251,15 +261,22 @@ class LM:
         with torch.inference_mode():
             return np.concatenate([np.zeros(0), *self._parts(told, len(prompts))])
 
-    def choose(self, prompts: Sequence[str], options: Sequence[Sequence[str]], soft: Tensor | None = None) -> list[int]:
-        """Constrained choice: for each prompt the number of the likeliest of its options, ends counted."""
+    def choose(
+        self, prompts: Sequence[str], options: Sequence[Sequence[str]], soft: Tensor | None = None, end: bool = True
+    ) -> list[int]:
+        """Constrained choice: for each prompt the number of the likeliest of its options, which end there.
+
+        Without `end` an option may go on, so that one which begins another is never less likely than that.
+        """
+        if len(prompts) != len(options):
+            raise runtime.UserError(f"{len(prompts)} prompts and options for {len(options)} do not pair up.")
         if any(not few for few in options):
             raise runtime.UserError("A choice needs at least one option for every prompt.")
         of = [i for i, few in enumerate(options) for _ in few]
         flat = [one for few in options for one in few]
-        scores = self.log_likelihood([prompts[i] for i in of], flat, None if soft is None else soft[of])
-        ends = np.cumsum([len(few) for few in options])
-        return [int(part.argmax()) for part in np.split(scores, ends[:-1])]
+        scores = self.log_likelihood([prompts[i] for i in of], flat, None if soft is None else soft[of], end)
+        starts = np.cumsum([0, *(len(few) for few in options)])
+        return [int(scores[start : start + len(few)].argmax()) for start, few in zip(starts, options, strict=False)]
 
     # writing
 
@@ -280,39 +297,32 @@ class LM:
     ) -> list[str]:
         """A continuation of each prompt: `greedy`, `beam` (beams) or `sample` (temperature, top_p, seed).
 
-        It ends at the end-of-text token, before `stop` (one token, such as a line break), or after `new_tokens`, and starts
-        with the first token of one of `begin`, if any. `cache` off: the same text comes, more slowly.
+        It ends at the tokenizer's end-of-text token, if it has one, before `stop` (one token, such as a line break), or after
+        `new_tokens`, and starts with the first token of one of `begin`, if any. `cache` off: the same text comes, more
+        slowly. Settings that a checkpoint brings for its own writing, such as a penalty on repetition, are not followed.
         Raises UserError for another way, and where prompt and continuation exceed the model's context.
         """
         if how not in WAYS:
             raise runtime.unknown("way to generate", how, WAYS)
-        ends = [self.tokenizer.eos_token_id, *self._stop(stop)]
+        ends = ends_of(self, stop)
         config = settings(self, new_tokens, cache, ends, how, beams, temperature, top_p)
         first = beginning(self.encode, begin)
 
         def written(place: slice) -> list[str]:
             context = self.read(prompts[place], None if soft is None else soft[place])
             self._fits(context.embeds.shape[1] if self.kind == "causal" else 0, new_tokens)
-            with warnings.catch_warnings(), attention.chosen(self.model.config, self.device):
+            with warnings.catch_warnings(), attention.chosen(self.model.config, self.device), unsettled(self.model):
                 warnings.simplefilter("ignore")
                 ids = self.model.generate(
                     inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
                     logits_processor=[Begin(first)] if first else None,
                 )  # fmt: skip
-            return self.decode([until(row.tolist(), ends) for row in ids])
+            return self.decode([until(row, ends) for row in ids[:, self.given :].tolist()])
 
         # Not inference_mode: some models keep buffers that later calls must be able to change.
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             return [text for part in self._parts(written, len(prompts), progress) for text in part]
-
-    def _stop(self, stop: str | None) -> list[int]:
-        if stop is None:
-            return []
-        ids = self.encode([stop], special=False)[0]
-        if len(ids) != 1:
-            raise runtime.UserError(f"{self.name} writes {stop!r} as {len(ids)} tokens: stop takes a text of one.")
-        return ids
 
     def _parts(self, compute: Callable[[slice], Any], n: int, progress: bool = False) -> Iterator[Any]:
         """What `compute` gives of each batch of n items, in order; where a GPU's memory runs out, of its halves."""
@@ -329,8 +339,9 @@ class LM:
             weight = context.mask[..., None] / context.mask.sum(1)[:, None, None]  # (N, T, 1)
             return torch.stack([(states * weight).sum(1) for states in self.all_layers(context)]).cpu().numpy()
 
+        none = np.zeros((self.model.config.num_hidden_layers + 1, 0, self.width), dtype=np.float32)
         with torch.inference_mode():
-            return np.concatenate(list(self._parts(layers, len(texts))), axis=1).astype(np.float32)
+            return np.concatenate([none, *self._parts(layers, len(texts))], axis=1).astype(np.float32)
 
     def all_layers(self, context: Context) -> tuple[Tensor, ...]:
         """The states after every layer, the embeddings first, each (N, T, D)."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mpm_lite import runtime
 from mpm_lite.towers import reading, snapshots
 from mpm_lite.towers.image import TorchImageTower
-from mpm_lite.towers.text import TransformerTower
+from mpm_lite.towers.text import TransformerTower, check_vocabulary
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 PREFIX = "open_clip:"
@@ -105,6 +105,9 @@ class ClipTokenizer:
     def __init__(self, inner: Any) -> None:
         self.inner = inner
 
+    def __len__(self) -> int:
+        return int(self.inner.vocab_size)
+
     def __call__(
         self, texts: Sequence[str], add_special_tokens: bool = True, truncation: bool = False, max_length: int = 0,
         verbose: bool = True,
@@ -134,6 +137,10 @@ class Reading(nn.Module):
         self.config = SimpleNamespace(hidden_size=width)
         self._seen: list[Tensor] = []
         getattr(model, "text", model).ln_final.register_forward_hook(lambda module, x, out: self._seen.append(out))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of token embeddings (V, W), named as in transformers."""
+        return getattr(self.model, "text", self.model).token_embedding
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         ids = nn.functional.pad(input_ids, (0, self.context - input_ids.shape[1]), value=self.pad)
@@ -198,10 +205,16 @@ def text_half(name: str, root: Path, device: torch.device) -> TransformerTower:
     if said.get("hf_tokenizer_name"):
         tokenizer, clean = reading.tokenizer(root), _clean(kwargs, root, said)
         tokenizer.padding_side = "right"
+        if tokenizer.pad_token_id is None:  # this half has no mask that would hide its padding
+            raise runtime.UserError(
+                f"{root} does not load: its reading half reads padding too and its tokenizer has no pad token: "
+                "save it with the pad token that it was trained with."
+            )
         pad = int(tokenizer.pad_token_id)
     else:
         tokenizer, clean, pad = ClipTokenizer(open_clip.SimpleTokenizer(context_length=context, **kwargs)), None, 0
     inner = Reading(model, context, int(said.get("width") or 512), pad)
+    check_vocabulary(name, inner, tokenizer)
     with torch.inference_mode():
         one = torch.tensor([tokenizer(["a"])["input_ids"][0][:context]])
         by_token = inner(one, torch.ones_like(one)).by_token

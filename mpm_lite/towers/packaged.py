@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import struct
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from mpm_lite import runtime
+from mpm_lite.keys import file_digest
 from mpm_lite.towers.image import TorchImageTower, timm_tower
 from mpm_lite.towers.text import TransformerTower, UseTower
 
@@ -51,16 +51,11 @@ def folder_of(module: str, advice: str) -> Path:
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-@cache
 def fingerprint(code: str, *paths: Path) -> str:
-    """SHA-256 over a code version and the bytes of the files, once a process."""
+    """SHA-256 over a code version and the bytes of the files, as they are now."""
     total = hashlib.sha256(code.encode())
     for path in paths:
-        one = hashlib.sha256()
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                one.update(chunk)
-        total.update(one.digest())
+        total.update(file_digest(path))
     return total.hexdigest()
 
 

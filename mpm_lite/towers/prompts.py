@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import cache
+from mpm_lite.keys import Key, digest
 from mpm_lite.runtime import UserError
 from mpm_lite.towers import toys
 from mpm_lite.towers.lm import LM, load_lm
@@ -73,7 +74,8 @@ class PromptEncoder:
     def cached(self, prompts: Sequence[str], progress: bool = False) -> States:
         """The same, kept on disk: for prompts that many runs read."""
         ids = self._ids(check_texts(prompts))
-        key = ("prompt states", self.fingerprint, cache.digest(prompts))
+        decides = {"kind": "prompt states", "weights": self.fingerprint, "prompts": digest(prompts)}
+        key = Key("states of prompts", decides)
         flat = cache.features(key, lambda: self.states(prompts, progress).flat.numpy())
         return States(torch.from_numpy(flat), [len(row) for row in ids])
 

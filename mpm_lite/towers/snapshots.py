@@ -10,9 +10,10 @@ import os
 import socket
 import threading
 import urllib.request
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, wraps
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlparse
 
 from mpm_lite import runtime
@@ -20,6 +21,7 @@ from mpm_lite.towers import toys
 from mpm_lite.towers.image import IMAGE_TOWERS
 from mpm_lite.towers.text import TEXT_TOWERS
 
+T = TypeVar("T")
 PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS, "lm": toys.NAMES, "paint": ("toy-painter",)}
 _KINDS = {"text": "text towers", "image": "image towers", "lm": "language models", "paint": "painters"}
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")  # weights, configuration, vocabularies; never code
@@ -156,3 +158,35 @@ def toy_folder(name: str) -> Path:
     if not path.is_dir():
         raise runtime.UserError(f"{name} is not among the assets: `mpm-lite pretrain {name} --out assets` makes it.")
     return path
+
+
+def state(name: str) -> tuple[Any, ...]:
+    """What tells the files behind a tower's name from what they were before: their names, sizes and times. Of a folder, and of
+    each of several towers joined by '+'; of the toy world's models, which `mpm-lite pretrain` makes again; () for any other."""
+    name = str(name)
+    here = Path(name).expanduser()
+    if not here.is_dir() and "+" in name:
+        return tuple(state(one.strip()) for one in name.split("+"))
+    folders = [here] if here.is_dir() else []
+    if name.startswith("toy"):
+        folders = [runtime.asset("towers"), runtime.asset("lm"), runtime.home() / "lm"]
+    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.is_file()]
+    told = [(str(file), file.stat()) for file in files]
+    return tuple((file, of.st_size, of.st_mtime_ns, of.st_ctime_ns, of.st_ino) for file, of in told)
+
+
+def loaded_once(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """A loader, whose first argument is a name, that keeps the last `most` things it loaded; one whose files have changed since
+    (`state`) is loaded again."""
+
+    def wrap(load: Callable[..., T]) -> Callable[..., T]:
+        kept = lru_cache(most)(lambda state, *given, **more: load(*given, **more))
+
+        @wraps(load)
+        def once(name: str, *given: Any, **more: Any) -> T:
+            return kept(state(name), name, *given, **more)
+
+        once.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+        return once
+
+    return wrap

@@ -5,6 +5,7 @@ Shapes: N texts, T tokens of the longest one, D the tower's width.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 
 from mpm_lite import runtime
-from mpm_lite.towers.halves import frozen, in_halves
+from mpm_lite.towers.halves import frozen, in_halves, too_large
+from mpm_lite.towers.padding import batches, hides_padding, padding_id
 
 # What a model said of texts, and the mask bool (N, T) of their tokens -> their vectors (N, D).
 Pool = Callable[[Any, torch.Tensor], torch.Tensor]
@@ -22,6 +24,8 @@ Pool = Callable[[Any, torch.Tensor], torch.Tensor]
 TEXT_TOWERS = {"use-m": "use_m", "e5-small": "e5_small", "minilm-en": "minilm_en"}
 # The toy world's own, and the folder of each among the assets.
 TOY_TOWERS = {"toy": "toy-text", "toy-en": "toy-text-en"}
+# What a model is tried on as it is loaded.
+PROBE = "The cat sat on the mat."
 TOKEN_TOWERS = ("e5-small", "minilm-en")
 
 
@@ -83,15 +87,16 @@ def load_text_tower(
     raise runtime.unknown("text tower", name, [*TEXT_TOWERS, *TOY_TOWERS, "open_clip:MODEL/TAG"])
 
 
-def check_texts(texts: Sequence[str]) -> list[str]:
-    """The texts as a list; raises UserError naming the first that is empty, not a string, or not valid Unicode."""
+def check_texts(texts: Sequence[str], who: str = "A tower", empty: bool = False) -> list[str]:
+    """The texts as a list; raises UserError naming the first that is not a string, not valid Unicode, or empty, unless
+    `empty` ones may be there. `who` takes them."""
     if isinstance(texts, str):
-        raise runtime.UserError("A tower takes a list of texts: put the one text in a list.")
+        raise runtime.UserError(f"{who} takes a list of texts: put the one text in a list.")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise runtime.UserError(f"Text {i} is a {type(text).__name__}, not a string: pass text only.")
-        if not text.strip():
+        if not empty and not text.strip():
             raise runtime.UserError(f"Text {i} is empty: drop it or give it words.")
         try:
             text.encode()
@@ -111,11 +116,31 @@ def sentences_only(name: str) -> runtime.UserError:
     return runtime.UserError(f"{name} gives sentence vectors only; for token states take {' or '.join(TOKEN_TOWERS)}.")
 
 
-def bar(steps: Sequence[int], what: str, progress: bool) -> Any:
+def bar(steps: Sequence[Any], what: str, progress: bool) -> Any:
     """The steps behind a tqdm bar, where one was asked for and would not clutter a log."""
     from tqdm.auto import tqdm
 
     return tqdm(steps, desc=what, disable=not progress or runtime.quiet(), leave=False)
+
+
+def check_vocabulary(name: str, model: torch.nn.Module, tokenizer: Any) -> None:
+    """Raises UserError where the tokenizer gives ids for which the model has no embedding.
+
+    Models that do not look their ids up in a table, such as those that hash characters, take any id.
+    """
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return
+    rows = getattr(getattr(table, "weight", None), "shape", [0])[0]
+    known = len(tokenizer)
+    if rows and hasattr(tokenizer, "get_vocab"):  # ids may have gaps, so that the highest says more than the count
+        known = max([known, *(i + 1 for i in tokenizer.get_vocab().values())])
+    if rows and known > rows:
+        raise runtime.UserError(
+            f"{name}: its tokenizer knows {known} tokens and its embedding {rows}: "
+            "the two belong to different models; fetch or save that checkpoint again."
+        )
 
 
 def mean(out: Any, mask: torch.Tensor) -> torch.Tensor:
@@ -130,8 +155,9 @@ class TransformerTower:
     included.
 
     Texts longer than `max_tokens` are cut there. Equal texts are computed once. Texts run in batches of a fixed size,
-    sorted by token count (ties keep their order), so little is padding and the same list gives the same bytes; where a
-    GPU's memory runs out, a batch is computed in halves. `token_width` is the states', where a sentence's differs.
+    sorted by token count (ties keep their order), so little is padding and the same list gives the same bytes; for a model
+    that takes notice of padding, each batch holds texts of one length. Where a GPU's memory runs out, a batch is computed
+    in halves. `token_width` is the states', where a sentence's differs.
     """
 
     has_tokens = True
@@ -150,6 +176,7 @@ class TransformerTower:
         clean: Callable[[str], str] | None = None,
     ) -> None:
         self.name, self.fingerprint, self.languages, self.prefix = name, fingerprint, languages, prefix
+        check_vocabulary(name, model, tokenizer)
         self.model = frozen(model, device, name)
         self.tokenizer, self.max_tokens, self.device = tokenizer, max_tokens, device
         self._pool, self._clean = pool or mean, clean or str
@@ -157,15 +184,38 @@ class TransformerTower:
             frozen(pool, device, name)
         self.width = self.token_width = int(model.config.hidden_size)
         self.batch = runtime.preset(device).text_batch
+        self.mixed = self._hides_padding()  # whether texts of several lengths go into one batch
+        if not self.mixed:  # vectors that were kept under the other fingerprint may have seen padding
+            self.fingerprint = hashlib.sha256(f"rows of one length {fingerprint}".encode()).hexdigest()
         if pool is not None:  # what comes behind the states may change their width: one text says to what
             _, _, vectors, _ = next(self._said(self._ids(["a"]), False))
             self.width = int(vectors.shape[-1])
 
+    def _hides_padding(self) -> bool:
+        """See `hides_padding`. Raises UserError for a model that does not read token ids, which this finds out as well."""
+        try:
+            return hides_padding(self.model, self._ids([PROBE])[0], padding_id(self.tokenizer), self.device)
+        except torch.cuda.OutOfMemoryError as error:
+            raise too_large(self.name) from error
+        except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise runtime.UserError(
+                f"{self.name} does not read texts ({type(error).__name__} for a short sentence): a text tower is a "
+                "model that gives a state of each token, such as BERT."
+            ) from error
+
     def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of each text as the model reads them: prefix, content, special tokens."""
+        """Token ids of each text as the model reads them: prefix, content, special tokens.
+
+        Raises UserError for a text of which the tokenizer makes no token at all.
+        """
         if not texts:
             return []
-        return self.tokenizer(self.whole(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        rows = self.tokenizer(self.whole(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        if not all(rows):
+            raise runtime.UserError(
+                f"{self.name} makes no token of text {rows.index([])} ({texts[rows.index([])]!r}): leave that text out."
+            )
+        return rows
 
     def whole(self, texts: Sequence[str]) -> list[str]:
         """The texts as the tokenizer reads them: cleaned, and behind the prefix."""
@@ -175,11 +225,10 @@ class TransformerTower:
         self, ids: list[list[int]], progress: bool
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each batch: which texts it holds, their states (B, T, W), vectors (B, D), and mask (B, T)."""
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # stable, so deterministic
-        for start in bar(range(0, len(order), self.batch), f"{self.name}: texts / {self.batch}", progress):
-            rows = order[start : start + self.batch]
-            longest = max(1, len(ids[rows[-1]]))
-            padded = np.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=np.int64)  # (B, T)
+        parts = batches([len(row) for row in ids], self.batch, self.mixed)
+        for rows in bar(parts, f"{self.name}: texts / {self.batch}", progress):
+            longest = len(ids[rows[-1]])
+            padded = np.full((len(rows), longest), padding_id(self.tokenizer), dtype=np.int64)  # (B, T)
             real = np.zeros((len(rows), longest), dtype=bool)  # (B, T)
             for row, i in enumerate(rows):
                 padded[row, : len(ids[i])], real[row, : len(ids[i])] = ids[i], True

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 from mpm_lite import runtime
+from mpm_lite.keys import digest, file_digest
 
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
 # The same with another share of pairs, percent; made by command.
@@ -50,3 +53,27 @@ def _there(name: str) -> dict[int, Path]:
 def _in(place: Path, name: str) -> dict[int, Path]:
     found = {path.name.removeprefix(f"{name}-"): path for path in place.glob(f"{name}-[0-9]*")}
     return {int(seed): path for seed, path in found.items() if seed.isdigit()}
+
+
+def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
+    """The language models that an arm of an experiment stands on with a seed: of each field of it that names one, the name and
+    the seed it was pretrained with."""
+    found = {}
+    for field, name in vars(arm).items():
+        if isinstance(name, str) and name in NAMES:
+            own = getattr(arm, f"{field}_seed", None)
+            found[field] = name, turn(name, seed) if own is None else own
+    return found
+
+
+def weights(name: str, seed: int) -> str:
+    """SHA-256 of the weights of one of them: of those that are here, else what its card says of those that the claims took."""
+    if seed in (there := _there(name)):
+        return file_digest(there[seed] / "model.safetensors").hex()
+    return json.loads((runtime.asset("results") / "lm" / f"{name}-{seed}.json").read_text(encoding="utf-8"))["sha256"]
+
+
+def towers(*folders: str) -> str:
+    """SHA-256 of all weights in these folders of the assets."""
+    files = sorted(file for folder in folders for file in runtime.asset(folder).rglob("*.safetensors"))
+    return digest([*(file.name for file in files), *(file_digest(file) for file in files)])

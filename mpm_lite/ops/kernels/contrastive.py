@@ -170,8 +170,9 @@ def _siglip_grad(
         loss_sum += tl.sum(tl.where(inside, loss, 0.0), 1)
         cos_sum += tl.sum(g * c, 1)
         g_sum += tl.sum(g, 1)
-        at = out + first_row * M + first_col + (row[:, None] * M + col[None, :])
-        tl.store(at, g.to(out.dtype.element_ty), mask=inside)
+        if out is not None:
+            at = out + first_row * M + first_col + (row[:, None] * M + col[None, :])
+            tl.store(at, g.to(out.dtype.element_ty), mask=inside)
     programs = tl.num_programs(0)
     tl.store(part + pid, tl.sum(loss_sum, 0))
     tl.store(part + programs + pid, tl.sum(cos_sum, 0))
@@ -276,17 +277,17 @@ def siglip_grad(
     scale: Tensor,
     bias: Tensor,
     label_offset: int | None,
-    out: Tensor,
+    out: Tensor | None,
     *,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and its gradient by the logits z = scale * cosine + bias, for a chunk of rows (SigLIP, 2303.15343).
 
     rows (R, D), txt (M, D) fp16, bf16 or fp32; scale, bias () fp32; row i matches column i + label_offset, nothing
-    matches where it is None. Writes G = -y sigmoid(-y z) to out (R, M). Returns three () fp32: the sums of
-    softplus(-y z), of G * cosine and of G.
+    matches where it is None. Writes G = -y sigmoid(-y z) to out (R, M), where there is one. Returns three () fp32: the
+    sums of softplus(-y z), of G * cosine and of G.
     """
-    (height, width), device = out.shape, rows.device
+    height, width, device = len(rows), len(txt), rows.device
     tile = tile or tiles.here("siglip_grad", device, rows.dtype, rows.shape[1])
     rows, txt = padded(tile, rows, txt)
     grid = (triton.cdiv(height, tile.bm) * triton.cdiv(width, tile.bn),)

@@ -94,7 +94,8 @@ def _siglip_elementwise(
     c = tl.load(cos + at, mask=inside, other=0.0).to(tl.float32)
     hit = cols[None, :] == (rows + label_offset)[:, None]
     loss, g = siglip_terms(c, tl.load(scale), tl.load(bias), hit, LABEL)
-    tl.store(out + at, g.to(out.dtype.element_ty), mask=inside)
+    if out is not None:
+        tl.store(out + at, g.to(out.dtype.element_ty), mask=inside)
     programs = tl.num_programs(0)
     tl.store(part + pid, tl.sum(tl.sum(tl.where(inside, loss, 0.0), 1), 0))
     tl.store(part + programs + pid, tl.sum(tl.sum(tl.where(inside, g * c, 0.0), 1), 0))
@@ -227,15 +228,15 @@ def siglip_grad_elementwise(
     scale: Tensor,
     bias: Tensor,
     label_offset: int | None,
-    out: Tensor,
+    out: Tensor | None,
     *,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and its gradient by the logits z = scale * cos + bias, from cosines (SigLIP, 2303.15343, section 3.2).
 
     cos (R, M) any float; scale, bias () fp32; row i matches column i + label_offset, nothing matches where it is None.
-    Writes G = -y sigmoid(-y z) to out (R, M) any float, which may be `cos` itself. Returns three () fp32: the sums of
-    softplus(-y z), of G * cos and of G.
+    Writes G = -y sigmoid(-y z) to out (R, M) any float, which may be `cos` itself or None. Returns three () fp32: the
+    sums of softplus(-y z), of G * cos and of G.
     """
     (height, width), device = cos.shape, cos.device
     tile = tile or tiles.here("siglip_elementwise", device, cos.dtype)
