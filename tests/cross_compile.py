@@ -155,7 +155,9 @@ def main() -> None:
     parser.add_argument("--cards", default="", help="cards, comma-separated, e.g. 80,90")
     parser.add_argument("--tile", default="", help="try another tile, e.g. 128,256,64,8,3")
     parser.add_argument("--dtypes", default="", help="input dtypes, comma-separated: fp16, bf16, fp32")
-    parser.add_argument("--everything", action="store_true", help="all flags and both kinds of size for every card and dtype")
+    parser.add_argument(
+        "--everything", action="store_true", help="all flags and both kinds of size for every card and dtype"
+    )
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--fresh", action="store_true", help="ignore Triton's cache")
     args = parser.parse_args()
