@@ -87,12 +87,16 @@ def run(
 
 
 def check_models(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> None:
-    """UserError for a language model that runs of a claim stand on and that is not here, unless their rows are kept already."""
+    """UserError for language models that runs of a claim stand on and that are not here, unless their rows are kept already."""
     asked = {**one.asked, "split": split}
     todo = {name_of(key(arm, seed, asked)): (arm, seed) for arm in one.arms.values() for seed in seeds}
-    for run in shelf(out).missing(todo):
-        for name, seed in toys.models_of(*todo[run]).values():
-            toys.folder(name, seed)
+    stood_on = {model for run in shelf(out).missing(todo) for model in toys.models_of(*todo[run]).values()}
+    gone = sorted(f"{name}:{seed}" for name, seed in stood_on if not toys.present(name, seed))
+    if gone:
+        raise UserError(
+            f"{one.id} stands on language models that are not here: `mpm-lite pretrain {' '.join(gone)}` makes them (an hour "
+            "each on a CPU)."
+        )
 
 
 def _run(name: str, arm: str, seed: int, split: str, out: Path, bench: Any = None) -> None:

@@ -24,7 +24,7 @@ from mpm_lite.keys import KEY, Key, UnreadableCode, code_of
 from mpm_lite.ops import across
 from mpm_lite.recipes import Recipe, build_options, recipe_class
 from mpm_lite.results import Results
-from mpm_lite.runtime import UserError, unknown, whole_number
+from mpm_lite.runtime import UserError, device, unknown, whole_number
 from mpm_lite.towers.features import image_features, text_features
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.snapshots import loaded_once
@@ -137,6 +137,7 @@ class Experiment:
         options = build_options(kind.Options, self.all_options)
         across.start(self.device)
         whole_number("parts", parts)
+        device(self.device)
         if out:
             check_writable(Path(out))
         bench = _Bench(self, progress, {"track": track, "parts": parts, "precision": precision, "shard": shard})

@@ -168,11 +168,12 @@ def fit(
         shards.check(recipe, accelerator.mixed_precision)
     home = torch.device("cpu") if sharded else accelerator.device
     recipe.to(home)
+    batch = getattr(getattr(recipe, "options", None), "batch", 2)
+    if recipe.compares and batch < 2:
+        raise UserError(
+            f"batch={batch}: {recipe.name!r} compares the examples of a batch with each other, so it needs 2."
+        )
     for stage in recipe.stages():
-        if recipe.compares and stage.batch < 2:
-            raise UserError(
-                f"batch={stage.batch}: {recipe.name!r} compares the examples of a batch with each other, so it needs 2."
-            )
         parts.check(recipe, min(stage.batch, *map(len, each)), plan.parts)
     best = {k: v.to(home) for k, v in saved.tensors["best"].items()} if saved and "best" in saved.tensors else None
     done = sum(stage.steps for stage in recipe.stages()[:start_stage]) + start_step

@@ -23,7 +23,8 @@ EN, DE = [f"a card number {i}" for i in range(12)], [f"eine Karte Nummer {i}" fo
 
 @pytest.fixture(autouse=True)
 def apart(monkeypatch, tmp_path):
-    """A cache of its own, no hub."""
+    """Caches of its own, no hub."""
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
@@ -146,8 +147,8 @@ def test_webdataset_and_imagefolder(tmp_path):
 
 
 def test_a_stream_reads_the_first_rows_and_the_same(tmp_path):
-    name = parquet(tmp_path / "set", "train", en=EN, id=list(map(str, range(12))))
-    parquet(tmp_path / "set", "test", range(2), en=EN, id=list(map(str, range(12))))
+    name = parquet(tmp_path / "set", "train", range(10), en=EN, id=list(map(str, range(12))))
+    parquet(tmp_path / "set", "test", range(10, 12), en=EN, id=list(map(str, range(12))))
     plain, stream = mpm.load_captions(name), mpm.load_captions(name, limit=7, streaming=True)
     assert [i.rpartition("/")[2] for i in stream.ids] == [str(i) for i in range(7)]
     assert stream.captions["en"] == plain.captions["en"][:7] and np.array_equal(stream.images[:], plain.images[:7])

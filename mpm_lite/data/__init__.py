@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpm_lite import runtime
+from mpm_lite.data import local
 from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
 from mpm_lite.data.languages import bcp47
 from mpm_lite.data.picture import draw
@@ -54,9 +56,7 @@ SETS = {
 
 def available(name: str) -> bool:
     """True where every set of `name` ("emoji+stamps") is known and on this machine."""
-    from mpm_lite.data import hub
-
-    return all(SETS[one].present() if one in SETS else hub.here(one) for one in _names(name))
+    return all(SETS[one].present() if one in SETS else local.here(one) for one in _names(name))
 
 
 def load_captions(
@@ -68,6 +68,7 @@ def load_captions(
     columns: Mapping[str, Any] | None = None,
     revision: str | None = None,
     streaming: bool = False,
+    skip_bad: bool = False,
 ) -> CaptionSet:
     """The pictures and captions of one set, or of several joined with '+' ("emoji+stamps+clipart").
 
@@ -76,27 +77,33 @@ def load_captions(
     `limit` keeps that many items by a seeded permutation, so limit=100 lies inside limit=300.
     Beside the sets of SETS: `parquet:PATH`, `webdataset:PATH` and `imagefolder:PATH`, files of one's own; `hub:OWNER/NAME`,
     and the names of `hub.KNOWN`, through the `datasets` library. For these, `columns` says what is where (see `hub.Columns`),
-    `revision` pins a hub repository, and `streaming` (with a limit) reads the first rows only.
-    Raises UserError for a set, split, language or column nobody knows, and for a set that is not on this machine.
+    `revision` pins a hub repository, and `streaming` (with a limit) reads the first rows only. `skip_bad` leaves out pictures
+    that cannot be decoded, that are not there, or that are in two splits (train yields to val, and val to test), says how many
+    these are, and lists them in `left_out`; the packaged sets have none.
+    Raises UserError for a set, split, language or column nobody knows, for a set that is not on this machine, and for a set of
+    one's own that contradicts itself: two splits for one picture, two pictures for one id.
     """
     from mpm_lite.data import hub
 
     names = _names(name)
     for one in names:
-        if one not in SETS and not hub.known(one):
+        if not _known(one):
             raise runtime.unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
     if split not in (*SPLITS, BOTH):
         raise runtime.unknown("split", split, [*SPLITS, BOTH])
     if own := next((one for one in names if one in SETS and (columns or revision or streaming)), None):
         raise runtime.UserError(f"{own} has its own columns: columns, revision and streaming are for other sets.")
-    views = []
+    views, shown = [], local.shown_names(names)
     for one in names:
         if one in SETS:
             views += _views(one, split)
         else:
-            parts = hub.parts(one, columns, revision, limit if streaming else None, streaming)
+            parts = hub.parts(one, columns, revision, limit if streaming else None, streaming, skip_bad, shown[one])
             wanted = [parts[s] for s in (("train", "val") if split == BOTH else (split,))]
             views += [(part, np.arange(len(part))) for part in wanted]
+            if left := sum(len(part.left_out) for part in wanted):
+                whole = left + sum(len(part) for part in wanted)
+                print(f"mpm_lite: {left:,} of {whole:,} pictures of {one} are left out; see left_out.", file=sys.stderr)
     parts = [part for part, _ in views]
     known = sorted({language for part in parts for language in part.captions}, key=lambda code: (code != "en", code))
     if isinstance(languages, str):
@@ -142,8 +149,14 @@ def counts(name: str) -> dict[str, int]:
 
 
 def _names(name: str) -> list[str]:
-    names = [piece.strip() for piece in str(name).split("+")]
-    return list(dict.fromkeys(names))
+    return local.set_names(str(name), _known)
+
+
+def _known(name: str) -> bool:
+    """Whether a set is called so, or a name of this kind says where one lies."""
+    from mpm_lite.data import hub
+
+    return name in SETS or hub.known(name)
 
 
 def _parts(name: str) -> dict[str, Part]:
@@ -170,6 +183,10 @@ def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
     return {split: _part(f"{name}/{split}", kept, codes, SETS[name].open_licence) for split, kept in rows.items()}
 
 
+def _draw(files: Sequence[Path], i: int) -> np.ndarray:
+    return draw(files[i])
+
+
 def _part(name: str, items: list[Item], codes: list[str], open_licence: bool) -> Part:
     from mpm_lite.data.concepts import head_noun
 
@@ -179,7 +196,7 @@ def _part(name: str, items: list[Item], codes: list[str], open_licence: bool) ->
         ids=[item.id for item in items],
         captions={code: [item.captions.get(code, "") for item in items] for code in codes},
         concepts=[head_noun(item.captions["en"]) for item in items],
-        render=lambda i: draw(files[i]),
+        render=partial(_draw, files),
         sources=files,
         open_licence=open_licence,
     )

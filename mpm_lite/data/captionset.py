@@ -34,7 +34,9 @@ class Part:
 
     `captions[lang]` has one entry an item, '' where there is none; `render(i)` gives uint8 (size, size, 3);
     `sources` are the files the pictures are made of; `open_licence` says whether thumbnails may be shown in notebooks.
-    `made_by` names a renderer whose pictures follow from the ids alone, so that no digest need draw them.
+    `made_by` names what the pictures follow from beside the ids, so that no digest need draw them.
+    `left_out` says, a sentence a picture, what is not in the part and why.
+    `render` has to be picklable (a function of a module, or an object), so that spawned workers can draw.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Part:
     several: Mapping[str, list[list[str]]] = field(
         default_factory=dict
     )  # all captions of an item, where there are more
+    left_out: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -192,6 +195,11 @@ class CaptionSet:
         }
 
     @property
+    def left_out(self) -> list[str]:
+        """What `skip_bad` left out of the sets, a sentence a picture: its id, its file and why."""
+        return [why for part in dict.fromkeys(part for part, _ in self.parts) for why in part.left_out]
+
+    @property
     def _flat(self) -> list[tuple[Part, int]]:
         return [(part, int(i)) for part, indices in self.parts for i in indices]
 
@@ -213,8 +221,17 @@ class CaptionSet:
         return CaptionSet(pieces, self.languages)
 
     def __add__(self, other: CaptionSet) -> CaptionSet:
+        """Both sets, one after the other. UserError where different pictures have the same id: scores count a picture by it."""
         if not isinstance(other, CaptionSet):
             return NotImplemented
+        owners = {part.ids[i]: part for part, i in self._flat}
+        for part, i in other._flat:
+            own = owners.get(part.ids[i], part)
+            if own is not part and own.image_digest() != part.image_digest():
+                raise runtime.UserError(
+                    f"Two sets have a picture {part.ids[i]!r}, and not the same one: load them in one call, "
+                    "load_captions('parquet:a/photos+parquet:b/photos'), which tells them apart by their folders."
+                )
         return CaptionSet([*self.parts, *other.parts], list(dict.fromkeys([*self.languages, *other.languages])))
 
     def __repr__(self) -> str:

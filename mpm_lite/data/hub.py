@@ -8,25 +8,25 @@ Columns are checked before a row is read. Pictures are decoded only when looked 
 
 from __future__ import annotations
 
-import hashlib
+import glob
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mpm_lite.cache import digest
-from mpm_lite.data.captionset import SPLITS, Part
-from mpm_lite.data.hub_columns import CODES, Columns, captions_of, checked, guessed
-from mpm_lite.data.picture import SIZE, photo
+from mpm_lite.data import local
+from mpm_lite.data.captionset import Part
+from mpm_lite.data.hub_columns import CODES, Columns, checked, guessed
+from mpm_lite.data.rows import Source, rows_of
+from mpm_lite.data.splits import parts_of, pictures_of
 from mpm_lite.runtime import UserError
 
-RENDER = "photo-1: turned, on white, padded to a square, Lanczos, 256 px"
-OTHER = {"validation": "val", "valid": "val", "dev": "val", "eval": "val"}  # what splits are called elsewhere
-SHARES = {"test": 0.1, "val": 0.2}  # of a set that has none of our three, below which place in [0, 1) an id belongs
-LOCAL = ("parquet", "webdataset", "imagefolder")
+LOCAL = tuple(local.ENDS)
+LOOKED_AT = 200  # values of a column by which it is known what it holds
 
 
 @dataclass(frozen=True)
@@ -73,93 +73,183 @@ KNOWN = {
 
 def known(name: str) -> bool:
     """Whether a name is one of these sets', or says where one lies."""
-    kind, colon, _ = name.partition(":")
-    return name in KNOWN or (bool(colon) and kind in (*LOCAL, "hub"))
-
-
-def here(name: str) -> bool:
-    """Whether a local set's files are on this machine; the hub is not asked."""
-    kind, colon, path = name.partition(":")
-    return bool(colon) and kind in LOCAL and Path(path).expanduser().exists()
+    return name in KNOWN or name.startswith("hub:") or local.is_local(name)
 
 
 def parts(
     name: str, columns: Mapping[str, Any] | None = None, revision: str | None = None, limit: int | None = None,
-    streaming: bool = False,
+    streaming: bool = False, skip_bad: bool = False, shown: str = "",
 ) -> dict[str, Part]:  # fmt: skip
-    """The three parts of a set: those it has, or, where it has none of them, by a hash of each picture's id.
+    """The three parts of a set: those it has, or, where it has none of them, by a hash of each picture's bytes.
 
-    `streaming` reads no more than the first `limit` rows of each split, in the order of its files.
+    `streaming` reads no more than the first `limit` rows of each split, in the order of its files. `skip_bad` leaves out the
+    pictures that cannot be decoded and those that are in two splits. `shown` is what tables and ids call the set.
     Raises UserError for columns that are not there or hold something else, for a repository or folder that is not there or
-    not open, and for streaming without a limit.
+    not open, for pictures that are in two splits or not there, and for streaming without a limit.
     """
     if streaming and not limit:
         raise UserError("streaming=True needs a limit: it reads the first rows and no more.")
-    told = json.dumps(dict(columns), sort_keys=True) if columns else ""
-    return dict(_parts(name, told, revision, limit, streaming, _stamp(name)))
+    told = json.dumps(dict(columns)) if columns else ""
+    shown = shown or local.shown_names([name])[name]
+    asked = (name, told, revision, limit if streaming else None, skip_bad, shown, local.stamp(name))
+    found = _parts(*asked)
+    if local.stamp_of(found.watched) != found.stamp:  # a picture elsewhere was replaced
+        _parts.cache_clear()
+        found = _parts(*asked)
+    return dict(found.parts)
 
 
-def _stamp(name: str) -> str:
-    """What tells a local set's files from what they were before: names, sizes and times."""
-    path = Path(name.partition(":")[2]).expanduser()
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return digest([f"{f}{f.stat().st_size}{f.stat().st_mtime_ns}" for f in files if f.is_file()]) if here(name) else ""
+@dataclass(frozen=True)
+class _Found:
+    """The parts of a set, the files that their pictures are in, and what told those files apart when they were read."""
+
+    parts: dict[str, Part]
+    watched: tuple[Path, ...]
+    stamp: str
 
 
 @lru_cache(maxsize=8)
 def _parts(
-    name: str, columns: str, revision: str | None, limit: int | None, streaming: bool, stamp: str
-) -> dict[str, Part]:
-    splits = _opened(name, revision, streaming)
-    features = next(iter(splits.values())).features
-    if features is None:  # a stream of files that do not say
-        features = dict.fromkeys(next(iter(next(iter(splits.values()))), {}))
+    name: str, columns: str, revision: str | None, limit: int | None, skip_bad: bool, shown: str, stamp: str
+) -> _Found:
+    """limit: how many rows of each split are read, as a stream; None reads all."""
+    own = local.is_local(name)
+    sources = _local_sources(name, revision, limit) if own else _hub_sources(name, revision, limit)
+    held = _held(sources)
     if columns:
         said = Columns.of(json.loads(columns))
     else:
-        said = KNOWN[name].columns if name in KNOWN else guessed(name, features)
-    if said.language == "split" and "split" not in features:
-        known = {code: of for code, of in splits.items() if code.lower() in CODES}
-        rows = {"": _joined([(code, row) for code, of in known.items() for row in _rows(of, said, name, limit)], said)}
-    else:
-        rows = {split: _joined([("", r) for r in _rows(of, said, name, limit)], said) for split, of in splits.items()}
-    shared = {OTHER.get(split, split): of for split, of in rows.items()}
-    if not set(shared) & {"val", "test"}:
-        shared = _shared([row for of in shared.values() for row in of])
-    mark = digest([name, revision or "", stamp, columns, str(limit), RENDER])
-    kind, _, where = name.partition(":")
-    shown = f"{kind}:{Path(where).name}" if kind in LOCAL else name  # no folder of this machine in a table
-    every = sorted(
-        {c for of in shared.values() for row in of for c in row.captions}, key=lambda code: (code != "en", code)
-    )
-    return {split: _part(f"{shown}/{split}", shared.get(split, []), every, mark) for split in SPLITS}
+        said = KNOWN[name].columns if name in KNOWN else guessed(name, held, held)
+    checked(name, said, held)
+    by_language = said.language == "split" and "split" not in held
+    if by_language:
+        sources = [source for source in sources if not own and (source.split or "").lower() in CODES]
+        if not sources:
+            raise UserError(
+                f'{name}: language "split" needs splits that are called as languages are, such as en or de.'
+            )
+    column = said.split_column(held)
+    if column and (not held[column] or not (own or _one_split(sources))):
+        column = None  # it is empty, or the repository has splits of its own
+    rows = rows_of(sources, said, column)
+    watched = tuple(dict.fromkeys(path for row in rows for path in row.watched))
+    there = local.stamp_of(watched)
+    key = [name, revision or "", str(limit), stamp, there, columns, *map(_snapshot, sources)]
+    pictures = pictures_of(sources, rows, said, column is not None, name in KNOWN, key if limit is None else [])
+    return _Found(parts_of(shown, sources, pictures, said.image, skip_bad, key), watched, there)
 
 
-def _opened(name: str, revision: str | None, streaming: bool) -> dict[str, Any]:
-    """The splits of a set as `datasets` opens them, pictures left encoded."""
+def _one_split(sources: list[Source]) -> bool:
+    """Whether a repository says nothing by its splits: it has one alone, or neither val nor test."""
+    return len(sources) == 1 or not {local.SPLIT_WORDS.get(source.split or "") for source in sources} & {"val", "test"}
+
+
+def _held(sources: list[Source]) -> dict[str, list[Any]]:
+    """A few values of each column, none of them null; one of those that may hold pictures."""
+    import pyarrow as pa
+
+    found: dict[str, list[Any]] = {}
+    for source in sources:
+        for column in source.rows.column_names:
+            values, held = found.setdefault(column, []), source.rows.data.column(column)
+            heavy = (
+                pa.types.is_struct(held.type) or pa.types.is_binary(held.type) or pa.types.is_large_binary(held.type)
+            )
+            room = (1 if heavy else LOOKED_AT) - len(values)
+            if held.null_count < len(held):
+                values += islice((one for v in held if (one := v.as_py()) is not None), max(0, room))
+    return found
+
+
+def _local_sources(name: str, revision: str | None, limit: int | None) -> list[Source]:
+    """Each file of a local set, with what its name says; of a stream the first rows of each split."""
     import datasets
 
-    kind, _, where = name.partition(":")
-    how: dict[str, Any] = {"streaming": streaming}
-    if kind in LOCAL:
-        path = Path(where).expanduser()
-        if not path.exists():
-            raise UserError(f"There is nothing at {where!r}: give the folder or file of a {kind} set.")
-        if revision:
-            raise UserError(f"{name!r} has no revisions: only sets of the hub have.")
-        source, how = kind, how | _files(kind, path)
-    else:
-        source, how = KNOWN[name].repo if name in KNOWN else where, how | {"revision": revision}
+    if revision:
+        raise UserError(f"{name!r} has no revisions: only sets of the hub have.")
+    kind, root = name.partition(":")[0], local.place(name)
+    files = local.files(name)
+    # A copy that `datasets` made of other files of these names has another place: their times alone may be the same.
+    where = Path(datasets.config.HF_DATASETS_CACHE) / f"files-{local.stamp_of(files)[:16]}"
+    opened: dict[Path, Any] = {}
+    for few in _alike(name, kind, files):
+        named = {f"file_{number:06d}": [glob.escape(str(file))] for number, file in enumerate(few)}
+        found = _loaded(name, kind, True, data_files=named, cache_dir=str(where), streaming=limit is not None)
+        opened |= zip(few, found.values(), strict=True)
+    sources, taken = [], {}
+    for file in [file for file in files if file in opened]:
+        path = local.below(file, root)
+        split = local.split_of_file(path, f"{name}: {path}")
+        rows = _read(opened[file], None if limit is None else limit - taken.get(split, 0))
+        taken[split] = taken.get(split, 0) + len(rows)
+        if len(rows):
+            sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
+    return sources or _nothing(name)
+
+
+def _alike(name: str, kind: str, files: list[Path]) -> list[list[Path]]:
+    """The files in groups of the same columns: `datasets` would make those of the first file out of all that it reads at once.
+    Files without rows are left out: it cannot read them."""
+    import pyarrow.parquet as pq
+
+    if kind != "parquet":
+        return [[file] for file in files] if kind == "imagefolder" else [files]
+    groups: dict[Any, list[Path]] = {}
+    for file in files:
+        try:
+            said = pq.read_metadata(file)
+        except Exception as error:  # a torn file makes its reader raise whatever it likes
+            raise _failed(name, name, None, True, error) from error
+        schema = said.schema.to_arrow_schema()
+        if said.num_rows:
+            features = (schema.metadata or {}).get(b"huggingface")
+            groups.setdefault((schema.remove_metadata().to_string(), features), []).append(file)
+    return list(groups.values())
+
+
+def _hub_sources(name: str, revision: str | None, limit: int | None) -> list[Source]:
+    """Each split of a repository of the hub."""
+    where = KNOWN[name].repo if name in KNOWN else name.partition(":")[2]
+    found = _loaded(name, where, False, revision=revision, streaming=limit is not None)
+    sources = [Source(_read(opened, limit), f"split {split}", split) for split, opened in found.items()]
+    return [source for source in sources if len(source.rows)] or _nothing(name)
+
+
+def _nothing(name: str) -> list[Source]:
+    raise UserError(f"{name} has no rows.")
+
+
+def _read(opened: Any, limit: int | None) -> Any:
+    """A `datasets.Dataset` with pictures as bytes and paths, decoded only when looked at; of a stream its first rows."""
+    import datasets
+
+    for column, kind in (opened.features or {}).items():
+        if isinstance(kind, datasets.Image):
+            opened = opened.cast_column(column, datasets.Image(decode=False))
+    if limit is None:
+        return opened
+    return datasets.Dataset.from_list(list(islice(opened, max(0, limit))), features=opened.features)
+
+
+def _snapshot(source: Source) -> str:
+    """The folder of a repository's rows in the cache of `datasets`, which is called after its commit."""
+    files = source.rows.cache_files if source.file is None else []
+    return Path(files[0]["filename"]).parent.name if files else ""
+
+
+def _loaded(name: str, source: str, own: bool, **how: Any) -> dict[str, Any]:
+    """What `datasets` opens. Raises UserError, in one sentence, for whatever is wrong."""
+    import datasets
+
     bars = datasets.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     try:
-        with _hub_or_cache(kind in LOCAL):
-            found = datasets.load_dataset(source, **how)
-        return {split: _encoded(of) for split, of in found.items() if streaming or len(of)}
+        with _hub_or_cache(own):
+            return datasets.load_dataset(source, **how)
     except UserError:
         raise
     except Exception as error:  # the hub's, the reader's and the file system's: each its own kind
-        raise _failed(name, source, revision, kind in LOCAL, error) from error
+        raise _failed(name, source, how.get("revision"), own, error) from error
     finally:
         if bars:
             datasets.enable_progress_bars()
@@ -183,39 +273,13 @@ def _hub_or_cache(local: bool) -> Iterator[None]:
             of.HF_HUB_OFFLINE = was
 
 
-def _files(kind: str, path: Path) -> dict[str, Any]:
-    """What `load_dataset` is told of local files: those under a split's name are that split's, else all are train."""
-    if kind == "imagefolder":
-        return {"data_dir": str(path)}
-    ends = "*.parquet" if kind == "parquet" else "*.tar"
-    files = [path] if path.is_file() else sorted(path.rglob(ends))
-    if not files:
-        raise UserError(f"There is no {ends} under {path}: give the folder of a {kind} set.")
-    found: dict[str, list[str]] = {}
-    for file in files:
-        words = {*file.stem.lower().replace("_", "-").split("-"), *(p.lower() for p in file.parent.parts)}
-        split = next((s for s in (*SPLITS, *OTHER) if s in words), "train")
-        found.setdefault(OTHER.get(split, split), []).append(str(file))
-    return {"data_files": found}
-
-
-def _encoded(of: Any) -> Any:
-    """The same with pictures as bytes and paths, decoded only when looked at."""
-    import datasets
-
-    for column, kind in (of.features or {}).items():
-        if isinstance(kind, datasets.Image):
-            of = of.cast_column(column, datasets.Image(decode=False))
-    return of
-
-
 def _failed(name: str, source: str, revision: str | None, local: bool, error: Exception) -> UserError:
     """One sentence for whatever went wrong."""
-    chain, said = [], error
+    chain, said, first = [], error, error
     while said is not None:
         chain.append(type(said).__name__)
-        said = said.__cause__ or said.__context__  # type: ignore[assignment]
-    reason = (str(error).strip().splitlines() or [chain[0]])[0]
+        first, said = said, said.__cause__ or said.__context__  # type: ignore[assignment]
+    reason = (str(first if local else error).strip().splitlines() or [chain[0]])[0]
     if local:
         return UserError(f"{name} cannot be read ({reason}): check its files.")
     if "GatedRepoError" in chain:
@@ -228,91 +292,6 @@ def _failed(name: str, source: str, revision: str | None, local: bool, error: Ex
         f"{name} is neither on this machine nor did the hub give it ({reason}); emoji, stamps, clipart, toyworld and your own "
         f"files ({', '.join(f'{kind}:PATH' for kind in LOCAL)}) need no hub."
     )
-
-
-@dataclass
-class Row:
-    """One picture: its id, what it is encoded as, and its captions by language."""
-
-    id: str
-    picture: Any
-    captions: dict[str, list[str]] = field(default_factory=dict)
-
-
-def _rows(of: Any, columns: Columns, name: str, limit: int | None) -> Iterator[dict[str, Any]]:
-    """The rows of one split, once its columns were looked at."""
-    import datasets
-
-    first = next(iter(of), None)
-    if first is None:
-        return
-    checked(name, columns, first, of.features or dict.fromkeys(first))
-    # Where rows can be had by number, pictures stay on the disk until somebody looks at them.
-    lazy = isinstance(of, datasets.Dataset)
-    for k, row in enumerate(of.remove_columns(columns.image) if lazy else of):
-        if limit is not None and k >= limit:
-            return
-        yield {"": k, **row} | ({columns.image: partial(_at, of, k, columns.image)} if lazy else {})
-
-
-def _at(of: Any, k: int, column: str) -> Any:
-    return of[k][column]
-
-
-def _joined(rows: list[tuple[str, dict[str, Any]]], columns: Columns) -> list[Row]:
-    """Rows of the same id as one picture, in the order in which they come."""
-    found: dict[str, Row] = {}
-    for code, row in rows:
-        name = str(row[columns.id]) if columns.id else f"{row['']:06d}"
-        one = found.setdefault(name, Row(name, row[columns.image]))
-        for language, texts in captions_of(row, columns, code).items():
-            one.captions.setdefault(language, []).extend(texts)
-    return list(found.values())
-
-
-def _shared(rows: list[Row]) -> dict[str, list[Row]]:
-    """Eight tenths to train, one to val, one to test, by a hash of the id: the same on every machine."""
-    found: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    for row in rows:
-        place = int.from_bytes(hashlib.sha256(row.id.encode()).digest()[:8], "big") / 2**64
-        found[next((split for split, end in SHARES.items() if place < end), "train")].append(row)
-    return found
-
-
-def _part(name: str, rows: list[Row], codes: list[str], mark: str) -> Part:
-    from mpm_lite.data.concepts import head_noun
-
-    several = {code: [row.captions.get(code, []) for row in rows] for code in codes}
-    firsts = {code: [(few or [""])[0] for few in of] for code, of in several.items()}
-
-    def render(i: int) -> Any:
-        try:
-            return _picture(rows[i].picture)
-        except UserError as error:
-            raise UserError(f"{name}, picture {rows[i].id!r}: {error}") from error
-
-    return Part(
-        name=name,
-        ids=[f"{name}/{row.id}" for row in rows],
-        captions=firsts,
-        concepts=[head_noun(text) if text else row.id for text, row in zip(firsts.get("en", [""] * len(rows)), rows, strict=True)],
-        render=render,
-        size=SIZE,
-        made_by=mark,
-        several=several,
-    )  # fmt: skip
-
-
-def _picture(encoded: Any) -> Any:
-    if callable(encoded):
-        encoded = encoded()
-    if isinstance(encoded, Mapping):
-        encoded = encoded.get("bytes") or encoded.get("path")
-    if isinstance(encoded, str):
-        encoded = Path(encoded)
-    if isinstance(encoded, (bytes, Path)):
-        return photo(encoded)
-    raise UserError(f"A picture is {type(encoded).__name__}, neither bytes nor the path of a file.")
 
 
 def listing() -> list[dict[str, str]]:

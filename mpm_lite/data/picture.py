@@ -55,21 +55,42 @@ def draw(path: Path) -> np.ndarray:
 def photo(data: bytes | Path) -> np.ndarray:
     """A photograph, whatever its mode and turn, as uint8 (256, 256, 3): nothing cut off, padded to a square on white.
 
-    Raises UserError where it cannot be decoded.
+    Grey values of 16 bits are scaled to 8, floats of 0 to 1 to 0 to 255. Raises UserError for a picture that cannot be
+    decoded, and for one whose numbers may mean anything: other floats, whole numbers of 32 bits.
     """
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as file:
+            kind = file.format
             image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I"):  # 16 bits a pixel: PIL would cut them at 255
-                image = Image.fromarray((np.asarray(image, np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+            if image.mode == "F" or image.mode.startswith("I"):
+                image = Image.fromarray(_grey(np.asarray(image), image.mode, kind))
             image = image.convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise runtime.UserError(f"A picture cannot be decoded: {error}.") from error
+    except runtime.UserError:
+        raise
+    except Exception as error:  # a torn file makes its decoder raise whatever it likes
+        raise runtime.UserError(f"A picture cannot be decoded: {str(error) or type(error).__name__}.") from error
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
     whole = Image.alpha_composite(white, image).convert("RGB")
     return np.asarray(_padded(whole, SIZE))
+
+
+def _grey(values: np.ndarray, mode: str, kind: str | None) -> np.ndarray:
+    """Grey values of more than 8 bits as uint8 (H, W); PIL itself would cut them at 255."""
+    if mode == "F":
+        if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+            low, high = values.min(), values.max()
+            raise runtime.UserError(
+                f"A picture of floats has values from {low:g} to {high:g}, outside 0 to 1: save it with 8 or 16 bits."
+            )
+        return np.round(values * 255).astype(np.uint8)
+    # In these two formats, no whole number has more than 16 bits, whatever mode PIL reads it in.
+    if mode == "I" and kind not in ("PNG", "PPM"):
+        raise runtime.UserError(
+            "A picture has whole numbers of 32 bits, and what is white in it is not known: save it with 8 or 16 bits."
+        )
+    return (values.astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
 
 
 def draw_many(paths: Sequence[Path]) -> np.ndarray:

@@ -11,7 +11,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -209,6 +209,12 @@ def parts() -> dict[str, Part]:
     return {split: _part(split) for split in SPLITS}
 
 
+def _render(split: str, i: int) -> np.ndarray:
+    """Picture i of a split, uint8 (PIXELS, PIXELS, 3)."""
+    _, scene, again = _named(split)[i]
+    return render(scene, seed=again)
+
+
 def _part(split: str) -> Part:
     many = _named(split)
     return Part(
@@ -216,7 +222,7 @@ def _part(split: str) -> Part:
         ids=[name for name, _, _ in many],
         captions=_OfPart(split_scenes(split)),
         concepts=[pair_name(scene.things[0].pair) for _, scene, _ in many],
-        render=lambda i: render(many[i][1], seed=many[i][2]),
+        render=partial(_render, split),
         open_licence=True,
         size=PIXELS,
         made_by=RENDER,

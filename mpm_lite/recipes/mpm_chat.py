@@ -75,6 +75,10 @@ class Exchanges:
         self.begins, rows = lm.rows(list(prompts))
         self.prompts = [torch.tensor(row, dtype=torch.long) for row in rows]
         end = lm.tokenizer.eos_token_id
+        if end is None:
+            raise UserError(
+                f"{lm.name} has no end-of-text token to learn where a reply ends: give its tokenizer an eos_token."
+            )
         self.replies = [torch.tensor([*row, end]) for row in lm.encode(list(replies), special=False)]
         self.shown = ~torch.tensor(blind if blind is not None else [False] * len(pictures), dtype=torch.bool)
         said = "\0".join([*prompts, *replies]).encode()

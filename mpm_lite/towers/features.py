@@ -1,7 +1,8 @@
 """What a frozen tower says of a caption set, through the cache.
 
-A part (one whole split of one set) is encoded whole, in fixed batches, or not at all: encoding only the items that are
-missing would change the shape of a batch, and with it the last bits of every number in it.
+Pictures are encoded in blocks of a part (one whole split of one set), and a block whole, in fixed batches, or not at all:
+encoding only the items that are missing would change the shape of a batch, and with it the last bits of every number in it.
+A run that is killed loses the block at which it was.
 """
 
 from __future__ import annotations
@@ -16,43 +17,42 @@ from mpm_lite import cache, runtime
 from mpm_lite.keys import Key
 
 CHUNK = 512  # a whole number of batches in every preset
-KEEP = 2048  # pictures of a part that are kept while several towers look at them (400 MB), and whose patches are cached together
+KEEP = 2048  # pictures of a part, whole chunks, that are drawn for several towers at once (400 MB) and cached together
 
 
 def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
     """Features of every picture of a CaptionSet: float32 (N, D). Towers joined by '+' are cached one by one."""
-    rows = []
+    towers = getattr(tower, "towers", [tower])
+    rows = [np.zeros((0, tower.width), np.float32)]
     for part, indices in captions.parts:
-        drawn = _Drawn(part)
-        side_by_side = []
-        for one in getattr(tower, "towers", [tower]):
-            key = Key(
-                "vectors of pictures", {"kind": "image", "weights": one.fingerprint, "pictures": part.image_digest()}
-            )
-            side_by_side.append(cache.features(key, lambda one=one, drawn=drawn: drawn.through(one, progress)))
-        rows.append(np.concatenate(side_by_side, axis=1)[indices])
+        whole = np.empty((len(part.ids), tower.width), np.float32)  # filled where a block is asked for
+        for block in np.unique(indices // KEEP).tolist():
+            drawn, side_by_side = _Drawn(part, block), []
+            for one in towers:
+                decides = {"weights": one.fingerprint, "pictures": part.image_digest(), "block": str(block)}
+                key = Key("vectors of pictures", {"kind": "image", **decides})
+                side_by_side.append(cache.features(key, lambda one=one, drawn=drawn: drawn.through(one, progress)))
+            whole[block * KEEP : (block + 1) * KEEP] = np.concatenate(side_by_side, axis=1)
+        rows.append(whole[indices])
     return np.concatenate(rows)
 
 
 class _Drawn:
-    """The pictures of a part, drawn at most once while its towers look at them, CHUNK at a time."""
+    """The pictures of a block, drawn at most once while several towers look at them, CHUNK at a time."""
 
-    def __init__(self, part: Any) -> None:
-        self.part, self._kept = part, {}
+    def __init__(self, part: Any, block: int) -> None:
+        self.part, self.start, self._kept = part, block * KEEP, {}
+        self.end = min(self.start + KEEP, len(part.ids))
 
     def chunk(self, start: int) -> np.ndarray:
-        if start in self._kept:
-            return self._kept[start]
-        pictures = self.part.pictures(range(start, min(start + CHUNK, len(self.part.ids))))
-        if len(self.part.ids) <= KEEP:
-            self._kept[start] = pictures
-        return pictures
+        if start not in self._kept:
+            self._kept[start] = self.part.pictures(range(start, min(start + CHUNK, self.end)))
+        return self._kept[start]
 
     def through(self, tower: Any, progress: bool) -> np.ndarray:
-        starts = range(0, len(self.part.ids), CHUNK)
-        shown = tqdm(
-            starts, desc=f"{tower.name}: {self.part.name}", disable=not progress or runtime.quiet(), leave=False
-        )
+        starts = range(self.start, self.end, CHUNK)
+        label = f"{tower.name}: {self.part.name}, from {self.start:,}"
+        shown = tqdm(starts, desc=label, disable=not progress or runtime.quiet(), leave=False)
         return np.concatenate([tower.encode(self.chunk(start)) for start in shown])
 
 
@@ -62,7 +62,7 @@ def patch_features(captions: Any, tower: Any, progress: bool = False, grid: int 
     `grid` averages a square of patches down to grid x grid. Cached block by block, so that whoever needs a few pictures of
     a large part does not wait for all; where a block begins is fixed, and so are the batches in it.
     """
-    rows = []
+    rows: list[np.ndarray] = []
     for part, indices in captions.parts:
         found: dict[int, np.ndarray] = {}
         for block in np.unique(indices // KEEP).tolist():
@@ -72,7 +72,7 @@ def patch_features(captions: Any, tower: Any, progress: bool = False, grid: int 
                 key, lambda part=part, block=block: _patches(part, block, tower, progress, grid)
             )
         rows += [found[i // KEEP][i % KEEP][None] for i in indices]
-    return np.concatenate(rows)
+    return np.concatenate(rows) if rows else np.zeros((0, 0, tower.width), np.float16)
 
 
 def _patches(part: Any, block: int, tower: Any, progress: bool, grid: int | None) -> np.ndarray:
@@ -98,7 +98,7 @@ def pooled(patches: np.ndarray, grid: int | None) -> np.ndarray:
 def text_features(captions: Any, language: str, tower: Any, progress: bool = False) -> np.ndarray:
     """Sentence vectors of the captions in one language: float32 (N, D); rows without a caption are NaN, so that a
     caller who forgets to leave them out cannot miss it."""
-    rows = []
+    rows = [np.zeros((0, tower.width), np.float32)]
     for part, indices in captions.parts:
         texts = part.captions.get(language) or [""] * len(part.ids)
         there = np.array([bool(text) for text in texts])

@@ -14,6 +14,7 @@ import torch
 
 from mpm_lite import runtime
 from mpm_lite.cache import digest
+from mpm_lite.towers.fingerprints import Fingerprinted
 from mpm_lite.towers.halves import frozen, in_halves
 from mpm_lite.towers.text import bar
 
@@ -102,7 +103,7 @@ def check_pictures(part: Any, expected: int) -> np.ndarray:
     raise runtime.UserError(f"Pictures must be uint8 of shape (N, H, W, 3), not {array.dtype} of {shape}: {mend}.")
 
 
-class TorchImageTower:
+class TorchImageTower(Fingerprinted):
     """An image tower from a function on batches.
 
     The whole picture is resized to the tower's size, S x S where `size` is one number, else `size` = (height, width);
@@ -123,9 +124,10 @@ class TorchImageTower:
         interpolation: str = "bicubic",
     ) -> None:
         self.sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-        self.name, self.size, self.fingerprint, self.device = name, max(self.sides), fingerprint, device
+        self.name, self.size, self.device = name, max(self.sides), device
         self.interpolation = interpolation
         self.model = frozen(model, device, name)
+        self.loaded_as(fingerprint)
         self._forward = forward
         self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
@@ -192,7 +194,11 @@ class JoinedTower:
     def __init__(self, name: str, towers: list[ImageTower]) -> None:
         self.name, self.towers = name, towers
         self.width, self.size = sum(t.width for t in towers), max(t.size for t in towers)
-        self.fingerprint = digest(t.fingerprint for t in towers)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the towers' own."""
+        return digest(tower.fingerprint for tower in self.towers)
 
     def encode(self, images: Any, progress: bool = False) -> np.ndarray:
         """One vector a picture, float32 (N, D)."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mpm_lite import ops, runtime
 from mpm_lite.towers import attention, toys
+from mpm_lite.towers.fingerprints import Fingerprinted
 from mpm_lite.towers.halves import frozen, in_halves
 from mpm_lite.towers.text import bar, check_texts, check_vocabulary
 from mpm_lite.towers.writing import Begin, beginning, context_of, ends_of, settings, unsettled, until
@@ -64,7 +65,7 @@ class Context:
         return len(self.mask)
 
 
-class LM:
+class LM(Fingerprinted):
     """A causal language model. `encoder_decoder.py` has the other kind; a recipe does not ask which it has.
 
     Members beside the methods: name, width (D), vocabulary (V), context (the most tokens it reads and writes together),
@@ -84,10 +85,11 @@ class LM:
         device: torch.device,
         languages: frozenset[str] = frozenset(),
     ) -> None:
-        self.name, self.fingerprint, self.languages = name, fingerprint, languages
+        self.name, self.languages = name, languages
         # A quantised one is where it belongs, and its weights are no floats to be widened.
         self.quantised = bool(getattr(model, "is_quantized", False))
         self.model = model.eval().requires_grad_(False) if self.quantised else frozen(model, device, name)
+        self.loaded_as(fingerprint)
         self.tokenizer = tokenizer
         self.vocabulary, self.width = model.get_input_embeddings().weight.shape
         check_vocabulary(name, model, tokenizer)

@@ -10,7 +10,6 @@ Shapes: V vocabulary, D width, B blocks of 32 weights in a row.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import struct
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from mpm_lite import runtime
-from mpm_lite.keys import file_digest
+from mpm_lite.towers.fingerprints import fingerprint
 from mpm_lite.towers.image import TorchImageTower, timm_tower
 from mpm_lite.towers.text import TransformerTower, UseTower
 
@@ -49,14 +48,6 @@ def folder_of(module: str, advice: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise runtime.UserError(advice)
     return Path(next(iter(spec.submodule_search_locations)))
-
-
-def fingerprint(code: str, *paths: Path) -> str:
-    """SHA-256 over a code version and the bytes of the files, as they are now."""
-    total = hashlib.sha256(code.encode())
-    for path in paths:
-        total.update(file_digest(path))
-    return total.hexdigest()
 
 
 def use_m(device: torch.device) -> UseTower:

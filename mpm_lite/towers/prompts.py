@@ -62,8 +62,12 @@ class PromptEncoder:
         # A state may be of another width than a sentence.
         width = getattr(model, "token_width", model.width)
         self.name, self.width, self.languages = model.name, int(width), model.languages
-        self.fingerprint = model.fingerprint + ("" if layer == LAST else f" layer {layer}")
         self.longest = model.context if self.causal else model.max_tokens
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's, and the layer where it is not the last."""
+        return self.model.fingerprint + ("" if self.layer == LAST else f" layer {self.layer}")
 
     def states(self, prompts: Sequence[str], progress: bool = False) -> States:
         """Of each prompt. UserError for one that is empty or longer than the model reads."""

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from mpm_lite import runtime
+from mpm_lite.towers.fingerprints import fingerprint
 from mpm_lite.towers.halves import too_large
-from mpm_lite.towers.packaged import fingerprint
 from mpm_lite.towers.snapshots import WANTED
 from mpm_lite.towers.tokens import tokenizer_file
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mpm_lite import runtime
+from mpm_lite.towers.fingerprints import Fingerprinted
 from mpm_lite.towers.halves import frozen, in_halves, too_large
 from mpm_lite.towers.padding import batches, hides_padding, padding_id
 
@@ -150,7 +151,7 @@ def mean(out: Any, mask: torch.Tensor) -> torch.Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
-class TransformerTower:
+class TransformerTower(Fingerprinted):
     """A transformers encoder; unless `pool` says otherwise, the mean over every real token, special tokens and prefix
     included.
 
@@ -175,7 +176,7 @@ class TransformerTower:
         pool: Pool | None = None,
         clean: Callable[[str], str] | None = None,
     ) -> None:
-        self.name, self.fingerprint, self.languages, self.prefix = name, fingerprint, languages, prefix
+        self.name, self.languages, self.prefix = name, languages, prefix
         check_vocabulary(name, model, tokenizer)
         self.model = frozen(model, device, name)
         self.tokenizer, self.max_tokens, self.device = tokenizer, max_tokens, device
@@ -186,7 +187,8 @@ class TransformerTower:
         self.batch = runtime.preset(device).text_batch
         self.mixed = self._hides_padding()  # whether texts of several lengths go into one batch
         if not self.mixed:  # vectors that were kept under the other fingerprint may have seen padding
-            self.fingerprint = hashlib.sha256(f"rows of one length {fingerprint}".encode()).hexdigest()
+            fingerprint = hashlib.sha256(f"rows of one length {fingerprint}".encode()).hexdigest()
+        self.loaded_as(fingerprint)
         if pool is not None:  # what comes behind the states may change their width: one text says to what
             _, _, vectors, _ = next(self._said(self._ids(["a"]), False))
             self.width = int(vectors.shape[-1])

@@ -45,6 +45,11 @@ def folder(name: str, seed: int) -> Path:
     )
 
 
+def present(name: str, seed: int) -> bool:
+    """Whether the weights of one of them are here, in MPM_LITE_HOME or among the assets."""
+    return seed in _there(name)
+
+
 def _there(name: str) -> dict[int, Path]:
     """The folders of that name by seed, in MPM_LITE_HOME and among the assets, which come first."""
     return _in(runtime.home() / "lm", name) | _in(runtime.asset("lm"), name)

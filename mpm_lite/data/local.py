@@ -1,0 +1,187 @@
+"""A caption set in files of one's own: which files there are, whose split each is, and where the pictures lie.
+
+Only what lies below the folder that was given counts: a folder called `train` above it says nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePath, PurePosixPath
+
+from mpm_lite.cache import digest
+from mpm_lite.runtime import UserError
+
+# Which files hold the rows of each kind of set.
+ENDS = {
+    "parquet": ("*.parquet",),
+    "webdataset": ("*.tar",),
+    "imagefolder": ("metadata.jsonl", "metadata.csv", "metadata.parquet"),
+}
+# What the splits are called elsewhere; `restval` is the part of COCO's validation pictures that Karpathy trains on.
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "restval"), "train"),
+    **dict.fromkeys(("val", "validation", "valid", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def is_local(name: str) -> bool:
+    """Whether a name says where files of one's own lie, as `parquet:PATH` does."""
+    kind, colon, _ = name.partition(":")
+    return bool(colon) and kind in ENDS
+
+
+def place(name: str) -> Path:
+    """The folder or file of a local set, from the root on: the working directory may change later."""
+    return Path(name.partition(":")[2].strip()).expanduser().absolute()
+
+
+def here(name: str) -> bool:
+    """Whether a local set's folder or file is on this machine."""
+    return is_local(name) and place(name).exists()
+
+
+def set_names(name: str, is_set: Callable[[str], bool]) -> list[str]:
+    """The sets that a name joins with '+'. The path of a local set may hold a '+' itself: it is read as the path that exists.
+
+    is_set: whether a set is called so, or begins so (`parquet:photos`).
+    Raises UserError where a name can be read in two ways, since `photos` and `photos+emoji` are both there.
+    """
+    pieces = name.split("+")
+    starts = [is_set(piece.strip()) for piece in pieces]
+    readings = list(_readings(pieces, starts))
+    if len(readings) > 1:
+        ways = " or ".join(" and ".join(map(repr, reading)) for reading in readings[:2])
+        raise UserError(f"{name!r} may mean {ways}, which are all there: rename one of the folders.")
+    found = readings[0] if readings else _nearest_reading(pieces)
+    places: dict[object, str] = {}  # one folder under two spellings is one set
+    for one in found:
+        places.setdefault((one.partition(":")[0], place(one).resolve()) if is_local(one) else one, one)
+    return list(places.values())
+
+
+def _readings(pieces: Sequence[str], starts: Sequence[bool], at: int = 0) -> Iterable[list[str]]:
+    """Every way to read the pieces from `at` on in which each set is known and each path exists."""
+    if at == len(pieces):
+        yield []
+        return
+    if not starts[at]:
+        return
+    local = is_local(pieces[at].strip())
+    for end in range(at + 1, (len(pieces) if local else at + 1) + 1):
+        one = "+".join(pieces[at:end]).strip()
+        if not local or here(one):
+            yield from ([one, *rest] for rest in _readings(pieces, starts, end))
+
+
+def _nearest_reading(pieces: Sequence[str]) -> list[str]:
+    """The sets that were probably meant where nothing fits, for an error to name the one that is wrong."""
+    found, at = [], 0
+    while at < len(pieces):
+        end = at + 1
+        if is_local(pieces[at].strip()):
+            there = [e for e in range(end, len(pieces) + 1) if here("+".join(pieces[at:e]))]
+            while (
+                not there and end < len(pieces) and (not pieces[end] or "/" in pieces[end]) and ":" not in pieces[end]
+            ):
+                end += 1  # what can only be the rest of a path
+            end = max(there, default=end)
+        found.append("+".join(pieces[at:end]).strip())
+        at = end
+    return found
+
+
+def shown_names(names: Sequence[str]) -> dict[str, str]:
+    """What tables and ids call each set: no folder of this machine, but as many as tell two local sets apart."""
+    found = {name: name for name in names}
+    local = {name: PurePosixPath(place(name).resolve().as_posix()).parts for name in names if is_local(name)}
+    for name, parts in local.items():
+        kind = name.partition(":")[0]
+        others = [of for other, of in local.items() if other != name and other.partition(":")[0] == kind]
+        depth = 1
+        while depth < len(parts) and any(of[-depth:] == parts[-depth:] for of in others):
+            depth += 1
+        found[name] = f"{kind}:{'/'.join(parts[-depth:])}"
+    return found
+
+
+def files(name: str) -> list[Path]:
+    """The files that hold the rows of a local set, in order. Raises UserError where there are none."""
+    kind, root = name.partition(":")[0], place(name)
+    if not root.exists():
+        raise UserError(f"There is nothing at {str(root)!r}: give the folder or file of a {kind} set.")
+    found = [root] if root.is_file() else sorted({file for end in ENDS[kind] for file in root.rglob(end)})
+    # Hidden files are none of the set: .ipynb_checkpoints holds copies of what Jupyter opened.
+    if root.is_dir():
+        found = [file for file in found if not any(piece.startswith(".") for piece in below(file, root).parts)]
+    if not found and kind == "imagefolder":
+        raise UserError(
+            f"{name} has no captions: there is none of {', '.join(ENDS[kind])} under it, with a column file_name and a "
+            "column of captions."
+        )
+    if not found:
+        raise UserError(f"There is no {ENDS[kind][0]} under {root}: give the folder of a {kind} set.")
+    return found
+
+
+def below(file: Path, root: Path) -> PurePath:
+    """The path of a file below the folder that was given; its name alone where the file itself was given."""
+    return file.relative_to(root) if root.is_dir() else PurePath(file.name)
+
+
+def split_of_name(name: str, shown: str) -> str | None:
+    """The split that a file's or folder's name says: train, val, test or None. Raises UserError for a name that says two."""
+    said = {SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in SPLIT_WORDS}
+    if len(said) > 1:
+        raise UserError(
+            f"{shown}: the name {name!r} says both {' and '.join(sorted(said))}: rename it, so that it says one."
+        )
+    return next(iter(said), None)
+
+
+def split_of_folders(path: PurePath, shown: str) -> str | None:
+    """The split that the nearest of a path's folders says, if any."""
+    return next((s for folder in reversed(path.parent.parts) if (s := split_of_name(folder, shown))), None)
+
+
+def split_of_file(path: PurePath, shown: str) -> str | None:
+    """The split of a file below the folder that was given: its own name first, then its folders from the nearest."""
+    return split_of_name(path.stem, shown) or split_of_folders(path, shown)
+
+
+def picture_file(said: str, folders: Sequence[Path], shown: str) -> tuple[Path | None, list[Path]]:
+    """Where a picture lies that a set names by its path, None where it is not there; and every place that was looked at.
+
+    folders: those in which a relative path is looked up: the set's own, and the one of the file that names the picture.
+    Raises UserError where two different files answer to the path.
+    """
+    path = Path(said)
+    tried = [path] if path.is_absolute() else list(dict.fromkeys(folder / path for folder in folders))
+    found = [one for one in tried if one.is_file()]
+    if len(found) > 1 and not all(os.path.samefile(one, found[0]) for one in found):
+        raise UserError(f"{shown}: the path {said!r} may be {found[0]} or {found[1]}: name the folder in the path.")
+    return (found[0] if found else None), tried
+
+
+def stamp(name: str) -> str:
+    """What tells the files of a local set from what they were before: their names, sizes and times. "" for other sets."""
+    if not here(name):
+        return ""
+    root = place(name)
+    return stamp_of(sorted(root.rglob("*")) if root.is_dir() else [root])
+
+
+def stamp_of(paths: Iterable[Path]) -> str:
+    """The names, sizes and times of these files, as one digest; a file that is not there counts as such."""
+    pieces = []
+    for path in paths:
+        try:
+            facts = path.stat()
+        except OSError:
+            pieces.append(f"{path} is not there")
+            continue
+        if not path.is_dir():
+            pieces.append(f"{path} {facts.st_size} {facts.st_mtime_ns}")
+    return digest(pieces)

@@ -1,0 +1,263 @@
+"""Numbers, folders, devices and sets that cannot be meant: one sentence before any work, or simply what the words say."""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_experiment import PARTS, made_experiment, world  # noqa: F401
+
+import mpm_lite as mpm
+from mpm_lite import cache, cli, experiment, runtime
+from mpm_lite.data import Part
+from mpm_lite.recipes import Align, build_options
+from mpm_lite.runtime import UserError
+
+
+def never(*_, **__):
+    pytest.fail("work was begun")
+
+
+# numbers
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"pairs": -30}, "pairs=-30 is no whole number of at least 1"),
+        ({"pairs": 0}, "pairs=0 "),
+        ({"pairs": 0.5}, "pairs=0.5 "),
+        ({"pairs": True}, "pairs=True "),
+        ({"pairs": {"en": -5}}, "pairs of en=-5 "),
+        ({"pairs": {"de": 5}}, "Unknown training language of pairs 'de'"),
+        ({"pairs": {"en": 5, "EN": 7}}, "names one language twice"),
+        ({"steps": 0}, "steps=0 "),
+        ({"steps": -5}, "steps=-5 "),
+        ({"seeds": 0}, "seeds=0 "),
+        ({"seed": -1}, "seed=-1 "),
+    ],
+)
+def test_a_number_that_cannot_be_meant_is_refused_as_the_experiment_is_made(change, said):
+    with pytest.raises(UserError, match=said):
+        made_experiment(**change)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("pairs", "-30"), ("pairs", "0.5"), ("steps", "0"), ("steps", "-5"), ("batch", "1")]
+)
+def test_the_command_line_refuses_the_same_numbers(key, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "load_captions", never)
+    assert cli.main(["run", "align", "--set", f"{key}={value}", "--out", str(tmp_path)]) == 2
+    assert f"{key}={value} is no whole number" in capsys.readouterr().err
+
+
+def test_pairs_by_language_mean_that_language_however_it_is_written(world):  # noqa: F811
+    one = made_experiment(train=("made", ["en", "de"]), pairs={"EN": 5, "de": None})
+    bench = experiment._Bench(one, False)
+    assert len(bench.pairs(0)) == 5 + 119 and bench.n_pairs == {"en": 5, "de": 119}
+    chinese = mpm.Experiment(train=("emoji", ["en", "zh-CN"]), pairs={"en": 5, "zh-CN": 5})
+    assert [chinese.pairs_of(code) for code in ("en", "zh")] == [5, 5]
+
+
+def test_a_contrast_needs_two_examples_and_options_have_least_values(world):  # noqa: F811
+    with pytest.raises(UserError, match="batch=1 is no whole number of at least 2"):
+        build_options(Align.Options, {"batch": 1})
+    with pytest.raises(UserError, match="width=-4"):
+        build_options(Align.Options, {"width": -4})
+    from worlds import small_recipe
+
+    from mpm_lite import train
+
+    recipe, data = small_recipe(batch=1)
+    with pytest.raises(UserError, match="needs 2"):
+        train.fit(recipe, data)
+
+
+def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(experiment, "load_captions", never)
+    with pytest.raises(UserError, match="parts=0"):
+        made_experiment().run(progress=False, parts=0)
+    for device, said in (
+        ("cdua", "Did you mean 'cuda'"),
+        ("mps", "not supported"),
+        ("cuda:99", "no CUDA GPU|GPUs here"),
+    ):
+        with pytest.raises(UserError, match=said):
+            runtime.device(device)
+        with pytest.raises(UserError, match=said):
+            made_experiment(device=device).run(progress=False)
+        assert cli.main(["run", "align", "--device", device, "--out", str(tmp_path)]) == 2
+    assert cli.main(["run", "align", "--parts", "0", "--out", str(tmp_path)]) == 2
+    assert cli.main(["run", "align", "--seeds", "0"]) == 2
+
+
+# sets
+
+
+def emptied(split):
+    part = PARTS[split]
+    return Part(part.name, [], {code: [] for code in part.captions}, [], part.render)
+
+
+def test_no_step_is_chosen_on_a_set_without_validation_pictures(world, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(PARTS, "val", emptied("val"))
+    monkeypatch.setattr(experiment, "image_features", never)
+    with pytest.raises(UserError, match="no captioned pictures for validation.*val=None"):
+        made_experiment().run(progress=False)
+
+
+@pytest.mark.parametrize(
+    "split, said", [("train", "no pictures to train on"), ("test", "no captioned pictures to test on")]
+)
+def test_an_empty_split_is_said_before_anything_is_encoded(world, monkeypatch, split, said):  # noqa: F811
+    monkeypatch.setitem(PARTS, split, emptied(split))
+    monkeypatch.setattr(experiment, "image_features", never)
+    with pytest.raises(UserError, match=said):
+        made_experiment().run(progress=False)
+
+
+def test_retention_is_there_though_english_was_not_asked_for(world):  # noqa: F811
+    with_english = made_experiment(seeds=1, steps=60, test=("made", ["en", "de"])).run(progress=False)
+    without = made_experiment(seeds=1, steps=60, test=("made", ["de"])).run(progress=False)
+    assert set(without.table["language"]) == {"de"}
+    rho = [results.retention().set_index("language").loc["de", "rho"] for results in (with_english, without)]
+    assert rho[0] == rho[1]
+    nobody = made_experiment(seeds=1, steps=5, pivot="fr", test=("made", ["de"])).run(progress=False)
+    for asked in (nobody.retention, lambda: nobody.mean_retention(["de"])):
+        with pytest.raises(UserError, match="were not asked in it"):
+            asked()
+
+
+def test_a_tower_without_a_fingerprint_is_told_to_have_one(world):  # noqa: F811
+    tower = made_experiment().text
+    del tower.fingerprint
+    with pytest.raises(UserError, match="has no fingerprint"):
+        made_experiment(text=tower).run(progress=False)
+
+
+@pytest.mark.parametrize(
+    "value, name, languages",
+    [
+        ("stamps", "stamps", ""),
+        ("stamps:en,de", "stamps", "en,de"),
+        ("emoji+stamps:all", "emoji+stamps", "all"),
+        ("parquet:photos", "parquet:photos", ""),
+        ("parquet:photos:en,de", "parquet:photos", "en,de"),
+        ("hub:owner/name:de", "hub:owner/name", "de"),
+    ],
+)
+def test_the_command_line_reads_sets_of_ones_own(value, name, languages):
+    assert cli.set_and_languages(value) == (name, languages)
+
+
+# worlds
+
+
+@pytest.mark.parametrize("system, bench", [("mla", "real.AcquiringReal"), ("m3p", "real_matching.MatchingReal")])
+def test_the_world_decides_the_data(system, bench, tmp_path, monkeypatch):
+    from mpm_lite import acquiring, cli_systems, matching, real, real_matching
+
+    taken = []
+    monkeypatch.setattr(cli_systems, "_run", lambda name, bench, arm, asked, args: taken.append((bench, arm.world)))
+    module, name = bench.split(".")
+    kinds = {"real": getattr({"real": real, "real_matching": real_matching}[module], name),
+             "toyworld": {"mla": acquiring, "m3p": matching}[system].Bench}  # fmt: skip
+    for world_name in kinds:
+        assert (
+            cli.main(["run", system, "--set", f"world={world_name}", "languages=de" if system == "mla" else "layers=2"])
+            == 0
+        )
+    assert taken == [(kinds["real"], "real"), (kinds["toyworld"], "toyworld")]
+
+
+def test_a_bench_refuses_an_arm_of_another_world():
+    from mpm_lite.acquiring import Acquiring, Bench
+    from mpm_lite.matching import Bench as MatchingBench
+    from mpm_lite.matching import Matching
+    from mpm_lite.pairing import Bench as PairingBench
+    from mpm_lite.pairing import Pairing
+
+    for bench, arm in ((Bench(), Acquiring(languages=("de",), world="real")), (MatchingBench(), Matching(world="real")),
+                       (PairingBench(), Pairing(kind="pivot", languages=("de",), world="real"))):  # fmt: skip
+        with pytest.raises(UserError, match="cannot be trained on the pictures of 'toyworld'"):
+            bench.train(arm, 0)
+
+
+# the command line
+
+
+@pytest.mark.parametrize("vary, values", [("pairs=500", [500]), ("seed=3", [3]), ("lr=0.001", [0.001]), ("text=toy", ["toy"]),
+                                          ("pairs=20,30", [20, 30]), ("text=toy,use-m", ["toy", "use-m"])])  # fmt: skip
+def test_one_value_is_a_sweep_too(vary, values, tmp_path, monkeypatch):
+    from mpm_lite import sweeping
+
+    asked = {}
+
+    def swept(one, out, track, **dials):
+        asked.update(dials)
+        raise UserError("enough")
+
+    monkeypatch.setattr(sweeping, "sweep", swept)
+    assert cli.main(["sweep", "align", "--vary", vary, "--out", str(tmp_path)]) == 2
+    assert asked == {vary.split("=")[0]: values}
+
+
+def test_one_value_is_a_sweep_in_python_too(world):  # noqa: F811
+    results = mpm.sweep(made_experiment(seeds=1, steps=3), pairs=20)
+    assert set(results.table["pairs"]) == {20}
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    from mpm_lite import tour
+
+    monkeypatch.setattr(tour, "run", never)
+    monkeypatch.setattr(experiment, "load_captions", never)
+    for command in (
+        ["tour"],
+        ["run", "align"],
+        ["sweep", "align", "--vary", "pairs=5"],
+        ["run", "mla"],
+        ["run", "mpm_chat"],
+    ):
+        assert cli.main([*command, "--out", str(blocked / "out")]) == 2
+        assert "Could not write" in capsys.readouterr().err
+    assert cli.main(["tour", "--json", str(blocked / "tour.json")]) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_one_sentence_and_what_is_there_is_read(world, tmp_path, monkeypatch):  # noqa: F811
+    key = cache.Key("numbers", {"kind": "k"})
+    kept = cache.features(key, lambda: np.ones((2, 2), np.float32))
+
+    def refused(*_, **__):
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(cache.Path, "mkdir", refused)
+    monkeypatch.setattr(cache, "FileLock", lambda path: type("Lock", (), {"acquire": refused, "release": never})())
+    assert np.array_equal(cache.features(key, never), kept)
+    with pytest.raises(UserError, match="Could not write .*Read-only file system.*MPM_LITE_HOME"):
+        cache.features(cache.Key("numbers", {"kind": "other"}), never)
+    with pytest.raises(UserError, match="Could not write"):
+        cache.write_atomic(tmp_path / "new" / "file", b"x")
+
+
+def piped(command, **environment):
+    env = os.environ | {"MPM_LITE_QUIET": "1"} | environment
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=env)
+
+
+def test_a_reader_that_goes_away_and_a_terminal_without_letters():
+    name = f"{sys.executable} -m mpm_lite.cli claims show C1 C2 C3 C4"
+    done = piped(f"set -o pipefail; {name} | true")
+    assert "Traceback" not in done.stderr and "Error" not in done.stderr and done.returncode in (0, 141)
+    code = "from mpm_lite import cli; cli.presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
+    done = piped(f'{sys.executable} -c "{code}"', PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and done.stdout.strip() == r"\u732b \u732b \u732b"
+
+
+def test_streams_that_are_no_files_are_left_alone(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert cli.main(["presets"]) == 0
