@@ -62,7 +62,10 @@ class Sample:
         self.names = {item: i for i, item in enumerate(known["item"])}
         self.weights, _ = evaluate.bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
         self.seed_weights = _seed_weights(items, self.seeds, draws)
-        self._groups = dict(list(items.groupby(["arm", "language", "look"], sort=False)))
+        self._rows = items.groupby(["arm", "language", "look"], sort=False).indices
+        number = {seed: i for i, seed in enumerate(self.seeds)}
+        self._place = items["seed"].map(number).to_numpy() * len(known) + items["item"].map(self.names).to_numpy()
+        self._scores: dict[tuple[str, str, str, str], Drawn] = {}
 
     @property
     def n(self) -> int:
@@ -71,16 +74,26 @@ class Sample:
 
     def score(self, arm: str, language: str, metric: str, look: str = "real") -> Drawn:
         """The mean of a metric over the pictures where it has a value. UserError where it was not measured."""
-        if (arm, language, look) not in self._groups:
+        asked = (arm, language, metric, look)
+        if asked not in self._scores:
+            self._scores[asked] = self._score(*asked)
+        return self._scores[asked]
+
+    def _score(self, arm: str, language: str, metric: str, look: str) -> Drawn:
+        if (arm, language, look) not in self._rows:
             raise UserError(f"No rows of arm {arm!r} in {language!r}, {look}: run that arm first.")
-        rows = self._groups[arm, language, look]
-        if metric not in rows or not rows[metric].notna().any():
+        rows = self._rows[arm, language, look]
+        if metric not in self.items or not self.items[metric].iloc[rows].notna().any():
             raise UserError(
                 f"{metric!r} of arm {arm!r} in {language!r}, {look}, was not asked for: ask for it in the claim."
             )
-        hits = (
-            rows.pivot(index="seed", columns="item", values=metric).loc[self.seeds, list(self.names)].to_numpy()
-        )  # (S, N)
+        if len(np.unique(self._place[rows])) < len(rows):
+            raise UserError(
+                f"Arm {arm!r} has a picture twice in {language!r}, {look}, of one seed: run that arm again."
+            )
+        values = self.items[metric].to_numpy()[rows]
+        hits = np.full((len(self.seeds), len(self.names)), np.nan, np.result_type(values, np.float32))  # (S, N)
+        hits.flat[self._place[rows]] = values
         there = np.isfinite(hits).astype(float)
         over, share = (
             evaluate.resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from mpm_lite import runtime
 from mpm_lite.cache import write_atomic, write_table
@@ -48,12 +50,13 @@ class Shelf:
         """The files of runs that are not packed yet."""
         return sorted((self.out / self.name).glob("*.parquet"))
 
-    def packed(self) -> pd.DataFrame:
-        """The rows that are packed; none where there is no file. UserError where it is torn."""
+    def packed(self, keys: Iterable[str] | None = None) -> pd.DataFrame:
+        """The rows that are packed, or only those of some runs; none where there is no file. UserError where it is torn."""
         if not self.path.exists():
             return pd.DataFrame({"key": []})
+        wanted = None if keys is None else pc.field("key").isin(pa.array(keys, pa.string()))
         try:
-            rows = pd.read_parquet(self.path)
+            rows = pd.read_parquet(self.path, filters=wanted)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.path} is not readable: delete it, and `{self.command}` makes its rows again."
@@ -76,7 +79,7 @@ class Shelf:
 
     def read(self, keys: Mapping[str, str]) -> dict[str, pd.DataFrame]:
         """The rows of runs, by key; `keys` says what each is, for the UserError where one is missing or torn."""
-        by = dict(list(self.packed().groupby("key")))
+        by = dict(list(self.packed(keys).groupby("key")))
         return {key: by[key] if key in by else self._read(key, what) for key, what in keys.items()}
 
     def _read(self, key: str, what: str) -> pd.DataFrame:

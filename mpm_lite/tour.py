@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 
 from mpm_lite import __version__, alignment, data, figures, runtime
+from mpm_lite import workers as parallel
 from mpm_lite.cache import write_atomic
+from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name
 from mpm_lite.experiment import Experiment, image_tower, text_tower
 from mpm_lite.keys import Key, OtherRun
@@ -80,20 +82,39 @@ def runs() -> Path:
     return runtime.home() / "runs" / "tour"
 
 
-def warm() -> None:
-    """Let every tower read everything once, so that notebooks and tests find the cache full."""
-    image = image_tower(base_experiment().image)
+def warm(workers: int = 1) -> None:
+    """Let every tower read everything once, so that notebooks and tests find the cache full; in so many processes.
+
+    The jobs that take longest come first: one tower's captions take about as long as all the pictures.
+    """
+    jobs: dict[str, parallel.Job] = {
+        "captions, e5-small": (_warm_captions, ("e5-small",)),
+        "pictures": (_warm_pictures, ()),
+        "captions, minilm-en": (_warm_captions, (FLOOR,)),
+        "captions, use-m": (_warm_captions, ("use-m",)),
+    }
+    parallel.run(jobs, workers)
+
+
+def _to_warm() -> list[CaptionSet]:
+    """Every caption set that notebooks and tests ask about."""
     sets = [data.load_captions(training_sets(), split) for split in ("train+val", "val")]
-    sets += [data.load_captions(name, "test", "all") for name in ("emoji", "stamps") if data.available(name)]
-    for captions in sets:
+    return sets + [data.load_captions(name, "test", "all") for name in ("emoji", "stamps") if data.available(name)]
+
+
+def _warm_pictures() -> None:
+    image = image_tower(base_experiment().image)
+    for captions in _to_warm():
         image_features(captions, image)
-    for text in (*TOWERS, FLOOR):
-        tower = text_tower(text)
-        for captions in sets:
-            for language in captions.languages:
-                text_features(captions, language, tower)
-        if text != FLOOR:
-            alignment.table(tower, alignment.sample("stamps" if data.available("stamps") else "emoji"))
+
+
+def _warm_captions(text: str) -> None:
+    tower = text_tower(text)
+    for captions in _to_warm():
+        for language in captions.languages:
+            text_features(captions, language, tower)
+    if text != FLOOR:
+        alignment.table(tower, alignment.sample("stamps" if data.available("stamps") else "emoji"))
 
 
 def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:

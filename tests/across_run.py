@@ -1,11 +1,9 @@
-"""One process of several that train together; test_across.py starts it: across_run.py PARTS SHARD OUT. OUT gets what three recipes
-learn in one update, and in fifty."""
-
-import sys
-from pathlib import Path
+"""One process of several that train together; test_across.py starts it. `out` gets what each kind of recipe learns in one
+update, and in fifty."""
 
 import torch
 from safetensors.torch import save_file
+from transformers import BertConfig, BertModel
 from worlds import Pairs
 
 from mpm_lite import shards, train
@@ -39,8 +37,6 @@ def align(steps):
 
 
 def dual(steps):
-    from transformers import BertConfig, BertModel
-
     small = {"vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "intermediate_size": 32}
     encoder = BertModel(BertConfig(**small, **off), add_pooling_layer=False)
@@ -111,17 +107,12 @@ def resumed(out):
     return torch.tensor(float(all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])))
 
 
-def main(parts, shard, out):
-    torch.set_num_threads(1)
+def main(in_parts, shard, out, kinds):
     found = {}
-    for kind in ("align", "dual", "chat"):
-        for steps in (1, 50) if parts == "1" else (1,):
-            found |= learned(kind, steps, int(parts), shard == "shard", Path(out))
-    if shard == "shard" and parts == "1":
-        found["resumed"] = resumed(Path(out))
+    for kind in kinds:
+        for steps in (1, 50) if in_parts == 1 else (1,):
+            found |= learned(kind, steps, in_parts, shard, out)
+    if shard and in_parts == 1:
+        found["resumed"] = resumed(out)
     if across.rank() == 0:
-        save_file(found, f"{out}/found.safetensors")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+        save_file(found, out / "found.safetensors")

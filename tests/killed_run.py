@@ -1,5 +1,5 @@
-"""killed_run.py ROUNDS OUT: a run is killed (-9) at random points of training and of checkpointing, and started again. Prints a
-line a round: what it was killed at, and whether it ended where the run that nobody killed ended."""
+"""A run is killed (-9) at random points of training and of checkpointing, and started again. `main` prints a line a round: what
+the run was killed at, and whether it ended where the run that nobody killed ended."""
 
 import hashlib
 import os
@@ -9,7 +9,6 @@ import signal
 import sys
 from pathlib import Path
 
-import torch
 from worlds import small_recipe
 
 from mpm_lite import train
@@ -64,17 +63,12 @@ def apart(out, die=None):
 
 
 def main(rounds, out):
-    torch.set_num_threads(1)
-    out, rng = Path(out), random.Random(0)
+    rng = random.Random(0)
     assert apart(out / "whole") == 0
     events, end = int((out / "whole/events").read_text()), (out / "whole/end").read_text()
-    for k, die in enumerate(rng.sample(range(1, events + 1), int(rounds))):
+    for k, die in enumerate(rng.sample(range(1, events + 1), rounds)):
         own = out / f"round-{k}"
         killed = apart(own, die) == signal.SIGKILL and not (own / "end").exists()
         again = apart(own) == 0
         same = again and (own / "end").read_text() == end and not list(own.glob("checkpoints/*.tmp"))
         print(f"{(own / 'at').read_text()}: {'the same end' if killed and same else 'ANOTHER END'}", flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -8,7 +8,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mpm_lite import UserError, choosing, claims, claims_chat, cli, disputes, figures, judging, painting, runtime
+from mpm_lite import (
+    UserError,
+    choosing,
+    claims,
+    claims_chat,
+    cli,
+    disputes,
+    evaluate,
+    figures,
+    judging,
+    painting,
+    runtime,
+)
 from mpm_lite.asking import METRICS as OF_CHAT
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Chat
@@ -18,20 +30,21 @@ from mpm_lite.data import grammar
 from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, within
 
 SEEDS = range(5)
-METRICS = (*OF_CHAT, *painting.SCORES, *painting.OF_SETS, *choosing.SCORES)
+METRICS = list(dict.fromkeys((*OF_CHAT, *painting.SCORES, *painting.OF_SETS, *choosing.SCORES)))
 
 
 def rows(arm, language, look="real", n=400, seeds=SEEDS, **means):
     """Made-up scores: 0 or 1 by picture and seed with the given means."""
-    frames = []
-    for seed in seeds:
-        rng = np.random.default_rng([seed, *f"{arm} {language} {look}".encode()])
-        frame = pd.DataFrame({m: (rng.random(n) < means.get(m, 0.0)).astype(float) for m in METRICS})
-        if "nats" in means:
-            frame["nats"] = means["nats"]
-        frames.append(frame.assign(arm=arm, language=language, look=look, seed=seed, lm_seed=seed % 3,
-                                   item=[f"i{k}" for k in range(n)], concept=[f"c{k % 40}" for k in range(n)]))  # fmt: skip
-    return pd.concat(frames, ignore_index=True)
+    levels = np.array([means.get(metric, 0.0) for metric in METRICS])
+    drawn = [
+        np.random.default_rng([seed, *f"{arm} {language} {look}".encode()]).random((len(METRICS), n)) for seed in seeds
+    ]
+    frame = pd.DataFrame((np.concatenate(drawn, axis=1).T < levels).astype(float), columns=METRICS)
+    if "nats" in means:
+        frame["nats"] = means["nats"]
+    seed, k = np.repeat(seeds, n), np.tile(np.arange(n), len(seeds))
+    named = {"item": [f"i{i}" for i in k], "concept": [f"c{i % 40}" for i in k]}
+    return frame.assign(arm=arm, language=language, look=look, seed=seed, lm_seed=seed % 3, **named)
 
 
 def world(arms, **blind):
@@ -62,6 +75,33 @@ def test_figures_keep_their_draws_paired():
         Sample(s.items.assign(agreement=np.nan), draws=10).score("mpm", "de", "agreement")
     with pytest.raises(UserError, match="mean of no figures"):
         judging.mean([])
+
+
+def test_a_score_is_the_resampled_mean_over_a_table_of_seeds_and_pictures():
+    """By its formula, from a pivot table, bit for bit: rows in any order, some of them missing, some without a value."""
+    known = rows("a", "en", slots=0.4, n=90).astype({"slots": "float32"}).sample(frac=0.9, random_state=0)
+    known.loc[known.sample(frac=0.1, random_state=1).index, "slots"] = np.nan
+    s = Sample(known, draws=300)
+    hits = known.pivot(index="seed", columns="item", values="slots").loc[s.seeds, list(s.names)].to_numpy()
+    over, share = (
+        evaluate.resampled_mean(x, s.weights, s.seed_weights)
+        for x in (np.nan_to_num(hits), np.isfinite(hits).astype(float))
+    )
+    found = s.score("a", "en", "slots")
+    assert found.value == float(np.nanmean(hits)) and np.array_equal(found.draws, over / share)
+    assert s.score("a", "en", "slots") is found, "a figure is computed once"
+    with pytest.raises(UserError, match="Arm 'a' has a picture twice"):
+        Sample(pd.concat([known, known[:1]]), draws=10).score("a", "en", "slots")
+
+
+def test_some_packed_rows_are_read_without_the_others():
+    shelf = claims.shelf(runtime.asset("results"))
+    every = shelf.packed()
+    keys = every["key"].unique()[[3, 40]]
+    pd.testing.assert_frame_equal(
+        shelf.packed(keys), every[every["key"].isin(keys)].reset_index(drop=True), check_exact=True
+    )
+    assert shelf.packed([]).empty
 
 
 def test_an_interval_covers_the_truth_as_often_as_it_says():

@@ -1,22 +1,21 @@
 """The loop learns, freezes what it should, and a run that was killed ends where an uninterrupted one ends, bit for bit."""
 
 import json
+import os
+import resource
 import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
+import killed_run
 import pytest
 import torch
-from safetensors.torch import load_file
+from processes import ended, start
+from safetensors.torch import load_file, save_file
 from worlds import Pairs, small_recipe
 
 from mpm_lite import checkpoint, train
 from mpm_lite.recipes import Align, Recipe, Stage
 from mpm_lite.runtime import UserError
-
-HERE = Path(__file__).parent
 
 
 def same(a, b):
@@ -81,33 +80,26 @@ def test_each_stage_reads_its_own_data_at_its_own_rate():
         train.fit(recipe, [Pairs()], train.Plan(progress=False))
 
 
-CHILD = """
-import os, signal, sys
-sys.path.insert(0, {here!r})
-from worlds import small_recipe
-from mpm_lite import train
-recipe, data = small_recipe(dropout=0.3)
-if {die} is not None:
-    plain = data.batch
-    data.count = 0
+def run_to_the_end(out, die=None):
+    """Train with checkpoints in `out`; this process is killed when it asks for batch number `die`."""
+    recipe, data = small_recipe(dropout=0.3)
+    plain, asked = data.batch, []
+
     def batch(indices):
-        data.count += 1
-        if data.count == {die}:
+        asked.append(1)
+        if len(asked) == die:
             os.kill(os.getpid(), signal.SIGKILL)
         return plain(indices)
+
     data.batch = batch
-from pathlib import Path
-from safetensors.torch import save_file
-train.fit(recipe, data, train.Plan(out=Path({out!r}), save_every=7, score_every=8, progress=False), lambda m: float(m.log_scale))
-save_file(recipe.state_dict(), {out!r} + "/final.safetensors")
-"""
+    plan = train.Plan(out=out, save_every=7, score_every=8, progress=False)
+    train.fit(recipe, data, plan, lambda m: float(m.log_scale))
+    save_file(recipe.state_dict(), out / "final.safetensors")
 
 
 def child(out, die=None):
     out.mkdir(exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-c", CHILD.format(here=str(HERE), out=str(out), die=die)], timeout=120
-    ).returncode
+    return ended(start(run_to_the_end, out, die, said=out / "said"), 120)
 
 
 def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path):
@@ -189,10 +181,10 @@ def test_a_recipe_without_parts_says_what_to_define():
 
 
 def test_killed_at_twenty_random_points_every_run_reaches_the_same_end(tmp_path):
-    call = [sys.executable, str(HERE / "killed_run.py"), "20", str(tmp_path)]
-    said = subprocess.run(call, capture_output=True, text=True, timeout=280)
-    lines = said.stdout.splitlines()
-    assert len(lines) == 20 and all(line.endswith("the same end") for line in lines), said.stdout + said.stderr
+    said = tmp_path / "said"
+    assert ended(start(killed_run.main, 20, tmp_path, said=said)) == 0, said.read_text()
+    lines = said.read_text().splitlines()
+    assert len(lines) == 20 and all(line.endswith("the same end") for line in lines), lines
     at = {line.partition(":")[0] for line in lines}
     assert "a batch" in at and {"fsync", "replace", "rmtree", "write_bytes"} & at  # in training, and while saving
 
@@ -230,33 +222,29 @@ def test_precision(tmp_path):
         train.fit(recipe, data, train.Plan(progress=False, precision="fp16"), device="cpu")
 
 
-DISK = """
-import resource, signal, sys
-sys.path.insert(0, {here!r})
-from pathlib import Path
-from worlds import small_recipe
-from mpm_lite import checkpoint, train
-recipe, data = small_recipe()
-plan = train.Plan(out=Path({out!r}), save_every=10, progress=False)
-plain, count = data.batch, []
-def batch(indices):
-    count.append(1)
-    if len(count) == 15:  # from now on no file may grow beyond two kilobytes, as on a disk that is full
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
-    return plain(indices)
-data.batch = batch
-try:
-    train.fit(recipe, data, plan)
-except ValueError as error:
-    print(type(error).__name__, error)
-    print(checkpoint.latest(Path({out!r}) / "checkpoints").step, list(Path({out!r}).rglob("*.tmp")))
-"""
+def run_on_a_disk_that_fills(out):
+    """Train; from batch 15 on no file may grow beyond two kilobytes, as on a disk that is full."""
+    recipe, data = small_recipe()
+    plain, asked = data.batch, []
+
+    def batch(indices):
+        asked.append(1)
+        if len(asked) == 15:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+        return plain(indices)
+
+    data.batch = batch
+    try:
+        train.fit(recipe, data, train.Plan(out=out, save_every=10, progress=False))
+    except ValueError as error:
+        print(type(error).__name__, error)
+        print(checkpoint.latest(out / "checkpoints").step, list(out.rglob("*.tmp")))
 
 
 def test_a_disk_that_is_full_is_one_sentence_and_what_was_saved_stays(tmp_path):
-    code = DISK.format(here=str(HERE), out=str(tmp_path))
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    first, second = said.stdout.splitlines()
-    assert first.startswith("UserError Could not write a checkpoint to") and "Free some room" in first, said
+    said = tmp_path / "said"
+    ended(start(run_on_a_disk_that_fills, tmp_path / "run", said=said), 120)
+    first, second = said.read_text().splitlines()
+    assert first.startswith("UserError Could not write a checkpoint to") and "Free some room" in first, first
     assert second == "10 []"
