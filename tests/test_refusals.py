@@ -234,8 +234,23 @@ def test_one_value_is_a_sweep_too(vary, values, tmp_path, monkeypatch):
 
 
 def test_one_value_is_a_sweep_in_python_too(world):  # noqa: F811
-    results = mpm.sweep(made_experiment(seeds=1, steps=3), pairs=20)
-    assert set(results.table["pairs"]) == {20}
+    one = made_experiment(seeds=1, steps=3)
+    assert set(mpm.sweep(one, pairs=20).table["pairs"]) == {20}
+    assert len(mpm.sweep(one, pairs={"en": 5}).table) == len(mpm.sweep(one, text=one.text).table)
+
+
+def test_all_languages_of_a_set_can_be_learned_from(world):  # noqa: F811
+    results = made_experiment(seeds=1, steps=3, train=("made", "all"), pairs={"de": 5}).run(progress=False)
+    assert results.meta["pairs"] == {"en": 120, "de": 5, "fi": 120}
+    with pytest.raises(UserError, match="training language of pairs 'fr'"):
+        made_experiment(train=("made", "all"), pairs={"fr": 5}).run(progress=False)
+    with pytest.raises(UserError, match="test names no set"):
+        made_experiment(test=[]).run(progress=False)
+
+
+def test_a_number_of_numpys_is_the_number(world):  # noqa: F811
+    plain, numpys = (made_experiment(seeds=1, steps=3, pairs=n) for n in (20, np.int64(20)))
+    assert plain.key().digest == numpys.key().digest
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, capsys):
