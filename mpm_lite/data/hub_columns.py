@@ -110,6 +110,11 @@ def guessed(name: str, there: Iterable[str], held: Mapping[str, Sequence[Any]] |
     return Columns(image, captions, own, language if isinstance(captions, str) else None)
 
 
+def is_usual(column: str) -> bool:
+    """Whether a column is called as pictures or captions usually are."""
+    return column.lower() in (*IMAGES, *TEXTS) or _code(column) is not None
+
+
 def _code(column: str) -> str | None:
     """The language that a column is called for: `de`, `zh_Hans`, `pt-BR`, `caption_de`."""
     code = bcp47(re.sub(rf"^({'|'.join(TEXTS[:-1])})[_-]", "", column.lower()))
