@@ -182,5 +182,6 @@ def banner() -> str:
         props = torch.cuda.get_device_properties(on)
         where = f"{props.name}, {props.total_memory / 2**30:.0f} GiB, {str(compute_dtype(on)).removeprefix('torch.')}"
     else:
-        where = f"CPU, {torch.get_num_threads()} threads, float32"
+        threads = torch.get_num_threads()
+        where = f"CPU, {threads} {'thread' if threads == 1 else 'threads'}, float32"
     return f"mpm_lite on {where}; preset {preset(on).name}; torch {torch.__version__}"
