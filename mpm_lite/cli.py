@@ -64,11 +64,11 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
 
 def set_and_languages(value: str) -> tuple[str, str]:
     """SET[:LANG,LANG] apart: "stamps:en,de", "parquet:photos:de" (a folder's own ':' stays, where such a folder is there)."""
-    from mpm_lite.data import hub
+    from mpm_lite.data import available, hub
 
     head, colon, tail = value.rpartition(":")
     # Of `parquet:photos` the colon belongs to the name, and so does one in the name of a folder that is there.
-    if not colon or hub.known(value) and (hub.here(value) or not hub.known(head)):
+    if not colon or hub.known(value) and (available(value) or not hub.known(head)):
         return value, ""
     return head, tail
 

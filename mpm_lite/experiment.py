@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mpm_lite import evaluate, train
 from mpm_lite.cache import check_writable
-from mpm_lite.data import CaptionSet, load_captions
+from mpm_lite.data import SETS, CaptionSet, load_captions
 from mpm_lite.data.languages import bcp47
 from mpm_lite.keys import KEY, Key, UnreadableCode, code_of
 from mpm_lite.ops import across
@@ -89,7 +89,7 @@ class Experiment:
         if isinstance(self.pairs, Mapping):
             learned = _languages(self.train[1])
             for code, number in self.pairs.items():
-                if bcp47(code) not in learned:
+                if learned != "all" and bcp47(code) not in learned:
                     raise unknown("training language of pairs", code, learned)
                 if number is not None:
                     whole_number(f"pairs of {code}", number)
@@ -168,7 +168,7 @@ class Experiment:
     def decides(self) -> str:
         """What of the fields and options decides the results, as JSON; towers and data have parts of their own in the key."""
         options = asdict(build_options(recipe_class(self.recipe).Options, self.all_options))
-        return json.dumps(self.describe() | {"options": options}, sort_keys=True, default=str)
+        return json.dumps(self.describe() | {"options": options}, sort_keys=True, default=_json)
 
 
 def plain(thing: Any) -> Any:
@@ -176,6 +176,11 @@ def plain(thing: Any) -> Any:
     if isinstance(thing, (str, int, float, bool)) or thing is None:
         return thing
     return str(getattr(thing, "name", None) or thing)
+
+
+def _json(value: Any) -> Any:
+    """What JSON makes of a value that it does not know: of a number of numpy's the number."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _listed(languages: Any) -> list[str]:
@@ -211,34 +216,47 @@ class _Bench:
         )
         name, languages = experiment.train
         self.train_languages = _languages(languages)
+        if self.train_languages == "all":
+            self.train_languages = self._captions(name, "train", "all").languages
         wanted = list(dict.fromkeys([*self.train_languages, *_languages(experiment.require)]))
-        more = experiment.load_options
-        self.train_set = load_captions(name, "train" if experiment.val else "train+val", wanted, **more)
+        self.train_set = self._captions(name, "train" if experiment.val else "train+val", wanted)
         tests = experiment.test if isinstance(experiment.test, list) else [experiment.test]
         self.tests = [(n, *self._test_set(n, _languages(langs))) for n, langs in tests]
         self.galleries: dict[str, CaptionSet] = {n: captions for n, captions, _ in self.tests}
         self.val_set, self.val_languages = None, []
         if experiment.val:
             name, languages = experiment.val
-            self.val_languages = self.train_languages if languages is None else _languages(languages)
-            self.val_set = load_captions(name, "val", self.val_languages, **more)
+            asked = self.train_languages if languages is None else _languages(languages)
+            self.val_set = self._captions(name, "val", asked)
+            self.val_languages = self.val_set.languages
         self.n_pairs: dict[str, int] = {}
         self._seen: dict[tuple[int, str], Tensor] = {}
+
+    def _captions(self, name: str, split: str, languages: Any) -> CaptionSet:
+        """A set; what is told of sets of one's own is told where there is one."""
+        packaged = all(one.strip() in SETS for one in name.split("+"))
+        return load_captions(name, split, languages, **({} if packaged else self.e.load_options))
 
     def _test_set(self, name: str, languages: Any) -> tuple[CaptionSet, list[str]]:
         """A test set and the languages that it is asked in. Its captions in the pivot are there too, where it has some:
         retention compares with the pivot on the same queries."""
-        more, pivot = self.e.load_options, bcp47(self.e.pivot)
+        pivot = bcp47(self.e.pivot)
         if languages == "all" or pivot in languages:
-            captions = load_captions(name, "test", languages, **more)
+            captions = self._captions(name, "test", languages)
             return captions, captions.languages
-        has_pivot = pivot in load_captions(name, "test", "all", **more).languages
-        return load_captions(name, "test", [*languages, pivot] if has_pivot else languages, **more), languages
+        has_pivot = pivot in self._captions(name, "test", "all").languages
+        return self._captions(name, "test", [*languages, pivot] if has_pivot else languages), languages
 
     def check(self) -> None:
         """UserError, before anything is encoded, for a set without what is to be learned, chosen or tested on."""
         if not len(self.train_set):
             raise UserError(f"{self.e.train[0]} has no pictures to train on.")
+        if isinstance(self.e.pairs, Mapping):
+            for code in self.e.pairs:
+                if bcp47(code) not in self.train_languages:
+                    raise unknown("training language of pairs", code, self.train_languages)
+        if not self.tests:
+            raise UserError("test names no set: give one, such as test=('stamps', 'all').")
         for name, captions, languages in self.tests:
             if not any(len(captions.with_caption(code)) for code in languages):
                 raise UserError(f"{name} has no captioned pictures to test on.")
@@ -316,8 +334,10 @@ class _Bench:
         recipe = kind(data.images.shape[1], data.texts.shape[1], options)
         recipe.prepare(data.images, data.texts)
         label = f"{plain(self.e.text)} {self.e.condition} seed {seed}"
-        chosen_on = self.val_set.digest if self.val_set is not None else ""
-        also = f"{code_of(kind)}; val {chosen_on}" if out else ""
+        also = {}
+        if out:  # then a stopped run is continued, if nothing of this has changed
+            chosen_on = self.val_set.digest if self.val_set is not None else "nothing"
+            also = {"code": code_of(kind), "pictures and captions of val": chosen_on}
         plan = train.Plan(seed=seed, out=out, progress=self.progress, label=label, also=also, **self.how)
         score = None if self.val_set is None else self.val_score
         return recipe, train.fit(recipe, data, plan, score, self.e.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -52,21 +52,24 @@ class Shelf:
 
     def packed(self, keys: Iterable[str] | None = None) -> pd.DataFrame:
         """The rows that are packed, or only those of some runs; none where there is no file. UserError where it is torn."""
+        wanted = None if keys is None else pc.field("key").isin(pa.array(keys, pa.string()))
+        rows = self._readable(lambda: pd.read_parquet(self.path, filters=wanted))
+        # Back from categories, which a grouping would cross with each other.
+        return rows.astype({name: str for name, kind in rows.dtypes.items() if kind == "category"})
+
+    def _readable(self, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         if not self.path.exists():
             return pd.DataFrame({"key": []})
-        wanted = None if keys is None else pc.field("key").isin(pa.array(keys, pa.string()))
         try:
-            rows = pd.read_parquet(self.path, filters=wanted)
+            return read()
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{self.path} is not readable: delete it, and `{self.command}` makes its rows again."
             ) from error
-        # Back from categories, which a grouping would cross with each other.
-        return rows.astype({name: str for name, kind in rows.dtypes.items() if kind == "category"})
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Those of the keys that no rows are kept of."""
-        there = set(self.packed()["key"])
+        there = set(self._readable(lambda: pd.read_parquet(self.path, columns=["key"]))["key"])
         return [key for key in keys if key not in there and not self.loose(key).exists()]
 
     def put(self, key: Key, rows: pd.DataFrame) -> None:

@@ -38,7 +38,10 @@ def sweep(
     Raises UserError for a dial nobody knows, one without values, and for kept results that cannot be read; OtherRun where
     other weights, other data, another recipe or another function made what is kept.
     """
-    values = {name: [of] if isinstance(of, (str, int, float)) or of is None else list(of) for name, of in dials.items()}
+    values = {
+        name: [of] if isinstance(of, (str, Mapping)) or not isinstance(of, Iterable) else list(of)
+        for name, of in dials.items()
+    }
     if empty := [name for name, of in values.items() if not of]:
         raise UserError(f"Dial {empty[0]!r} has no values: give a list of at least one.")
     if isinstance(thing, Experiment):

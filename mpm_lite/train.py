@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,7 +61,9 @@ class Plan:
     track: str = ""  # "tensorboard" or "wandb": losses, rates and scores as they come, under `out`
     shard: bool = False  # weights and AdamW's state shared out among the processes (FSDP), as `shards.py` has it
     precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" is what the launcher says, else "no"
-    also: str = ""  # what else decides the weights that are kept, such as the data that `score` looks at
+    also: Mapping[str, str] = field(
+        default_factory=dict
+    )  # what else decides the weights, such as what `score` looks at
 
 
 def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tensor:
@@ -311,7 +313,7 @@ def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
         "data": [[len(data), getattr(data, "digest", "")] for data in each],
         # Sharded, the optimizer numbers its tensors otherwise.
         "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and across.world() > 1 else [])],
-        "also": plan.also,
+        **plan.also,
     }
     return Key("checkpoints of a training run", {k: json.dumps(v, sort_keys=True) for k, v in described.items()})
 

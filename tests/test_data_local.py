@@ -465,6 +465,25 @@ def test_a_relative_path_beside_the_file_that_names_it(tmp_path):
         mpm.load_captions(name)
 
 
+def test_captions_that_the_first_members_of_a_tar_file_lack_are_not_lost(tmp_path):
+    (tmp_path / "s").mkdir()
+    with tarfile.open(tmp_path / "s" / "x.tar", "w") as made:
+        for i in range(6):
+            for end, data in (("png", png(i)), ("txt" if i < 5 else "de", b"some words here")):
+                info = tarfile.TarInfo(f"{i}.{end}")
+                info.size = len(data)
+                made.addfile(info, io.BytesIO(data))
+    with pytest.raises(UserError, match="x.tar has members that end in .de, and its first pictures have none"):
+        mpm.load_captions(f"webdataset:{tmp_path / 's'}")
+
+
+def test_a_row_without_a_picture_is_refused_or_left_out(tmp_path):
+    name = parquet(tmp_path / "s" / "x.parquet", [0, None, b"", 1], en=EN[:4])
+    with pytest.raises(UserError, match=r"x.parquet, row 1\): there is no picture"):
+        mpm.load_captions(name)
+    assert everything(name, skip_bad=True) == {0: {"en": [EN[0]]}, 1: {"en": [EN[3]]}}
+
+
 def test_files_of_different_columns_are_read_as_they_are(tmp_path):
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "2.png").write_bytes(png(2))
@@ -547,7 +566,7 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, capsys, monkeypa
     left = [why for split in SPLITS for why in mpm.load_captions(name, split, skip_bad=True).left_out]
     assert len(left) == 2 and all(any(f"'{k}'" in why for why in left) for k in ("k2", "k5"))
     assert any("cannot be decoded" in why for why in left) and any("is not there" in why for why in left)
-    assert "see left_out" in capsys.readouterr().err
+    assert "left_out lists them" in capsys.readouterr().err
     hub._parts.cache_clear()
     calls = []
     monkeypatch.setattr(splits, "photo", lambda data: calls.append(1) or photo(data))
@@ -556,6 +575,12 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, capsys, monkeypa
         len(again) == 2 and len(calls) == 1
     )  # the verdict is kept; only what is bad is looked at again, for the reason
     assert mpm.load_captions("emoji", "val", skip_bad=True).left_out == []
+
+
+def test_a_set_of_bad_pictures_alone_is_refused(tmp_path):
+    name = parquet(tmp_path / "s" / "x.parquet", [b"no picture"], en=EN[:1])
+    with pytest.raises(UserError, match="parquet:s: no picture can be used. .*cannot be decoded"):
+        mpm.load_captions(name, skip_bad=True)
 
 
 def memory(n, name="made/test", split="train"):
@@ -697,7 +722,7 @@ def test_every_caption_set_can_be_pickled(tmp_path, kind):
         pictures = ["0.png", "1.png", "2.png"] if kind == "paths" else [0, 1, 2]
         parquet(tmp_path / "s" / "test.parquet", pictures[2:], en=EN[2:3])
         name = parquet(tmp_path / "s" / "train.parquet", pictures[:2], en=EN[:2])
-    whole = mpm.load_captions(name, "train", ["en"], **how)
+    whole = mpm.load_captions(name, "val" if kind in ("emoji", "toyworld") else "train", ["en"], **how)
     again = pickle.loads(pickle.dumps(whole))
     assert (
         again.ids == whole.ids and again.captions == whole.captions and np.array_equal(again.images[:], whole.images[:])

@@ -272,7 +272,7 @@ def test_what_is_left_out_is_what_is_torn_or_in_two_splits_and_nothing_else(plac
     try:
         found = read(name, skip_bad=True)
     except UserError as error:
-        assert layout.contradicts, f"refused without a reason: {error}"
+        assert layout.contradicts or set(layout.places) == {torn}, f"refused without a reason: {error}"
         return
     assert not layout.contradicts
     for i, places in layout.places.items():
@@ -287,6 +287,9 @@ def test_what_is_left_out_is_what_is_torn_or_in_two_splits_and_nothing_else(plac
     assert (left > 0) == (torn in layout.places or layout.repeats)
 
 
+SPLIT_OF: list[dict[int, str]] = []  # where each picture went, an entry a layout
+
+
 @settings(bounded, max_examples=25)
 @given(order=st.permutations(range(12)), kind=st.sampled_from(FORMATS), files=st.integers(1, 3))
 def test_where_a_picture_goes_by_its_hash_depends_on_the_picture_alone(place, order, kind, files):
@@ -296,6 +299,5 @@ def test_where_a_picture_goes_by_its_hash_depends_on_the_picture_alone(place, or
     shutil.rmtree(place, ignore_errors=True)
     found = read(write(layout, place))
     split_of = {i: split for split in SPLITS for _, i, _ in found[split]}
-    assert split_of == test_where_a_picture_goes_by_its_hash_depends_on_the_picture_alone.__dict__.setdefault(
-        "first", split_of
-    )
+    SPLIT_OF.append(split_of)
+    assert split_of == SPLIT_OF[0] and set(split_of) == set(range(12))

@@ -136,7 +136,7 @@ def test_a_verdict_holds_for_what_it_was_registered_on(world, monkeypatch):  # n
 def test_a_stopped_run_is_not_continued_on_other_validation_pictures(world, monkeypatch):  # noqa: F811
     small().run(out=world / "r", progress=False)
     monkeypatch.setitem(PARTS, "val", made("val", 30, 7))
-    with pytest.raises(OtherRun, match="also"):
+    with pytest.raises(OtherRun, match="pictures and captions of val"):
         small().run(out=world / "r", progress=False)
 
 

@@ -152,6 +152,35 @@ def test_the_command_line_reads_sets_of_ones_own(value, name, languages):
     assert cli.set_and_languages(value) == (name, languages)
 
 
+def test_an_experiment_reads_a_set_of_ones_own_as_it_is_told(tmp_path, monkeypatch):
+    import io
+
+    import pandas as pd
+    from PIL import Image
+    from worlds import Meaning
+
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+
+    def png(number):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(file, "png")
+        return file.getvalue()
+
+    rows = [{"seen": png(i), "said": f"thing {i}", "split": "test" if i % 4 == 0 else "train"} for i in range(60)]
+    rows[5]["seen"] = b"torn"
+    (tmp_path / "photos").mkdir()
+    pd.DataFrame(rows).to_parquet(tmp_path / "photos" / "all.parquet")
+    where, columns = f"parquet:{tmp_path / 'photos'}", {"image": "seen", "captions": {"en": "said"}}
+    one = mpm.Experiment(text=Meaning(name="text"), image=Meaning(seed=1, name="image"), train=(where, ["en"]), val=None,
+                         test=(where, "all"), steps=2, seeds=1, options={"width": 8},
+                         load_options={"columns": columns, "skip_bad": True})  # fmt: skip
+    results = one.run(progress=False)
+    assert set(results.table["n"]) == {15} and results.meta["pairs"] == {"en": 44}, (
+        "val=None on a set without val works"
+    )
+    assert len(mpm.load_captions(where, "train", columns=columns, skip_bad=True).left_out) == 1
+
+
 # worlds
 
 
@@ -205,8 +234,23 @@ def test_one_value_is_a_sweep_too(vary, values, tmp_path, monkeypatch):
 
 
 def test_one_value_is_a_sweep_in_python_too(world):  # noqa: F811
-    results = mpm.sweep(made_experiment(seeds=1, steps=3), pairs=20)
-    assert set(results.table["pairs"]) == {20}
+    one = made_experiment(seeds=1, steps=3)
+    assert set(mpm.sweep(one, pairs=20).table["pairs"]) == {20}
+    assert len(mpm.sweep(one, pairs={"en": 5}).table) == len(mpm.sweep(one, text=one.text).table)
+
+
+def test_all_languages_of_a_set_can_be_learned_from(world):  # noqa: F811
+    results = made_experiment(seeds=1, steps=3, train=("made", "all"), pairs={"de": 5}).run(progress=False)
+    assert results.meta["pairs"] == {"en": 120, "de": 5, "fi": 120}
+    with pytest.raises(UserError, match="training language of pairs 'fr'"):
+        made_experiment(train=("made", "all"), pairs={"fr": 5}).run(progress=False)
+    with pytest.raises(UserError, match="test names no set"):
+        made_experiment(test=[]).run(progress=False)
+
+
+def test_a_number_of_numpys_is_the_number(world):  # noqa: F811
+    plain, numpys = (made_experiment(seeds=1, steps=3, pairs=n) for n in (20, np.int64(20)))
+    assert plain.key().digest == numpys.key().digest
 
 
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, capsys):

@@ -103,7 +103,10 @@ def load_captions(
             views += [(part, np.arange(len(part))) for part in wanted]
             if left := sum(len(part.left_out) for part in wanted):
                 whole = left + sum(len(part) for part in wanted)
-                print(f"mpm_lite: {left:,} of {whole:,} pictures of {one} are left out; see left_out.", file=sys.stderr)
+                print(
+                    f"mpm_lite: {left:,} of {whole:,} pictures of {one} are left out; the set's left_out lists them.",
+                    file=sys.stderr,
+                )
     parts = [part for part, _ in views]
     known = sorted({language for part in parts for language in part.captions}, key=lambda code: (code != "en", code))
     if isinstance(languages, str):

@@ -158,6 +158,7 @@ class CaptionSet:
         for part, indices in self.parts:
             told += [part.image_digest(), indices.tobytes()]
             told += [part.text_digest(code) if code in part.captions else "" for code in self.languages]
+            told += [text for code in self.languages for few in part.several.get(code, ()) for text in (*few, "")]
         return digest(told)
 
     @cached_property

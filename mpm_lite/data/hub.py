@@ -20,7 +20,7 @@ from typing import Any
 
 from mpm_lite.data import local
 from mpm_lite.data.captionset import Part
-from mpm_lite.data.hub_columns import CODES, Columns, checked, guessed
+from mpm_lite.data.hub_columns import CODES, Columns, checked, guessed, is_usual
 from mpm_lite.data.rows import Source, rows_of
 from mpm_lite.data.splits import parts_of, pictures_of
 from mpm_lite.runtime import UserError
@@ -176,6 +176,8 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
         named = {f"file_{number:06d}": [glob.escape(str(file))] for number, file in enumerate(few)}
         found = _loaded(name, kind, True, data_files=named, cache_dir=str(where), streaming=limit is not None)
         opened |= zip(few, found.values(), strict=True)
+    if kind == "webdataset" and limit is None:
+        _check_fields(name, root, opened)
     sources, taken = [], {}
     for file in [file for file in files if file in opened]:
         path = local.below(file, root)
@@ -185,6 +187,17 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
         if len(rows):
             sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
     return sources or _nothing(name)
+
+
+def _check_fields(name: str, root: Path, opened: Mapping[Path, Any]) -> None:
+    """UserError for pictures or captions in a tar file that `datasets` passes over: it looks for fields in a few examples only."""
+    for file, rows in opened.items():
+        for field in sorted(local.tar_fields(file) - set(rows.column_names)):
+            if is_usual(field):
+                raise UserError(
+                    f"{name}: {local.below(file, root)} has members that end in .{field}, and its first pictures have none: "
+                    "give every picture the same members (an empty text where there is no caption)."
+                )
 
 
 def _alike(name: str, kind: str, files: list[Path]) -> list[list[Path]]:

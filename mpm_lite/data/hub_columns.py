@@ -31,8 +31,8 @@ class Columns:
     image: bytes, a path, or what `datasets` keeps of a picture. captions: {language: column, or columns}; or one column, whose
     language `language` says (a column, or "split" where each split is a language), a row a caption, rows of one `id` being one
     picture; or one column that holds {language: caption or captions}. A caption is a text or a list of texts. id: None
-    numbers the rows. split: the column that says train, val or test; left out, a column called split, where there is one; None
-    leaves the splits to the names of files.
+    numbers the rows, and those of equal pictures are one. split: the column that says train, val or test; left out, a column
+    called split, where there is one; None leaves the splits to the names of files.
     """
 
     image: str
@@ -108,6 +108,11 @@ def guessed(name: str, there: Iterable[str], held: Mapping[str, Sequence[Any]] |
             'columns={"image": ..., "captions": {"en": ...}}.'
         )
     return Columns(image, captions, own, language if isinstance(captions, str) else None)
+
+
+def is_usual(column: str) -> bool:
+    """Whether a column is called as pictures or captions usually are."""
+    return column.lower() in (*IMAGES, *TEXTS) or _code(column) is not None
 
 
 def _code(column: str) -> str | None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 
 from mpm_lite.cache import digest
 from mpm_lite.runtime import UserError
@@ -96,7 +97,7 @@ def _nearest_reading(pieces: Sequence[str]) -> list[str]:
 def shown_names(names: Sequence[str]) -> dict[str, str]:
     """What tables and ids call each set: no folder of this machine, but as many as tell two local sets apart."""
     found = {name: name for name in names}
-    local = {name: PurePosixPath(place(name).resolve().as_posix()).parts for name in names if is_local(name)}
+    local = {name: Path(os.path.normpath(place(name))).parts for name in names if is_local(name)}
     for name, parts in local.items():
         kind = name.partition(":")[0]
         others = [of for other, of in local.items() if other != name and other.partition(":")[0] == kind]
@@ -126,6 +127,12 @@ def files(name: str) -> list[Path]:
     return found
 
 
+def tar_fields(file: Path) -> set[str]:
+    """What the members of a tar file end in, after the first dot of their names: png, txt, de."""
+    with tarfile.open(file) as tar:
+        return {PurePath(member.name).name.partition(".")[2] for member in tar if member.isfile()} - {""}
+
+
 def below(file: Path, root: Path) -> PurePath:
     """The path of a file below the folder that was given; its name alone where the file itself was given."""
     return file.relative_to(root) if root.is_dir() else PurePath(file.name)
@@ -152,14 +159,15 @@ def split_of_file(path: PurePath, shown: str) -> str | None:
 
 
 def picture_file(said: str, folders: Sequence[Path], shown: str) -> tuple[Path | None, list[Path]]:
-    """Where a picture lies that a set names by its path, None where it is not there; and every place that was looked at.
+    """Where a picture lies that a set names by its path, None where it is not there or cannot be read; and every place that was
+    looked at.
 
     folders: those in which a relative path is looked up: the set's own, and the one of the file that names the picture.
     Raises UserError where two different files answer to the path.
     """
     path = Path(said)
     tried = [path] if path.is_absolute() else list(dict.fromkeys(folder / path for folder in folders))
-    found = [one for one in tried if one.is_file()]
+    found = [one for one in tried if os.path.isfile(one) and os.access(one, os.R_OK)]
     if len(found) > 1 and not all(os.path.samefile(one, found[0]) for one in found):
         raise UserError(f"{shown}: the path {said!r} may be {found[0]} or {found[1]}: name the folder in the path.")
     return (found[0] if found else None), tried
@@ -179,7 +187,7 @@ def stamp_of(paths: Iterable[Path]) -> str:
     for path in paths:
         try:
             facts = path.stat()
-        except OSError:
+        except (OSError, ValueError):
             pieces.append(f"{path} is not there")
             continue
         if not path.is_dir():

@@ -99,14 +99,16 @@ def picture_places(rows: Any, column: str) -> list[str | bool]:
     if column not in rows.column_names:
         return [False] * len(rows)
     held = rows.data.column(column)
-    if pa.types.is_struct(held.type):
-        names = [one.name for one in held.type]
-        inside = pc.is_valid(pc.struct_field(held, "bytes")).to_pylist() if "bytes" in names else [False] * len(held)
-        paths = pc.struct_field(held, "path").to_pylist() if "path" in names else [None] * len(held)
-        return [one or path or False for one, path in zip(inside, paths, strict=True)]
     if pa.types.is_string(held.type) or pa.types.is_large_string(held.type):
         return [path or False for path in held.to_pylist()]
-    return pc.is_valid(held).to_pylist()
+    in_struct = [one.name for one in held.type] if pa.types.is_struct(held.type) else []
+    data = pc.struct_field(held, "bytes") if "bytes" in in_struct else held
+    paths = pc.struct_field(held, "path").to_pylist() if "path" in in_struct else [None] * len(held)
+    if pa.types.is_binary(data.type) or pa.types.is_large_binary(data.type):
+        inside = [bool(length) for length in pc.binary_length(data).to_pylist()]  # none, and none of length 0
+    else:
+        inside = [False] * len(held)
+    return [one or path or False for one, path in zip(inside, paths, strict=True)]
 
 
 def _located(source: Source, place: str | bool, shown: str) -> tuple[Path | None, str, tuple[Path, ...]]:
@@ -117,8 +119,8 @@ def _located(source: Source, place: str | bool, shown: str) -> tuple[Path | None
         return None, f"the picture {place!r} is an address, and pictures are not fetched: save them beside the set", ()
     folders = [] if source.file is None or source.root is None else [source.root, source.file.parent]
     found, tried = picture_file(place, folders, shown)
-    where = " and ".join(map(str, tried)) or "nowhere, since a relative path has no folder here"
-    return found, "" if found else f"the picture {place!r} is not there (looked for {where})", tuple(tried)
+    where = f"looked for {' and '.join(map(str, tried))}" if tried else "a set of the hub has no folder here"
+    return found, "" if found else f"the picture {place!r} is not there ({where})", tuple(tried)
 
 
 def _inside(source: Source, place: str | bool) -> PurePath:
@@ -173,10 +175,11 @@ def encoded(sources: Sequence[Source], row: Row, column: str) -> bytes:
 
 def kept(key: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
     """What is computed, kept on disk where there is a key (what it is, then what decides it) and the disk takes it."""
-    made: list[np.ndarray] = []
+    made: list[np.ndarray | None] = []
 
     def once() -> np.ndarray:
-        made.append(compute())
+        made.append(None)
+        made[0] = compute()
         return made[0]
 
     if not key:
@@ -184,4 +187,6 @@ def kept(key: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
     try:
         return cache.features(Key(key[0], {"kind": key[0], "pictures": list(key[1:])}), once)
     except (OSError, UserError):  # a folder that cannot be written to: what was computed is still right
+        if made and made[0] is None:  # it was the computation that failed
+            raise
         return made[0] if made else compute()

@@ -100,6 +100,10 @@ def parts_of(
             else:
                 good[split].append(one)
     good = without_repeats(good, leave_out)
+    if not any(good.values()):
+        raise UserError(
+            f"{name}: no picture can be used. {next((why for few in left.values() for why in few), '')}".strip()
+        )
     every = {code for few in good.values() for one in few for code in one.captions}
     codes = sorted(every, key=lambda code: (code != "en", code))
     return {s: _part(f"{name}/{s}", sources, good[s], codes, column, left[s], key) for s in SPLITS}

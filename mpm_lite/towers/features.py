@@ -27,7 +27,7 @@ def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndar
     for part, indices in captions.parts:
         whole = np.empty((len(part.ids), tower.width), np.float32)  # filled where a block is asked for
         for block in np.unique(indices // KEEP).tolist():
-            drawn, side_by_side = _Drawn(part, block), []
+            drawn, side_by_side = _Drawn(part, block, len(towers) > 1), []
             for one in towers:
                 decides = {"weights": one.fingerprint, "pictures": part.image_digest(), "block": str(block)}
                 key = Key("vectors of pictures", {"kind": "image", **decides})
@@ -38,16 +38,19 @@ def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndar
 
 
 class _Drawn:
-    """The pictures of a block, drawn at most once while several towers look at them, CHUNK at a time."""
+    """The pictures of a block, CHUNK at a time; `keep` draws them at most once while several towers look at them."""
 
-    def __init__(self, part: Any, block: int) -> None:
-        self.part, self.start, self._kept = part, block * KEEP, {}
+    def __init__(self, part: Any, block: int, keep: bool) -> None:
+        self.part, self.start, self.keep, self._kept = part, block * KEEP, keep, {}
         self.end = min(self.start + KEEP, len(part.ids))
 
     def chunk(self, start: int) -> np.ndarray:
-        if start not in self._kept:
-            self._kept[start] = self.part.pictures(range(start, min(start + CHUNK, self.end)))
-        return self._kept[start]
+        if start in self._kept:
+            return self._kept[start]
+        pictures = self.part.pictures(range(start, min(start + CHUNK, self.end)))
+        if self.keep:
+            self._kept[start] = pictures
+        return pictures
 
     def through(self, tower: Any, progress: bool) -> np.ndarray:
         starts = range(self.start, self.end, CHUNK)
