@@ -12,12 +12,11 @@ import pytest
 # The files that take longest, longest first: a long file that begins last would keep one core busy on its own.
 LONGEST = (
     "test_cli.py",
-    "test_claims.py",
-    "test_across.py",
-    "test_train.py",
-    "test_kernels.py",
     "06_mpm_paint.ipynb",
-    "test_pretrain.py",
+    "05_which_language_does_it_answer.ipynb",
+    "test_kernels.py",
+    "test_across.py",
+    "test_claims.py",
 )
 
 

@@ -112,8 +112,13 @@ def test_shuffled_sentences_have_another_ones_translation(bench):
     )
 
 
-def test_english_trained_on_afterwards_moves_and_acquirers_do_not(bench):
-    before, after = bench.train(ARM, 0), bench.train(replace(ARM, afterwards=3), 0)
+def test_english_trained_on_afterwards_moves_and_acquirers_do_not(bench, monkeypatch):
+    asked = []  # it wants all pictures of train, whose encoding takes a minute: 40 of them do for three steps
+    few = lambda count, seed: asked.append(count) or Bench.captioned(bench, 40, seed)  # noqa: E731
+    before = bench.train(ARM, 0)
+    monkeypatch.setattr(bench, "captioned", few)
+    after = bench.train(replace(ARM, afterwards=3), 0)
+    assert asked == [toyworld.COUNTS["train"]]
     assert all(torch.equal(v, states(before.acquirers)[k]) for k, v in states(after.acquirers).items())
     assert not torch.equal(said(before, bench, "en"), said(after, bench, "en"))
     assert not torch.equal(said(before, bench, "zh", "红色的圆形。"), said(after, bench, "zh", "红色的圆形。"))
