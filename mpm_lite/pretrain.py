@@ -17,7 +17,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import islice
@@ -28,8 +28,9 @@ import numpy as np
 import torch
 
 from mpm_lite import competence, runtime, train
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import write_atomic
 from mpm_lite.data import grammar, text
+from mpm_lite.keys import Key, check_same, digest
 from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageModelOptions
 from mpm_lite.studies import commit
 from mpm_lite.towers.lm import load_lm
@@ -42,6 +43,7 @@ IN_FULL = 5  # one document in so many counts in full, of the others what can be
 # How the documents of the first stage differ: a caption and the question what colour something is, no more.
 LOOKUPS = {"parallel": 0.0, "discourse": 1.0, "quoted": 0.0, "asked": 1.0, "kinds": ("colour",), "stream": 1}
 SPLITS = ("val", "test")  # the gate looks at val
+SPEED = ("compiled", "bf16")  # options that say how fast a machine computes, not what
 _UNSEEN = ("hi", "sw")
 # The words of questions that a segmenter of Chinese and Japanese keeps together.
 _ASKING = ("什么", "颜色", "哪里", "是不是", "不是", "何色")
@@ -164,6 +166,7 @@ def build(
 ) -> Path:
     """Train, save, measure and describe one model, unless all that is done; returns the path of its card.
 
+    Raises OtherRun where weights of that name and seed are there already, made of another text mix or with other options.
     Weights go to OUT/lm/NAME-SEED, measures to OUT/results/lm/NAME-SEED.csv, both whole or not at all; checkpoints lie
     in the cache folder, so that a stopped run goes on where it was.
     """
@@ -171,6 +174,9 @@ def build(
     folder, rows = out / "lm" / f"{variant.name}-{seed}", out / "results" / "lm" / f"{variant.name}-{seed}.csv"
     card = rows.with_suffix(".json")
     if intact(folder, card):
+        told = json.loads(card.read_text(encoding="utf-8"))
+        wanted = {**asdict(mix(variant, seed)), "documents": documents, "options": asdict(options)}
+        check_same(folder, _settings_key(told, wanted).describe(), _settings_key(wanted, told))
         return card
     if options.compiled and not compiler():
         raise runtime.UserError("No C++ compiler is found, and training compiles the model: install g++ (or set CXX).")
@@ -214,6 +220,13 @@ def build(
     write_json(card, described)
     shutil.rmtree(work / "checkpoints", ignore_errors=True)
     return card
+
+
+def _settings_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> Key:
+    """What of a model's settings another description says too: a card that is older than an option says nothing of it."""
+    shared = {name: value for name, value in one.items() if name in other and name != "options"}
+    shared |= {f"option {k}": v for k, v in one["options"].items() if k in other["options"] and k not in SPEED}
+    return Key("settings of a language model", {k: json.dumps(v) for k, v in sorted(shared.items())})
 
 
 def compiler() -> str | None:
