@@ -13,6 +13,7 @@ from mpm_lite import UserError, competence, pretrain, pretrain_towers
 from mpm_lite.cli import main
 from mpm_lite.data import grammar, text
 from mpm_lite.data.scenes import COLOURS, SHAPES, pair_name, scenes, split_of, split_of_combination
+from mpm_lite.keys import OtherRun
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
 from mpm_lite.towers.lm import IGNORE
 
@@ -64,8 +65,14 @@ def test_what_is_there_and_intact_is_kept_and_what_is_damaged_is_made_again(buil
     root, card = built
     weights, before = root / "out/lm/toy-unseen-1/model.safetensors", card.stat().st_mtime_ns
     variant = pretrain.VARIANTS["toy-unseen"]
-    pretrain.build(variant, 1, root / "out", TINY)  # with all documents it would take minutes: nothing is done
+    pretrain.build(variant, 1, root / "out", TINY, documents=300)
     assert card.stat().st_mtime_ns == before
+    for other in (
+        {"options": replace(TINY, steps=TINY.steps + 1), "documents": 300},
+        {"options": TINY, "documents": 301},
+    ):
+        with pytest.raises(OtherRun, match="steps|documents"):
+            pretrain.build(variant, 1, root / "out", **other)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
     monkeypatch.setenv("MPM_LITE_HOME", str(root / "home2"))
