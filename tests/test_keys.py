@@ -205,6 +205,66 @@ def test_a_tower_that_was_trained_in_memory_is_another_tower(tmp_path, monkeypat
         assert not np.allclose(before, said())
 
 
+def by_data(tower):
+    for weight in tower.model.parameters():
+        weight.data.add_(0.3)
+
+
+def by_other_data(tower):
+    for weight in tower.model.parameters():
+        weight.data = weight.data + 0.3 * torch.randn_like(weight)
+
+
+def by_another_parameter(tower):
+    table = tower.model.get_input_embeddings()
+    table.weight = torch.nn.Parameter(table.weight.flip(0))
+
+
+def by_assigned_weights(tower):
+    weights = tower.model.state_dict()
+    tower.model.load_state_dict({k: v + 0.3 if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
+
+
+def by_another_order(tower):
+    layers = tower.model.encoder.layer
+    layers[0], layers[1] = layers[1], layers[0]
+
+
+CHANGES = {
+    "in place through .data": by_data,
+    "with other .data": by_other_data,
+    "with another Parameter": by_another_parameter,
+    "with assigned weights": by_assigned_weights,
+    "with its layers in another order": by_another_order,
+    "in half the bits": lambda tower: tower.model.half(),
+    "with another prompt": lambda tower: setattr(tower, "prefix", "query: "),
+    "with another length": lambda tower: setattr(tower, "max_tokens", 4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tower_changed_in_memory_is_another_tower(change, tmp_path):
+    tower = load_text_tower(str(encoder(tmp_path / "text")))
+    loaded = tower.fingerprint
+    before = tower.encode(TEXTS[:3])
+    CHANGES[change](tower)
+    assert not np.array_equal(tower.encode(TEXTS[:3]), before)
+    changed = tower.fingerprint
+    assert changed != loaded and pickle.loads(pickle.dumps(tower)).fingerprint == changed == tower.fingerprint
+
+
+def test_random_vectors_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    tower = load_text_tower(str(encoder(tmp_path / "text")))
+    part = Part("made/test", ["a"], {"en": TEXTS[:1]}, ["x"], lambda i: pictures(1, 256)[i])
+    many = CaptionSet([(part, np.arange(1))], ["en"])
+    tower.model.train()
+    with pytest.raises(UserError, match=r"training mode.*eval\(\)"):
+        text_features(many, "en", tower)
+    tower.model.eval()
+    assert np.array_equal(text_features(many, "en", tower), tower.encode(TEXTS[:1]))
+
+
 def test_a_file_is_read_again_when_its_bytes_may_have_changed(tmp_path):
     file, old = tmp_path / "weights", 1_000_000_000
     file.write_bytes(b"one")
