@@ -17,7 +17,7 @@ import pandas as pd
 
 from mpm_lite.cache import write_table
 from mpm_lite.experiment import Experiment, plain
-from mpm_lite.keys import CARD, KEY, Key, check_same, code_of, digest
+from mpm_lite.keys import CARD, KEY, Key, check_same, code_of, digest, value_of
 from mpm_lite.ops import across
 from mpm_lite.recipes import recipe_class
 from mpm_lite.results import Results
@@ -33,8 +33,8 @@ def sweep(
     Of an Experiment a dial is a field or an option of its recipe, and what comes back is one `Results`; of a function it is
     an argument by name, and what comes back are the functions' tables as one. With `out` each combination is kept there
     (results.parquet and config.json, or a parquet file of its own) with the key of all that decides it: the same call goes
-    on where it was stopped, and a combination that is there is not run again. What else a function reads (files, lists,
-    other functions) is no part of its key. `track` as in `Experiment.run`.
+    on where it was stopped, and a combination that is there is not run again. What else a function reads (files, objects,
+    functions of other modules) is no part of its key. `track` as in `Experiment.run`.
     Raises UserError for a dial nobody knows, one without values, and for kept results that cannot be read; OtherRun where
     other weights, other data, another recipe or another function made what is kept.
     """
@@ -123,7 +123,7 @@ def _calls(function: Callable[..., pd.DataFrame], out: Path | None, values: dict
     code = code_of(function) if out else ""
     for setting, labels, label in _settings(values):
         path = out / f"{label}.parquet" if out else None
-        key = Key("a table of a function", {"function": code, **{k: _value(v) for k, v in setting.items()}})
+        key = Key("a table of a function", {"function": code, **{k: value_of(v) for k, v in setting.items()}})
         if path and path.exists():
             try:
                 table = pd.read_parquet(path)
@@ -140,8 +140,3 @@ def _calls(function: Callable[..., pd.DataFrame], out: Path | None, values: dict
                 write_table(path, table, key, index=False)
         done.append(table.assign(**{k: v for k, v in labels.items() if k not in table}))
     return pd.concat(done, ignore_index=True)
-
-
-def _value(value: Any) -> str:
-    """What of a dial's value decides a function's table: the fingerprint of weights, else what is shown of it."""
-    return str(getattr(value, "fingerprint", plain(value)))

@@ -5,6 +5,9 @@ import json
 import os
 import pickle
 import shutil
+import sys
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ import mpm_lite as mpm
 from mpm_lite import cache, claims, cli, experiment, keys, packing, runtime
 from mpm_lite.data import CaptionSet, Part
 from mpm_lite.keys import Key, OtherRun
+from mpm_lite.recipes import Align
 from mpm_lite.runtime import UserError
 from mpm_lite.towers import toys
 from mpm_lite.towers.features import image_features, text_features
@@ -119,6 +123,91 @@ def test_a_function_that_was_edited_is_another_function(tmp_path):
     factor = 4
     with pytest.raises(OtherRun, match="function"):
         mpm.sweep(around, out=tmp_path / "b", n=[1])
+
+
+SCALE, AROUND = 1.0, {"factor": 1.0}
+
+
+def scaled(x):
+    return x * AROUND["factor"]
+
+
+class Scaled(Align):
+    name = "scaled"
+    times = 1.0
+
+    def loss(self, batch):
+        return SCALE * self.times * super().loss(batch)
+
+
+@pytest.mark.parametrize("place, name", [("module", "SCALE"), ("class", "times")])
+def test_a_recipe_is_known_by_the_values_that_it_takes_from_around_it(world, monkeypatch, place, name):  # noqa: F811
+    mpm.sweep(small(recipe=Scaled), out=world / "s", pairs=[20])
+    mpm.sweep(small(recipe=Scaled), out=world / "s", pairs=[20])
+    monkeypatch.setattr(Scaled if place == "class" else sys.modules[__name__], name, -1.0)
+    with pytest.raises(OtherRun, match="code"):
+        mpm.sweep(small(recipe=Scaled), out=world / "s", pairs=[20])
+
+
+def test_a_function_is_known_by_its_defaults_its_settings_and_its_helpers(tmp_path, monkeypatch):
+    def made(factor):
+        def table(x, times=factor):
+            return pd.DataFrame({"value": [scaled(x) * times]})
+
+        return table
+
+    assert mpm.sweep(made(1), out=tmp_path, x=[1])["value"].tolist() == [1]
+    with pytest.raises(OtherRun, match="function"):
+        mpm.sweep(made(2), out=tmp_path, x=[1])
+    monkeypatch.setitem(AROUND, "factor", 2.0)
+    with pytest.raises(OtherRun, match="function"):
+        mpm.sweep(made(1), out=tmp_path, x=[1])
+
+
+def test_a_method_of_an_object_is_not_kept(tmp_path):
+    class Runner:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def table(self, x):
+            return pd.DataFrame({"value": [self.factor * x]})
+
+    assert mpm.sweep(Runner(2).table, x=[1])["value"].tolist() == [2]
+    with pytest.raises(UserError, match="method of an object"):
+        mpm.sweep(Runner(2).table, out=tmp_path, x=[1])
+
+
+def two_sets():
+    return [CaptionSet([(made("train", 5, start), np.arange(5))], ["en"]) for start in (0, 9)]
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (1, "1"),
+        (np.zeros(3000), np.eye(1, 3000, 1500)[0]),
+        (pd.DataFrame({"x": range(99)}), pd.DataFrame({"x": [*range(50), 0, *range(51, 99)]})),
+        (SimpleNamespace(name="a", lr=1), SimpleNamespace(name="a", lr=2)),
+        two_sets(),
+    ],
+    ids=["a number and its text", "long arrays", "long tables", "objects of one name", "caption sets of one size"],
+)
+def test_values_that_look_alike_are_told_apart(tmp_path, one, other):
+    def table(x):
+        return pd.DataFrame({"value": [0.0]})
+
+    for _ in range(2):
+        mpm.sweep(table, out=tmp_path, x=[one])
+    with pytest.raises(OtherRun, match="x"):
+        mpm.sweep(table, out=tmp_path, x=[other])
+
+
+def test_a_value_without_bytes_is_refused_where_it_decides(tmp_path):
+    def table(x):
+        return pd.DataFrame({"value": [0.0]})
+
+    with pytest.raises(UserError, match="type lock.*fingerprint"):
+        mpm.sweep(table, out=tmp_path, x=[threading.Lock()])
 
 
 def test_a_verdict_holds_for_what_it_was_registered_on(world, monkeypatch):  # noqa: F811
