@@ -38,7 +38,7 @@ def sweep(
     Raises UserError for a dial nobody knows, one without values, and for kept results that cannot be read; OtherRun where
     other weights, other data, another recipe or another function made what is kept.
     """
-    values = {name: [of] if isinstance(of, (str, int, float)) or of is None else list(of) for name, of in dials.items()}
+    values = {name: _values(of) for name, of in dials.items()}
     if empty := [name for name, of in values.items() if not of]:
         raise UserError(f"Dial {empty[0]!r} has no values: give a list of at least one.")
     if isinstance(thing, Experiment):
@@ -48,6 +48,12 @@ def sweep(
             f"A sweep takes an Experiment or a function that returns a table; got a {type(thing).__name__}."
         )
     return _calls(thing, Path(out) if out else None, values)
+
+
+def _values(of: Any) -> list[Any]:
+    """The values of a dial. What cannot be gone through, a text and a dictionary are one value, not several."""
+    several = isinstance(of, Iterable) and not isinstance(of, (str, bytes, Mapping, type))
+    return list(of) if several else [of]
 
 
 def _settings(values: dict[str, list[Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:

@@ -281,7 +281,7 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
         raise UserError(
             f"track={plan.track!r} needs a folder to write to (out) and the package: pip install {plan.track}."
         )
-    wanted = plan.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    wanted = precision_of(plan.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()  # else the precision of an earlier run of this process would stay
     if on.type == "cpu" and wanted == "fp16":
@@ -300,9 +300,15 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
     return found
 
 
+def precision_of(asked: str) -> str:
+    """The precision of matrix products: the one asked for, else what the launcher says, else "no"."""
+    return asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
 def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
     """Everything that decides the weights, so that a run is never continued as another."""
     options: Any = getattr(recipe, "options", None)
+    precision = precision_of(plan.precision)
     described = {
         "recipe": recipe.name,
         "options": asdict(options) if options is not None else None,
@@ -312,6 +318,7 @@ def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
         # Sharded, the optimizer numbers its tensors otherwise.
         "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and across.world() > 1 else [])],
         "also": plan.also,
+        **({} if precision == "no" else {"precision": precision}),
     }
     return Key("checkpoints of a training run", {k: json.dumps(v, sort_keys=True) for k, v in described.items()})
 
