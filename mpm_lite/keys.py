@@ -73,7 +73,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def code_of(thing: type | Callable[..., Any]) -> str:
     """What tells a class's or a function's code from another's: of one of this library its name and the library's version; of
     any other its source, with that of the classes it derives from, of the functions and classes of the same module that it
-    uses, and with the plain values that it takes from around it, from its defaults and from attributes of its classes.
+    uses, and with the plain values that it takes from around it, from its defaults and from attributes of its classes; lists are
+    left out, since functions often note in them what they did.
     Raises UnreadableCode where the source cannot be read, and for a method, whose object may hold anything.
     """
     if inspect.ismethod(thing) and not isinstance(thing.__self__, type):
@@ -122,7 +123,11 @@ def _tell(thing: Any, told: dict[Any, str], module: str) -> None:
         around = inspect.getclosurevars(one)
         given = {**dict(enumerate(one.__defaults__ or ())), **(one.__kwdefaults__ or {})}
         used |= {**around.globals, **around.nonlocals} | {f"{one.__qualname__}: {k}": v for k, v in given.items()}
-    plain = [f"{k}={v!r}" for k, v in sorted(used.items(), key=lambda pair: pair[0]) if _is_plain(v)]
+    plain = [
+        f"{k}={v!r}"
+        for k, v in sorted(used.items(), key=lambda pair: pair[0])
+        if _is_plain(v) and not isinstance(v, list)
+    ]
     told[thing] += "".join(f"\n{one}" for one in plain)
     for _, one in sorted(used.items(), key=lambda pair: pair[0]):
         if (inspect.isfunction(one) or isinstance(one, type)) and one.__module__ == module:

@@ -33,8 +33,8 @@ def sweep(
     Of an Experiment a dial is a field or an option of its recipe, and what comes back is one `Results`; of a function it is
     an argument by name, and what comes back are the functions' tables as one. With `out` each combination is kept there
     (results.parquet and config.json, or a parquet file of its own) with the key of all that decides it: the same call goes
-    on where it was stopped, and a combination that is there is not run again. What else a function reads (files, objects,
-    functions of other modules) is no part of its key. `track` as in `Experiment.run`.
+    on where it was stopped, and a combination that is there is not run again. What else a function reads (files, lists,
+    objects, functions of other modules) is no part of its key. `track` as in `Experiment.run`.
     Raises UserError for a dial nobody knows, one without values, and for kept results that cannot be read; OtherRun where
     other weights, other data, another recipe or another function made what is kept.
     """

@@ -117,6 +117,24 @@ def test_a_files_own_name_comes_first_then_the_nearest_folder(tmp_path):
     assert numbers(f"parquet:{tmp_path / 's'}") == {"train": [1], "val": [0], "test": [2]}
 
 
+@pytest.mark.parametrize("silent", ["more", "minival", "devtest", "testset"])
+def test_a_file_that_says_no_split_beside_others_that_do_is_refused(tmp_path, silent):
+    parquet(tmp_path / "s" / "train.parquet", [0, 1], en=EN[:2])
+    name = parquet(tmp_path / "s" / f"{silent}.parquet", [2, 3], en=EN[2:4])
+    with pytest.raises(UserError, match=f"{silent}.parquet, row 0 says no split.*says train"):
+        mpm.load_captions(name)
+
+
+@pytest.mark.parametrize("test", ["testA", "Test2014", "TEST", "photosTest"])
+def test_a_capital_letter_begins_a_word(tmp_path, test):
+    parquet(tmp_path / "s" / "train.parquet", [0, 1], en=EN[:2])
+    assert numbers(parquet(tmp_path / "s" / f"{test}.parquet", [2], en=EN[2:3])) == {
+        "train": [0, 1],
+        "val": [],
+        "test": [2],
+    }
+
+
 @pytest.mark.parametrize("path", ["train-test.parquet", "val_train/x.parquet"])
 def test_two_splits_in_one_name_are_refused(tmp_path, path):
     parquet(tmp_path / "s" / path, [0], en=EN[:1])
@@ -146,6 +164,29 @@ def test_a_column_of_splits_may_be_one_of_class_labels(tmp_path):
 def test_folders_inside_a_tar_file_say_splits(tmp_path):
     tar(tmp_path / "s" / "x.tar", [("train/0", 0, EN[0]), ("val2014/1", 1, EN[1]), ("more/test/2", 2, EN[2])])
     assert numbers(f"webdataset:{tmp_path / 's'}") == {"train": [0], "val": [1], "test": [2]}
+
+
+def test_folders_that_are_links_are_part_of_a_set(tmp_path):
+    parquet(tmp_path / "elsewhere" / "x.parquet", [0, 1], en=EN[:2])
+    name = parquet(tmp_path / "s" / "test.parquet", [2], en=EN[2:3])
+    (tmp_path / "s" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "s")  # a circle
+    assert numbers(name) == {"train": [0, 1], "val": [], "test": [2]}
+    parquet(tmp_path / "elsewhere" / "x.parquet", [5, 6], en=EN[5:7])
+    assert numbers(name)["train"] == [5, 6]
+
+
+def test_endings_in_capitals_are_endings(tmp_path):
+    parquet(tmp_path / "s" / "train.parquet", [0, 1], en=EN[:2])
+    name = parquet(tmp_path / "s" / "test.PARQUET", [2], en=EN[2:3])
+    assert numbers(name) == {"train": [0, 1], "val": [], "test": [2]}
+
+
+def test_compressed_shards_are_refused_not_left_out(tmp_path):
+    tar(tmp_path / "s" / "a.tar", [("0", 0, EN[0])])
+    (tmp_path / "s" / "b.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match="b.tar.gz is compressed.*unpack it"):
+        mpm.load_captions(f"webdataset:{tmp_path / 's'}")
 
 
 def test_hidden_copies_are_no_part_of_a_set(tmp_path):
@@ -515,6 +556,13 @@ def test_a_rewritten_file_of_the_same_time_is_read_anew(tmp_path):
         name = parquet(tmp_path / "s" / "x.parquet", few, en=EN[: len(few)])
         os.utime(tmp_path / "s" / "x.parquet", ns=(10**18, 10**18))
         assert sorted(everything(name)) == few
+
+
+def test_captions_rewritten_with_the_same_size_and_time_are_read_anew(tmp_path):
+    for text in ("a red cat", "a red dog"):
+        name = parquet(tmp_path / "s" / "x.parquet", [0, 1, 2], en=[text] * 3)
+        os.utime(tmp_path / "s" / "x.parquet", ns=(10**18, 10**18))
+        assert set(map(str, everything(name).values())) == {str({"en": [text]})}
 
 
 # Bad pictures
