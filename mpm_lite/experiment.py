@@ -295,12 +295,26 @@ class _Bench:
                 f"{self.e.val[0]} has no captioned pictures for validation, so no step can be chosen on them: give another "
                 "set as val, or val=None, which takes the last step and trains on all that is there."
             )
+        self.check_apart()
         for side, tower in (("text", self.text), ("image", self.image)):
             if not isinstance(getattr(tower, "fingerprint", None), str):
                 raise UserError(
                     f"The {side} tower {plain(tower)!r} has no fingerprint: give it one, a text that changes whenever its "
                     "weights do, so that nothing kept of other weights is taken for its own."
                 )
+
+    def check_apart(self) -> None:
+        """UserError where a picture is learned from and asked about, or chosen on and asked about: sets of one's own keep their
+        splits apart, but two of them may share pictures."""
+        asked = [(f"the test set {name}", captions) for name, captions, _ in self.tests]
+        few = [] if self.val_set is None else [(f"the validation set {self.e.val[0]}", self.val_set)]
+        for number, (first, one) in enumerate([(f"the training set {self.e.train[0]}", self.train_set), *few]):
+            for second, other in [*few[number:], *asked]:
+                if both := sorted(one.contents.keys() & other.contents.keys()):
+                    raise UserError(
+                        f"{len(both)} pictures of {second} are in {first} too, such as {other.contents[both[0]]!r} and "
+                        f"{one.contents[both[0]]!r}: take them out of one of the two."
+                    )
 
     def key(self) -> Key:
         """See `Experiment.key`."""

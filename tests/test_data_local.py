@@ -152,6 +152,15 @@ def test_a_column_of_splits_is_followed(tmp_path):
     assert numbers(name) == {"train": [2], "val": [1], "test": [0]}
 
 
+def test_a_column_of_splits_by_another_name_is_refused_until_it_is_named(tmp_path):
+    name = parquet(tmp_path / "s" / "x.parquet", [0, 1, 2], en=EN[:3], partition=["train", "test", "dev"])
+    with pytest.raises(UserError, match='column \'partition\' seems to say the splits.*"split": "partition"'):
+        mpm.load_captions(name)
+    told = {"image": "image", "captions": {"en": "en"}}
+    assert numbers(name, columns={**told, "split": "partition"}) == {"train": [0], "val": [2], "test": [1]}
+    assert sorted(everything(name, columns={**told, "split": None})) == [0, 1, 2]
+
+
 def test_a_column_of_splits_may_be_one_of_class_labels(tmp_path):
     labels = datasets.ClassLabel(names=["test", "train", "validation"])
     kinds = datasets.Features({"image": datasets.Value("binary"), "en": datasets.Value("string"), "split": labels})
@@ -361,6 +370,45 @@ def test_a_repository_whose_guessed_id_has_two_pictures_is_refused(tmp_path, mon
 # Ids
 
 
+def samples(file, members):
+    """A tar file of (name, bytes)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as made:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            made.addfile(info, io.BytesIO(data))
+    return f"webdataset:{file.parent}"
+
+
+def test_captions_that_the_first_samples_lack_are_not_lost(tmp_path):
+    members = [(f"{i}.{end}", data) for i in range(8) for end, data in (("png", png(i)), ("txt", EN[i].encode()))]
+    name = samples(tmp_path / "s" / "a.tar", [*members, ("7.de", b"ein Bild")])
+    with pytest.raises(UserError, match=r"7\.de would be lost"):
+        mpm.load_captions(name)
+    few = [
+        (f"{i}.{end}", data) for i in range(8) for end, data in (("png", png(i)), ("txt", b"a cat" if i > 6 else b""))
+    ]
+    found = everything(samples(tmp_path / "t" / "a.tar", few))
+    assert found == {i: {"en": ["a cat"]} if i > 6 else {} for i in range(8)}
+
+
+def test_a_tar_file_that_ends_in_the_middle_is_refused(tmp_path):
+    tar(tmp_path / "s" / "a.tar", [(f"{i}", i, EN[i]) for i in range(8)])
+    whole = (tmp_path / "s" / "a.tar").read_bytes()
+    (tmp_path / "s" / "a.tar").write_bytes(whole[: 16 * 512])  # between two members
+    with pytest.raises(UserError, match="ends in the middle"):
+        mpm.load_captions(f"webdataset:{tmp_path / 's'}")
+
+
+def test_captions_that_are_not_read_are_named(tmp_path, capsys):
+    parquet(
+        tmp_path / "s" / "x.parquet", [0, 1], caption=EN[:2], text=EN[2:4], caption_2=EN[4:6], am=EN[:2], site=EN[:2]
+    )
+    assert everything(f"parquet:{tmp_path / 's'}") == {0: {"en": EN[:1]}, 1: {"en": EN[1:2]}}
+    assert "the texts of text, caption_2, am are not read" in capsys.readouterr().err
+
+
 def test_shards_that_restart_their_keys_keep_every_picture(tmp_path):
     for shard in range(2):
         tar(tmp_path / "s" / f"{shard}.tar", [(f"{k:04d}", 3 * shard + k, EN[3 * shard + k]) for k in range(3)])
@@ -395,6 +443,31 @@ def test_a_missing_id_is_refused(tmp_path, ids):
 def test_a_column_of_ids_that_is_empty_is_no_column_of_ids(tmp_path):
     name = parquet(tmp_path / "s" / "x.parquet", [0, 1, 2], en=EN[:3], key=pa.array([None] * 3, pa.string()))
     assert sorted(everything(name)) == [0, 1, 2]
+
+
+def test_an_experiment_refuses_pictures_that_two_of_its_sets_share(tmp_path):
+    for name, few in (("a/train", [0, 1]), ("a/val", [2]), ("b/test", [1, 3]), ("c/test", [2]), ("d/test", [4])):
+        parquet(tmp_path / f"{name}.parquet", few, en=EN[: len(few)])
+    sets = {of: (f"parquet:{tmp_path / of}", ["en"]) for of in "abcd"}
+    tower = {"text": Meaning(), "image": Meaning(seed=1)}
+    for test, val, said in (("b", "a", "training set"), ("c", "a", "validation set"), ("c", None, "training set")):
+        with pytest.raises(UserError, match=f"1 pictures of the test set .* are in the {said}"):
+            mpm.Experiment(**tower, train=sets["a"], val=val and sets[val], test=sets[test], steps=1).run(
+                progress=False
+            )
+    mpm.Experiment(**tower, train=sets["a"], val=sets["a"], test=sets["d"], steps=1, seeds=1).run(progress=False)
+
+
+def test_what_is_no_dictionary_no_number_and_no_kind_of_set_is_refused(tmp_path):
+    name = parquet(tmp_path / "s" / "x.parquet", [0, 1], en=EN[:2])
+    for given, how, said in (
+        (name, {"columns": "en"}, "columns='en' is no dictionary"),
+        (name, {"limit": "5"}, "limit='5' is no whole number"),
+        (name, {"limit": 0}, "limit=0 is no whole number"),
+        (str(tmp_path / "s"), {}, f"which kind of set.*parquet:{tmp_path / 's'}"),
+    ):
+        with pytest.raises(UserError, match=said):
+            mpm.load_captions(given, **how)
 
 
 def test_two_sets_of_one_name_are_told_apart(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePath, PurePosixPath
@@ -136,6 +137,25 @@ def files(name: str) -> list[Path]:
     if not found:
         raise UserError(f"There is no {ENDS[kind][0]} under {root}: give the folder of a {kind} set.")
     return found
+
+
+def check_tar(file: Path, fields: Sequence[str], shown: str) -> None:
+    """Raises UserError where samples of a tar file would be lost: a file of a kind that is not among the fields that were read
+    from its first samples, or an end that is missing."""
+    with tarfile.open(file) as opened:
+        for member in opened:
+            found = re.match(r"^(?:.*/|)[^./]+[.]([^/]*)$", member.name)
+            if member.isfile() and found and found[1] not in fields:
+                raise UserError(
+                    f"{shown}: {member.name} would be lost, since the first samples have no {found[1]}: give every sample the "
+                    "same files, an empty one where there is no caption."
+                )
+    with open(file, "rb") as opened:
+        opened.seek(max(0, file.stat().st_size - tarfile.BLOCKSIZE))
+        if opened.read().strip(b"\0"):
+            raise UserError(
+                f"{shown} ends in the middle, and what comes after that is lost: copy or make the file again."
+            )
 
 
 def walk(root: Path) -> list[Path]:

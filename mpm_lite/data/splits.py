@@ -138,6 +138,7 @@ def _part(
         made_by=digest([RENDER, *([one.content for one in pictures if one.content] if read else key)]),
         several=several,
         left_out=tuple(left_out),
+        contents=[one.content or b"" for one in pictures] if read else (),
     )
 
 
