@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -136,14 +137,27 @@ def fit(
 
     With `score` (higher is better, on validation data) the weights of the best scored step are the ones left in the
     recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
+    Of two calls at once with one plan.out the later waits, and then finds what the earlier one saved.
     Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
     """
+    across.start(runtime.device(device))
+    folder = plan.out / "checkpoints" if plan.out and across.rank() == 0 else None
+    with checkpoint.alone(folder) if folder else nullcontext():
+        return _fit(recipe, data, plan, score, device)
+
+
+def _fit(
+    recipe: Recipe,
+    data: TrainData | Sequence[TrainData],
+    plan: Plan,
+    score: Callable[[Recipe], float] | None,
+    device: str | torch.device | None,
+) -> History:
     whole_number("parts", plan.parts)
     each = by_stage(recipe, data)
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     on, here = runtime.device(device), runtime.where(recipe)
-    across.start(on)
     accelerator = _accelerator(recipe, plan, on)
     torch.manual_seed(
         plan.seed + 1_000_003 * across.rank()
