@@ -7,6 +7,7 @@ renamed, so that a killed run leaves nothing half-written, and a damaged file is
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -58,8 +59,9 @@ def write_atomic(path: Path, data: bytes) -> None:
     beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for stale in path.parent.glob(f".{path.name}.*.tmp"):
-            stale.unlink(missing_ok=True)
+        for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            if not _running(stale.suffixes[-2]):  # another process may be writing the same file just now
+                stale.unlink(missing_ok=True)
         with open(beside, "wb") as file:
             file.write(data)
             file.flush()
@@ -69,6 +71,17 @@ def write_atomic(path: Path, data: bytes) -> None:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise unwritable(path, error) from error
+
+
+def _running(number: str) -> bool:
+    """Whether there is a process of that number, given as the ".123" of a file's name."""
+    try:
+        os.kill(int(number.removeprefix(".")), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def unwritable(path: Path, error: OSError) -> runtime.UserError:

@@ -26,6 +26,8 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise UserError(f"--set takes key=value, such as pairs=300; got {pair!r}.")
+        if key in settings:
+            raise UserError(f"{key} is given twice: give it once, and several values of --vary as {key}=A,B.")
         try:
             settings[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):
@@ -45,12 +47,7 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
         given["seeds"] = args.seeds
     for key, value in settings.items():
         if key in ("train", "val", "test"):
-            if value is None and key == "val":
-                given[key] = None
-                continue
-            name, languages = set_and_languages(str(value))
-            codes: Any = languages.split(",") if languages else {"train": ["en"], "val": None, "test": "all"}[key]
-            given[key] = (name, "all" if codes == ["all"] else codes)
+            given[key] = where(key, value)
         elif key == "require":
             given[key] = tuple(str(value).split(","))
         elif key in fields:
@@ -60,6 +57,15 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
         else:
             raise unknown("setting", key, fields | options)
     return Experiment(**given)
+
+
+def where(key: str, value: Any) -> Any:
+    """What an Experiment's train, val or test is, of SET[:LANG,LANG]; val may be None."""
+    if value is None and key == "val":
+        return None
+    name, languages = set_and_languages(str(value))
+    codes: Any = languages.split(",") if languages else {"train": ["en"], "val": None, "test": "all"}[key]
+    return name, "all" if codes == ["all"] else codes
 
 
 def set_and_languages(value: str) -> tuple[str, str]:
@@ -144,6 +150,8 @@ def sweep(args: argparse.Namespace) -> None:
         else [value]
         for key, value in parse_settings(args.vary).items()
     }
+    for key in {"train", "val", "test"} & set(dials):
+        dials[key] = [where(key, one) for one in dials[key]]
     out = output(args, f"runs/sweep-{args.recipe}")
     results = run_sweep(
         experiment(args.recipe, parse_settings(args.set), args), out=out, track=args.track or "", **dials

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.snapshots import loaded_once
 from mpm_lite.towers.text import load_text_tower
 
+LOAD_OPTIONS = ("columns", "limit", "revision", "skip_bad", "streaming")
 CONDITIONS = ("real", "shuffled", "blind", "random-image")
 Where = tuple[str, Any]  # ("emoji+stamps", ["en"]) or ("stamps", "all")
 
@@ -82,21 +83,46 @@ class Experiment:
     load_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        whole_number("seeds", self.seeds)
-        whole_number("seed", self.seed, least=0)
-        if self.steps is not None:
-            whole_number("steps", self.steps)
-        if isinstance(self.pairs, Mapping):
-            learned = _languages(self.train[1])
-            for code, number in self.pairs.items():
-                if learned != "all" and bcp47(code) not in learned:
-                    raise unknown("training language of pairs", code, learned)
-                if number is not None:
-                    whole_number(f"pairs of {code}", number)
-            if len({bcp47(code) for code in self.pairs}) < len(self.pairs):
-                raise UserError(f"pairs={dict(self.pairs)} names one language twice.")
-        elif self.pairs is not None:
-            whole_number("pairs", self.pairs)
+        for name in ("seeds", "seed", "steps"):
+            self._whole_number(name, least=int(name != "seed"))
+        _check_where("train", self.train)
+        if self.val is not None:
+            _check_where("val", self.val, none="the languages of training")
+        if isinstance(self.test, list) and not self.test:
+            raise UserError("test=[] names no set to test on: give at least one, such as ('stamps', 'all').")
+        tests = self.test if isinstance(self.test, list) else [self.test]
+        for one in tests:
+            _check_where("test", one)
+        named = [name for name, _ in tests]
+        if twice := next((name for i, name in enumerate(named) if name in named[:i]), None):
+            raise UserError(
+                f"test names {twice!r} twice: give all its languages in one place, such as ('{twice}', 'all')."
+            )
+        if not isinstance(self.options, Mapping) or not isinstance(self.load_options, Mapping):
+            raise UserError("options and load_options take a dictionary, such as {'lr': 0.001}.")
+        for key in self.load_options:
+            if key not in LOAD_OPTIONS:
+                raise unknown("load option", key, LOAD_OPTIONS)
+        if not isinstance(self.pairs, Mapping):
+            return self._whole_number("pairs")
+        for code, number in self.pairs.items():
+            if number is not None:
+                whole_number(f"pairs of {code}", number)
+        if len({bcp47(code) for code in self.pairs}) < len(self.pairs):
+            raise UserError(f"pairs={dict(self.pairs)} names one language twice.")
+        if self.train[1] != "all":
+            self.check_pairs(_languages(self.train[1]))
+
+    def _whole_number(self, name: str, least: int = 1) -> None:
+        """Check a field, and hold it as an int: numbers from numpy are whole numbers too."""
+        if getattr(self, name) is not None:
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
+
+    def check_pairs(self, learned: Sequence[str]) -> None:
+        """Raises UserError where `pairs` names a language that is not learned."""
+        for code in self.pairs if isinstance(self.pairs, Mapping) else ():
+            if bcp47(code) not in learned:
+                raise unknown("training language of pairs", code, learned)
 
     @property
     def all_options(self) -> dict[str, Any]:
@@ -168,27 +194,37 @@ class Experiment:
     def decides(self) -> str:
         """What of the fields and options decides the results, as JSON; towers and data have parts of their own in the key."""
         options = asdict(build_options(recipe_class(self.recipe).Options, self.all_options))
-        return json.dumps(self.describe() | {"options": options}, sort_keys=True, default=_json)
+        return json.dumps(self.describe() | {"options": options}, sort_keys=True, default=str)
 
 
 def plain(thing: Any) -> Any:
     """What a table may show of a value."""
+    if isinstance(thing, np.generic):
+        thing = thing.item()
     if isinstance(thing, (str, int, float, bool)) or thing is None:
         return thing
     return str(getattr(thing, "name", None) or thing)
 
 
-def _json(value: Any) -> Any:
-    """What JSON makes of a value that it does not know: of a number of numpy's the number."""
-    return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _listed(languages: Any) -> list[str]:
-    return [languages] if isinstance(languages, str) else list(languages)
+def _check_where(name: str, where: Any, none: str = "") -> None:
+    """Raises UserError for anything but a set's name and its languages. none: what None in place of the languages stands for;
+    "" where it stands for nothing."""
+    pair = isinstance(where, (tuple, list)) and len(where) == 2 and isinstance(where[0], str)
+    languages = where[1] if pair else []
+    codes = [languages] if isinstance(languages, str) else languages
+    fits = isinstance(codes, (tuple, list)) and codes and all(isinstance(code, str) and code.strip() for code in codes)
+    if not (pair and (fits or (none and languages is None))):
+        also = f" or (set, None) for {none}" if none else ""
+        raise UserError(
+            f"{name}={where!r} is no pair of a set and its languages: write it as ('emoji', ['en']) or ('emoji', 'all'){also}."
+        )
 
 
 def _languages(asked: Any) -> Any:
-    return asked if asked == "all" else [bcp47(code) for code in _listed(asked)]
+    """The codes that are asked for, each once; "all" stays as it is."""
+    if asked == "all":
+        return asked
+    return list(dict.fromkeys(bcp47(code) for code in ([asked] if isinstance(asked, str) else asked)))
 
 
 @loaded_once(4)
@@ -215,20 +251,20 @@ class _Bench:
             image_tower(experiment.image, experiment.device) if isinstance(experiment.image, str) else experiment.image
         )
         name, languages = experiment.train
-        self.train_languages = _languages(languages)
-        if self.train_languages == "all":
-            self.train_languages = self._captions(name, "train", "all").languages
-        wanted = list(dict.fromkeys([*self.train_languages, *_languages(experiment.require)]))
+        learned = _languages(languages)
+        wanted = learned if learned == "all" else list(dict.fromkeys([*learned, *_languages(experiment.require)]))
         self.train_set = self._captions(name, "train" if experiment.val else "train+val", wanted)
+        self.train_languages = self.train_set.languages if learned == "all" else learned
+        experiment.check_pairs(self.train_languages)
         tests = experiment.test if isinstance(experiment.test, list) else [experiment.test]
         self.tests = [(n, *self._test_set(n, _languages(langs))) for n, langs in tests]
         self.galleries: dict[str, CaptionSet] = {n: captions for n, captions, _ in self.tests}
         self.val_set, self.val_languages = None, []
         if experiment.val:
             name, languages = experiment.val
-            asked = self.train_languages if languages is None else _languages(languages)
-            self.val_set = self._captions(name, "val", asked)
-            self.val_languages = self.val_set.languages
+            self.val_languages = self.train_languages if languages is None else _languages(languages)
+            self.val_set = self._captions(name, "val", self.val_languages)
+            self.val_languages = self.val_set.languages if self.val_languages == "all" else self.val_languages
         self.n_pairs: dict[str, int] = {}
         self._seen: dict[tuple[int, str], Tensor] = {}
 
@@ -265,12 +301,26 @@ class _Bench:
                 f"{self.e.val[0]} has no captioned pictures for validation, so no step can be chosen on them: give another "
                 "set as val, or val=None, which takes the last step and trains on all that is there."
             )
+        self.check_apart()
         for side, tower in (("text", self.text), ("image", self.image)):
             if not isinstance(getattr(tower, "fingerprint", None), str):
                 raise UserError(
                     f"The {side} tower {plain(tower)!r} has no fingerprint: give it one, a text that changes whenever its "
                     "weights do, so that nothing kept of other weights is taken for its own."
                 )
+
+    def check_apart(self) -> None:
+        """UserError where a picture is learned from and asked about, or chosen on and asked about: sets of one's own keep their
+        splits apart, but two of them may share pictures."""
+        asked = [(f"the test set {name}", captions) for name, captions, _ in self.tests]
+        few = [] if self.val_set is None else [(f"the validation set {self.e.val[0]}", self.val_set)]
+        for number, (first, one) in enumerate([(f"the training set {self.e.train[0]}", self.train_set), *few]):
+            for second, other in [*few[number:], *asked]:
+                if both := sorted(one.contents.keys() & other.contents.keys()):
+                    raise UserError(
+                        f"{len(both)} pictures of {second} are in {first} too, such as {other.contents[both[0]]!r} and "
+                        f"{one.contents[both[0]]!r}: take them out of one of the two."
+                    )
 
     def key(self) -> Key:
         """See `Experiment.key`."""
@@ -281,6 +331,8 @@ class _Bench:
             "weights of image": self.image.fingerprint,
             "pictures and captions of train": self.train_set.digest,
         }
+        if (precision := train.precision_of(self.how.get("precision", ""))) != "no":
+            decides["precision"] = precision
         if self.val_set is not None:
             decides["pictures and captions of val"] = self.val_set.digest
         for number, (name, captions, _) in enumerate(self.tests, 1):

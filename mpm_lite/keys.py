@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import pickle
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors import SafetensorError, safe_open
@@ -70,34 +72,103 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 def code_of(thing: type | Callable[..., Any]) -> str:
     """What tells a class's or a function's code from another's: of one of this library its name and the library's version; of
-    any other its source, with that of the classes it derives from and with the plain values it takes from where it was
-    defined. Raises UnreadableCode where the source cannot be read.
+    any other its source, with that of the classes it derives from, of the functions and classes of the same module that it
+    uses, and with the plain values that it takes from around it, from its defaults and from attributes of its classes; lists are
+    left out, since functions often note in them what they did.
+    Raises UnreadableCode where the source cannot be read, and for a method, whose object may hold anything.
     """
-    from mpm_lite import __version__
-
-    several = [one for one in thing.__mro__ if one is not object] if isinstance(thing, type) else [thing]
-    told = []
-    for one in several:
-        module = str(getattr(one, "__module__", ""))
-        if module.split(".")[0] in ("mpm_lite", "torch"):
-            told.append(f"{module}.{one.__qualname__} of mpm_lite {__version__}")
-            continue
-        try:
-            told.append(inspect.getsource(one))
-        except (OSError, TypeError) as error:
-            raise UnreadableCode(
-                f"The source of {getattr(one, '__qualname__', one)!r} cannot be read, so nobody could tell whether kept results "
-                "are still its own: define it in a notebook or a file, or keep nothing (leave `out` out)."
-            ) from error
-        if inspect.isfunction(one):
-            around = inspect.getclosurevars(one)
-            told += [
-                f"{k}={v!r}" for k, v in sorted({**around.globals, **around.nonlocals}.items()) if isinstance(v, _PLAIN)
-            ]
-    return told[0] if len(told) == 1 else digest(told)
+    if inspect.ismethod(thing) and not isinstance(thing.__self__, type):
+        raise UnreadableCode(
+            f"{thing.__qualname__!r} is a method of an object, and what the object holds cannot be told from what it held "
+            "earlier: give a function, or keep nothing (leave `out` out)."
+        )
+    told: dict[Any, str] = {}
+    _tell(thing, told, thing.__module__ if hasattr(thing, "__module__") else "")
+    return next(iter(told.values())) if len(told) == 1 else digest(told.values())
 
 
 _PLAIN = (str, int, float, bool, type(None))
+
+
+def _tell(thing: Any, told: dict[Any, str], module: str) -> None:
+    """Add what tells a class or function, and those of the module that it uses, from others; each once."""
+    if thing in told:
+        return
+    bases = thing.__mro__[1:-1] if isinstance(thing, type) else ()
+    if _of_a_library(thing):
+        from mpm_lite import __version__
+
+        told[thing] = f"{thing.__module__}.{thing.__qualname__} of mpm_lite {__version__}"
+        for base in bases:
+            _tell(base, told, module)
+        return
+    try:
+        told[thing] = inspect.getsource(thing)
+    except (OSError, TypeError) as error:
+        raise UnreadableCode(
+            f"The source of {getattr(thing, '__qualname__', thing)!r} cannot be read, so nobody could tell whether kept results "
+            "are still its own: define it in a notebook or a file, or keep nothing (leave `out` out)."
+        ) from error
+    used: dict[str, Any] = {}
+    functions = [thing, inspect.unwrap(thing)]
+    for base in bases:
+        _tell(base, told, module)
+    if isinstance(thing, type):
+        used |= {f"{thing.__qualname__}.{k}": v for k, v in vars(thing).items() if not k.startswith("__")}
+        held = [getattr(v, "__func__", getattr(v, "fget", v)) for v in vars(thing).values()]
+        functions = [
+            f for one in held if callable(one) and not isinstance(one, type) for f in (one, inspect.unwrap(one))
+        ]
+    for one in [one for one in functions if inspect.isfunction(one)]:
+        around = inspect.getclosurevars(one)
+        given = {**dict(enumerate(one.__defaults__ or ())), **(one.__kwdefaults__ or {})}
+        used |= {**around.globals, **around.nonlocals} | {f"{one.__qualname__}: {k}": v for k, v in given.items()}
+    plain = [
+        f"{k}={v!r}"
+        for k, v in sorted(used.items(), key=lambda pair: pair[0])
+        if _is_plain(v) and not isinstance(v, list)
+    ]
+    told[thing] += "".join(f"\n{one}" for one in plain)
+    for _, one in sorted(used.items(), key=lambda pair: pair[0]):
+        if (inspect.isfunction(one) or isinstance(one, type)) and one.__module__ == module:
+            _tell(one, told, module)
+
+
+def _of_a_library(thing: Any) -> bool:
+    return str(getattr(thing, "__module__", "")).split(".")[0] in ("mpm_lite", "torch", "abc")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is told whole by how Python writes it: a number, a text, or a list, tuple or dict of such."""
+    if isinstance(value, Mapping):
+        return all(_is_plain(one) for pair in value.items() for one in pair)
+    return isinstance(value, _PLAIN) or (isinstance(value, (list, tuple)) and all(map(_is_plain, value)))
+
+
+def value_of(value: Any) -> str:
+    """What tells a value from others: of weights their fingerprint, of a caption set its digest, of a class or function its
+    code, of plain values how Python writes them, of anything else its bytes. Raises UserError for a value without bytes.
+    """
+    for own in ("fingerprint", "digest"):
+        if isinstance(getattr(value, own, None), str):
+            return getattr(value, own)
+    if _is_plain(value):
+        return repr(value)
+    if isinstance(value, (list, tuple)):
+        return digest(map(value_of, value))
+    if isinstance(value, Mapping):
+        return digest(one for k, v in value.items() for one in (value_of(k), value_of(v)))
+    if isinstance(value, type) or inspect.isroutine(value):
+        return code_of(value)
+    if isinstance(value, np.generic):  # a number from an array of settings is that number
+        return repr(value.item())
+    try:
+        return digest([f"{type(value).__module__}.{type(value).__qualname__}", pickle.dumps(value)])
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise runtime.UserError(
+            f"A dial has a value of type {type(value).__name__}, and it cannot be told from other values ({error}): give its "
+            "class a `fingerprint`, a text that changes whenever the value does, or keep nothing (leave `out` out)."
+        ) from error
 
 
 class UnreadableCode(runtime.UserError):

@@ -238,7 +238,10 @@ class Results:
         folder = Path(folder)
         try:
             table, items = (pd.read_parquet(folder / f"{name}.parquet") for name in ("results", "items"))
-            return Results(table, items, meta=json.loads((folder / "config.json").read_text()))
+            meta = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if not isinstance(meta, dict):
+                raise ValueError("config.json holds no dictionary")
+            return Results(table, items, meta=meta)
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} holds no readable results ({error}); run the experiment again.") from error
 

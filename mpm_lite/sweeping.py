@@ -17,7 +17,7 @@ import pandas as pd
 
 from mpm_lite.cache import write_table
 from mpm_lite.experiment import Experiment, plain
-from mpm_lite.keys import CARD, KEY, Key, check_same, code_of, digest
+from mpm_lite.keys import CARD, KEY, Key, check_same, code_of, digest, value_of
 from mpm_lite.ops import across
 from mpm_lite.recipes import recipe_class
 from mpm_lite.results import Results
@@ -34,14 +34,11 @@ def sweep(
     an argument by name, and what comes back are the functions' tables as one. With `out` each combination is kept there
     (results.parquet and config.json, or a parquet file of its own) with the key of all that decides it: the same call goes
     on where it was stopped, and a combination that is there is not run again. What else a function reads (files, lists,
-    other functions) is no part of its key. `track` as in `Experiment.run`.
+    objects, functions of other modules) is no part of its key. `track` as in `Experiment.run`.
     Raises UserError for a dial nobody knows, one without values, and for kept results that cannot be read; OtherRun where
     other weights, other data, another recipe or another function made what is kept.
     """
-    values = {
-        name: [of] if isinstance(of, (str, Mapping)) or not isinstance(of, Iterable) else list(of)
-        for name, of in dials.items()
-    }
+    values = {name: _values(of) for name, of in dials.items()}
     if empty := [name for name, of in values.items() if not of]:
         raise UserError(f"Dial {empty[0]!r} has no values: give a list of at least one.")
     if isinstance(thing, Experiment):
@@ -51,6 +48,12 @@ def sweep(
             f"A sweep takes an Experiment or a function that returns a table; got a {type(thing).__name__}."
         )
     return _calls(thing, Path(out) if out else None, values)
+
+
+def _values(of: Any) -> list[Any]:
+    """The values of a dial. What cannot be gone through, a text and a dictionary are one value, not several."""
+    several = isinstance(of, Iterable) and not isinstance(of, (str, bytes, Mapping, type))
+    return list(of) if several else [of]
 
 
 def _settings(values: dict[str, list[Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
@@ -126,7 +129,7 @@ def _calls(function: Callable[..., pd.DataFrame], out: Path | None, values: dict
     code = code_of(function) if out else ""
     for setting, labels, label in _settings(values):
         path = out / f"{label}.parquet" if out else None
-        key = Key("a table of a function", {"function": code, **{k: _value(v) for k, v in setting.items()}})
+        key = Key("a table of a function", {"function": code, **{k: value_of(v) for k, v in setting.items()}})
         if path and path.exists():
             try:
                 table = pd.read_parquet(path)
@@ -143,8 +146,3 @@ def _calls(function: Callable[..., pd.DataFrame], out: Path | None, values: dict
                 write_table(path, table, key, index=False)
         done.append(table.assign(**{k: v for k, v in labels.items() if k not in table}))
     return pd.concat(done, ignore_index=True)
-
-
-def _value(value: Any) -> str:
-    """What of a dial's value decides a function's table: the fingerprint of weights, else what is shown of it."""
-    return str(getattr(value, "fingerprint", plain(value)))

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -138,14 +139,27 @@ def fit(
 
     With `score` (higher is better, on validation data) the weights of the best scored step are the ones left in the
     recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
+    Of two calls at once with one plan.out the later waits, and then finds what the earlier one saved.
     Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
     """
+    across.start(runtime.device(device))
+    folder = plan.out / "checkpoints" if plan.out and across.rank() == 0 else None
+    with checkpoint.alone(folder) if folder else nullcontext():
+        return _fit(recipe, data, plan, score, device)
+
+
+def _fit(
+    recipe: Recipe,
+    data: TrainData | Sequence[TrainData],
+    plan: Plan,
+    score: Callable[[Recipe], float] | None,
+    device: str | torch.device | None,
+) -> History:
     whole_number("parts", plan.parts)
     each = by_stage(recipe, data)
     if (few := min(len(one) for one in each)) < 2:
         raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     on, here = runtime.device(device), runtime.where(recipe)
-    across.start(on)
     accelerator = _accelerator(recipe, plan, on)
     torch.manual_seed(
         plan.seed + 1_000_003 * across.rank()
@@ -283,7 +297,7 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
         raise UserError(
             f"track={plan.track!r} needs a folder to write to (out) and the package: pip install {plan.track}."
         )
-    wanted = plan.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    wanted = precision_of(plan.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()  # else the precision of an earlier run of this process would stay
     if on.type == "cpu" and wanted == "fp16":
@@ -302,9 +316,15 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
     return found
 
 
+def precision_of(asked: str) -> str:
+    """The precision of matrix products: the one asked for, else what the launcher says, else "no"."""
+    return asked or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
 def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
     """Everything that decides the weights, so that a run is never continued as another."""
     options: Any = getattr(recipe, "options", None)
+    precision = precision_of(plan.precision)
     described = {
         "recipe": recipe.name,
         "options": asdict(options) if options is not None else None,
@@ -314,6 +334,7 @@ def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
         # Sharded, the optimizer numbers its tensors otherwise.
         "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and across.world() > 1 else [])],
         **plan.also,
+        **({} if precision == "no" else {"precision": precision}),
     }
     return Key("checkpoints of a training run", {k: json.dumps(v, sort_keys=True) for k, v in described.items()})
 

@@ -127,3 +127,11 @@ def test_what_was_learned_is_learned_once_and_kept_whole(tmp_path):
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="is torn"):
         cache.learned(path, learn)
+
+
+def test_what_another_process_is_writing_stays_and_what_a_dead_one_left_goes(tmp_path):
+    writing, left = tmp_path / f".x.json.{os.getppid()}.tmp", tmp_path / ".x.json.999999999.tmp"
+    writing.touch()
+    left.touch()
+    cache.write_atomic(tmp_path / "x.json", b"{}")
+    assert writing.exists() and not left.exists()

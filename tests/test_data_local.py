@@ -117,6 +117,24 @@ def test_a_files_own_name_comes_first_then_the_nearest_folder(tmp_path):
     assert numbers(f"parquet:{tmp_path / 's'}") == {"train": [1], "val": [0], "test": [2]}
 
 
+@pytest.mark.parametrize("silent", ["more", "minival", "devtest", "testset"])
+def test_a_file_that_says_no_split_beside_others_that_do_is_refused(tmp_path, silent):
+    parquet(tmp_path / "s" / "train.parquet", [0, 1], en=EN[:2])
+    name = parquet(tmp_path / "s" / f"{silent}.parquet", [2, 3], en=EN[2:4])
+    with pytest.raises(UserError, match=f"{silent}.parquet, row 0 says no split.*says train"):
+        mpm.load_captions(name)
+
+
+@pytest.mark.parametrize("test", ["testA", "Test2014", "TEST", "photosTest"])
+def test_a_capital_letter_begins_a_word(tmp_path, test):
+    parquet(tmp_path / "s" / "train.parquet", [0, 1], en=EN[:2])
+    assert numbers(parquet(tmp_path / "s" / f"{test}.parquet", [2], en=EN[2:3])) == {
+        "train": [0, 1],
+        "val": [],
+        "test": [2],
+    }
+
+
 @pytest.mark.parametrize("path", ["train-test.parquet", "val_train/x.parquet"])
 def test_two_splits_in_one_name_are_refused(tmp_path, path):
     parquet(tmp_path / "s" / path, [0], en=EN[:1])
@@ -134,6 +152,15 @@ def test_a_column_of_splits_is_followed(tmp_path):
     assert numbers(name) == {"train": [2], "val": [1], "test": [0]}
 
 
+def test_a_column_of_splits_by_another_name_is_refused_until_it_is_named(tmp_path):
+    name = parquet(tmp_path / "s" / "x.parquet", [0, 1, 2], en=EN[:3], partition=["train", "test", "dev"])
+    with pytest.raises(UserError, match='column \'partition\' seems to say the splits.*"split": "partition"'):
+        mpm.load_captions(name)
+    told = {"image": "image", "captions": {"en": "en"}}
+    assert numbers(name, columns={**told, "split": "partition"}) == {"train": [0], "val": [2], "test": [1]}
+    assert sorted(everything(name, columns={**told, "split": None})) == [0, 1, 2]
+
+
 def test_a_column_of_splits_may_be_one_of_class_labels(tmp_path):
     labels = datasets.ClassLabel(names=["test", "train", "validation"])
     kinds = datasets.Features({"image": datasets.Value("binary"), "en": datasets.Value("string"), "split": labels})
@@ -146,6 +173,29 @@ def test_a_column_of_splits_may_be_one_of_class_labels(tmp_path):
 def test_folders_inside_a_tar_file_say_splits(tmp_path):
     tar(tmp_path / "s" / "x.tar", [("train/0", 0, EN[0]), ("val2014/1", 1, EN[1]), ("more/test/2", 2, EN[2])])
     assert numbers(f"webdataset:{tmp_path / 's'}") == {"train": [0], "val": [1], "test": [2]}
+
+
+def test_folders_that_are_links_are_part_of_a_set(tmp_path):
+    parquet(tmp_path / "elsewhere" / "x.parquet", [0, 1], en=EN[:2])
+    name = parquet(tmp_path / "s" / "test.parquet", [2], en=EN[2:3])
+    (tmp_path / "s" / "train").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "s")  # a circle
+    assert numbers(name) == {"train": [0, 1], "val": [], "test": [2]}
+    parquet(tmp_path / "elsewhere" / "x.parquet", [5, 6], en=EN[5:7])
+    assert numbers(name)["train"] == [5, 6]
+
+
+def test_endings_in_capitals_are_endings(tmp_path):
+    parquet(tmp_path / "s" / "train.parquet", [0, 1], en=EN[:2])
+    name = parquet(tmp_path / "s" / "test.PARQUET", [2], en=EN[2:3])
+    assert numbers(name) == {"train": [0, 1], "val": [], "test": [2]}
+
+
+def test_compressed_shards_are_refused_not_left_out(tmp_path):
+    tar(tmp_path / "s" / "a.tar", [("0", 0, EN[0])])
+    (tmp_path / "s" / "b.tar.gz").write_bytes(b"")
+    with pytest.raises(UserError, match="b.tar.gz is compressed.*unpack it"):
+        mpm.load_captions(f"webdataset:{tmp_path / 's'}")
 
 
 def test_hidden_copies_are_no_part_of_a_set(tmp_path):
@@ -320,6 +370,45 @@ def test_a_repository_whose_guessed_id_has_two_pictures_is_refused(tmp_path, mon
 # Ids
 
 
+def samples(file, members):
+    """A tar file of (name, bytes)."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as made:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            made.addfile(info, io.BytesIO(data))
+    return f"webdataset:{file.parent}"
+
+
+def test_captions_that_the_first_samples_lack_are_not_lost(tmp_path):
+    members = [(f"{i}.{end}", data) for i in range(8) for end, data in (("png", png(i)), ("txt", EN[i].encode()))]
+    name = samples(tmp_path / "s" / "a.tar", [*members, ("7.de", b"ein Bild")])
+    with pytest.raises(UserError, match=r"end in \.de would be lost"):
+        mpm.load_captions(name)
+    few = [
+        (f"{i}.{end}", data) for i in range(8) for end, data in (("png", png(i)), ("txt", b"a cat" if i > 6 else b""))
+    ]
+    found = everything(samples(tmp_path / "t" / "a.tar", few))
+    assert found == {i: {"en": ["a cat"]} if i > 6 else {} for i in range(8)}
+
+
+def test_a_tar_file_that_ends_in_the_middle_is_refused(tmp_path):
+    tar(tmp_path / "s" / "a.tar", [(f"{i}", i, EN[i]) for i in range(8)])
+    whole = (tmp_path / "s" / "a.tar").read_bytes()
+    (tmp_path / "s" / "a.tar").write_bytes(whole[: 16 * 512])  # between two members
+    with pytest.raises(UserError, match="ends in the middle"):
+        mpm.load_captions(f"webdataset:{tmp_path / 's'}")
+
+
+def test_captions_that_are_not_read_are_named(tmp_path, capsys):
+    parquet(
+        tmp_path / "s" / "x.parquet", [0, 1], caption=EN[:2], text=EN[2:4], caption_2=EN[4:6], am=EN[:2], site=EN[:2]
+    )
+    assert everything(f"parquet:{tmp_path / 's'}") == {0: {"en": EN[:1]}, 1: {"en": EN[1:2]}}
+    assert "the texts of text, caption_2, am are not read" in capsys.readouterr().err
+
+
 def test_shards_that_restart_their_keys_keep_every_picture(tmp_path):
     for shard in range(2):
         tar(tmp_path / "s" / f"{shard}.tar", [(f"{k:04d}", 3 * shard + k, EN[3 * shard + k]) for k in range(3)])
@@ -354,6 +443,31 @@ def test_a_missing_id_is_refused(tmp_path, ids):
 def test_a_column_of_ids_that_is_empty_is_no_column_of_ids(tmp_path):
     name = parquet(tmp_path / "s" / "x.parquet", [0, 1, 2], en=EN[:3], key=pa.array([None] * 3, pa.string()))
     assert sorted(everything(name)) == [0, 1, 2]
+
+
+def test_an_experiment_refuses_pictures_that_two_of_its_sets_share(tmp_path):
+    for name, few in (("a/train", [0, 1]), ("a/val", [2]), ("b/test", [1, 3]), ("c/test", [2]), ("d/test", [4])):
+        parquet(tmp_path / f"{name}.parquet", few, en=EN[: len(few)])
+    sets = {of: (f"parquet:{tmp_path / of}", ["en"]) for of in "abcd"}
+    tower = {"text": Meaning(), "image": Meaning(seed=1)}
+    for test, val, said in (("b", "a", "training set"), ("c", "a", "validation set"), ("c", None, "training set")):
+        with pytest.raises(UserError, match=f"1 pictures of the test set .* are in the {said}"):
+            mpm.Experiment(**tower, train=sets["a"], val=val and sets[val], test=sets[test], steps=1).run(
+                progress=False
+            )
+    mpm.Experiment(**tower, train=sets["a"], val=sets["a"], test=sets["d"], steps=1, seeds=1).run(progress=False)
+
+
+def test_what_is_no_dictionary_no_number_and_no_kind_of_set_is_refused(tmp_path):
+    name = parquet(tmp_path / "s" / "x.parquet", [0, 1], en=EN[:2])
+    for given, how, said in (
+        (name, {"columns": "en"}, "columns='en' is no dictionary"),
+        (name, {"limit": "5"}, "limit='5' is no whole number"),
+        (name, {"limit": 0}, "limit=0 is no whole number"),
+        (str(tmp_path / "s"), {}, f"which kind of set.*parquet:{tmp_path / 's'}"),
+    ):
+        with pytest.raises(UserError, match=said):
+            mpm.load_captions(given, **how)
 
 
 def test_two_sets_of_one_name_are_told_apart(tmp_path):
@@ -534,6 +648,13 @@ def test_a_rewritten_file_of_the_same_time_is_read_anew(tmp_path):
         name = parquet(tmp_path / "s" / "x.parquet", few, en=EN[: len(few)])
         os.utime(tmp_path / "s" / "x.parquet", ns=(10**18, 10**18))
         assert sorted(everything(name)) == few
+
+
+def test_captions_rewritten_with_the_same_size_and_time_are_read_anew(tmp_path):
+    for text in ("a red cat", "a red dog"):
+        name = parquet(tmp_path / "s" / "x.parquet", [0, 1, 2], en=[text] * 3)
+        os.utime(tmp_path / "s" / "x.parquet", ns=(10**18, 10**18))
+        assert set(map(str, everything(name).values())) == {str({"en": [text]})}
 
 
 # Bad pictures

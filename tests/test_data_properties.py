@@ -96,8 +96,11 @@ class Layout:
 
     @property
     def contradicts(self) -> bool:
-        """Whether a name and a column disagree about a split, or an id is missing or has two pictures."""
+        """Whether a name and a column disagree about a split, some files say none, or an id is missing or has two pictures."""
         if self.column and any(self.said(p) not in (None, IN_COLUMN[r.split]) for p, r in self.rows):
+            return True
+        said = [self.said(path) is None for path, _ in self.rows]
+        if not self.column and any(said) and not all(said):
             return True
         if self.kind == "webdataset":
             return False  # a key that comes again is told apart by its file

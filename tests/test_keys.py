@@ -5,6 +5,9 @@ import json
 import os
 import pickle
 import shutil
+import sys
+import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,6 +22,7 @@ import mpm_lite as mpm
 from mpm_lite import cache, claims, cli, experiment, keys, packing, runtime
 from mpm_lite.data import CaptionSet, Part
 from mpm_lite.keys import Key, OtherRun
+from mpm_lite.recipes import Align
 from mpm_lite.runtime import UserError
 from mpm_lite.towers import toys
 from mpm_lite.towers.features import image_features, text_features
@@ -121,6 +125,91 @@ def test_a_function_that_was_edited_is_another_function(tmp_path):
         mpm.sweep(around, out=tmp_path / "b", n=[1])
 
 
+SCALE, AROUND = 1.0, {"factor": 1.0}
+
+
+def scaled(x):
+    return x * AROUND["factor"]
+
+
+class Scaled(Align):
+    name = "scaled"
+    times = 1.0
+
+    def loss(self, batch):
+        return SCALE * self.times * super().loss(batch)
+
+
+@pytest.mark.parametrize("place, name", [("module", "SCALE"), ("class", "times")])
+def test_a_recipe_is_known_by_the_values_that_it_takes_from_around_it(world, monkeypatch, place, name):  # noqa: F811
+    mpm.sweep(small(recipe=Scaled), out=world / "s", pairs=[20])
+    mpm.sweep(small(recipe=Scaled), out=world / "s", pairs=[20])
+    monkeypatch.setattr(Scaled if place == "class" else sys.modules[__name__], name, -1.0)
+    with pytest.raises(OtherRun, match="code"):
+        mpm.sweep(small(recipe=Scaled), out=world / "s", pairs=[20])
+
+
+def test_a_function_is_known_by_its_defaults_its_settings_and_its_helpers(tmp_path, monkeypatch):
+    def made(factor):
+        def table(x, times=factor):
+            return pd.DataFrame({"value": [scaled(x) * times]})
+
+        return table
+
+    assert mpm.sweep(made(1), out=tmp_path, x=[1])["value"].tolist() == [1]
+    with pytest.raises(OtherRun, match="function"):
+        mpm.sweep(made(2), out=tmp_path, x=[1])
+    monkeypatch.setitem(AROUND, "factor", 2.0)
+    with pytest.raises(OtherRun, match="function"):
+        mpm.sweep(made(1), out=tmp_path, x=[1])
+
+
+def test_a_method_of_an_object_is_not_kept(tmp_path):
+    class Runner:
+        def __init__(self, factor):
+            self.factor = factor
+
+        def table(self, x):
+            return pd.DataFrame({"value": [self.factor * x]})
+
+    assert mpm.sweep(Runner(2).table, x=[1])["value"].tolist() == [2]
+    with pytest.raises(UserError, match="method of an object"):
+        mpm.sweep(Runner(2).table, out=tmp_path, x=[1])
+
+
+def two_sets():
+    return [CaptionSet([(made("train", 5, start), np.arange(5))], ["en"]) for start in (0, 9)]
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (1, "1"),
+        (np.zeros(3000), np.eye(1, 3000, 1500)[0]),
+        (pd.DataFrame({"x": range(99)}), pd.DataFrame({"x": [*range(50), 0, *range(51, 99)]})),
+        (SimpleNamespace(name="a", lr=1), SimpleNamespace(name="a", lr=2)),
+        two_sets(),
+    ],
+    ids=["a number and its text", "long arrays", "long tables", "objects of one name", "caption sets of one size"],
+)
+def test_values_that_look_alike_are_told_apart(tmp_path, one, other):
+    def table(x):
+        return pd.DataFrame({"value": [0.0]})
+
+    for _ in range(2):
+        mpm.sweep(table, out=tmp_path, x=[one])
+    with pytest.raises(OtherRun, match="x"):
+        mpm.sweep(table, out=tmp_path, x=[other])
+
+
+def test_a_value_without_bytes_is_refused_where_it_decides(tmp_path):
+    def table(x):
+        return pd.DataFrame({"value": [0.0]})
+
+    with pytest.raises(UserError, match="type lock.*fingerprint"):
+        mpm.sweep(table, out=tmp_path, x=[threading.Lock()])
+
+
 def test_a_verdict_holds_for_what_it_was_registered_on(world, monkeypatch):  # noqa: F811
     one = made_hypothesis()
     one.register(world / "h")
@@ -203,6 +292,66 @@ def test_a_tower_that_was_trained_in_memory_is_another_tower(tmp_path, monkeypat
         optimizer.step()
         assert tower.fingerprint != loaded and copied.fingerprint == loaded
         assert not np.allclose(before, said())
+
+
+def by_data(tower):
+    for weight in tower.model.parameters():
+        weight.data.add_(0.3)
+
+
+def by_other_data(tower):
+    for weight in tower.model.parameters():
+        weight.data = weight.data + 0.3 * torch.randn_like(weight)
+
+
+def by_another_parameter(tower):
+    table = tower.model.get_input_embeddings()
+    table.weight = torch.nn.Parameter(table.weight.flip(0))
+
+
+def by_assigned_weights(tower):
+    weights = tower.model.state_dict()
+    tower.model.load_state_dict({k: v + 0.3 if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
+
+
+def by_another_order(tower):
+    layers = tower.model.encoder.layer
+    layers[0], layers[1] = layers[1], layers[0]
+
+
+CHANGES = {
+    "in place through .data": by_data,
+    "with other .data": by_other_data,
+    "with another Parameter": by_another_parameter,
+    "with assigned weights": by_assigned_weights,
+    "with its layers in another order": by_another_order,
+    "in half the bits": lambda tower: tower.model.half(),
+    "with another prompt": lambda tower: setattr(tower, "prefix", "query: "),
+    "with another length": lambda tower: setattr(tower, "max_tokens", 4),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_tower_changed_in_memory_is_another_tower(change, tmp_path):
+    tower = load_text_tower(str(encoder(tmp_path / "text")))
+    loaded = tower.fingerprint
+    before = tower.encode(TEXTS[:3])
+    CHANGES[change](tower)
+    assert not np.array_equal(tower.encode(TEXTS[:3]), before)
+    changed = tower.fingerprint
+    assert changed != loaded and pickle.loads(pickle.dumps(tower)).fingerprint == changed == tower.fingerprint
+
+
+def test_random_vectors_are_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    tower = load_text_tower(str(encoder(tmp_path / "text")))
+    part = Part("made/test", ["a"], {"en": TEXTS[:1]}, ["x"], lambda i: pictures(1, 256)[i])
+    many = CaptionSet([(part, np.arange(1))], ["en"])
+    tower.model.train()
+    with pytest.raises(UserError, match=r"training mode.*eval\(\)"):
+        text_features(many, "en", tower)
+    tower.model.eval()
+    assert np.array_equal(text_features(many, "en", tower), tower.encode(TEXTS[:1]))
 
 
 def test_a_file_is_read_again_when_its_bytes_may_have_changed(tmp_path):

@@ -1,6 +1,7 @@
 """Numbers, folders, devices and sets that cannot be meant: one sentence before any work, or simply what the words say."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import pytest
 from test_experiment import PARTS, made_experiment, world  # noqa: F401
 
 import mpm_lite as mpm
-from mpm_lite import cache, cli, experiment, runtime
+from mpm_lite import cache, cli, experiment, runtime, sweeping
 from mpm_lite.data import Part
+from mpm_lite.keys import OtherRun
 from mpm_lite.recipes import Align, build_options
 from mpm_lite.runtime import UserError
 
@@ -73,6 +75,67 @@ def test_a_contrast_needs_two_examples_and_options_have_least_values(world):  # 
     recipe, data = small_recipe(batch=1)
     with pytest.raises(UserError, match="needs 2"):
         train.fit(recipe, data)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"train": "emoji"}, "train='emoji' is no pair of a set and its languages"),
+        ({"train": ("emoji", [])}, "train=.* is no pair"),
+        ({"train": ("emoji", None)}, "train=.* is no pair"),
+        ({"val": ("emoji",)}, "val=.* is no pair.*None"),
+        ({"test": "stamps"}, "test='stamps' is no pair"),
+        ({"test": []}, "names no set to test on"),
+        ({"test": [("stamps", "en"), ("stamps", "de")]}, "'stamps' twice"),
+        ({"options": None}, "take a dictionary"),
+        ({"load_options": {"skip_bda": True}}, "Did you mean 'skip_bad'"),
+    ],
+)
+def test_what_is_no_set_no_language_and_no_option_is_refused_as_the_experiment_is_made(change, said):
+    with pytest.raises(UserError, match=said):
+        mpm.Experiment(**change)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"lr": 0.0}, {"lr": -1.0}, {"lr": float("nan")}, {"temperature": 0.0}, {"dropout": 1.0}, {"weight_decay": -0.1}],
+)
+def test_options_with_which_nothing_can_be_learned_are_refused(given):
+    with pytest.raises(UserError, match=f"{next(iter(given))}=.* is not a number"):
+        build_options(Align.Options, given)
+
+
+def test_numbers_from_numpy_are_numbers(world, tmp_path):  # noqa: F811
+    one = made_experiment(pairs=np.int64(20), steps=np.int64(5), seeds=np.int64(1), options={"lr": np.float32(0.5)})
+    one.run(out=tmp_path / "r", progress=False).save(tmp_path / "r")
+    kept = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert kept["experiment"]["pairs"] == 20 and kept["options"]["steps"] == 5 and kept["options"]["lr"] == 0.5
+    found = mpm.sweep(made_experiment(steps=5, seeds=1), pairs=np.array([20, 30]))
+    assert sorted(set(found.table["pairs"])) == [20, 30]
+
+
+def test_a_language_given_twice_is_learned_and_asked_once(world):  # noqa: F811
+    once, twice = (
+        made_experiment(seeds=1, steps=20, train=("made", codes), test=("made", codes)).run(progress=False)
+        for codes in (["en"], ["en", "EN"])
+    )
+    np.testing.assert_array_equal(once.table["value"], twice.table["value"])
+
+
+def test_all_languages_may_be_those_of_training_and_validation(world):  # noqa: F811
+    found = made_experiment(seeds=1, steps=5, train=("made", "all"), val=("made", "all")).run(progress=False)
+    assert found.meta["pairs"] == {"en": 120, "de": 119, "fi": 120}
+    with pytest.raises(UserError, match="training language of pairs 'l'"):
+        made_experiment(train=("made", "all"), pairs={"l": 5}).run(progress=False)
+
+
+def test_weights_of_another_precision_are_not_taken(world, tmp_path):  # noqa: F811
+    one = made_experiment(seeds=1, steps=5)
+    one.run(out=tmp_path, progress=False, precision="bf16").save(tmp_path)
+    with pytest.raises(OtherRun, match="precision"):
+        one.run(out=tmp_path, progress=False)
+    with pytest.raises(OtherRun, match="precision"):
+        sweeping.run_kept(one, tmp_path)
 
 
 def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypatch):  # noqa: F811
@@ -231,6 +294,36 @@ def test_one_value_is_a_sweep_too(vary, values, tmp_path, monkeypatch):
     monkeypatch.setattr(sweeping, "sweep", swept)
     assert cli.main(["sweep", "align", "--vary", vary, "--out", str(tmp_path)]) == 2
     assert asked == {vary.split("=")[0]: values}
+
+
+def test_one_tower_recipe_or_dictionary_is_one_value(world):  # noqa: F811
+    one = made_experiment(seeds=1, steps=5)
+    for dial, value in (("text", one.text), ("recipe", Align), ("pairs", {"en": 20})):
+        assert len(mpm.sweep(one, **{dial: value}).table) == len(one.run(progress=False).table)
+
+
+def test_results_whose_settings_are_torn_are_named(world, tmp_path):  # noqa: F811
+    made_experiment(seeds=1, steps=5).run(progress=False).save(tmp_path)
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match="no readable results"):
+        mpm.Results.load(tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--set", "--vary"])
+def test_a_setting_given_twice_is_refused(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "load_captions", never)
+    other = ["--vary", "lr=0.1"] if flag == "--set" else []
+    given = ["sweep", "align", *other, flag, "pairs=20", flag, "pairs=30", "--out", str(tmp_path)]
+    assert cli.main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
+
+
+def test_sets_are_swept_as_they_are_set(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(experiment.Experiment, "run", lambda self, **_: seen.append((self.train, self.val)) or never())
+    for vary in (["train=emoji"], ["train=emoji+stamps:de"], ["val=None"]):
+        with pytest.raises(pytest.fail.Exception):
+            cli.main(["sweep", "align", "--vary", *vary, "--out", str(tmp_path / "s")])
+    assert [train for train, _ in seen[:2]] == [("emoji", ["en"]), ("emoji+stamps", ["de"])] and seen[2][1] is None
 
 
 def test_one_value_is_a_sweep_in_python_too(world):  # noqa: F811

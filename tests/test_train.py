@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import signal
+import threading
 from dataclasses import replace
 
 import killed_run
@@ -127,6 +128,18 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path)
     train.fit(again, data, train.Plan(out=tmp_path, save_every=10, progress=False))
     assert same(recipe.state_dict(), again.state_dict())
     assert not list(folder.glob("*.tmp"))
+
+
+def test_two_runs_in_one_folder_take_turns(tmp_path):
+    (recipe, data), (again, _) = small_recipe(), small_recipe()
+    second = threading.Thread(target=train.fit, args=(again, data, train.Plan(out=tmp_path, progress=False)))
+    with checkpoint.alone(tmp_path / "checkpoints"):
+        second.start()
+        second.join(0.5)
+        assert second.is_alive() and not list(tmp_path.rglob("step-*"))
+    second.join()
+    train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
+    assert same(recipe.state_dict(), again.state_dict())
 
 
 def test_seconds_add_up_over_the_parts_of_a_run(tmp_path):

@@ -85,8 +85,13 @@ def load_captions(
     """
     from mpm_lite.data import hub
 
+    if limit is not None:
+        runtime.whole_number("limit", limit)
     names = _names(name)
     for one in names:
+        if not _known(one) and Path(one).expanduser().exists():
+            kinds = ", ".join(f"{kind}:{one}" for kind in hub.LOCAL)
+            raise runtime.UserError(f"{one} is here, but which kind of set it is has to be said: {kinds}.")
         if not _known(one):
             raise runtime.unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
     if split not in (*SPLITS, BOTH):
@@ -123,8 +128,6 @@ def load_captions(
     whole = CaptionSet(views, asked)
     if limit is None or limit >= len(whole):
         return whole
-    if limit < 1:
-        raise runtime.UserError(f"limit={limit} leaves nothing. Use a limit of at least 1, or None for everything.")
     return whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:limit]))
 
 

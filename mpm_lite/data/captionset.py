@@ -36,6 +36,7 @@ class Part:
     `sources` are the files the pictures are made of; `open_licence` says whether thumbnails may be shown in notebooks.
     `made_by` names what the pictures follow from beside the ids, so that no digest need draw them.
     `left_out` says, a sentence a picture, what is not in the part and why.
+    `contents` has the SHA-256 of each picture's bytes, where the pictures were read; else it is empty.
     `render` has to be picklable (a function of a module, or an object), so that spawned workers can draw.
     """
 
@@ -52,6 +53,7 @@ class Part:
         default_factory=dict
     )  # all captions of an item, where there are more
     left_out: Sequence[str] = ()
+    contents: Sequence[bytes] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -194,6 +196,11 @@ class CaptionSet:
             ]
             for language in self.languages
         }
+
+    @cached_property
+    def contents(self) -> dict[bytes, str]:
+        """The id of each picture by the SHA-256 of its bytes, for sets of one's own; pictures of packaged sets are not in it."""
+        return {part.contents[i]: part.ids[i] for part, i in self._flat if part.contents}
 
     @property
     def left_out(self) -> list[str]:

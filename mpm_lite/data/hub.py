@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ from typing import Any
 
 from mpm_lite.data import local
 from mpm_lite.data.captionset import Part
-from mpm_lite.data.hub_columns import CODES, Columns, checked, guessed, is_usual
+from mpm_lite.data.hub_columns import (
+    CODES,
+    GUESSED,
+    Columns,
+    check_no_other_splits,
+    checked,
+    guessed,
+    is_usual,
+    unread_texts,
+)
 from mpm_lite.data.rows import Source, rows_of
 from mpm_lite.data.splits import parts_of, pictures_of
 from mpm_lite.runtime import UserError
@@ -89,6 +99,10 @@ def parts(
     """
     if streaming and not limit:
         raise UserError("streaming=True needs a limit: it reads the first rows and no more.")
+    if columns is not None and not isinstance(columns, Mapping):
+        raise UserError(
+            f'columns={columns!r} is no dictionary: write it as columns={{"image": ..., "captions": {{"en": ...}}}}.'
+        )
     told = json.dumps(dict(columns)) if columns else ""
     shown = shown or local.shown_names([name])[name]
     asked = (name, told, revision, limit if streaming else None, skip_bad, shown, local.stamp(name))
@@ -129,6 +143,15 @@ def _parts(
                 f'{name}: language "split" needs splits that are called as languages are, such as en or de.'
             )
     column = said.split_column(held)
+    if said.split == GUESSED and not column and not any(source.split for source in sources):
+        check_no_other_splits(name, said, held)
+    if not columns:
+        unread = unread_texts(said, held)
+        if unread and (own or name not in KNOWN):
+            print(
+                f"mpm_lite: {name}: the texts of {', '.join(unread)} are not read; columns= says which columns are captions.",
+                file=sys.stderr,
+            )
     if column and (not held[column] or not (own or _one_split(sources))):
         column = None  # it is empty, or the repository has splits of its own
     rows = rows_of(sources, said, column)
@@ -184,6 +207,8 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
         split = local.split_of_file(path, f"{name}: {path}")
         rows = _read(opened[file], None if limit is None else limit - taken.get(split, 0))
         taken[split] = taken.get(split, 0) + len(rows)
+        if kind == "webdataset" and limit is None:
+            local.check_whole(file, f"{name}: {path}")
         if len(rows):
             sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
     return sources or _nothing(name)
@@ -195,8 +220,8 @@ def _check_fields(name: str, root: Path, opened: Mapping[Path, Any]) -> None:
         for field in sorted(local.tar_fields(file) - set(rows.column_names)):
             if is_usual(field):
                 raise UserError(
-                    f"{name}: {local.below(file, root)} has members that end in .{field}, and its first pictures have none: "
-                    "give every picture the same members (an empty text where there is no caption)."
+                    f"{name}: in {local.below(file, root)}, members that end in .{field} would be lost, since the first pictures "
+                    "have none: give every picture the same members (an empty text where there is no caption)."
                 )
 
 

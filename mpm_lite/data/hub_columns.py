@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from mpm_lite.data.languages import REGIONAL, bcp47
+from mpm_lite.data.languages import REGIONAL, bcp47, display_name
 from mpm_lite.data.local import SPLIT_WORDS
 from mpm_lite.runtime import UserError, unknown
 
@@ -176,6 +176,27 @@ def checked(name: str, columns: Columns, held: Mapping[str, Sequence[Any]]) -> N
     for value in held[columns.id] if columns.id else ():
         if not isinstance(value, (str, int, float, bytes)):
             raise UserError(f"{name}: column {columns.id!r} holds {type(value).__name__}, no id (a text or a number).")
+
+
+def check_no_other_splits(name: str, columns: Columns, held: Mapping[str, Sequence[Any]]) -> None:
+    """Raises UserError where a column that is not called split holds words for splits, and no other."""
+    for column in [column for column in held if column not in columns.named]:
+        said = {SPLIT_WORDS.get(v.strip().lower()) if isinstance(v, str) else None for v in held[column]}
+        if len(said) > 1 and None not in said:
+            raise UserError(
+                f"{name}: column {column!r} seems to say the splits ({', '.join(sorted(map(str, said)))}): say "
+                f'columns={{..., "split": "{column}"}} to follow it, or columns={{..., "split": None}} to leave it out.'
+            )
+
+
+def unread_texts(columns: Columns, held: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The columns that are called as captions are, and hold texts, but are not read as guessed."""
+    found = []
+    for column in [column for column in held if column not in columns.named and _are_texts(held[column])]:
+        bare = re.sub(rf"^({'|'.join(TEXTS[:-1])})[_-]", "", column.lower())
+        if bare != column.lower() or bare in TEXTS or display_name(bcp47(bare)) != bcp47(bare):
+            found.append(column)
+    return found
 
 
 def captions_of(row: Mapping[str, Any], columns: Columns, code: str, shown: str = "a row") -> dict[str, list[str]]:

@@ -9,16 +9,23 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
 from mpm_lite.cache import digest
 from mpm_lite.runtime import UserError
 
-# Which files hold the rows of each kind of set.
+# Which files hold the rows of each kind of set: their names, or how these end, in whatever case.
 ENDS = {
     "parquet": ("*.parquet",),
     "webdataset": ("*.tar",),
     "imagefolder": ("metadata.jsonl", "metadata.csv", "metadata.parquet"),
+}
+# Files that hold rows as well, but not in a way in which they are read here.
+PACKED = {
+    "parquet": ("*.parquet.gz", "*.parquet.zip"),
+    "webdataset": ("*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz", "*.tar.zst"),
+    "imagefolder": (),
 }
 # What the splits are called elsewhere; `restval` is the part of COCO's validation pictures that Karpathy trains on.
 SPLIT_WORDS = {
@@ -113,10 +120,15 @@ def files(name: str) -> list[Path]:
     kind, root = name.partition(":")[0], place(name)
     if not root.exists():
         raise UserError(f"There is nothing at {str(root)!r}: give the folder or file of a {kind} set.")
-    found = [root] if root.is_file() else sorted({file for end in ENDS[kind] for file in root.rglob(end)})
-    # Hidden files are none of the set: .ipynb_checkpoints holds copies of what Jupyter opened.
+    found = [root]
     if root.is_dir():
-        found = [file for file in found if not any(piece.startswith(".") for piece in below(file, root).parts)]
+        # Hidden files are none of the set: .ipynb_checkpoints holds copies of what Jupyter opened.
+        seen = [file for file in walk(root) if not any(piece.startswith(".") for piece in below(file, root).parts)]
+        found = [file for file in seen if _ends(file, ENDS[kind])]
+        if packed := [file for file in seen if _ends(file, PACKED[kind])]:
+            raise UserError(
+                f"{name}: {below(packed[0], root)} is compressed and cannot be read so: unpack it, or move it away."
+            )
     if not found and kind == "imagefolder":
         raise UserError(
             f"{name} has no captions: there is none of {', '.join(ENDS[kind])} under it, with a column file_name and a "
@@ -133,6 +145,30 @@ def tar_fields(file: Path) -> set[str]:
         return {PurePath(member.name).name.partition(".")[2] for member in tar if member.isfile()} - {""}
 
 
+def check_whole(file: Path, shown: str) -> None:
+    """Raises UserError for a tar file whose end is missing."""
+    with open(file, "rb") as opened:
+        opened.seek(max(0, file.stat().st_size - tarfile.BLOCKSIZE))
+        if opened.read().strip(b"\0"):
+            raise UserError(
+                f"{shown} ends in the middle, and what comes after that is lost: copy or make the file again."
+            )
+
+
+def walk(root: Path) -> list[Path]:
+    """Every file below a folder, in order; also in folders that are links to others, each of which is gone through once."""
+    found, seen = [], set()
+    for folder, inner, names in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        inner[:] = [one for one in inner if os.path.realpath(os.path.join(folder, one)) not in seen]
+        found += [Path(folder, name) for name in names]
+    return sorted(found)
+
+
+def _ends(file: Path, patterns: Iterable[str]) -> bool:
+    return any(fnmatch(file.name.lower(), pattern) for pattern in patterns)
+
+
 def below(file: Path, root: Path) -> PurePath:
     """The path of a file below the folder that was given; its name alone where the file itself was given."""
     return file.relative_to(root) if root.is_dir() else PurePath(file.name)
@@ -140,7 +176,8 @@ def below(file: Path, root: Path) -> PurePath:
 
 def split_of_name(name: str, shown: str) -> str | None:
     """The split that a file's or folder's name says: train, val, test or None. Raises UserError for a name that says two."""
-    said = {SPLIT_WORDS[word] for word in re.findall(r"[a-z]+", name.lower()) if word in SPLIT_WORDS}
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]  # testA is a test set
+    said = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
     if len(said) > 1:
         raise UserError(
             f"{shown}: the name {name!r} says both {' and '.join(sorted(said))}: rename it, so that it says one."
@@ -178,11 +215,14 @@ def stamp(name: str) -> str:
     if not here(name):
         return ""
     root = place(name)
-    return stamp_of(sorted(root.rglob("*")) if root.is_dir() else [root])
+    return stamp_of(walk(root) if root.is_dir() else [root])
 
 
 def stamp_of(paths: Iterable[Path]) -> str:
-    """The names, sizes and times of these files, as one digest; a file that is not there counts as such."""
+    """The names, sizes and times of these files, as one digest; a file that is not there counts as such.
+
+    The time of a file's last change of any kind counts too: a copy or an archive may set the time of its contents back.
+    """
     pieces = []
     for path in paths:
         try:
@@ -191,5 +231,5 @@ def stamp_of(paths: Iterable[Path]) -> str:
             pieces.append(f"{path} is not there")
             continue
         if not path.is_dir():
-            pieces.append(f"{path} {facts.st_size} {facts.st_mtime_ns}")
+            pieces.append(f"{path} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns} {facts.st_ino}")
     return digest(pieces)

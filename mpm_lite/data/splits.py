@@ -46,6 +46,8 @@ def pictures_of(
     of the pictures are kept on disk under; nothing keeps none.
     """
     own = any(source.file for source in sources)
+    if own and any(row.split for row in rows):
+        check_all_say(rows)
     splits = [SPLIT_WORDS.get(row.split or "", "train" if own else "") for row in rows]
     hashed = not (followed or {"val", "test"} & set(splits))
     ids = [row.id for row in rows if row.id]
@@ -71,6 +73,17 @@ def pictures_of(
         ):
             one.content = content
     return shared(whole)
+
+
+def check_all_say(rows: Sequence[Row]) -> None:
+    """Raises UserError where some rows say their split and others none: those might be of training or of a test set."""
+    silent = next((row for row in rows if row.split is None), None)
+    if silent:
+        loud = next(row for row in rows if row.split)
+        raise UserError(
+            f"{silent.shown} says no split, and {loud.shown} says {loud.split}: put the word train, val or test into the name of "
+            "every file or of its folder, or into a column called split."
+        )
 
 
 def parts_of(
@@ -129,6 +142,7 @@ def _part(
         made_by=digest([RENDER, *([one.content for one in pictures if one.content] if read else key)]),
         several=several,
         left_out=tuple(left_out),
+        contents=[one.content or b"" for one in pictures] if read else (),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from mpm_lite.runtime import UserError, unknown, whole_number
@@ -101,11 +103,30 @@ def build_options(kind: type, given: dict[str, Any]) -> Any:
         if key not in known:
             raise unknown("option", key, known)
         default = known[key].default
+        if isinstance(value, np.generic):
+            value = value.item()
         if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if not isinstance(value, type(default)) or isinstance(value, bool) != isinstance(default, bool):
             raise UserError(f"Option {key!r} takes a {type(default).__name__} such as {default!r}; got {value!r}.")
         if isinstance(default, int) and not isinstance(default, bool):
             whole_number(key, value, known[key].metadata.get("least", int(key == "batch")))
+        if isinstance(default, float):
+            _check_float(key, value)
         values[key] = value
     return kind(**values)
+
+
+def _check_float(key: str, value: float) -> None:
+    """Raises UserError for a number with which nothing could be learned: rates and temperatures are above 0, the share that
+    dropout leaves out is below 1, and nothing is negative or infinite."""
+    above = key in ("lr", "temperature") or key.endswith("_lr")
+    if not math.isfinite(value) or value < 0 or (above and not value) or (key == "dropout" and value >= 1):
+        wanted = (
+            "a number above 0"
+            if above
+            else "a number from 0 to less than 1"
+            if key == "dropout"
+            else "a number of at least 0"
+        )
+        raise UserError(f"{key}={value!r} is not {wanted}.")

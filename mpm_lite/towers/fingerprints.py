@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mpm_lite.keys import digest, file_digest
+from mpm_lite.runtime import UserError
 
 
 def fingerprint(code: str, *paths: Path) -> str:
@@ -25,31 +26,63 @@ class Fingerprinted:
     memory; then it is that of the weights as they are, so that nothing kept of the old ones is taken for the new ones'."""
 
     model: nn.Module
+    # Plain attributes that change what comes out, such as the prompt before each text.
+    decisive: tuple[str, ...] = ()
 
     def loaded_as(self, fingerprint: str) -> None:
-        """From now on, and as long as nobody changes the weights, this is the fingerprint."""
-        self._loaded, self._state = fingerprint, _versions(self.model)
+        """From now on, and as long as nobody changes the weights or the decisive attributes, this is the fingerprint."""
+        self._loaded, self._state, self._settings = fingerprint, _state(self.model), self._decisive()
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the weights and of the code that reads them."""
-        if _versions(self.model) == self._state:
-            return self._loaded
-        weights = self.model.state_dict()
-        told = [_bytes(weights[name]) for name in sorted(weights)]
-        return digest([self._loaded, *sorted(weights), *told])
+        """SHA-256 of the weights and of the code that reads them.
+
+        Raises UserError while the model is in training mode, in which dropout makes its vectors random.
+        """
+        if self.model.training:
+            raise UserError(
+                "The model of a tower is in training mode, in which dropout makes what it computes random: call "
+                "tower.model.eval() before its vectors are used."
+            )
+        return self._now()
+
+    def _now(self) -> str:
+        told = [self._loaded]
+        if _state(self.model) != self._state:
+            weights = self.model.state_dict()
+            told += [*sorted(weights), *(_bytes(weights[name]) for name in sorted(weights))]
+        if self._decisive() != self._settings:
+            told.append(repr(self._decisive()))
+        return told[0] if len(told) == 1 else digest(told)
+
+    def _decisive(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.decisive]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_loaded": self.fingerprint}
+        return {**self.__dict__, "_loaded": self._now()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # a copy counts its own changes
         self.__dict__.update(state)
-        self._state = _versions(self.model)
+        self._state, self._settings = _state(self.model), self._decisive()
 
 
-def _versions(model: nn.Module) -> tuple[Any, ...]:
-    """How often each parameter was changed in place, as torch counts it for autograd, and which there are."""
-    return tuple((name, p._version, tuple(p.shape)) for name, p in model.named_parameters())
+SAMPLED = 32  # places along each side of a weight at which its values are looked at
+
+
+def _state(model: nn.Module) -> list[Any]:
+    """What tells a model's weights from what they were before, without reading them all: the kind of each, and how often it was
+    changed in place, as torch counts it for autograd. Changes through `.data` are not counted, so that some of the values
+    are looked at too. Where a weight lies says nothing: a model may be moved to a GPU and back."""
+    return [
+        (name, str(of.dtype), tuple(of.shape), 0 if of.is_inference() else of._version, _sample(of))
+        for name, of in model.state_dict(keep_vars=True).items()
+        if isinstance(of, torch.Tensor)
+    ]
+
+
+def _sample(weight: torch.Tensor) -> bytes:
+    few = tuple(slice(None, None, max(1, -(-side // SAMPLED))) for side in weight.shape)
+    return _bytes(weight[few].clone())
 
 
 def _bytes(weight: Any) -> bytes:

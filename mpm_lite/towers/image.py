@@ -111,6 +111,8 @@ class TorchImageTower(Fingerprinted):
     picture, its borders are seen here too. Where a GPU's memory runs out, a batch is computed in halves.
     """
 
+    decisive = ("sides", "interpolation")
+
     def __init__(
         self,
         name: str,

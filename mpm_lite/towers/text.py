@@ -162,6 +162,7 @@ class TransformerTower(Fingerprinted):
     """
 
     has_tokens = True
+    decisive = ("prefix", "max_tokens")
 
     def __init__(
         self,
