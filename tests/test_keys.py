@@ -409,7 +409,7 @@ def test_doctor_says_in_what_a_kept_thing_differs_from_the_most_similar(world, c
     features = sorted((world / "home" / "features").glob("*.safetensors"))
     assert cli.main(["doctor", "--why", str(features[0])]) == 0
     assert "weights" in capsys.readouterr().out
-    checkpoint = next((world / "s" / "pairs=20" / "seed-0" / "checkpoints").iterdir())
+    checkpoint = next((world / "s" / "pairs=20" / "seed-0" / "checkpoints").glob("step-*"))
     assert cli.main(["doctor", "--why", str(checkpoint)]) == 0
     (world / "plain.json").write_text("[]")
     for wrong in ("plain.json", "nothing.parquet"):

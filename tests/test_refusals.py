@@ -337,7 +337,7 @@ def test_all_languages_of_a_set_can_be_learned_from(world):  # noqa: F811
     assert results.meta["pairs"] == {"en": 120, "de": 5, "fi": 120}
     with pytest.raises(UserError, match="training language of pairs 'fr'"):
         made_experiment(train=("made", "all"), pairs={"fr": 5}).run(progress=False)
-    with pytest.raises(UserError, match="test names no set"):
+    with pytest.raises(UserError, match="names no set to test on"):
         made_experiment(test=[]).run(progress=False)
 
 
