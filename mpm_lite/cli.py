@@ -381,7 +381,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime.whole_number("--seed", getattr(args, "seed", 0), least=0)
         runtime.device(getattr(args, "device", None))
         args.do(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where whoever called closed it
+            sys.stdout.flush()
     except UserError as error:
         print(f"mpm-lite: {error}", file=sys.stderr)
         return 2

@@ -380,6 +380,11 @@ def test_a_reader_that_goes_away_and_a_terminal_without_letters():
     assert done.returncode == 0 and done.stdout.strip() == r"\u732b \u732b \u732b"
 
 
+def test_a_closed_output_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["presets"]) == 0
+
+
 def test_streams_that_are_no_files_are_left_alone(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     assert cli.main(["presets"]) == 0
