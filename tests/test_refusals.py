@@ -317,6 +317,15 @@ def test_a_setting_given_twice_is_refused(flag, tmp_path, monkeypatch, capsys):
     assert cli.main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
 
 
+def test_of_several_values_the_wrong_one_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment.Experiment, "run", never)
+    monkeypatch.setattr(sweeping, "run_kept", lambda one, *_: build_options(Align.Options, one.all_options) and never())
+    with pytest.raises(pytest.fail.Exception):
+        cli.main(["sweep", "align", "--vary", "lr=0.001,1e-4", "--out", str(tmp_path)])
+    assert cli.main(["sweep", "align", "--vary", "lr=0.1e,0.001", "--out", str(tmp_path)]) == 2
+    assert "got '0.1e'" in capsys.readouterr().err
+
+
 def test_sets_are_swept_as_they_are_set(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(experiment.Experiment, "run", lambda self, **_: seen.append((self.train, self.val)) or never())
