@@ -40,9 +40,9 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises UserError where the folder cannot be written to.
     """
-    lock = FileLock(folder / "lock")
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
         raise unwritable(folder, error) from error

@@ -28,11 +28,16 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set takes key=value, such as pairs=300; got {pair!r}.")
         if key in settings:
             raise UserError(f"{key} is given twice: give it once, and several values of --vary as {key}=A,B.")
-        try:
-            settings[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            settings[key] = value
+        settings[key] = literal(value)
     return settings
+
+
+def literal(word: str) -> Any:
+    """A word as the Python literal that it reads as, else as text."""
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
 
 
 def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) -> Any:
@@ -145,7 +150,7 @@ def sweep(args: argparse.Namespace) -> None:
     dials = {
         key: list(value)
         if isinstance(value, (list, tuple))
-        else value.split(",")
+        else [literal(one) for one in value.split(",")]
         if isinstance(value, str)
         else [value]
         for key, value in parse_settings(args.vary).items()
@@ -381,7 +386,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         runtime.whole_number("--seed", getattr(args, "seed", 0), least=0)
         runtime.device(getattr(args, "device", None))
         args.do(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where whoever called closed it
+            sys.stdout.flush()
     except UserError as error:
         print(f"mpm-lite: {error}", file=sys.stderr)
         return 2

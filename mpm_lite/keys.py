@@ -236,6 +236,11 @@ def explain(path: Path) -> list[str]:
     if not path.exists():
         raise runtime.UserError(f"There is no file or folder {path}.")
     told = read_key(path)
+    inside = [one for one in sorted(path.iterdir()) if read_key(one)] if path.is_dir() and told is None else []
+    if inside:
+        raise runtime.UserError(
+            f"{path} holds {len(inside)} results, each with a key of its own: ask about one of them, such as {inside[0]}."
+        )
     if told is None:
         raise runtime.UserError(
             f"{path} says nothing of what decided it: give a file of features, weights or rows, or a folder with results."

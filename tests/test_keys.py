@@ -406,6 +406,8 @@ def test_doctor_says_in_what_a_kept_thing_differs_from_the_most_similar(world, c
     assert (
         "results of an experiment" in told and "weights of text" in told and "pairs=30, differs in experiment" in told
     )
+    assert cli.main(["doctor", "--why", str(world / "s")]) == 2
+    assert "holds 2 results" in (said := capsys.readouterr().err) and f"{world / 's' / 'pairs=20'}." in said
     features = sorted((world / "home" / "features").glob("*.safetensors"))
     assert cli.main(["doctor", "--why", str(features[0])]) == 0
     assert "weights" in capsys.readouterr().out

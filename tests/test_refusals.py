@@ -317,6 +317,15 @@ def test_a_setting_given_twice_is_refused(flag, tmp_path, monkeypatch, capsys):
     assert cli.main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
 
 
+def test_of_several_values_the_wrong_one_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment.Experiment, "run", never)
+    monkeypatch.setattr(sweeping, "run_kept", lambda one, *_: build_options(Align.Options, one.all_options) and never())
+    with pytest.raises(pytest.fail.Exception):
+        cli.main(["sweep", "align", "--vary", "lr=0.001,1e-4", "--out", str(tmp_path)])
+    assert cli.main(["sweep", "align", "--vary", "lr=0.1e,0.001", "--out", str(tmp_path)]) == 2
+    assert "got '0.1e'" in capsys.readouterr().err
+
+
 def test_sets_are_swept_as_they_are_set(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(experiment.Experiment, "run", lambda self, **_: seen.append((self.train, self.val)) or never())
@@ -393,6 +402,11 @@ def test_a_reader_that_goes_away_and_a_terminal_without_letters():
     code = "from mpm_lite import cli; cli.presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
     done = piped(f'{sys.executable} -c "{code}"', PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and done.stdout.strip() == r"\u732b \u732b \u732b"
+
+
+def test_a_closed_output_is_no_error(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert cli.main(["presets"]) == 0
 
 
 def test_streams_that_are_no_files_are_left_alone(monkeypatch, capsys):
