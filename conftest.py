@@ -13,10 +13,13 @@ import pytest
 LONGEST = (
     "test_cli.py",
     "06_mpm_paint.ipynb",
+    "test_real.py",
     "05_which_language_does_it_answer.ipynb",
+    "test_painting_rivals.py",
     "test_kernels.py",
+    "test_likeness.py",
     "test_across.py",
-    "test_claims.py",
+    "test_lm.py",
 )
 
 
