@@ -17,11 +17,16 @@ from mpm_lite.runtime import UserError
 Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of a module, and what it is called with
 
 
+def check(workers: int) -> None:
+    """UserError for a number of workers that does nothing."""
+    if workers < 1:
+        raise UserError(f"{workers} workers do nothing: take at least 1.")
+
+
 def run(jobs: Mapping[str, Job], workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
     """Do every job, by its label: one after the other here, or in so many processes. `say` hears which begins, or is done.
     The first error stops the rest. UserError for no worker."""
-    if workers < 1:
-        raise UserError(f"{workers} workers do nothing: take at least 1.")
+    check(workers)
     if workers == 1:
         for number, (label, (call, given)) in enumerate(jobs.items(), 1):
             say(f"{number} of {len(jobs)}: {label}")

@@ -16,7 +16,7 @@ from test_data_hub import apart  # noqa: F401
 from worlds import Meaning
 
 import mpm_lite as mpm
-from mpm_lite.data import hub, local
+from mpm_lite.data import hub, local, splits
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.hub_columns import Columns, guessed
 from mpm_lite.data.picture import photo
@@ -863,3 +863,23 @@ def test_datasets_shows_its_bars_again(tmp_path):
     was = datasets.is_progress_bar_enabled()
     everything(name)
     assert datasets.is_progress_bar_enabled() == was
+
+
+def test_a_caption_that_a_csv_reader_takes_for_nothing_is_refused(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    captions = ["a cat", "None", "a dog"]
+    rows = [f"{i}.png,{caption}" for i, caption in enumerate(captions)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,en", *rows]))
+    with pytest.raises(UserError, match="row 1: 'None' in column 'en' is taken for nothing.*metadata.jsonl"):
+        mpm.load_captions(f"imagefolder:{tmp_path}")
+    (tmp_path / "metadata.csv").unlink()
+    told = [json.dumps({"file_name": f"{i}.png", "en": caption}) for i, caption in enumerate(captions)]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(told))
+    parts = [mpm.load_captions(f"imagefolder:{tmp_path}", split) for split in ("train", "val", "test")]
+    assert sorted(text for part in parts for text in part.captions["en"]) == sorted(captions)
+
+
+def test_a_split_of_the_hub_says_what_its_words_say():
+    meant = {name: splits._split_meant(name, name, False) for name in ("test_2016_flickr", "validation", "train", "de")}
+    assert meant == {"test_2016_flickr": "test", "validation": "val", "train": "train", "de": ""}

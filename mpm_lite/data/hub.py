@@ -164,7 +164,10 @@ def _parts(
 
 def _one_split(sources: list[Source]) -> bool:
     """Whether a repository says nothing by its splits: it has one alone, or neither val nor test."""
-    return len(sources) == 1 or not {local.SPLIT_WORDS.get(source.split or "") for source in sources} & {"val", "test"}
+    return len(sources) == 1 or not {local.split_of_name(source.split or "", source.name) for source in sources} & {
+        "val",
+        "test",
+    }
 
 
 def _held(sources: list[Source]) -> dict[str, list[Any]]:
@@ -204,6 +207,8 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
     sources, taken = [], {}
     for file in [file for file in files if file in opened]:
         path = local.below(file, root)
+        if file.suffix == ".csv":
+            _check_csv(file, f"{name}: {path}")
         split = local.split_of_file(path, f"{name}: {path}")
         rows = _read(opened[file], None if limit is None else limit - taken.get(split, 0))
         taken[split] = taken.get(split, 0) + len(rows)
@@ -212,6 +217,20 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
         if len(rows):
             sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
     return sources or _nothing(name)
+
+
+def _check_csv(file: Path, shown: str) -> None:
+    """UserError for a text in a CSV file that its reader takes for nothing, such as the caption None."""
+    import pandas as pd
+
+    told = pd.read_csv(file, dtype=str, keep_default_na=False)
+    lost = told.ne("") & pd.read_csv(file, dtype=str).isna()
+    for column in told.columns[lost.any()]:
+        k = int(lost[column].to_numpy().argmax())
+        raise UserError(
+            f"{shown}, row {k}: {told[column][k]!r} in column {column!r} is taken for nothing in a CSV file: write "
+            "metadata.jsonl, in which a text stays a text."
+        )
 
 
 def _check_fields(name: str, root: Path, opened: Mapping[Path, Any]) -> None:

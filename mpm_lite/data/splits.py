@@ -7,6 +7,7 @@ same picture, and no picture's bytes may lie in two splits.
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,7 +19,7 @@ from mpm_lite import runtime
 from mpm_lite.cache import digest
 from mpm_lite.data.captionset import SPLITS, Part
 from mpm_lite.data.hub_columns import Columns
-from mpm_lite.data.local import SPLIT_WORDS
+from mpm_lite.data.local import SPLIT_WORDS, split_of_name
 from mpm_lite.data.picture import SIZE, photo
 from mpm_lite.data.rows import Row, Source, contents, encoded, kept
 from mpm_lite.runtime import UserError
@@ -48,7 +49,9 @@ def pictures_of(
     own = any(source.file for source in sources)
     if own and any(row.split for row in rows):
         check_all_say(rows)
-    splits = [SPLIT_WORDS.get(row.split or "", "train" if own else "") for row in rows]
+    names = {row.split or "": row for row in rows}
+    meant = {name: _split_meant(name, row.shown, own) for name, row in names.items()}
+    splits = [meant[row.split or ""] for row in rows]
     hashed = not (followed or {"val", "test"} & set(splits))
     ids = [row.id for row in rows if row.id]
     # Files of one's own are read throughout; sets of the hub where nothing else tells their pictures apart.
@@ -64,6 +67,11 @@ def pictures_of(
             few = told_apart(few, sources)
         found[split] = joined(few, [taken[i] for i in numbers], columns)
     if not hashed:
+        if unread := sorted(name for name, split in meant.items() if not split):
+            print(
+                f"mpm_lite: the splits {', '.join(map(repr, unread))} are none of {', '.join(SPLITS)}: left out.",
+                file=sys.stderr,
+            )
         return {split: found.get(split, []) for split in SPLITS}
     whole = found.get("", [])
     if not read:
@@ -73,6 +81,11 @@ def pictures_of(
         ):
             one.content = content
     return shared(whole)
+
+
+def _split_meant(name: str, shown: str, own: bool) -> str:
+    """train, val or test, or "" for the name of a hub's split that says none of them, such as a language's."""
+    return SPLIT_WORDS.get(name) or ("train" if own else split_of_name(name, shown) or "")
 
 
 def check_all_say(rows: Sequence[Row]) -> None:

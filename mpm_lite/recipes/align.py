@@ -28,7 +28,7 @@ class AlignOptions:
     text_hidden: int = 0  # the same for the text head
     dropout: float = 0.3  # on the features, before the heads
     temperature: float = 0.07  # at the start
-    steps: int = at_least(1, 200)
+    steps: int = 200  # 0: the heads stay as they begin
     batch: int = at_least(2, 256)
     lr: float = 1e-3
     weight_decay: float = 0.05

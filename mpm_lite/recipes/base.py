@@ -112,21 +112,17 @@ def build_options(kind: type, given: dict[str, Any]) -> Any:
         if isinstance(default, int) and not isinstance(default, bool):
             whole_number(key, value, known[key].metadata.get("least", int(key == "batch")))
         if isinstance(default, float):
-            _check_float(key, value)
+            _check_float(key, value, default)
         values[key] = value
     return kind(**values)
 
 
-def _check_float(key: str, value: float) -> None:
+def _check_float(key: str, value: float, default: float) -> None:
     """Raises UserError for a number with which nothing could be learned: rates and temperatures are above 0, the share that
-    dropout leaves out is below 1, and nothing is negative or infinite."""
+    dropout leaves out is below 1, nothing is infinite, and what is not negative by default is not negative."""
     above = key in ("lr", "temperature") or key.endswith("_lr")
-    if not math.isfinite(value) or value < 0 or (above and not value) or (key == "dropout" and value >= 1):
-        wanted = (
-            "a number above 0"
-            if above
-            else "a number from 0 to less than 1"
-            if key == "dropout"
-            else "a number of at least 0"
-        )
+    wanted = "a number above 0" if above else "a number of at least 0" if default >= 0 else "a finite number"
+    if key == "dropout":
+        wanted = "a number from 0 to less than 1"
+    if not math.isfinite(value) or (value < 0 <= default) or (above and not value) or (key == "dropout" and value >= 1):
         raise UserError(f"{key}={value!r} is not {wanted}.")

@@ -31,7 +31,8 @@ class Fingerprinted:
 
     def loaded_as(self, fingerprint: str) -> None:
         """From now on, and as long as nobody changes the weights or the decisive attributes, this is the fingerprint."""
-        self._loaded, self._state, self._settings = fingerprint, _state(self.model), self._decisive()
+        self._loaded, self._settings = fingerprint, self._decisive()
+        self._state, self._digest = _state(self.model), _content(self.model)
 
     @property
     def fingerprint(self) -> str:
@@ -47,10 +48,12 @@ class Fingerprinted:
         return self._now()
 
     def _now(self) -> str:
-        told = [self._loaded]
-        if _state(self.model) != self._state:
-            weights = self.model.state_dict()
-            told += [*sorted(weights), *(_bytes(weights[name]) for name in sorted(weights))]
+        told, state = [self._loaded], _state(self.model)
+        if state != self._state:  # perhaps only written again as they were, as when weights are loaded into the model
+            if (content := _content(self.model)) == self._digest:
+                self._state = state
+            else:
+                told.append(content)
         if self._decisive() != self._settings:
             told.append(repr(self._decisive()))
         return told[0] if len(told) == 1 else digest(told)
@@ -63,7 +66,7 @@ class Fingerprinted:
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # a copy counts its own changes
         self.__dict__.update(state)
-        self._state, self._settings = _state(self.model), self._decisive()
+        self.loaded_as(self._loaded)
 
 
 SAMPLED = 32  # places along each side of a weight at which its values are looked at
@@ -78,6 +81,12 @@ def _state(model: nn.Module) -> list[Any]:
         for name, of in model.state_dict(keep_vars=True).items()
         if isinstance(of, torch.Tensor)
     ]
+
+
+def _content(model: nn.Module) -> str:
+    """SHA-256 of the weights."""
+    weights = model.state_dict()
+    return digest(one for name in sorted(weights) for one in (name, _bytes(weights[name])))
 
 
 def _sample(weight: torch.Tensor) -> bytes:
