@@ -383,6 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if getattr(args, "seeds", None) is not None and args.seeds < 1:
             raise UserError("--seeds must be at least 1.")
+        runtime.whole_number("--workers", getattr(args, "workers", 1))
         runtime.whole_number("--seed", getattr(args, "seed", 0), least=0)
         runtime.device(getattr(args, "device", None))
         args.do(args)

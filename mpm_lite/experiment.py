@@ -163,6 +163,7 @@ class Experiment:
         options = build_options(kind.Options, self.all_options)
         across.start(self.device)
         whole_number("parts", parts)
+        train.check_plan_words(precision, track)
         device(self.device)
         if out:
             check_writable(Path(out))

@@ -287,12 +287,17 @@ def _fit(
     return history
 
 
+def check_plan_words(precision: str, track: str) -> None:
+    """Raises UserError for a precision or a tracker nobody knows."""
+    if precision not in PRECISIONS:
+        raise runtime.unknown("precision", precision, [p for p in PRECISIONS if p])
+    if track not in TRACKERS:
+        raise runtime.unknown("tracker", track, [t for t in TRACKERS if t])
+
+
 def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
     """Accelerate as the plan and the launcher want it. UserError for a precision or a tracker that is not here."""
-    if plan.precision not in PRECISIONS:
-        raise runtime.unknown("precision", plan.precision, [p for p in PRECISIONS if p])
-    if plan.track not in TRACKERS:
-        raise runtime.unknown("tracker", plan.track, [t for t in TRACKERS if t])
+    check_plan_words(plan.precision, plan.track)
     if plan.track and not (plan.out and find_spec(plan.track)):
         raise UserError(
             f"track={plan.track!r} needs a folder to write to (out) and the package: pip install {plan.track}."

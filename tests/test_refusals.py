@@ -152,7 +152,11 @@ def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypa
         with pytest.raises(UserError, match=said):
             made_experiment(device=device).run(progress=False)
         assert cli.main(["run", "align", "--device", device, "--out", str(tmp_path)]) == 2
+    for how, said in (({"precision": "bf17"}, "Unknown precision"), ({"track": "tensorbord"}, "Unknown tracker")):
+        with pytest.raises(UserError, match=said):
+            made_experiment().run(progress=False, **how)
     assert cli.main(["run", "align", "--parts", "0", "--out", str(tmp_path)]) == 2
+    assert cli.main(["claims", "run", "C1", "--workers", "0"]) == 2
     assert cli.main(["run", "align", "--seeds", "0"]) == 2
 
 
