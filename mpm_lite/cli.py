@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpm_lite import cli_chat, cli_paint, cli_systems, runtime
+from mpm_lite import cli_chat, cli_paint, cli_systems, runtime, workers
 from mpm_lite.cache import check_writable
 from mpm_lite.cli_settings import output
 from mpm_lite.keys import explain
@@ -383,7 +383,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if getattr(args, "seeds", None) is not None and args.seeds < 1:
             raise UserError("--seeds must be at least 1.")
-        runtime.whole_number("--workers", getattr(args, "workers", 1))
+        workers.check(getattr(args, "workers", 1))
         runtime.whole_number("--seed", getattr(args, "seed", 0), least=0)
         runtime.device(getattr(args, "device", None))
         args.do(args)

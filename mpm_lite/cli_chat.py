@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mpm_lite import runtime, workers
+from mpm_lite import runtime
 from mpm_lite.cache import write_atomic
 from mpm_lite.cli_settings import output, sorted_out
 from mpm_lite.runtime import unknown
@@ -81,7 +81,6 @@ def claims(args: argparse.Namespace) -> None:
         names = list(c.CLAIMS) if not args.names or "all" in args.names else args.names
         seeds = range(args.seed or c.FIRST_SEED, (args.seed or c.FIRST_SEED) + (args.seeds or c.SEEDS))
         output(args, "runs/claims")
-        workers.check(args.workers)
         for one in [c.claim(name) for name in names]:  # what is wrong or missing is said before hours of running
             c.check_models(one, out, seeds)
         for one in [c.claim(name) for name in names]:
