@@ -42,16 +42,23 @@ def alone(path: Path) -> Iterator[None]:
     """While it lasts, nobody else, in whatever process, makes that file: who comes later waits, and finds it there. A process
     that dies lets go."""
     locks = runtime.home() / "locks"
-    lock = FileLock(locks / digest([str(path.absolute())])[:32])
+    with locked(locks / digest([str(path.absolute())])[:32], runtime.home()):
+        yield
+
+
+@contextmanager
+def locked(lock: Path, place: Path) -> Iterator[None]:
+    """While it lasts, no other process holds that lock file. UserError, naming the place, where it cannot be written."""
+    held = FileLock(lock)
     try:
-        locks.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
     except OSError as error:
-        raise unwritable(runtime.home(), error) from error
+        raise unwritable(place, error) from error
     try:
         yield
     finally:
-        lock.release()
+        held.release()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

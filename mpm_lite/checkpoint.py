@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from mpm_lite.cache import unwritable
+from mpm_lite.cache import locked
 from mpm_lite.runtime import UserError
 
 
@@ -40,16 +39,8 @@ def alone(folder: Path) -> Iterator[None]:
 
     Raises UserError where the folder cannot be written to.
     """
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    try:
+    with locked(folder.with_name(f".{folder.name}.lock"), folder):
         yield
-    finally:
-        lock.release()
 
 
 def _sync(path: Path) -> None:

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from mpm_lite import runtime
 from mpm_lite.acquiring import check_languages
-from mpm_lite.cache import digest
 from mpm_lite.choosing import Pictured
 from mpm_lite.data import choices, grammar, toyworld
 from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, neighbours, text_scenes
 from mpm_lite.data.switching import Switching, switch
 from mpm_lite.experiment import text_tower
 from mpm_lite.keeping import trained
+from mpm_lite.keys import digest
 from mpm_lite.recipes.base import build_options
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
 from mpm_lite.runtime import UserError

@@ -26,9 +26,10 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from mpm_lite import paint, pretrain, runtime, scene_reader, train
-from mpm_lite.cache import digest, write_atomic
+from mpm_lite.cache import write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.scenes import Scene, scenes
+from mpm_lite.keys import digest
 from mpm_lite.painting import SCORES, SHIPPED, SIDE, Bench, Paint
 from mpm_lite.painting_emoji import small
 from mpm_lite.pretrain_towers import crowds

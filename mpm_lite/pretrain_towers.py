@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import evaluate, pretrain, runtime, train
-from mpm_lite.cache import digest
 from mpm_lite.data import grammar, text, toyworld
 from mpm_lite.data.scenes import (
     ATTRIBUTES,
@@ -31,6 +30,7 @@ from mpm_lite.data.scenes import (
     scenes,
     split_of_combination,
 )
+from mpm_lite.keys import digest
 from mpm_lite.recipes.two_views import CaptionViews, PictureViews, TwoViews, TwoViewsOptions
 from mpm_lite.scene_reader import CLASSES, classes
 from mpm_lite.towers.image import load_image_tower

@@ -86,10 +86,8 @@ def _experiments(experiment: Experiment, out: Path | None, track: str, values: d
         one = changed(experiment, setting)
         found = run_kept(one, out / label if out else None, track)
         # Of towers, the column that says which arm a row is of must tell them apart too.
-        found = found.relabel(
-            **{k: labels[k] for k in ("text", "image") if labels.get(k, plain(setting.get(k))) != plain(setting.get(k))}
-        )
-        done.append(found.mark(**labels))
+        apart = {k: v for k, v in labels.items() if k in ("text", "image") and v != plain(setting[k])}
+        done.append(found.relabel(**apart).mark(**labels))
     return Results.join(done)
 
 

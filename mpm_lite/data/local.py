@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
-from mpm_lite.cache import digest
+from mpm_lite.keys import digest
 from mpm_lite.runtime import UserError
 
 # Which files hold the rows of each kind of set: their names, or how these end, in whatever case.

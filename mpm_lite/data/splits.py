@@ -16,12 +16,12 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from mpm_lite import runtime
-from mpm_lite.cache import digest
 from mpm_lite.data.captionset import SPLITS, Part
 from mpm_lite.data.hub_columns import Columns
 from mpm_lite.data.local import SPLIT_WORDS, split_of_name
 from mpm_lite.data.picture import SIZE, photo
 from mpm_lite.data.rows import Row, Source, contents, encoded, kept
+from mpm_lite.keys import digest
 from mpm_lite.runtime import UserError
 
 RENDER = "photo-2: turned, on white, padded to a square, Lanczos, 256 px"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mpm_lite import runtime
-from mpm_lite.cache import digest
+from mpm_lite.keys import digest
 from mpm_lite.towers.fingerprints import Fingerprinted
 from mpm_lite.towers.halves import frozen, in_halves
 from mpm_lite.towers.text import bar
