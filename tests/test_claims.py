@@ -3,10 +3,12 @@
 import re
 import shutil
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
+from worlds import own_home
 
 from mpm_lite import (
     UserError,
@@ -30,6 +32,7 @@ from mpm_lite.data import grammar
 from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, within
 
 SEEDS = range(5)
+ITEMS, CONCEPTS = (np.array([f"{letter}{i}" for i in range(400)], object) for letter in "ic")
 METRICS = list(dict.fromkeys((*OF_CHAT, *painting.SCORES, *painting.OF_SETS, *choosing.SCORES)))
 
 
@@ -43,7 +46,7 @@ def rows(arm, language, look="real", n=400, seeds=SEEDS, **means):
     if "nats" in means:
         frame["nats"] = means["nats"]
     seed, k = np.repeat(seeds, n), np.tile(np.arange(n), len(seeds))
-    named = {"item": [f"i{i}" for i in k], "concept": [f"c{i % 40}" for i in k]}
+    named = {"item": ITEMS[k], "concept": CONCEPTS[k % 40]}
     return frame.assign(arm=arm, language=language, look=look, seed=seed, lm_seed=seed % 3, **named)
 
 
@@ -214,22 +217,30 @@ def test_c6_wants_prompts_elsewhere_to_paint_as_well_and_a_model_of_english_not_
     assert not judge(sample(mpm=0.94, **{"english LM": 0.9}, **arms)).control_holds
 
 
+@cache
+def uniform(who, code, look, n):
+    """Numbers in [0, 1) for n pictures of every seed, in a row."""
+    return np.concatenate([np.random.default_rng([seed, *f"{who} {code} {look}".encode()]).random(n) for seed in SEEDS])
+
+
 def chosen(claim, metric, **levels):
     """Scores in other languages by arm, English at 0.95 and the same in all, chance at 0.1; arms not named are at the first
     level."""
-    first, every, n = next(iter(levels.values())), [], 200
-    known = {"item": [f"i{k}" for k in range(n)], "concept": [f"c{k % 40}" for k in range(n)]}
-    known |= dict.fromkeys(("reply_language", "content", "answers", "cider_d"), 0.5)
-    for arm in CLAIMS[claim].arms:
-        for code in grammar.LANGUAGES:
-            for look, level in (("real", 0.95 if code == "en" else levels.get(arm, first)), ("blind", 0.1)):
-                who = "any" if code == "en" or look == "blind" else arm
-                for seed in SEEDS:
-                    rng = np.random.default_rng([seed, *f"{who} {code} {look}".encode()])
-                    scores = {metric: (rng.random(n) < level).astype(float)}
-                    every.append(pd.DataFrame(known | scores).assign(
-                        arm=arm, language=code, look=look, seed=seed, lm_seed=seed % 3))  # fmt: skip
-    return CLAIMS[claim].judge(Sample(pd.concat(every, ignore_index=True), draws=200))
+    first, n = next(iter(levels.values())), 200
+    asked = [
+        (arm, code, look) for arm in CLAIMS[claim].arms for code in grammar.LANGUAGES for look in ("real", "blind")
+    ]
+    scores = []
+    for arm, code, look in asked:
+        level = 0.1 if look == "blind" else 0.95 if code == "en" else levels.get(arm, first)
+        scores.append(uniform("any" if code == "en" or look == "blind" else arm, code, look, n) < level)
+    known = dict.fromkeys(("reply_language", "content", "answers", "cider_d"), 0.5)
+    known |= {metric: np.concatenate(scores).astype(float)}
+    of_rows = np.array(asked, object).repeat(n * len(SEEDS), axis=0)
+    known |= {name: of_rows[:, i] for i, name in enumerate(("arm", "language", "look"))}
+    k, seed = np.tile(np.arange(n), len(SEEDS) * len(asked)), np.tile(np.repeat(SEEDS, n), len(asked))
+    named = {"item": ITEMS[k], "concept": CONCEPTS[k % 40], "seed": seed, "lm_seed": seed % 3}
+    return CLAIMS[claim].judge(Sample(pd.DataFrame(known | named), draws=200))
 
 
 @pytest.mark.parametrize(
@@ -320,7 +331,7 @@ def tiny(monkeypatch):
 
 
 def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
-    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    own_home(monkeypatch, tmp_path / "home")
     said = []
 
     def stopping(line):
