@@ -1,5 +1,5 @@
 """One process of several that train together; test_across.py starts it. `out` gets what each kind of recipe learns in one
-update, and in fifty."""
+update, and in STEPS."""
 
 import torch
 from safetensors.torch import save_file
@@ -13,7 +13,7 @@ from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.towers.lm import load_lm
 
-BATCH = 8
+BATCH, STEPS = 8, 20
 
 
 class Exact:
@@ -64,7 +64,7 @@ def learned(kind, steps, parts, shard, out):
     torch.manual_seed(0)
     recipe, data = globals()[kind](steps)
     recipe.double()
-    plan = train.Plan(progress=False, parts=parts, shard=shard, out=out / f"{kind}-{steps}-run", save_every=20)
+    plan = train.Plan(progress=False, parts=parts, shard=shard, out=out / f"{kind}-{steps}-run", save_every=8)
     grads, collect = {}, shards.collect
 
     def collected(objective, home):
@@ -110,7 +110,7 @@ def resumed(out):
 def main(in_parts, shard, out, kinds):
     found = {}
     for kind in kinds:
-        for steps in (1, 50) if in_parts == 1 else (1,):
+        for steps in (1, STEPS) if in_parts == 1 else (1,):
             found |= learned(kind, steps, in_parts, shard, out)
     if shard and in_parts == 1:
         found["resumed"] = resumed(out)

@@ -6,6 +6,7 @@ from pathlib import Path
 import across_run
 import pytest
 import torch
+from across_run import STEPS
 from processes import ended, start
 from safetensors.torch import load_file
 from worlds import small_recipe
@@ -54,9 +55,9 @@ def test_several_processes_learn_what_one_does(alone, tmp_path, processes, kinds
     several = trained(tmp_path / "several", processes, kinds=kinds)
     for kind in kinds:
         assert apart(alone, several, f"{kind} 1 grad") < 1e-12
-        assert apart(alone, several, f"{kind} 50 weight") < 1e-6
-        assert apart(alone, several, f"{kind} 50 losses") < 1e-6
-    folder = tmp_path / f"several/{kinds[-1]}-50-run/checkpoints"
+        assert apart(alone, several, f"{kind} {STEPS} weight") < 1e-6
+        assert apart(alone, several, f"{kind} {STEPS} losses") < 1e-6
+    folder = tmp_path / f"several/{kinds[-1]}-{STEPS}-run/checkpoints"
     assert {"cpu", *(f"cpu-{r}" for r in range(1, processes))} == set(checkpoint.latest(folder).tensors["random"])
 
 
@@ -77,8 +78,8 @@ def test_weights_in_shards_learn_what_whole_ones_do(alone, tmp_path, processes, 
             k for k in several if k.startswith(f"{kind} 1 grad")
         }
         if in_parts == 1:
-            assert apart(alone, several, f"{kind} 50 weight") < 1e-6
-            assert apart(alone, several, f"{kind} 50 losses") < 1e-6
+            assert apart(alone, several, f"{kind} {STEPS} weight") < 1e-6
+            assert apart(alone, several, f"{kind} {STEPS} losses") < 1e-6
     assert in_parts > 1 or several["resumed"] == 1
 
 
