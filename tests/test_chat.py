@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from worlds import own_home
 
-from mpm_lite import UserError, asking, cli, runtime
+from mpm_lite import UserError, asking, cli
 from mpm_lite.chat import Bench, Chat, language_model
 from mpm_lite.data import grammar, instructions, toyworld
 from mpm_lite.data.noise import Noise
@@ -21,10 +22,7 @@ def bench():
 @pytest.fixture(autouse=True)
 def home(monkeypatch, tmp_path):
     """Aligned connectors of these tests lie nowhere else; features may be shared."""
-    shared = runtime.home() / "features"
-    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
-    shared.mkdir(parents=True, exist_ok=True)
-    (tmp_path / "features").symlink_to(shared)
+    own_home(monkeypatch, tmp_path)
 
 
 def test_captions_are_asked_for_in_the_language_they_come_in():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+from worlds import own_home
 
 from mpm_lite import accounts, acquiring, chat, cli, head_to_head, matching, pairing, realigning, report_systems
 from mpm_lite.acquiring import Acquiring
@@ -31,7 +32,7 @@ SMALL = {
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    own_home(monkeypatch, tmp_path / "home")
     monkeypatch.setattr(matching, "SENTENCES", 200)
     return tmp_path
 
@@ -93,6 +94,8 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
 
 def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     monkeypatch.setattr(head_to_head, "SYSTEMS", SMALL)
+    # M3P reads ten captions beside each picture in every language.
+    monkeypatch.setattr(matching.Bench, "languages", lambda *_: ("en", "zh", "sw"))
     run = lambda: head_to_head.run(home / "out", seeds=2, split="val", count=20, systems=tuple(SMALL))  # noqa: E731
     files = run()
     scores, budgets = (pd.read_csv(home / "out" / f"{name}.csv") for name in ("head-to-head", "head-to-head-budgets"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from worlds import own_home
 
 from mpm_lite import iglue
 from mpm_lite.choosing import Choosing
@@ -73,7 +74,7 @@ def test_the_line_tells_most_apart_and_half_the_statements_are_true():
 def test_a_real_bench_does_all_it_can(monkeypatch, tmp_path):
     from mpm_lite.chat import Bench, Chat
 
-    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    own_home(monkeypatch, tmp_path)
     bench = Bench(progress=False)
     recipe = bench.train(Chat(pairs=40, options={"steps": 1, "batch": 4}), 0)
     rows = iglue.scores(bench, recipe, 0, "val", ("de",), ("real",), 12)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from worlds import own_home
 
 from mpm_lite import UserError, matching, train
 from mpm_lite.data import choices, grammar, toyworld
@@ -20,7 +21,7 @@ FEW = {"text_steps": 3, "steps": 3, "batch": 6, "bf16": False}
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
+        own_home(patch, tmp_path_factory.mktemp("home"))
         patch.setattr(matching, "SENTENCES", 200)
         yield Bench(progress=False)
 

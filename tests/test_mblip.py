@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from worlds import own_home
 
 from mpm_lite import UserError
 from mpm_lite.data import grammar, tasks, toyworld
@@ -27,7 +28,7 @@ ARM = Realigning(english=30, pairs=30, options=FEW, english_options=SMALL,
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
+        own_home(patch, tmp_path_factory.mktemp("home"))
         yield Bench(progress=False)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from worlds import own_home
 
 from mpm_lite import UserError, choosing
 from mpm_lite.acquiring import Acquiring, Bench
@@ -23,7 +24,7 @@ ARM = Acquiring(languages=("de", "zh"), english=40, parallel=40, pairs=40, optio
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
+        own_home(patch, tmp_path_factory.mktemp("home"))
         yield Bench(progress=False)
 
 

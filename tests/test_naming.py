@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from worlds import own_home
 
-from mpm_lite import UserError, cli, naming, runtime
+from mpm_lite import UserError, cli, naming
 from mpm_lite.data import available, load_captions, names
 from mpm_lite.towers.features import pooled
 
@@ -18,11 +19,9 @@ ARM = naming.Naming(text="minilm-en", image="toy", sets=("emoji",), reading=TINY
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Models of these tests lie nowhere else; features may be shared."""
-    shared, own = runtime.home() / "features", tmp_path_factory.mktemp("home")
-    shared.mkdir(parents=True, exist_ok=True)
-    (own / "features").symlink_to(shared)
+    own = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPM_LITE_HOME", str(own))
+        own_home(patch, own)
         patch.setattr(naming, "DOCUMENTS", 2_000)
         # The encoder reads every name before the language model learns one: those of a split's first hundred pictures will do.
         first = lambda *asked: load_captions(*asked).take(np.arange(100))  # noqa: E731

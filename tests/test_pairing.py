@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from worlds import own_home
 
 from mpm_lite import UserError
 from mpm_lite.acquiring import DualOptions
@@ -16,7 +17,7 @@ FEW = {"steps": 2, "batch": 8}
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
+        own_home(patch, tmp_path_factory.mktemp("home"))
         short = DualOptions(**FEW, bf16=False)
         patch.setattr("mpm_lite.acquiring.Acquiring.dual_options", property(lambda self: short))
         yield Bench(progress=False)
