@@ -12,7 +12,14 @@ from mpm_lite.keys import digest, file_digest
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
 # The same with another share of pairs, percent; made by command.
 DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")
-NAMES = (*TOY_LMS, *DIAL_LMS)
+# With mixed discourse, and the control of equal steps without it; nothing is withheld from pairs.
+MIXED_LMS = ("toy-mixed", "toy-unmixed")
+NAMES = (*TOY_LMS, *DIAL_LMS, *MIXED_LMS)
+
+
+def withheld(name: str) -> int:
+    """How many attributes the translation pairs of a model lack: three for the first ones that were made, none for others."""
+    return 3 if name in TOY_LMS + DIAL_LMS else 0
 
 
 def seeds(name: str) -> list[int]:
