@@ -135,6 +135,48 @@ def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
     return describe(figure, alt)
 
 
+def ladder(table: pd.DataFrame, named: dict[str, str], title: str = "") -> Any:
+    """Retention and pivot efficiency against text transfer: a panel a metric, a point with its intervals a language model.
+
+    table: lm, lm_seed, metric, figure ("retention", "t", "e"), value, low, high. `named`: what each metric is called.
+    """
+    plt = house()
+    figure, axes = plt.subplots(1, len(named), figsize=(3.9 * len(named), 4.0), sharey=True, squeeze=False)
+    for axis, (metric, name) in zip(axes[0], named.items(), strict=True):
+        rows = table[table["metric"] == metric].set_index(["figure", "lm", "lm_seed"])[["value", "low", "high"]]
+        there = {figure for figure, *_ in rows.index}
+        axis.plot([0, 1], [0, 1], color="black", lw=1, ls=":", label="retention = t (e = 1)")
+        axis.axhline(1, color="black", lw=0.7, alpha=0.5)
+        for i, (what, label) in enumerate((("retention", "retention"), ("e", "pivot efficiency e"))):
+            if what not in there or "t" not in there:
+                continue
+            of = rows.loc["t"].join(rows.loc[what], lsuffix="_t", how="inner")
+            # Of a model whose others read next to nothing in the caption, e is a ratio of two noises.
+            of = of[of["low_t"] > 0.05] if what == "e" else of
+            bars = np.clip([of["value"] - of["low"], of["high"] - of["value"]], 0, None)
+            axis.errorbar(of["value_t"], of["value"], yerr=bars, fmt="none", ecolor=COLOURS[i], alpha=0.3, lw=1)
+            marker = "os"[i]
+            axis.scatter(
+                of["value_t"],
+                of["value"],
+                s=30,
+                marker=marker,
+                color=COLOURS[i],
+                edgecolor="white",
+                lw=0.5,
+                label=label,
+                zorder=3,
+            )
+        axis.set(title=f"{name} {title}".strip(), xlabel="text transfer t: how strong the language model is")
+        axis.set(xlim=(-0.05, 1.1), ylim=(-0.05, 1.35))
+    axes[0, 0].legend(loc="upper left", fontsize=8)
+    axes[0, 0].set_ylabel("share of English's gain, mean of nine languages")
+    means = table[table["figure"] == "e"].groupby("metric")["value"].mean()
+    told = ", ".join(f"{named[m]}: mean e {v:.2f}" for m, v in means.items() if m in named)
+    models = len(table[["lm", "lm_seed"]].drop_duplicates())
+    return describe(figure, f"Retention and pivot efficiency against text transfer, {models} language models. {told}.")
+
+
 def curves(
     table: pd.DataFrame,
     x: str,

@@ -2,9 +2,10 @@
 
     mpm-lite pretrain toy-multilingual:0 --out assets      one model
     mpm-lite pretrain all --out assets                     every one; stopped and called again, it goes on
+    mpm-lite pretrain --ladder --out OUT                   from weak to strong (`ladder.py`)
 
-All variants share tokenizer and size; what differs is what the documents are. One language takes a tenth of the steps
-that ten take, and is read as often as each of them.
+All variants share the tokenizer. What differs is what the documents are and, for some of the ladder, size and steps. One
+language takes a tenth of the steps that ten take, and is read as often as each of them.
 """
 
 from __future__ import annotations
@@ -88,8 +89,25 @@ VARIANTS = {
         # Half of its discourse is in two languages; and its control, which reads as much, all in one language.
         Variant("toy-mixed", _ALL, 0.20, (0, 1, 2), mixed=0.5),
         Variant("toy-unmixed", _ALL, 0.20, (0, 1, 2)),
+        # Between them: a tenth of its discourse in two languages; no translation pairs; fewer steps; narrower; deeper.
+        Variant("toy-mixed-10", _ALL, 0.20, (0, 1), mixed=0.1),
+        Variant("toy-mixed-unpaired", _ALL, 0.0, (0, 1), mixed=0.5),
+        Variant("toy-mixed-short", _ALL, 0.20, (0, 1), mixed=0.5, lookups=4_000, steps=4_000),
+        Variant("toy-mixed-narrow", _ALL, 0.20, (0, 1), mixed=0.5, width=64),
+        Variant("toy-mixed-deep", _ALL, 0.20, (0,), mixed=0.5, layers=6),
     )
 }
+# From weak to strong; those whose weights ship come first.
+_RUNGS = (
+    "toy-english:0 toy-noparallel:0 toy-multilingual:0 toy-multilingual:1 toy-multilingual:2 toy-mixed:0 toy-unmixed:0 "
+    "toy-mixed-short:0 toy-mixed:1 toy-mixed-10:0 toy-mixed:2 toy-mixed-unpaired:0 toy-mixed-narrow:0 toy-unmixed:1 "
+    "toy-mixed-10:1 toy-mixed-short:1 toy-mixed-unpaired:1 toy-unmixed:2 toy-mixed-narrow:1 toy-mixed-deep:0"
+)
+
+
+def ladder() -> list[tuple[Variant, int]]:
+    """The models of the ladder, in the order in which they are made."""
+    return chosen(_RUNGS.split())
 
 
 def chosen(names: Sequence[str]) -> list[tuple[Variant, int]]:
