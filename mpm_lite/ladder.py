@@ -12,14 +12,13 @@ hypothesis about e.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mpm_lite import evaluate
+from mpm_lite import evaluate, pretrain
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Bench, Chat
 from mpm_lite.data import grammar
@@ -27,7 +26,6 @@ from mpm_lite.evaluate import Interval
 from mpm_lite.judging import Sample
 from mpm_lite.keys import Key
 from mpm_lite.packing import Shelf, name_of, rows_key
-from mpm_lite import pretrain
 from mpm_lite.runtime import UserError
 from mpm_lite.studies import commit, written
 from mpm_lite.towers import toys
@@ -36,6 +34,7 @@ from mpm_lite.workers import run as share_out
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 METRICS = {"answers": "closed questions", "slots": "words of captions", "choice": "one of ten captions"}
 ASKED = {"looks": ("real", "blind", "english"), "count": 200, "choice": True}
+RECIPE = Chat()
 SEED = 0  # of the connector: models are the unit, each with one
 
 
@@ -52,7 +51,7 @@ class Rung:
     @property
     def arm(self) -> Chat:
         """The recipe as it stands, on that model."""
-        return Chat(lm=self.name, lm_seed=self.seed)
+        return replace(RECIPE, lm=self.name, lm_seed=self.seed)
 
 
 def rungs() -> list[Rung]:

@@ -110,7 +110,7 @@ def withheld(seed: int, count: int = len(_WITHHELD)) -> frozenset[str]:
     They are taken in turn from an order fixed by a hash, so that other seeds withhold others. UserError for a count that
     is not a whole number from 0 to 3.
     """
-    if count not in range(len(_WITHHELD) + 1):
+    if not isinstance(count, int) or not 0 <= count <= len(_WITHHELD):
         raise runtime.UserError(f"withheld={count}: 0 to {len(_WITHHELD)} attributes can be withheld.")
     found: set[str] = set()
     for slot, names in (("shape", SHAPES), ("colour", COLOURS)):
