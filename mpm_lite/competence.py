@@ -33,6 +33,7 @@ from mpm_lite.towers.text import unit
 # gets two in five right, and whoever mixes up the things of a scene four in five: the bar lies between.
 GATE = {"paraphrase": 0.90, "answers": 0.70}
 STRONG = 0.90  # text transfer in the lowest language
+SEEN = 0.2  # what the pivot language must gain before a ratio over that gain says anything
 FROM_ENGLISH, FROM_NOTHING = "answers from English", "answers from nothing"
 COLUMNS = ("metric", "language", "to", "layer", "value", "n")
 SCENES = 200
@@ -75,9 +76,12 @@ def passes(table: Any, languages: Sequence[str]) -> bool:
 
 
 def transfer(table: Any, languages: Sequence[str]) -> dict[str, float]:
-    """Text transfer t of each of these languages but English, from the rows of `measure`; none for a model of one language."""
+    """Text transfer t of each of these languages but English, from the rows of `measure`. None for a model of one language, nor
+    for one whose English gains less than SEEN from the caption: a ratio over that would say nothing."""
     score = table[table["metric"].isin([FROM_ENGLISH, FROM_NOTHING])].set_index(["metric", "to"])["value"]
     gain = {code: score[FROM_ENGLISH, code] - score[FROM_NOTHING, code] for code in {*languages, text.PIVOT}}
+    if gain[text.PIVOT] < SEEN:
+        return {}
     return {code: float(gain[code] / gain[text.PIVOT]) for code in languages if code != text.PIVOT}
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mpm_lite import evaluate
+from mpm_lite.competence import SEEN
 from mpm_lite.evaluate import Interval
 from mpm_lite.runtime import UserError
 
@@ -48,9 +49,6 @@ def mean(figures: Iterable[Drawn]) -> Drawn:
     if not many:
         raise UserError("A mean of no figures: no language or arm was left to average.")
     return Drawn(float(np.mean([f.value for f in many])), np.mean([f.draws for f in many], axis=0))
-
-
-SEEN = 0.2  # what the pivot language must gain before a ratio over that gain says anything
 
 
 @dataclass(frozen=True)

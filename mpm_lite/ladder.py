@@ -23,7 +23,7 @@ from mpm_lite.associations import spearman
 from mpm_lite.chat import Bench, Chat
 from mpm_lite.data import grammar
 from mpm_lite.evaluate import Interval
-from mpm_lite.judging import Sample
+from mpm_lite.judging import DRAWS, Sample
 from mpm_lite.keys import Key
 from mpm_lite.packing import Shelf, name_of, rows_key
 from mpm_lite.runtime import UserError
@@ -113,10 +113,10 @@ def items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
     return pd.concat([rows.assign(arm=str(keys[name])) for name, rows in found.items()], ignore_index=True)
 
 
-def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS) -> pd.DataFrame:
+def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
     """One row a model, metric and figure: "retention", "t" and "e" of the mean of the languages, or the four gains where
     English gains too little for a ratio; value, low, high, n pictures."""
-    sample, found = Sample(rows), []
+    sample, found = Sample(rows, draws), []
     for arm in dict.fromkeys(rows["arm"]):
         name, _, seed = arm.partition(":")
         for metric in METRICS:
@@ -127,10 +127,11 @@ def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS) -> pd.DataFrame
     return pd.DataFrame(found)
 
 
-def across_models(scores: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
+def across_models(scores: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     """What the models say together, by metric: the mean of e, and Spearman's correlation of retention and of e with t. The
     bootstrap draws models: a model is one witness, however many languages and pictures it is asked about."""
-    wide = scores.pivot_table(index=["metric", "lm", "lm_seed"], columns="figure", values="value").reset_index()
+    wide = scores.pivot_table(index=["metric", "lm", "lm_seed"], columns="figure", values="value")
+    wide = wide.reindex(columns=["t", "e", "retention"]).reset_index()
     rng, found = np.random.default_rng(3), []
     for metric, of in wide.groupby("metric", sort=False):
         of = of.dropna(subset=["t", "e", "retention"])

@@ -257,7 +257,7 @@ def build(
         "gate": competence.GATE,
         "lowest_on_val": {k: round(v, 4) for k, v in competence.gate(val, variant.languages).items()},
         "passes": competence.passes(val, variant.languages),
-        "lowest_text_transfer_on_val": round(min(competence.transfer(val, variant.languages).values(), default=1.0), 4),
+        "text_transfer_on_val": {k: round(v, 4) for k, v in competence.transfer(val, variant.languages).items()},
         "strong": competence.strong(val, variant.languages),
         **provenance(sha, seconds, f"{variant.name}:{seed}"),
     }
