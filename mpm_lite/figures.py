@@ -135,10 +135,11 @@ def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
     return describe(figure, alt)
 
 
-def ladder(table: pd.DataFrame, named: dict[str, str], title: str = "") -> Any:
-    """Retention and pivot efficiency against text transfer: a panel a metric, a point with its intervals a language model.
+def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | None = None) -> Any:
+    """Retention and pivot efficiency against text transfer: a panel a metric, a point with its interval a language model.
 
     table: lm, lm_seed, metric, figure ("retention", "t", "e"), value, low, high. `named`: what each metric is called.
+    towers: text, t, rho, low, high of real towers, drawn into the last panel.
     """
     plt = house()
     figure, axes = plt.subplots(1, len(named), figsize=(3.9 * len(named), 4.0), sharey=True, squeeze=False)
@@ -155,20 +156,19 @@ def ladder(table: pd.DataFrame, named: dict[str, str], title: str = "") -> Any:
             of = of[of["low_t"] > 0.05] if what == "e" else of
             bars = np.clip([of["value"] - of["low"], of["high"] - of["value"]], 0, None)
             axis.errorbar(of["value_t"], of["value"], yerr=bars, fmt="none", ecolor=COLOURS[i], alpha=0.3, lw=1)
-            marker = "os"[i]
-            axis.scatter(
-                of["value_t"],
-                of["value"],
-                s=30,
-                marker=marker,
-                color=COLOURS[i],
-                edgecolor="white",
-                lw=0.5,
-                label=label,
-                zorder=3,
-            )
-        axis.set(title=f"{name} {title}".strip(), xlabel="text transfer t: how strong the language model is")
+            look = {"marker": "os"[i], "s": 30, "edgecolor": "white", "lw": 0.5, "zorder": 3}
+            axis.scatter(of["value_t"], of["value"], color=COLOURS[i], label=label, **look)
+        # Where the papers' statement lies: a strong language model, and hardly anything lost.
+        axis.fill_between([0.9, 1.1], 0.9, 1.1, color="grey", alpha=0.2, lw=0, label="what the papers state")
+        axis.set(title=name, xlabel="text transfer t: how strong the language model is")
         axis.set(xlim=(-0.05, 1.1), ylim=(-0.05, 1.35))
+    if towers is not None:
+        axis, bars = axes[0, -1], [towers["rho"] - towers["low"], towers["high"] - towers["rho"]]
+        axis.errorbar(towers["t"], towers["rho"], yerr=bars, fmt="none", ecolor="black", alpha=0.4, lw=1)
+        axis.scatter(towers["t"], towers["rho"], marker="*", s=90, color="black", zorder=3, label="real towers, stamps")
+        for row in towers.itertuples():
+            axis.annotate(row.text, (row.t, row.rho), fontsize=8, xytext=(6, -9), textcoords="offset points")
+        axis.legend(*[[one[-1]] for one in axis.get_legend_handles_labels()], loc="upper left", fontsize=8)
     axes[0, 0].legend(loc="upper left", fontsize=8)
     axes[0, 0].set_ylabel("share of English's gain, mean of nine languages")
     means = table[table["figure"] == "e"].groupby("metric")["value"].mean()

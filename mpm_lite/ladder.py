@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mpm_lite import evaluate, pretrain
+from mpm_lite import evaluate, pretrain, runtime
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Bench, Chat
 from mpm_lite.data import grammar
@@ -125,6 +125,16 @@ def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DR
                 told = {"lm": name, "lm_seed": int(seed), "metric": metric, "figure": figure}
                 found.append(told | {"value": of.value, "low": of.low, "high": of.high, "n": sample.n})
     return pd.DataFrame(found)
+
+
+def towers() -> pd.DataFrame:
+    """The two packaged multilingual towers on the axes of the ladder: text, t (the towers' own alignment: does a caption find
+    its English translation?), retention on held-out stamps with its interval; means of the languages that each tower reads."""
+    by_language = pd.read_csv(runtime.asset("results/retention.csv")).query("test == 'stamps' and cell == 'read'")
+    by_language = by_language[by_language["counts"] & (by_language["language"] != "en")]
+    strength = by_language.groupby("text")["alignment"].mean().rename("t")
+    cells = pd.read_csv(runtime.asset("results/retention-cells.csv")).query("test == 'stamps' and cell == 'read'")
+    return cells.set_index("text")[["rho", "low", "high"]].join(strength, how="inner").reset_index()
 
 
 def across_models(scores: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:

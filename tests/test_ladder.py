@@ -80,7 +80,7 @@ def test_the_ladder_tells_a_perfect_pivot_from_one_that_fails():
         assert of["low"] <= of["value"] <= of["high"] and of["models"] == len(strengths)
         assert abs(of["value"] - e) < 0.2
         assert said.loc[("answers", "retention against t"), "value"] > 0.8
-        figure = figures.ladder(scores, dict(ladder.METRICS))
+        figure = figures.ladder(scores, dict(ladder.METRICS), ladder.towers())
         assert "5 language models" in figure.mpm_alt
 
 
