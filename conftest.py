@@ -12,14 +12,19 @@ import pytest
 # The files that take longest, longest first: a long file that begins last would keep one core busy on its own.
 LONGEST = (
     "test_cli.py",
-    "06_mpm_paint.ipynb",
-    "test_real.py",
-    "05_which_language_does_it_answer.ipynb",
-    "test_painting_rivals.py",
-    "test_kernels.py",
-    "test_likeness.py",
-    "test_across.py",
+    "test_claims.py",
     "test_lm.py",
+    "test_real.py",
+    "test_across.py",
+    "test_kernels.py",
+    "test_painting_rivals.py",
+    "test_head_to_head.py",
+    "05_which_language_does_it_answer.ipynb",
+    "test_ops_chunked.py",
+    "06_mpm_paint.ipynb",
+    "test_pretrain.py",
+    "test_data_properties.py",
+    "test_naming.py",
 )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,13 @@ def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = L
     return load_prompt_encoder(name, toys.turn(name, turn) if seed is None else seed, layer)
 
 
+@lru_cache(maxsize=4)
+def _prompts(start: int, count: int, languages: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """A caption of each of so many training pictures; arms that differ in their text model alone share them."""
+    many = toyworld.split_scenes("train")[start : start + count]
+    return tuple(one.reply for one in captions_asked(many, languages, seed))
+
+
 def weights_key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> Key:
     """Everything that a recipe's weights will depend on: what it starts from, reads, and how it learns. `autoencoder` is the
     mark of its weights."""
@@ -135,12 +142,12 @@ class Bench:
     """The toy world as latents of one autoencoder, cached; trains arms on them, and has them paint.
 
     `painter` is a diffusers folder with autoencoder, UNet and noise schedule, such as Stable Diffusion's; None is the toy
-    world's own. Pictures are as large as its UNet wants them.
+    world's own. Pictures are as large as its UNet wants them, and are painted in `steps` steps if nothing else is asked.
     """
 
-    def __init__(self, progress: bool = True, painter: str | Path | None = None) -> None:
+    def __init__(self, progress: bool = True, painter: str | Path | None = None, steps: int = STEPS) -> None:
         self.folder, self.progress = Path(painter).expanduser() if painter else None, progress
-        self.vae, self.side = paint.load_vae(self.folder), SIDE
+        self.vae, self.side, self.steps = paint.load_vae(self.folder), SIDE, steps
         if self.folder:
             self.side = paint.pixels(self.vae, paint.load_unet(self.folder)[0].config.sample_size)
         self.reader = scene_reader.load_scene_reader()
@@ -163,10 +170,8 @@ class Bench:
 
     def pairs(self, arm: Paint, seed: int) -> list[str]:
         """The prompts of an arm's training pictures, in their order."""
-        many = toyworld.split_scenes("train")
-        first, more = many[: arm.pairs], many[arm.pairs : arm.pairs + arm.also_pairs]
-        asked = captions_asked(first, arm.languages, seed) + captions_asked(more, arm.also or ("en",), seed + 1)
-        return [one.reply for one in asked]
+        more = _prompts(arm.pairs, arm.also_pairs, tuple(arm.also) or ("en",), seed + 1) if arm.also_pairs else ()
+        return [*_prompts(0, arm.pairs, tuple(arm.languages), seed), *more]
 
     def _untrained(self, arm: Paint, seed: int) -> tuple[MpmPaint, list[str], Key]:
         """The recipe as it starts, the prompts that it is to learn from, and the key of what it learns."""
@@ -203,10 +208,10 @@ class Bench:
 
     def paint(
         self, recipe: MpmPaint, prompts: Sequence[str], seeds: Sequence[int], told: bool = True,
-        guidance: float = GUIDANCE, steps: int = STEPS,
+        guidance: float = GUIDANCE, steps: int | None = None,
     ) -> np.ndarray:  # fmt: skip
-        """Pictures uint8 (N, H, H, 3), one a prompt, each from the noise of its seed."""
-        states = recipe.encoder.states(prompts)
+        """Pictures uint8 (N, H, H, 3), one a prompt, each from the noise of its seed; `steps` None takes the bench's."""
+        states, steps = recipe.encoder.states(prompts), self.steps if steps is None else steps
         return paint.painted(recipe.parts, self.vae, states, seeds, guidance=guidance, steps=steps, told=told)
 
     def test(

@@ -15,7 +15,6 @@ import torch
 from mpm_lite import __version__, alignment, data, figures, runtime
 from mpm_lite import workers as parallel
 from mpm_lite.cache import write_atomic
-from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name
 from mpm_lite.experiment import Experiment, image_tower, text_tower
 from mpm_lite.keys import Key, OtherRun
@@ -85,36 +84,40 @@ def runs() -> Path:
 def warm(workers: int = 1) -> None:
     """Let every tower read everything once, so that notebooks and tests find the cache full; in so many processes.
 
-    The jobs that take longest come first: one tower's captions take about as long as all the pictures.
+    A job is one tower and one set, and the slowest tower comes first: then no process works on for long when the others
+    have nothing left to do.
     """
-    jobs: dict[str, parallel.Job] = {
-        "captions, e5-small": (_warm_captions, ("e5-small",)),
-        "pictures": (_warm_pictures, ()),
-        "captions, minilm-en": (_warm_captions, (FLOOR,)),
-        "captions, use-m": (_warm_captions, ("use-m",)),
-    }
+    learned = [(training_sets(), split, ("en",)) for split in ("train+val", "val")]
+    every = [[(name, "test", "all")] for name in ("stamps", "emoji") if data.available(name)] + [learned]
+    jobs: dict[str, parallel.Job] = {}
+    for sets in every:
+        jobs[f"captions of {sets[0][0]}, e5-small"] = (_warm_captions, ("e5-small", sets))
+    jobs["alignment, e5-small"] = (_warm_alignment, ("e5-small",))
+    for sets in reversed(every):
+        jobs[f"pictures of {sets[0][0]}"] = (_warm_pictures, (sets,))
+    for text in (FLOOR, "use-m"):
+        for sets in every:
+            jobs[f"captions of {sets[0][0]}, {text}"] = (_warm_captions, (text, sets))
+    jobs["alignment, use-m"] = (_warm_alignment, ("use-m",))
     parallel.run(jobs, workers)
 
 
-def _to_warm() -> list[CaptionSet]:
-    """Every caption set that notebooks and tests ask about."""
-    sets = [data.load_captions(training_sets(), split) for split in ("train+val", "val")]
-    return sets + [data.load_captions(name, "test", "all") for name in ("emoji", "stamps") if data.available(name)]
-
-
-def _warm_pictures() -> None:
+def _warm_pictures(sets: list[tuple[str, str, Any]]) -> None:
     image = image_tower(base_experiment().image)
-    for captions in _to_warm():
-        image_features(captions, image)
+    for one in sets:
+        image_features(data.load_captions(*one), image)
 
 
-def _warm_captions(text: str) -> None:
+def _warm_captions(text: str, sets: list[tuple[str, str, Any]]) -> None:
     tower = text_tower(text)
-    for captions in _to_warm():
+    for one in sets:
+        captions = data.load_captions(*one)
         for language in captions.languages:
             text_features(captions, language, tower)
-    if text != FLOOR:
-        alignment.table(tower, alignment.sample("stamps" if data.available("stamps") else "emoji"))
+
+
+def _warm_alignment(text: str) -> None:
+    alignment.table(text_tower(text), alignment.sample("stamps" if data.available("stamps") else "emoji"))
 
 
 def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:

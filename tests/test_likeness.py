@@ -26,8 +26,20 @@ def test_too_few_or_broken_features_say_so():
         likeness.kid(torch.full((4, 3), float("nan")), torch.zeros(5, 3))
 
 
-def test_drawings_find_their_captions_and_each_other(tmp_path, monkeypatch):
+@pytest.fixture
+def small_world(tmp_path, monkeypatch):
+    """The toy world with a twelfth of its training pictures: a tower reads them all before a pair is learned from."""
+    of_split = (toyworld.split_scenes, toyworld._named, toyworld.mark, toyworld.parts)
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    monkeypatch.setitem(toyworld.COUNTS, "train", 2_000)
+    for known in of_split:
+        known.cache_clear()
+    yield
+    for known in of_split:
+        known.cache_clear()
+
+
+def test_drawings_find_their_captions_and_each_other(small_world):
     judge, many = likeness.Likeness(pairs=1_500, progress=False), toyworld.split_scenes("val")[:150]
     drawn = judge.features(np.stack([toyworld.render(scene, 48, seed=1) for scene in many]))
     captions = [grammar.in_order(scene, "en")[0] for scene in many]

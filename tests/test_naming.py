@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mpm_lite import UserError, cli, naming, runtime
-from mpm_lite.data import available, load_captions
+from mpm_lite.data import available, load_captions, names
 from mpm_lite.towers.features import pooled
 
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
@@ -24,7 +24,12 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPM_LITE_HOME", str(own))
         patch.setattr(naming, "DOCUMENTS", 2_000)
+        # The encoder reads every name before the language model learns one: those of a split's first hundred pictures will do.
+        first = lambda *asked: load_captions(*asked).take(np.arange(100))  # noqa: E731
+        patch.setattr(names, "load_captions", first)
+        names.named.cache_clear()
         yield own
+        names.named.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,14 @@
 """Re-mapping by text alone, the rivals' table, and the command that trains one painter."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from mpm_lite import UserError, cli, paint, painting, painting_rivals, scene_reader, train
-from mpm_lite.data import grammar
+from mpm_lite.data import grammar, load_captions
 from mpm_lite.painting import Paint
 from mpm_lite.painting_rivals import Rival
 from mpm_lite.recipes.glue import Glue, GlueOptions, Translated
@@ -98,6 +100,12 @@ def test_the_command_writes_a_painter_that_loads(assets, tmp_path, capsys):
     assert "takes no --set" in capsys.readouterr().err
 
 
+def few_emoji(monkeypatch, module, count):
+    """Let painters and their judge learn from so many emoji, and from nothing else."""
+    monkeypatch.setattr(module, "PICTURES", "emoji")
+    monkeypatch.setattr(module, "load_captions", partial(load_captions, limit=count))
+
+
 def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, monkeypatch):
     from mpm_lite import painting_emoji as emoji
     from mpm_lite.recipes.autoencoder import AutoencoderOptions
@@ -117,7 +125,7 @@ def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, m
             return (near == torch.arange(len(captions))).double().numpy()
 
     monkeypatch.setattr(emoji, "WIDTHS", (32, 32))
-    monkeypatch.setattr(emoji, "PICTURES", "emoji")
+    few_emoji(monkeypatch, emoji, 150)
     monkeypatch.setattr(emoji, "AUTOENCODER", AutoencoderOptions(widths="16", steps=2))
     monkeypatch.setattr(emoji, "PRETRAINED", MpmPaintOptions(learns="all", steps=2, batch=4, average=0.0))
     monkeypatch.setattr(emoji, "REALIGNED", MpmPaintOptions(steps=2, batch=4, average=0.0))
@@ -145,7 +153,7 @@ def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, m
 def test_the_judge_of_emoji_learned_from_pictures_as_small_as_the_painted_ones(monkeypatch):
     from mpm_lite import painting_emoji as emoji
 
-    monkeypatch.setattr(emoji, "PICTURES", "emoji")
+    few_emoji(monkeypatch, emoji, 300)
     judge = emoji.EmojiLikeness(lambda pictures: 255 - (255 - pictures) // 2, progress=False)  # decoding pales
     captions = emoji.load_captions("emoji", "train")
     drawn, names = emoji.small(captions)[:150], captions.captions["en"][:150]

@@ -55,12 +55,15 @@ def captions_asked(
     found = []
     for i, scene in enumerate(scenes):
         language = languages[rng.integers(len(languages))]
-        every = grammar.in_order(scene, language)
-        told, reply = (every[k] for k in rng.permutation(len(every))[:2])
-        if noise is not None:
+        every = grammar.in_order_plans(scene, language)
+        other, chosen = (every[k] for k in rng.permutation(len(every))[:2])
+        told = grammar.say(other, language)[0] if text_only else ""
+        if noise is None:
+            reply = grammar.say(chosen, language)[0]
+        else:
             reply = noisy_caption(scene, language, noise, rng, in_order=True)
         question = grammar.describe(language)
-        found.append(Exchange(i, language, question, reply, told=told if text_only else ""))
+        found.append(Exchange(i, language, question, reply, told=told))
     return found
 
 

@@ -13,7 +13,7 @@ from mpm_lite.data import grammar
 from mpm_lite.data.languages import display_name
 from mpm_lite.data.picture import data_uri
 from mpm_lite.data.scenes import Scene
-from mpm_lite.painting import GUIDANCE, STEPS, Bench
+from mpm_lite.painting import GUIDANCE, Bench
 from mpm_lite.recipes.mpm_paint import MpmPaint
 from mpm_lite.runtime import UserError
 from mpm_lite.teaching import widgets
@@ -83,7 +83,7 @@ def between(
     weight = torch.tensor([[1 - share, share] for share in shares])  # (K, 2)
     mixed = torch.einsum("ks,stw->ktw", weight, states)
     mask = torch.einsum("ks,st->kt", weight, there.float()) > 0
-    x = paint.sample(*recipe.parts, mixed, mask, [seed] * len(shares), GUIDANCE, STEPS)
+    x = paint.sample(*recipe.parts, mixed, mask, [seed] * len(shares), GUIDANCE, bench.steps)
     return list(paint.to_pictures(bench.vae, x))
 
 

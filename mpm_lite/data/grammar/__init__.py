@@ -91,7 +91,7 @@ def in_order_plans(scene: Scene, language: str) -> list[Said]:
 def _in_order(scene: Scene, language: str) -> Iterator[Said]:
     first, facts = mention(_in_reading(scene)[0], True, _count(scene)), shown(scene)
     for plan in _choices(scene, grammar(language)):
-        if plan[0][1]["a"] == first and say(plan, language)[1] == facts:
+        if plan[0][1]["a"] == first and _stated(plan) == facts:
             yield plan
 
 
@@ -130,10 +130,16 @@ def _in_reading(scene: Scene) -> list[Thing]:
 
 def say(plan: Said, language: str) -> tuple[str, Facts]:
     """A plan, or one with other things in the places of its own, in words; and what it states."""
-    one, facts = grammar(language), Facts()
+    one = grammar(language)
+    return one.join(one.sentence(pattern, named) for pattern, named in plan), _stated(plan)
+
+
+def _stated(plan: Said) -> Facts:
+    """What a plan states, in whatever words."""
+    facts = Facts()
     for pattern, named in plan:
         facts = facts | meaning(pattern.kind, pattern.value, named)
-    return one.join(one.sentence(pattern, named) for pattern, named in plan), facts
+    return facts
 
 
 def other_forms(word: str, language: str) -> list[str]:
