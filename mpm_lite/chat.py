@@ -147,6 +147,12 @@ class Bench(Asking, Pictured):
         """See `likelihoods`."""
         return self.likelihoods(recipe, soft_tokens(recipe, seen), captions, language)
 
+    def fits_text(
+        self, recipe: MpmChat, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
+    ) -> np.ndarray:
+        """See `likelihoods`."""
+        return self.likelihoods(recipe, None, captions, language, given)
+
     def known(self, recipe: MpmChat, seed: int) -> dict[str, Any]:
         """The language model, and which of those pretrained apart."""
         return {"lm": recipe.lm.name.split(":")[0], "lm_seed": seed_of(recipe.lm)}
