@@ -156,8 +156,11 @@ def translation(lm: LM, source: str, target: str, asked: Sequence[Scene], withhe
     return [
         ("translation", source, target, -1, float(np.mean(right)), len(asked)),
         ("translation slots", source, target, -1, float(np.mean(slots)), len(asked)),
-        ("paired words", source, target, -1, float(np.mean(words[False])), len(words[False])),
-        ("withheld words", source, target, -1, float(np.mean(words[True])), len(words[True])),
+        *(
+            (metric, source, target, -1, float(np.mean(words[apart])), len(words[apart]))
+            for metric, apart in (("paired words", False), ("withheld words", True))
+            if words[apart]  # nothing may be withheld
+        ),
     ]
 
 
