@@ -217,6 +217,19 @@ class Bench(Pictured):
         return (image[:, None] * text).sum(dim=-1).double().numpy()
 
     @torch.no_grad()
+    def fits_text(
+        self, recipe: Any, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
+    ) -> np.ndarray:
+        """Cosines of English captions and captions."""
+        flat = [caption for few in captions for caption in few]
+        text = self.texts(recipe, flat, language)
+        return (
+            torch.einsum("nd,nkd->nk", self.texts(recipe, given, "en"), text.view(len(given), -1, text.shape[-1]))
+            .double()
+            .numpy()
+        )
+
+    @torch.no_grad()
     def texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:
         """Where captions lie, (M, D) unit norm; equal ones are computed once."""
         once = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}

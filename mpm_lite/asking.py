@@ -1,8 +1,9 @@
 """What MPM chat is asked about pictures, in which ways it may look, and the scores of its replies, picture by picture.
 
 Pictures are looked at in three ways: *real*; *shuffled*, each with another's picture; *blind*, one mean picture for all.
-Two looks are none: in *text* a caption in the asked language stands where the picture was; in *translated* the model's
-own English caption of the picture does (translate-test by the same model). *Begun* is a real look whose reply must
+Three looks are none, for a caption stands where the picture was: in *english* the gold caption in English, which is what
+a perfect eye for the pivot language would bring; in *text* the gold caption in the asked language; in *translated* the
+model's own English caption of the picture (translate-test by the same model). *Begun* is a real look whose reply must
 begin as captions of the language asked do, with one token: "answer in this language", as a condition of its own. Chance
 is what a model scores blind, in the same language.
 """
@@ -19,14 +20,16 @@ import torch
 from torch import Tensor
 
 from mpm_lite import captioning
-from mpm_lite.data import grammar, text, toyworld
+from mpm_lite.data import choices, grammar, text, toyworld
 from mpm_lite.data.instructions import questions_asked
 from mpm_lite.data.scenes import Scene
 from mpm_lite.recipes.mpm_chat import MpmChat
 from mpm_lite.runtime import unknown, where
+from mpm_lite.towers import toys
 from mpm_lite.towers.lm import LM
 
-LOOKS = ("real", "shuffled", "blind", "text", "translated", "begun")
+LOOKS = ("real", "shuffled", "blind", "english", "text", "translated", "begun")
+WITHOUT_PICTURE = ("english", "text", "translated")
 OF_CAPTIONS = (
     "exact",
     "slots",
@@ -39,12 +42,12 @@ OF_CAPTIONS = (
     "chrf",
     "bleu",
 )
-METRICS = (*OF_CAPTIONS, "answers", "nats")
+METRICS = (*OF_CAPTIONS, "answers", "nats", "choice")
 ITEMS = ("seed", "lm", "lm_seed", "look", "language", "item", "concept", *METRICS)
 
 
 def seed_of(lm: LM) -> int:
-    """The seed of a toy language model, which says what words its translation pairs withheld; 0 for any other."""
+    """The seed of a toy language model, which says what words its translation pairs lack; 0 for any other."""
     seed = lm.name.partition(":")[2]
     return int(seed) if seed.isdigit() else 0
 
@@ -91,7 +94,7 @@ class Asking(ABC):
         """Soft tokens (N, Q, D) of the first pictures of a split, looked at in one of LOOKS; None where no picture is."""
         if look not in LOOKS:
             raise unknown("way to look", look, LOOKS)
-        if look in ("text", "translated"):
+        if look in WITHOUT_PICTURE:
             return None
         return soft_tokens(recipe, self.seen(split, count, recipe.options.connector == "queries"), look)
 
@@ -106,26 +109,32 @@ class Asking(ABC):
         captions: bool = True,
         closed: int = 2,
         nats: bool = False,
+        choice: bool = False,
     ) -> pd.DataFrame:
-        """One row a look, language and picture: the caption's scores (`scored`), the share of `closed` questions right, and
-        with `nats` what a token of a caption costs the language model as text (look "text" only; no picture is there).
+        """One row a look, language and picture: the caption's scores (`scored`), the share of `closed` questions right, with
+        `choice` whether the picture's own caption is the likeliest of ten, and with `nats` what a token of a caption costs
+        the language model as text (look "text" only; no picture is there).
 
         A closed question is decided among its answers by likelihood; the questions are the same in each language.
         """
         count = count or toyworld.COUNTS[split]
         many, frames = toyworld.split_scenes(split)[:count], []
-        apart = text.withheld(seed_of(recipe.lm))
+        apart = text.withheld(seed_of(recipe.lm), toys.withheld(recipe.lm.name.partition(":")[0]))
         for look in looks:
             soft = self.soft(recipe, split, count, look)
-            english = self.say(recipe, self.soft(recipe, split, count), many, "en") if look == "translated" else None
+            own = self.say(recipe, self.soft(recipe, split, count), many, "en") if look == "translated" else None
             for language in languages:
                 frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
-                told = [grammar.in_order(scene, language)[0] for scene in many] if look == "text" else english
+                gold = {"text": language, "english": text.PIVOT}.get(look)
+                told = [grammar.in_order(scene, gold)[0] for scene in many] if gold else own
                 if captions:
                     said = self.say(recipe, soft, many, language, told, look == "begun")
                     frame.update(self.scored(said, many, language, apart))
                 if closed:
                     frame["answers"] = self.answered(recipe, soft, many, language, closed, told)
+                if choice:
+                    asked = choices.told(choices.choices(many, seed=0), language)
+                    frame["choice"] = choices.right(self.likelihoods(recipe, soft, asked, language, told))
                 if nats and look == "text":
                     frame["nats"] = self.nats(recipe, many, language)
                 known = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "lm_seed": seed_of(recipe.lm)}
@@ -168,6 +177,22 @@ class Asking(ABC):
             return recipe.lm.generate(prompts[:1], soft[:1], stop="\n", new_tokens=64) * len(many)
         begin = openings(language) if begun else ()
         return recipe.lm.generate(prompts, soft, stop="\n", new_tokens=64, begin=begin)
+
+    def likelihoods(
+        self,
+        recipe: MpmChat,
+        soft: Tensor | None,
+        captions: Sequence[Sequence[str]],
+        language: str,
+        told: Sequence[str] | None = None,
+    ) -> np.ndarray:
+        """Log-likelihood of K captions a picture as replies to the question that asks for one, float64 (N, K)."""
+        each = len(captions[0])
+        prompts = [f"{one}\n{self.open_prompt(language)}\n" for one in told or [""] * len(captions)]
+        soft = None if soft is None else soft.repeat_interleave(each, dim=0)
+        flat = [caption for few in captions for caption in few]
+        found = recipe.lm.log_likelihood([p for p in prompts for _ in range(each)], flat, soft)
+        return found.reshape(len(captions), each)
 
     def answered(
         self,

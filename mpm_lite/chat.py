@@ -23,12 +23,12 @@ from mpm_lite import accounts, runtime, train
 from mpm_lite.asking import METRICS, Asking, seed_of, soft_tokens
 from mpm_lite.cache import alone, metadata, write_atomic
 from mpm_lite.choosing import Pictured
-from mpm_lite.data import grammar, load_captions, toyworld
+from mpm_lite.data import grammar, load_captions, text, toyworld
 from mpm_lite.data.instructions import Exchange, captions_asked, questions_asked
 from mpm_lite.data.noise import Noise
 from mpm_lite.keys import Key
 from mpm_lite.recipes.base import build_options
-from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
+from mpm_lite.recipes.mpm_chat import Echo, Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.runtime import UserError, unknown
 from mpm_lite.towers import toys
 from mpm_lite.towers.lm import LM, load_lm
@@ -144,11 +144,14 @@ class Bench(Asking, Pictured):
         return self._seen[key]
 
     def fits(self, recipe: MpmChat, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
-        """Log-likelihood of captions as replies to the question that asks for one."""
-        soft = soft_tokens(recipe, seen).repeat_interleave(len(captions[0]), dim=0)
-        prompts = [f"\n{self.open_prompt(language)}\n"] * len(soft)
-        flat = [caption for few in captions for caption in few]
-        return recipe.lm.log_likelihood(prompts, flat, soft).reshape(len(captions), -1)
+        """See `likelihoods`."""
+        return self.likelihoods(recipe, soft_tokens(recipe, seen), captions, language)
+
+    def fits_text(
+        self, recipe: MpmChat, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
+    ) -> np.ndarray:
+        """See `likelihoods`."""
+        return self.likelihoods(recipe, None, captions, language, given)
 
     def known(self, recipe: MpmChat, seed: int) -> dict[str, Any]:
         """The language model, and which of those pretrained apart."""
@@ -168,7 +171,7 @@ class Bench(Asking, Pictured):
             recipe.visual.load_state_dict(aligned.visual.state_dict())
             if options.thawed != "none":
                 recipe.decoder.load_state_dict(aligned.decoder.state_dict())
-        data = self.data(lm, self.instructions(arm, seed), arm.instructions, options)
+        data = self.data(lm, self.instructions(arm, seed), arm.instructions, replace(options, distil=0.0))
         told = {"arm": json.dumps(asdict(arm), sort_keys=True), "stage 1": self.key(arm, seed).digest}
         key = Key("weights of mpm_chat, stage 2", told | {"exchanges": data.digest})
         self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key.digest)
@@ -200,6 +203,8 @@ class Bench(Asking, Pictured):
         part of what it is. Of the captions a sample is looked at: whoever changes a grammar changes some of those."""
         options = arm.recipe_options
         left_out = {"bf16", *(() if options.thawed != "none" else STAGE_2)}
+        # Dials that are younger than the weights that ship, as long as they are where everything was before them.
+        left_out |= {name for name, was in (("soft", "free"), ("distil", 0.0)) if getattr(options, name) == was}
         dials = {k: v for k, v in asdict(options).items() if k not in left_out} | {k: getattr(arm, k) for k in STAGE_1}
         few = replace(arm, pairs=min(arm.pairs, 300), also_pairs=min(arm.also_pairs, 300), shuffled=False)
         sample = [e.prompt + e.reply for e in self.captions(few, seed)]
@@ -229,7 +234,16 @@ class Bench(Asking, Pictured):
         """Exchanges on the first so many training pictures, as the recipe reads them."""
         seen = self.seen("train", pictures, options.connector == "queries")
         of = [(e.picture, e.prompt, e.reply, bool(e.told)) for e in exchanges]
-        return Exchanges(lm, seen, *zip(*of, strict=True))
+        return Exchanges(lm, seen, *zip(*of, strict=True), self.echoes(lm, exchanges) if options.distil else ())
+
+    def echoes(self, lm: LM, exchanges: Sequence[Exchange]) -> list[Echo]:
+        """For each English caption a question for a description, in the languages of the model by turns, and its reply to it."""
+        if any(e.language != text.PIVOT for e in exchanges):
+            raise UserError("Self-distillation reads the English captions as text: set distil=0 or languages=('en',).")
+        asked = [grammar.describe(grammar.LANGUAGES[i % len(grammar.LANGUAGES)]) for i in range(len(exchanges))]
+        prompts = [f"{e.reply}\n{question}\n" for e, question in zip(exchanges, asked, strict=True)]
+        replies = lm.generate(prompts, stop="\n", new_tokens=64, progress=self.progress)
+        return [Echo(e.reply, q, r) for e, q, r in zip(exchanges, asked, replies, strict=True)]
 
     def captions(self, arm: Chat, seed: int) -> list[Exchange]:
         """The captions of stage 1, in the order of the training pictures."""

@@ -23,6 +23,7 @@ from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.image import load_image_tower
 
 LOOKS = ("real", "blind", "shuffled")  # the picture; one mean picture for all; another's
+ENGLISH = "english"  # no picture, but its English caption as text
 SCORES = ("choice", "hard")
 WRONG = 2  # captions wrong in one attribute, beside each picture that a system learns to match
 
@@ -45,6 +46,15 @@ class Choosing(ABC):
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """How well each picture (N, P, D_in) fits each of its K captions in a language, float64 (N, K)."""
 
+    def fits_text(
+        self, recipe: Any, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
+    ) -> np.ndarray:
+        """How well an English caption, which stands in the picture's place, fits each of K captions in a language, float64
+        (N, K). UserError for a system that cannot read text there."""
+        raise UserError(
+            f"{recipe.name} has no way to read a caption in the picture's place: leave the look 'english' out."
+        )
+
     def languages(self, recipe: Any) -> Sequence[str]:
         """Those that a recipe may be asked in."""
         return grammar.LANGUAGES
@@ -65,11 +75,16 @@ class Choosing(ABC):
         many, frames = toyworld.split_scenes(split)[:count], []
         asked = choices.choices(many, seed=0)
         recipe.eval()
+        gold = [choices.caption(scene, "en") for scene in many]
         for look in looks:
-            seen = self.looked(split, count, look)
+            seen = None if look == ENGLISH else self.looked(split, count, look)
             for language in languages or self.languages(recipe):
+                told = self.told(recipe, asked, language)
                 with torch.no_grad():
-                    fits = self.fits(recipe, seen, self.told(recipe, asked, language), language)
+                    if seen is None:
+                        fits = self.fits_text(recipe, gold, told, language)
+                    else:
+                        fits = self.fits(recipe, seen, told, language)
                 scores = {"choice": choices.right(fits), "hard": choices.right(fits[:, : 1 + choices.HARD])}
                 known = {"look": look, "language": language, "seed": seed, **self.known(recipe, seed)}
                 items = {"item": [s.id for s in many], "concept": [" ".join(s.things[0].pair) for s in many]}

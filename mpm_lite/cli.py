@@ -233,11 +233,13 @@ def pretrain(args: argparse.Namespace) -> None:
     from mpm_lite import pretrain_paint as b
     from mpm_lite import pretrain_towers as t
 
-    out, every = Path(args.out or runtime.home()), not args.names or "all" in args.names
+    out, every = Path(args.out or runtime.home()), not (args.names or args.ladder) or "all" in args.names
+    if args.ladder and args.names:
+        raise UserError("--ladder names its own models: leave the others out, or make them by another call.")
     others = [(name, make.build) for make, there in ((t, t.TOWERS), (b, b.BUILDS)) for name in there]
     others = [(name, make) for name, make in others if every or name in args.names]
     named = [name for name in args.names if name not in dict(others)]
-    models = p.chosen(["all"] if every else named) if every or named else []
+    models = p.ladder() if args.ladder else p.chosen(["all"] if every else named) if every or named else []
     print(runtime.banner())
     for name, make in others:
         print(f"{name}: {make(name, out)}", flush=True)
@@ -350,6 +352,7 @@ def parser() -> argparse.ArgumentParser:
         "pretrain", parents=[shared], help="rebuild the toy world's language models, towers, painters"
     )
     one.add_argument("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
+    one.add_argument("--ladder", action="store_true", help="the language models of the ladder, from weak to strong")
     one.set_defaults(do=pretrain)
     one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")
     one.set_defaults(do=world)

@@ -95,6 +95,18 @@ def head_to_head(settings: dict[str, Any], args: argparse.Namespace) -> None:
     _compared(compared, settings, args)
 
 
+def ladder(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train MPM chat on every language model of the ladder that is here, and test it; a committed configuration."""
+    from mpm_lite import ladder as study
+
+    if settings:
+        raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set.")
+    print(runtime.banner())
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    for path in study.run(output(args, "runs"), say=say, workers=args.workers):
+        print(path)
+
+
 def head_to_head_real(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train and test MLA and its rivals on real pictures; a committed configuration."""
     from mpm_lite import head_to_head_real as compared
@@ -111,4 +123,11 @@ def _compared(study: Any, settings: dict[str, Any], args: argparse.Namespace) ->
         print(path)
 
 
-RUNS = {"m3p": m3p, "mla": mla, "mblip": mblip, "head_to_head": head_to_head, "head_to_head_real": head_to_head_real}
+RUNS = {
+    "m3p": m3p,
+    "mla": mla,
+    "mblip": mblip,
+    "head_to_head": head_to_head,
+    "head_to_head_real": head_to_head_real,
+    "ladder": ladder,
+}

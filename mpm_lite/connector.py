@@ -43,6 +43,25 @@ class LikeEmbeddings(nn.Module):
         return self.middle + self.gain * self.spread * F.rms_norm(x, x.shape[-1:])
 
 
+class Mixture(LikeEmbeddings):
+    """(..., D) -> (..., D): soft tokens as mixtures of the rows of a language model's embedding table.
+
+    What is mixed is always between words, so that a soft token cannot lie where no text leads. Starts from flat weights.
+    """
+
+    def __init__(self, embeddings: Tensor) -> None:
+        super().__init__(embeddings)
+        self.register_buffer("table", embeddings.detach().float(), persistent=False)  # (V, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weights are the softmax of how alike the vector and each embedding are; `gain` sharpens them."""
+        scores = self.gain * F.rms_norm(x, x.shape[-1:]) @ (self.table / self.spread).T / x.shape[-1] ** 0.5  # (..., V)
+        return scores.softmax(dim=-1) @ self.table
+
+
+SOFT = {"free": LikeEmbeddings, "mixture": Mixture}
+
+
 class Projector(nn.Module):
     """Linear, GELU, linear on every patch: (N, P, D_in) -> (N, P, D)."""
 
@@ -183,15 +202,28 @@ def _layers(tower: Any) -> Any:
 
 
 def connector(
-    kind: str, d_in: int, patches: int, embeddings: Tensor, tower: nn.Module | None = None, **sizes: int
+    kind: str,
+    d_in: int,
+    patches: int,
+    embeddings: Tensor,
+    tower: nn.Module | None = None,
+    soft: str = "free",
+    **sizes: int,
 ) -> nn.Module:
-    """The connector of that name: "mlp", "resampler" or "queries" (which takes `tower`). UserError for another."""
+    """The connector of that name: "mlp", "resampler" or "queries" (which takes `tower`), whose soft tokens are "free" or a
+    "mixture" of word embeddings. UserError for another."""
+    if soft not in SOFT:
+        raise unknown("kind of soft tokens", soft, SOFT)
     if kind == "mlp":
-        return Projector(d_in, patches, embeddings)
-    if kind == "resampler":
-        return Resampler(d_in, patches, embeddings, **sizes)
-    if kind == "queries":
+        made: nn.Module = Projector(d_in, patches, embeddings)
+    elif kind == "resampler":
+        made = Resampler(d_in, patches, embeddings, **sizes)
+    elif kind == "queries":
         if tower is None:
             raise UserError("connector='queries' puts the queries inside the image tower: give that tower's model too.")
-        return QueriesInTower(tower, embeddings, sizes.get("queries", 16))
-    raise unknown("connector", kind, CONNECTORS)
+        made = QueriesInTower(tower, embeddings, sizes.get("queries", 16))
+    else:
+        raise unknown("connector", kind, CONNECTORS)
+    if soft != "free":
+        made.like = SOFT[soft](embeddings)
+    return made

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mpm_lite import evaluate
+from mpm_lite.competence import SEEN
 from mpm_lite.evaluate import Interval
 from mpm_lite.runtime import UserError
 
@@ -48,6 +49,55 @@ def mean(figures: Iterable[Drawn]) -> Drawn:
     if not many:
         raise UserError("A mean of no figures: no language or arm was left to average.")
     return Drawn(float(np.mean([f.value for f in many])), np.mean([f.draws for f in many], axis=0))
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Retention as the product of what a language model brings and what sight adds: retention = t * e.
+
+    Four gains over the blind look: of other languages (their mean) and of the pivot language, from the picture and from
+    the gold pivot caption as text in the picture's place. *Text transfer* t is how much of what the pivot gains from that
+    caption the others gain; it is about the language model, and no picture is in it. *Pivot efficiency* e is how much of
+    what the others gain from the caption they gain from the picture, over the same for the pivot; it is about the pivot.
+    """
+
+    picture: Drawn
+    text: Drawn
+    pivot_picture: Drawn
+    pivot_text: Drawn
+
+    @property
+    def transfer(self) -> Drawn:
+        """t = text / pivot_text."""
+        return self.text / self.pivot_text
+
+    @property
+    def efficiency(self) -> Drawn:
+        """e = (picture / text) / (pivot_picture / pivot_text)."""
+        return (self.picture / self.text) / (self.pivot_picture / self.pivot_text)
+
+    @property
+    def retention(self) -> Drawn:
+        """picture / pivot_picture, which is t * e."""
+        return self.picture / self.pivot_picture
+
+    @property
+    def said(self) -> bool:
+        """Whether the pivot language gains enough, from the picture and from text, for the ratios to be said."""
+        return min(self.pivot_picture.value, self.pivot_text.value) >= SEEN
+
+    def table(self) -> dict[str, Interval]:
+        """What to print: the three ratios with intervals of joint draws; the four gains where `said` is False."""
+        if self.said:
+            named = {"retention": self.retention, "t": self.transfer, "e": self.efficiency}
+        else:
+            named = {
+                "gain, picture": self.picture,
+                "gain, English caption": self.text,
+                "gain in English, picture": self.pivot_picture,
+                "gain in English, English caption": self.pivot_text,
+            }
+        return {name: figure.interval for name, figure in named.items()}
 
 
 class Sample:
@@ -110,6 +160,20 @@ class Sample:
     ) -> Drawn:
         """Retention: the gain in a language over the gain, under a real look, in the pivot language."""
         return self.gain(arm, language, metric, look, chance) / self.gain(arm, pivot, metric, chance=chance)
+
+    def identity(
+        self, arm: str, languages: Sequence[str], metric: str, pivot: str = "en", chance: str = "blind"
+    ) -> Identity:
+        """Retention of a metric, mean over `languages`, and its two factors; see `Identity`.
+
+        Needs the looks "real", "english" and `chance`, of the languages and of the pivot.
+        """
+        picture, text = (
+            {code: self.gain(arm, code, metric, look, chance) for code in (pivot, *languages)}
+            for look in ("real", "english")
+        )
+        others = [mean(of[code] for code in languages) for of in (picture, text)]
+        return Identity(others[0], others[1], picture[pivot], text[pivot])
 
 
 def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.ndarray:

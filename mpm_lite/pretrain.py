@@ -2,9 +2,10 @@
 
     mpm-lite pretrain toy-multilingual:0 --out assets      one model
     mpm-lite pretrain all --out assets                     every one; stopped and called again, it goes on
+    mpm-lite pretrain --ladder --out OUT                   from weak to strong (`ladder.py`)
 
-All variants share tokenizer and size; what differs is what the documents are. One language takes a tenth of the steps
-that ten take, and is read as often as each of them.
+All variants share the tokenizer. What differs is what the documents are and, for some of the ladder, size and steps. One
+language takes a tenth of the steps that ten take, and is read as often as each of them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ _ASKING = ("什么", "颜色", "哪里", "是不是", "不是", "何色")
 
 @dataclass(frozen=True)
 class Variant:
-    """One way of pretraining: languages read, share of translation pairs (in the second stage), seeds trained apart."""
+    """One way of pretraining: languages read, share of translation pairs (in the second stage), seeds trained apart.
+
+    `withheld` and `mixed` are dials of the text mix, `width` and `layers` those of the model.
+    """
 
     name: str
     languages: tuple[str, ...]
@@ -59,22 +63,51 @@ class Variant:
     seeds: tuple[int, ...]
     lookups: int = LanguageModelOptions.lookups  # steps of the first stage
     steps: int = LanguageModelOptions.steps  # and of the second
+    withheld: int = 0
+    mixed: float = 0.0
+    width: int = LanguageModelOptions.width
+    layers: int = LanguageModelOptions.layers
+
+    @property
+    def options(self) -> LanguageModelOptions:
+        """The recipe's options."""
+        return LanguageModelOptions(width=self.width, layers=self.layers, lookups=self.lookups, steps=self.steps)
 
 
 _ALL = grammar.LANGUAGES
 VARIANTS = {
     v.name: v
     for v in (
-        Variant("toy-multilingual", _ALL, 0.05, (0, 1, 2)),
-        Variant("toy-noparallel", _ALL, 0.0, (0, 1, 2)),
-        Variant("toy-english", ("en",), 0.0, (0, 1, 2), lookups=800, steps=1_800),
-        Variant("toy-unseen", tuple(code for code in _ALL if code not in _UNSEEN), 0.05, (0,)),
-        Variant("toy-parallel-1", _ALL, 0.01, (0,)),
-        Variant("toy-parallel-20", _ALL, 0.20, (0,)),
+        Variant("toy-multilingual", _ALL, 0.05, (0, 1, 2), withheld=3),
+        Variant("toy-noparallel", _ALL, 0.0, (0, 1, 2), withheld=3),
+        Variant("toy-english", ("en",), 0.0, (0, 1, 2), lookups=800, steps=1_800, withheld=3),
+        Variant("toy-unseen", tuple(code for code in _ALL if code not in _UNSEEN), 0.05, (0,), withheld=3),
+        Variant("toy-parallel-1", _ALL, 0.01, (0,), withheld=3),
+        Variant("toy-parallel-20", _ALL, 0.20, (0,), withheld=3),
         # Seven tenths of what it reads are pairs: to read a language on its own about as often, it needs longer.
-        Variant("toy-parallel-70", _ALL, 0.70, (0,), steps=36_000),
+        Variant("toy-parallel-70", _ALL, 0.70, (0,), steps=36_000, withheld=3),
+        # Half of its discourse is in two languages; and its control, which reads as much, all in one language.
+        Variant("toy-mixed", _ALL, 0.20, (0, 1, 2), mixed=0.5),
+        Variant("toy-unmixed", _ALL, 0.20, (0, 1, 2)),
+        # Between them: a tenth of its discourse in two languages; no translation pairs; fewer steps; narrower; deeper.
+        Variant("toy-mixed-10", _ALL, 0.20, (0, 1), mixed=0.1),
+        Variant("toy-mixed-unpaired", _ALL, 0.0, (0, 1), mixed=0.5),
+        Variant("toy-mixed-short", _ALL, 0.20, (0, 1), mixed=0.5, lookups=4_000, steps=4_000),
+        Variant("toy-mixed-narrow", _ALL, 0.20, (0, 1), mixed=0.5, width=64),
+        Variant("toy-mixed-deep", _ALL, 0.20, (0,), mixed=0.5, layers=6),
     )
 }
+# From weak to strong; those whose weights ship come first.
+_RUNGS = (
+    "toy-english:0 toy-noparallel:0 toy-multilingual:0 toy-multilingual:1 toy-multilingual:2 toy-mixed:0 toy-unmixed:0 "
+    "toy-mixed-short:0 toy-mixed:1 toy-mixed-10:0 toy-mixed:2 toy-mixed-unpaired:0 toy-mixed-narrow:0 toy-unmixed:1 "
+    "toy-mixed-10:1 toy-mixed-short:1 toy-mixed-unpaired:1 toy-unmixed:2 toy-mixed-narrow:1 toy-mixed-deep:0"
+)
+
+
+def ladder() -> list[tuple[Variant, int]]:
+    """The models of the ladder, in the order in which they are made."""
+    return chosen(_RUNGS.split())
 
 
 def chosen(names: Sequence[str]) -> list[tuple[Variant, int]]:
@@ -101,13 +134,20 @@ def shared_tokenizer() -> Any:
     words = {form for one in lexicons for slot in one.values() for forms in slot.values() for form in forms}
     words |= {form + "的" for forms in grammar.grammar("zh").lexicon["colour"].values() for form in forms}
     together = [w for w in words if len(w) > 1 and (w[-1] in "いの" or all("\u4e00" <= c <= "\u9fff" for c in w))]
-    texts = (d.text for d in islice(text.documents(text.Mix()), 20_000))
+    # The words that were withheld when it was made: which words, decides which pairs are drawn.
+    texts = (d.text for d in islice(text.documents(text.Mix(withheld=3)), 20_000))
     return train_tokenizer(texts, VOCABULARY, [*together, *_ASKING])
 
 
 def mix(variant: Variant, seed: int) -> text.Mix:
     """What a model of that variant and seed reads."""
-    return text.Mix(languages=variant.languages, parallel=variant.parallel, seed=seed)
+    return text.Mix(
+        languages=variant.languages,
+        parallel=variant.parallel,
+        seed=seed,
+        mixed=variant.mixed,
+        withheld=variant.withheld,
+    )
 
 
 def corpora(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[list[Buckets], dict[str, Any]]:
@@ -119,7 +159,8 @@ def corpora(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[list[B
     what = mix(variant, seed)
     lookups, first = corpus(replace(what, **LOOKUPS), count, in_full=0)
     data, said = corpus(what, count)
-    said |= {"looking_up": first, "withheld_from_pairs": sorted(text.withheld(seed)) if variant.parallel else []}
+    apart = text.withheld(seed, variant.withheld) if variant.parallel else []
+    said |= {"looking_up": first, "withheld_from_pairs": sorted(apart)}
     return [lookups, data], said
 
 
@@ -134,7 +175,7 @@ def corpus(what: text.Mix, count: int, in_full: int = IN_FULL) -> tuple[Buckets,
     counts = [counted(row, d, line_break, full) for row, d, full in zip(rows, many, whole, strict=True)]
     tokens, kinds = Counter(), Counter(d.kind for d in many)
     for document, row in zip(many, rows, strict=True):
-        if document.kind != text.PARALLEL:
+        if len(set(document.languages)) == 1:
             tokens[document.languages[0]] += len(row)
     said = {
         "documents": count,
@@ -170,7 +211,7 @@ def build(
     Weights go to OUT/lm/NAME-SEED, measures to OUT/results/lm/NAME-SEED.csv, both whole or not at all; checkpoints lie
     in the cache folder, so that a stopped run goes on where it was.
     """
-    options = options or LanguageModelOptions(lookups=variant.lookups, steps=variant.steps)
+    options = options or variant.options
     folder, rows = out / "lm" / f"{variant.name}-{seed}", out / "results" / "lm" / f"{variant.name}-{seed}.csv"
     card = rows.with_suffix(".json")
     if intact(folder, card):
@@ -199,7 +240,8 @@ def build(
     lm = load_lm(str(folder))
     import pandas as pd
 
-    tables = [competence.measure(lm, _ALL, text.withheld(seed), split, asked).assign(split=split) for split in SPLITS]
+    apart = text.withheld(seed, variant.withheld)
+    tables = [competence.measure(lm, _ALL, apart, split, asked).assign(split=split) for split in SPLITS]
     table = pd.concat(tables).assign(model=variant.name, seed=seed)
     write_atomic(rows, table.to_csv(index=False, float_format="%.4f").encode())
     val = table[table["split"] == "val"]
@@ -215,6 +257,8 @@ def build(
         "gate": competence.GATE,
         "lowest_on_val": {k: round(v, 4) for k, v in competence.gate(val, variant.languages).items()},
         "passes": competence.passes(val, variant.languages),
+        "text_transfer_on_val": {k: round(v, 4) for k, v in competence.transfer(val, variant.languages).items()},
+        "strong": competence.strong(val, variant.languages),
         **provenance(sha, seconds, f"{variant.name}:{seed}"),
     }
     write_json(card, described)

@@ -110,6 +110,31 @@ def test_scores_by_look_language_and_picture(bench):
     assert np.allclose(blind["value"], blind["chance"]) and (scores["n"] == 12).all()
 
 
+def test_an_english_caption_stands_in_the_pictures_place_in_every_language(bench):
+    """A model that read English alone reads that caption when it is asked in English, and is none the wiser in German."""
+    recipe = bench.train(ARM, 0)
+    asked = {"languages": ("en", "de"), "looks": ("english", "text"), "count": 12, "choice": True}
+    items = bench.test(recipe, 0, "val", **asked)
+    by = items.groupby(["look", "language"])[["answers", "choice", "slots"]].mean()
+    assert by.loc["english", "en"].equals(by.loc["text", "en"]), "in English, the two looks are one"
+    assert by.loc[("english", "en"), "choice"] > 0.9 > by.loc[("english", "de"), "choice"]
+    assert by.loc[("english", "en"), "answers"] > 0.7 > by.loc[("english", "de"), "answers"]
+    assert bench.soft(recipe, "val", 10, "english") is None
+
+
+def test_echoes_are_the_models_own_replies_in_every_language(bench):
+    lm = language_model("toy-multilingual", 0)
+    arm = Chat(pairs=20, options=TINY | {"distil": 0.5})
+    told = bench.captions(arm, 0)
+    echoes = bench.echoes(lm, told)
+    assert [e.told for e in echoes] == [e.reply for e in told]
+    assert {e.question for e in echoes} == {grammar.describe(code) for code in grammar.LANGUAGES}
+    assert [e.reply for e in echoes] == lm.generate([e.told_prompt for e in echoes], stop="\n", new_tokens=64)
+    assert bench.key(arm, 0) != bench.key(Chat(pairs=20, options=TINY), 0)
+    with pytest.raises(UserError, match="reads the English captions"):
+        bench.echoes(lm, bench.captions(Chat(languages=("de",), pairs=4), 0))
+
+
 def test_blind_and_shuffled_see_what_they_say(bench):
     recipe = bench.train(ARM, 0)
     real, shuffled, blind = (bench.soft(recipe, "val", 10, look) for look in ("real", "shuffled", "blind"))

@@ -9,7 +9,7 @@ import torch
 from mpm_lite import UserError, train
 from mpm_lite.connector import CONNECTORS, LikeEmbeddings, connector
 from mpm_lite.data import grammar, toyworld
-from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
+from mpm_lite.recipes.mpm_chat import Echo, Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.towers.image import load_image_tower
 from mpm_lite.towers.lm import IGNORE, load_lm
 
@@ -125,6 +125,38 @@ def test_only_the_replys_tokens_count_and_padding_changes_nothing(lm, tower, see
     said = [grammar.in_order(s, "en")[0] for s in toyworld.split_scenes("val")[:6]]
     lost, there = lm.losses(lm.read([f"\n{grammar.describe('en')}\n"] * 6, soft), said)
     assert torch.allclose(lost.sum() / there.sum(), made.loss(batch), atol=1e-4)
+
+
+def test_soft_tokens_that_are_the_caption_have_nothing_to_learn_from_it(lm, tower, seen):
+    """Self-distillation is 0 where soft tokens are the caption's own embeddings, and above 0 where they are another's."""
+    scenes = toyworld.split_scenes("val")[:2]
+    captions = [grammar.in_order(scene, "en")[0] for scene in scenes]
+    question = grammar.describe("en")
+    echoes = [Echo(caption, question, caption) for caption in captions]
+    data = Exchanges(lm, seen, [0, 1], [f"\n{question}\n"] * 2, captions, echoes=echoes)
+    recipe = MpmChat(lm, tower.width, seen.shape[1], MpmChatOptions(**SMALL, distil=1.0))
+    own, other = (lm.embed(torch.tensor(lm.rows([c])[1])) for c in captions)  # (1, T, D)
+    batch = data.batch(torch.tensor([0]))
+    assert abs(float(recipe.unlike(batch, own))) < 1e-6 < 0.1 < float(recipe.unlike(batch, other))
+    plain = Exchanges(lm, seen, [0, 1], [f"\n{question}\n"] * 2, captions)
+    assert "echo" not in plain.batch(torch.tensor([0])) and plain.digest != data.digest
+    both = data.batch(torch.tensor([0, 1]))
+    with torch.no_grad():
+        loss, without = recipe.loss(both), recipe.loss(plain.batch(torch.tensor([0, 1])))
+        assert torch.allclose(loss - without, recipe.unlike(both, recipe.see(both["seen"])), atol=1e-5)
+
+
+def test_a_mixture_lies_between_the_words_it_mixes(lm, tower, seen):
+    """Every soft token is a convex combination of embeddings: no coordinate lies outside of what the table spans."""
+    table = lm.model.get_input_embeddings().weight
+    mixed = connector("resampler", tower.width, seen.shape[1], table, soft="mixture", queries=4)
+    with torch.no_grad():
+        soft = mixed(seen[:6])
+    assert soft.shape == (6, 4, lm.width)
+    assert (soft <= table.max(dim=0).values + 1e-5).all() and (soft >= table.min(dim=0).values - 1e-5).all()
+    assert "table" not in " ".join(mixed.state_dict()), "the table is the language model's, and is not saved again"
+    with pytest.raises(UserError, match="kind of soft tokens"):
+        connector("resampler", tower.width, seen.shape[1], table, soft="mixtures")
 
 
 def test_an_exchange_without_a_picture_does_not_see_it(lm, tower, seen):

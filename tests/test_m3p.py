@@ -180,6 +180,11 @@ def test_in_fine_tuning_the_encoder_may_learn_slower_than_its_heads(bench):
     assert "encoder" not in moved and {"first", "region", "match"} <= moved
 
 
+def test_a_caption_in_the_pictures_place_is_refused(bench, recipe):
+    with pytest.raises(UserError, match="no way to read a caption in the picture's place"):
+        bench.test(recipe, 0, "val", ("en",), ("english",), count=30)
+
+
 def test_the_common_task_ranks_by_matching_logits(bench, recipe):
     rows = bench.test(recipe, 0, "val", ("en", "zh"), ("real", "blind"), count=40)
     assert len(rows) == 2 * 2 * 40 and rows["choice"].between(0, 1).all()

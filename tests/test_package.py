@@ -153,6 +153,7 @@ FLOORS = [
         "cli_systems",
         "head_to_head",
         "head_to_head_real",
+        "ladder",
         "teaching",
     },
 ]

@@ -35,6 +35,11 @@ def test_every_rival_chooses_captions(bench, kind):
     assert len(rows) == 2 * 2 * 30 and rows["choice"].between(0, 1).all()
     again = bench.train(arm(kind), 0)
     assert rows.equals(bench.test(again, 0, split="val", languages=("en", "zh"), count=30))
+    text = bench.test(recipe, 0, split="val", languages=("en", "zh"), looks=("english",), count=30)
+    by = text.groupby("language")["choice"].mean()
+    assert by["en"] == 1, "in English its own caption is the given one"
+    if kind == "translate-test":
+        assert by["zh"] > 0.3, "a translator makes English of it, of which chance would find a tenth"
 
 
 def test_captions_are_in_the_languages_that_an_arm_names(bench):

@@ -15,6 +15,7 @@ from mpm_lite.data import grammar, text
 from mpm_lite.data.scenes import COLOURS, SHAPES, pair_name, scenes, split_of, split_of_combination
 from mpm_lite.keys import OtherRun
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
+from mpm_lite.towers import toys
 from mpm_lite.towers.lm import IGNORE
 
 TINY = LanguageModelOptions(width=32, layers=2, hidden=64, lookups=4, steps=8, compiled=False)
@@ -59,6 +60,9 @@ def test_measures_cover_every_language_direction_and_layer(built):
     assert of["paraphrase"] == of["answers"] == of["perplexity"] == 10
     assert of["translation"] == of["withheld words"] == of["paired words"] == 18
     assert of["alignment"] == 9 * (TINY.layers + 1)
+    assert of[competence.FROM_ENGLISH] == of[competence.FROM_NOTHING] == 10
+    said = json.loads(card.read_text())
+    assert said["strong"] is False and said["mixed"] == 0 and said["withheld"] == 3
 
 
 def test_what_is_there_and_intact_is_kept_and_what_is_damaged_is_made_again(built, monkeypatch):
@@ -147,10 +151,28 @@ def test_to_begin_with_there_are_lookups_alone(monkeypatch):
 
 
 def test_variants_are_those_of_the_design():
-    found = {v.name: (len(v.languages), v.parallel, len(v.seeds)) for v in pretrain.VARIANTS.values()}
+    first = [v for v in pretrain.VARIANTS.values() if v.withheld]
+    found = {v.name: (len(v.languages), v.parallel, len(v.seeds)) for v in first}
     assert found["toy-multilingual"] == (10, 0.05, 3) and found["toy-noparallel"] == (10, 0.0, 3)
     assert found["toy-english"] == (1, 0.0, 3) and found["toy-unseen"] == (8, 0.05, 1)
-    assert sorted(v.parallel for v in pretrain.VARIANTS.values() if len(v.languages) == 10) == [0, 0.01, 0.05, 0.2, 0.7]
+    assert sorted(v.parallel for v in first if len(v.languages) == 10) == [0, 0.01, 0.05, 0.2, 0.7]
+    assert set(toys.NAMES) == set(pretrain.VARIANTS)
+    assert all(toys.withheld(v.name) == v.withheld for v in pretrain.VARIANTS.values())
+
+
+def test_a_strengthened_model_and_its_control_differ_in_mixed_discourse_alone():
+    one, control = pretrain.VARIANTS["toy-mixed"], pretrain.VARIANTS["toy-unmixed"]
+    assert replace(one, name=control.name, mixed=0.0) == control and one.mixed > 0
+
+
+def test_the_ladder_has_models_enough_and_two_seeds_where_it_bends():
+    rungs = pretrain.ladder()
+    assert len(rungs) == len(set(rungs)) >= 12
+    assert all(seed in variant.seeds for variant, seed in rungs)
+    names = [variant.name for variant, _ in rungs]
+    assert names.count("toy-mixed") == names.count("toy-unmixed") == 3
+    assert {v.mixed for v, _ in rungs} >= {0, 0.1, 0.5} and len({v.width for v, _ in rungs}) > 1
+    assert len({v.layers for v, _ in rungs}) > 1 and len({v.steps for v, _ in rungs}) > 1
 
 
 def test_the_command_names_models_and_seeds(capsys):
@@ -160,7 +182,7 @@ def test_the_command_names_models_and_seeds(capsys):
         ("toy-english", 2),
         ("toy-unseen", 4),
     ]
-    assert len(pretrain.chosen(["all"])) == 13
+    assert len(pretrain.chosen(["all"])) == sum(len(v.seeds) for v in pretrain.VARIANTS.values())
     for wrong, told in (("toy-englsh", "Did you mean 'toy-english'"), ("toy-english:x", "number of a seed")):
         assert main(["pretrain", wrong]) == 2
         assert told in capsys.readouterr().err
@@ -201,6 +223,15 @@ class Reader:
             said.append(self.reply(caption, asked.get(question)))
         return said
 
+    def choose(self, prompts, options):
+        """Answers a closed question behind a caption with the option that `reply` names, behind nothing with the first."""
+        picks = []
+        for prompt, few in zip(prompts, options, strict=True):
+            caption, question, _ = prompt.split("\n")
+            wanted = self.reply(caption, question) if caption else None
+            picks.append(few.index(wanted) if wanted in few else 0)
+        return picks
+
 
 def told(split="val", n=40):
     return list(islice(scenes(split, 5), n))
@@ -218,6 +249,44 @@ def test_a_perfect_translator_scores_one_and_a_mute_one_nothing():
     assert rows == {"translation": 1, "translation slots": 1, "paired words": 1, "withheld words": 1}
     rows = {r[0]: r[4] for r in competence.translation(Reader(lambda c, _: ""), "en", "de", asked, text.withheld(0))}
     assert set(rows.values()) == {0}
+
+
+def test_text_transfer_of_readers_whose_ability_is_known():
+    """One that answers every question behind an English caption transfers all; one that answers English ones, nothing."""
+    import pandas as pd
+
+    asked, languages = told(n=60), ("en", "de", "zh")
+    right = {}
+    for scene in asked:
+        caption = grammar.in_order(scene, "en")[0]
+        right |= {(caption, q): a for code in languages for q, a in grammar.questions(scene, code)}
+    english = {q for scene in asked for q, _ in grammar.questions(scene, "en")}
+    for reply, wanted in (
+        (lambda c, q: right[c, q], 1.0),
+        (lambda c, q: right[c, q] if q in english else None, 0.0),
+    ):
+        rows = competence.crossing(Reader(reply), languages, asked)
+        table = pd.DataFrame(rows, columns=list(competence.COLUMNS))
+        found = competence.transfer(table, languages)
+        assert set(found) == {"de", "zh"}
+        assert all(abs(t - wanted) < 1e-9 for t in found.values()), found
+        behind = table.set_index(["metric", "to"])["value"]
+        assert behind[competence.FROM_ENGLISH, "en"] == 1 > behind[competence.FROM_NOTHING, "en"] + 0.2
+
+
+def test_a_model_is_strong_where_both_gates_are_passed_in_every_language():
+    import pandas as pd
+
+    def rows(transfer, paraphrase=0.95):
+        found = [(m, c, c, -1, v, 9) for c in ("en", "de") for m, v in (("paraphrase", paraphrase), ("answers", 0.8))]
+        for code, gain in (("en", 0.5), ("de", 0.5 * transfer)):
+            found += [(competence.FROM_ENGLISH, "en", code, -1, 0.3 + gain, 9)]
+            found += [(competence.FROM_NOTHING, "en", code, -1, 0.3, 9)]
+        return pd.DataFrame(found, columns=list(competence.COLUMNS))
+
+    assert competence.strong(rows(0.95), ("en", "de")) and not competence.strong(rows(0.85), ("en", "de"))
+    assert not competence.strong(rows(0.95, paraphrase=0.8), ("en", "de"))
+    assert not competence.strong(rows(0.95), ("en",))  # one language has nothing to transfer to
 
 
 def test_words_are_counted_apart_by_whether_pairs_held_them():

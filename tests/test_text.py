@@ -9,13 +9,28 @@ import pytest
 from mpm_lite import UserError
 from mpm_lite.data import grammar, text
 from mpm_lite.data.noise import Noise, levels, noisy_caption, translate
-from mpm_lite.data.scenes import combinations, neighbours, scenes, split_of, split_of_combination, text_scenes
+from mpm_lite.data.scenes import (
+    COLOURS,
+    SHAPES,
+    combinations,
+    neighbours,
+    scenes,
+    split_of,
+    split_of_combination,
+    text_scenes,
+)
 
 LANGUAGES = grammar.LANGUAGES
-MANY = {mix: list(islice(text.documents(mix), 1500)) for mix in (text.Mix(), text.Mix(parallel=0.7, seed=1))}
+MIXES = (
+    text.Mix(withheld=3),
+    text.Mix(parallel=0.7, seed=1, withheld=3),
+    text.Mix(parallel=0.3, seed=2, withheld=1, mixed=0.5),
+    text.Mix(parallel=0.3, seed=2),
+)
+MANY = {mix: list(islice(text.documents(mix), 1500)) for mix in MIXES}
 
 
-@pytest.mark.parametrize("mix", MANY, ids=["5 %", "70 %"])
+@pytest.mark.parametrize("mix", MIXES[:2] + MIXES[3:], ids=["5 %", "70 %", "30 %"])
 def test_the_shares_are_what_the_dials_say(mix):
     kinds = Counter(d.kind for d in MANY[mix])
     n = len(MANY[mix])
@@ -30,7 +45,7 @@ def test_the_shares_are_what_the_dials_say(mix):
     assert read == set(mix.languages)
 
 
-@pytest.mark.parametrize("mix", MANY, ids=["5 %", "70 %"])
+@pytest.mark.parametrize("mix", MIXES, ids=["5 %", "70 %", "mixed", "30 %"])
 def test_no_document_tells_of_what_a_test_scene_shows(mix):
     """By what it says, not by what it was made from: its captions parse to combinations of train or of text alone."""
     shown = set().union(*(combinations(s) for split in ("val", "test") for s in islice(scenes(split), 600)))
@@ -50,21 +65,45 @@ def test_no_document_tells_of_what_a_test_scene_shows(mix):
                 assert facts is not None and not grammar.held_out(facts)
 
 
-def test_a_fifth_of_the_attribute_words_is_in_no_pair_but_in_other_text():
-    assert all(len(text.withheld(seed)) == 3 for seed in range(8))
+def test_words_that_are_withheld_are_in_no_pair_but_in_other_text():
+    assert all(len(text.withheld(seed, count)) == count for seed in range(8) for count in range(4))
+    assert all(text.withheld(seed, 1) < text.withheld(seed, 2) < text.withheld(seed) for seed in range(8))
     assert len({text.withheld(seed) for seed in range(5)}) == 5
     for mix, many in MANY.items():
-        apart = text.withheld(mix.seed)
+        apart = text.withheld(mix.seed, mix.withheld)
         named = {kind: Counter() for kind in (text.PARALLEL, text.DISCOURSE)}
         for d in many:
             for place in (0, -1):
                 spotted = grammar.spot(d.segments[place], d.languages[place])
                 named.setdefault(d.kind, Counter()).update([*spotted.shape, *spotted.colour])
         assert not apart & set(named[text.PARALLEL]) and apart <= set(named[text.DISCOURSE])
+        if not mix.withheld:
+            assert len(named[text.PARALLEL]) == len(SHAPES) + len(COLOURS)
+
+
+def test_mixed_discourse_asks_in_another_language_than_the_caption_and_can_be_answered():
+    mix = MIXES[2]
+    many = [d for d in MANY[mix] if d.kind == text.MIXED]
+    goes_on = sum(d.kind in (text.MIXED, text.DISCOURSE) for d in MANY[mix])
+    assert 0.4 < len(many) / goes_on < 0.6  # the share that was asked for
+    described = 0
+    for d in many:
+        caption, question, reply = d.segments
+        first, second = d.languages
+        assert first != second and d.foreseen == (False, False, True)
+        facts = grammar.parse(caption, first)
+        if question == grammar.describe(second):
+            described += 1
+            assert grammar.parse(reply, second) == facts
+        else:
+            assert (question, reply) in [(q, a) for _, q, a in text.answerable(d.scene, second, facts)]
+    assert 0.3 < described / len(many) < 0.6
+    assert all({d.languages[place] for d in many} == set(grammar.LANGUAGES) for place in (0, 1))
+    assert all(d.kind != text.MIXED for other in MIXES if not other.mixed for d in MANY[other])
 
 
 def test_a_discourse_stays_in_its_language_and_can_be_answered():
-    for d in MANY[text.Mix()]:
+    for d in MANY[MIXES[0]]:
         if d.kind != text.DISCOURSE:
             continue
         language, facts = d.languages[0], grammar.parse(d.segments[0], d.languages[0])
@@ -79,8 +118,8 @@ def test_a_discourse_stays_in_its_language_and_can_be_answered():
 
 
 def test_the_same_mix_gives_the_same_text_and_another_seed_another():
-    again = list(islice(text.documents(text.Mix()), 50))
-    assert [d.text for d in again] == [d.text for d in MANY[text.Mix()][:50]]
+    again = list(islice(text.documents(MIXES[0]), 50))
+    assert [d.text for d in again] == [d.text for d in MANY[MIXES[0]][:50]]
     assert [d.text for d in islice(text.documents(text.Mix(seed=5)), 50)] != [d.text for d in again]
 
 
@@ -91,6 +130,11 @@ def test_a_mix_that_cannot_be_says_so():
         text.Mix(parallel=5)
     with pytest.raises(UserError, match="English and another"):
         text.Mix(languages=("en",), parallel=0.05)
+    with pytest.raises(UserError, match="needs two languages"):
+        text.Mix(languages=("en",), parallel=0, mixed=0.5)
+    for wrong in (-1, 4, 1.5):
+        with pytest.raises(UserError, match="0 to 3"):
+            text.Mix(withheld=wrong)
 
 
 def test_neighbours_differ_in_one_attribute():

@@ -1,9 +1,10 @@
-"""Text of the toy world for language models: monolingual text, monolingual discourse, and translation pairs.
+"""Text of the toy world for language models: plain text, discourse in one language or in two, and translation pairs.
 
-Two dials that a web crawl confounds are apart here. *Discourse* teaches to read a scene from the context and to say it
-again: a caption, then a paraphrase, or questions and answers, all in one language. *Parallel* text teaches that two
-languages say the same. What a text describes are scenes of train and of text alone, so nothing that a test scene
-shows is read.
+Three dials that a web crawl confounds are apart here. *Discourse* teaches a model to read a scene from the context and
+to talk about it: a caption, then a paraphrase, or a question and its answer, all in one language. *Mixed discourse* does
+so in two languages: the caption is in one of them, and the conversation goes on in the other, as it does on the web.
+*Parallel* text teaches that two languages say the same. All texts describe scenes of train and scenes that are never
+drawn, so that a model reads nothing that a test scene shows.
 
 A document is its segments joined by line breaks. Nothing in it names its language.
 """
@@ -22,8 +23,8 @@ from mpm_lite.data.grammar import Facts, Mention, Question
 from mpm_lite.data.scenes import COLOURS, SHAPES, Scene, text_scenes
 
 PIVOT = "en"
-PLAIN, DISCOURSE, QUOTATION, PARALLEL = "plain", "discourse", "quotation", "parallel"
-_WITHHELD = {"shape": 1, "colour": 2}  # of 7 and 8: three of fifteen attributes, a fifth
+PLAIN, DISCOURSE, QUOTATION, PARALLEL, MIXED = "plain", "discourse", "quotation", "parallel", "mixed"
+_WITHHELD = ("colour", "shape", "colour")  # in this order; three of fifteen attributes are a fifth
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,10 @@ class Mix:
     `same_order` of paraphrases keep the topic and the order of the first caption. At a half, whether "left" is said
     again or turned into "right" is an exclusive or of two coins, and a model of a million parameters guesses for a
     hundred thousand documents. Another `stream` is other documents of other scenes, with the same words withheld.
+
+    `mixed` is the share of discourse whose caption is in one language and whose question and answer are in another; any
+    two of `languages`. `withheld` attributes (0 to 3) occur in no translation pair: an arm that shows what missing pairs
+    cost. Documents of mixed discourse may speak of them.
     """
 
     languages: tuple[str, ...] = grammar.LANGUAGES
@@ -49,6 +54,8 @@ class Mix:
     same_order: float = 0.8
     seed: int = 0
     stream: int = 0
+    mixed: float = 0.0
+    withheld: int = 0
 
     def __post_init__(self) -> None:
         for language in self.languages:
@@ -57,11 +64,14 @@ class Mix:
         for kind in self.kinds:
             if kind not in grammar.KINDS:
                 raise runtime.unknown("kind of question", kind, grammar.KINDS)
-        for name in ("parallel", "discourse", "quoted", "asked", "same_order"):
+        for name in ("parallel", "discourse", "quoted", "asked", "same_order", "mixed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise runtime.UserError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
         if self.parallel and (not self.others or PIVOT not in self.languages):
             raise runtime.UserError("Translation pairs need English and another language: set parallel=0 or add one.")
+        if self.mixed and len(self.languages) < 2:
+            raise runtime.UserError("Mixed discourse needs two languages: set mixed=0 or add one.")
+        withheld(self.seed, self.withheld)
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -94,15 +104,18 @@ class Document:
         return "\n".join(self.segments)
 
 
-def withheld(seed: int) -> frozenset[str]:
-    """The attributes whose words occur in monolingual text but in no translation pair: one shape and two colours.
+def withheld(seed: int, count: int = len(_WITHHELD)) -> frozenset[str]:
+    """The attributes whose words occur in monolingual text but in no translation pair: a colour, a shape, another colour.
 
-    They are taken in turn from an order fixed by a hash, so that other seeds withhold others.
+    They are taken in turn from an order fixed by a hash, so that other seeds withhold others. UserError for a count that
+    is not a whole number from 0 to 3.
     """
-    found = []
+    if not isinstance(count, int) or not 0 <= count <= len(_WITHHELD):
+        raise runtime.UserError(f"withheld={count}: 0 to {len(_WITHHELD)} attributes can be withheld.")
+    found: set[str] = set()
     for slot, names in (("shape", SHAPES), ("colour", COLOURS)):
         order = sorted(names, key=lambda name: hashlib.sha256(f"withheld {name}".encode()).digest())
-        found += [order[(seed * _WITHHELD[slot] + k) % len(order)] for k in range(_WITHHELD[slot])]
+        found |= {order[(seed * _WITHHELD.count(slot) + k) % len(order)] for k in range(_WITHHELD[:count].count(slot))}
     return frozenset(found)
 
 
@@ -154,7 +167,7 @@ def documents(mix: Mix) -> Iterator[Document]:
     """An endless stream of documents, each of one scene; the stream of a mix never changes."""
     rng = np.random.default_rng([mix.seed, 4, mix.stream])
     others, own = mix.others, mix.seed + 2_000 * mix.stream
-    apart, spare = withheld(mix.seed), text_scenes(own + 1_000)
+    apart, spare = withheld(mix.seed, mix.withheld), text_scenes(own + 1_000)
     for scene in text_scenes(own):
         if rng.random() < mix.parallel:
             # The share holds although a pair needs a scene without withheld words.
@@ -167,6 +180,8 @@ def documents(mix: Mix) -> Iterator[Document]:
                 yield Document((_told(scene, language, rng),), PLAIN, (language, language), scene, (False,))
             elif rng.random() < mix.quoted:
                 yield _quotation([scene, next(spare), next(spare)], language, rng)
+            elif mix.mixed and rng.random() < mix.mixed:
+                yield _mixed(scene, language, mix, rng)
             else:
                 yield _discourse(scene, language, mix, rng)
 
@@ -205,6 +220,18 @@ def _discourse(scene: Scene, language: str, mix: Mix, rng: np.random.Generator) 
         said.append((_one(orders[first if stays else others[rng.integers(len(others))]], rng), True))
     segments, foreseen = zip(*said, strict=True)
     return Document(segments, DISCOURSE, (language, language), scene, foreseen)
+
+
+def _mixed(scene: Scene, first: str, mix: Mix, rng: np.random.Generator) -> Document:
+    """A caption in one language, and in another a question on the scene with its answer, or what it shows, asked for."""
+    others = [language for language in mix.languages if language != first]
+    second = others[rng.integers(len(others))]
+    facts, caption, again = translations(scene, first, second, rng)
+    asked = [a for a in answerable(scene, second, facts) if a[0].kind in mix.kinds]
+    question, reply = grammar.describe(second), again
+    if asked and rng.random() < mix.asked:
+        _, question, reply = asked[rng.integers(len(asked))]
+    return Document((caption, question, reply), MIXED, (first, second), scene, (False, False, True))
 
 
 def _told(scene: Scene, language: str, rng: np.random.Generator) -> str:

@@ -6,6 +6,11 @@ language; the visual module learns, the language model is frozen. *Stage 2, inst
 the language model learns too. Both stages minimise the cross-entropy of the reply's tokens and of nothing else. No token
 names a language: in which one to reply follows from the question.
 
+*Self-distillation* is ours and not the paper's; `distil` = 0 leaves it out. The frozen language model teaches the
+connector what its own English caption would have said: behind the soft tokens, the distribution of every next token
+shall be the one behind the caption as text, when a description is asked for in any of its languages. The replies on which
+the two are compared are the language model's own. No picture and no caption of another language is used.
+
 Shapes: N exchanges, P patches, Q soft tokens, T tokens of the longest prompt, T' of the longest reply, D_in the image
 tower's width, D the language model's width.
 """
@@ -19,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -41,6 +47,8 @@ class MpmChatOptions:
     width: int = 128  # of the resampler
     layers: int = 2
     heads: int = 4
+    soft: str = "free"  # or "mixture": every soft token is a mixture of the language model's word embeddings
+    distil: float = 0.0  # weight of self-distillation in stage 1
     steps: int = 1900  # of stage 1; 0 leaves it out
     batch: int = 32
     lr: float = 2e-3
@@ -57,7 +65,7 @@ class Exchanges:
     """Exchanges as training data: what is seen (features by picture), what is asked, what is replied, as token ids.
 
     `seen` is (M, P, D_in) features, or (M, 3, S, S) prepared pixels where the image tower is inside the recipe. A prompt
-    that `blind` marks has no picture before it.
+    that `blind` marks has no picture before it. `echoes` are for self-distillation, one for each exchange.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class Exchanges:
         prompts: Sequence[str],
         replies: Sequence[str],
         blind: Sequence[bool] | None = None,
+        echoes: Sequence[Echo] = (),
     ) -> None:
         if not len(pictures) == len(prompts) == len(replies):
             raise UserError(f"{len(pictures)} pictures, {len(prompts)} prompts and {len(replies)} replies differ.")
@@ -81,7 +90,15 @@ class Exchanges:
             )
         self.replies = [torch.tensor([*row, end]) for row in lm.encode(list(replies), special=False)]
         self.shown = ~torch.tensor(blind if blind is not None else [False] * len(pictures), dtype=torch.bool)
-        said = "\0".join([*prompts, *replies]).encode()
+        self.echoes: list[tuple[Tensor, Tensor, Tensor]] = []
+        if echoes:
+            asked, told = (lm.rows([getattr(e, name) for e in echoes])[1] for name in ("prompt", "told_prompt"))
+            rows = lm.encode([e.reply for e in echoes], special=False)
+            self.echoes = [
+                tuple(torch.tensor(ids, dtype=torch.long) for ids in (a, t, [*row, end]))
+                for a, t, row in zip(asked, told, rows, strict=True)
+            ]
+        said = "\0".join([*prompts, *replies, *(e.told_prompt + e.reply for e in echoes)]).encode()
         # A sample of what is seen is enough to tell one set of features from another, and takes no second.
         sample = seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()
         self.digest = hashlib.sha256(said + sample + self.pictures.numpy().tobytes() + bytes(self.shown)).hexdigest()
@@ -91,10 +108,12 @@ class Exchanges:
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """`seen` as above; `begins` bool (), `shown` bool (N,); `prompt` int64 (N, T), of which `there` bool (N, T) are real;
-        `reply` int64 (N, T') with IGNORE behind its end."""
+        `reply` int64 (N, T') with IGNORE behind its end. Echoes: `asked`, `told` and `echo`, with -1 behind their ends."""
         chosen = indices.tolist()
         prompt = pad_sequence([self.prompts[i] for i in chosen], batch_first=True, padding_value=-1)
-        return {
+        echoes = zip(*(self.echoes[i] for i in chosen), strict=True) if self.echoes else ()
+        padded = [pad_sequence(list(ids), batch_first=True, padding_value=-1) for ids in echoes]
+        return dict(zip(("asked", "told", "echo"), padded, strict=False)) | {
             "seen": self.seen[self.pictures[indices]].float(),
             "begins": torch.tensor(self.begins),
             "shown": self.shown[indices],
@@ -139,7 +158,7 @@ class MpmChat(Recipe):
         sizes = {"queries": options.queries}
         if options.connector == "resampler":
             sizes |= {"width": options.width, "layers": options.layers, "heads": options.heads}
-        self.visual = connector(options.connector, d_in, patches, table, copy.deepcopy(tower), **sizes)
+        self.visual = connector(options.connector, d_in, patches, table, copy.deepcopy(tower), options.soft, **sizes)
         if "lora" in learns:
             add_lora(self.lm.model, options.rank)
         self.decoder = self.lm.model
@@ -188,7 +207,22 @@ class MpmChat(Recipe):
         with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
             soft = self.see(batch["seen"])
             context = self.lm.place(bool(batch["begins"]), batch["prompt"], batch["there"], soft, batch["shown"])
-            return self.lm.mean_loss(context, batch["reply"])
+            loss = self.lm.mean_loss(context, batch["reply"])
+            return loss + self.options.distil * self.unlike(batch, soft) if "echo" in batch else loss
+
+    def unlike(self, batch: dict[str, Tensor], soft: Tensor) -> Tensor:
+        """Self-distillation: mean KL divergence, in nats a token, of what comes next behind the soft tokens (N, Q, D) from
+        what comes next behind the caption as text."""
+        begins, echo = bool(batch["begins"]), batch["echo"]
+        there = echo >= 0  # (N, T')
+        seeing, reading = (
+            self.lm.place(begins, batch[name].clamp(min=0), batch[name] >= 0, before)
+            for name, before in (("asked", soft), ("told", None))
+        )
+        with torch.no_grad():
+            teacher = self.lm.next_tokens(reading, echo.clamp(min=0), there)[there]  # (tokens, V)
+        student = self.lm.next_tokens(seeing, echo.clamp(min=0), there)[there]
+        return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
     def weight(self, batch: dict[str, Tensor]) -> float:
         """The replies' tokens."""
@@ -197,6 +231,25 @@ class MpmChat(Recipe):
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"seen": features or pixels} -> {"soft": (N, Q, D)}."""
         return {"soft": self.see(inputs["seen"].float())}
+
+
+@dataclass(frozen=True)
+class Echo:
+    """For self-distillation: an English caption, a question in any language, and the language model's reply to it."""
+
+    told: str
+    question: str
+    reply: str
+
+    @property
+    def prompt(self) -> str:
+        """What stands behind the soft tokens."""
+        return f"\n{self.question}\n"
+
+    @property
+    def told_prompt(self) -> str:
+        """What the teacher reads: the caption stands where the soft tokens are."""
+        return f"{self.told}\n{self.question}\n"
 
 
 def own(lm: LM) -> LM:

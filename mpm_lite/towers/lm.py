@@ -226,6 +226,12 @@ class LM(Fingerprinted):
                 return ops.linear_cross_entropy(x, weight, flat, bias, reduction=reduction, check=False)
             return torch.nn.functional.cross_entropy(x, flat, reduction=reduction)
 
+    def next_tokens(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
+        """For every token of continuations, ids int64 (N, T') of which `there` bool (N, T') are real, the distribution that
+        it is drawn from: log-probabilities (N, T', V), float32."""
+        out = self._states_before(context, ids, there)
+        return runtime.full(self.head(out) if self._plain else out).log_softmax(dim=-1)
+
     def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
         """For every token of the continuations (N, T'), the state that predicts it."""
         self._fits(context.embeds.shape[1], ids.shape[1])

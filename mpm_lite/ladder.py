@@ -1,0 +1,169 @@
+"""The ladder: one recipe of MPM chat on language models from weak to strong, and what of its retention is whose.
+
+    mpm-lite pretrain --ladder --out OUT      the language models; stopped and called again, it goes on
+    mpm-lite run ladder --out OUT             on each of them the same connector, then questions about test pictures
+
+The premise of the papers is a strong multilingual language model; the hypothesis is that pictures with English captions
+teach it as much as English captions themselves do. Every model of the ladder gets three figures for each score: text
+transfer t, pivot efficiency e, and retention, which is their product (`judging.Identity`). The premise is about t, the
+hypothesis about e.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpm_lite import evaluate, pretrain, runtime
+from mpm_lite.associations import spearman
+from mpm_lite.chat import Bench, Chat
+from mpm_lite.data import grammar
+from mpm_lite.evaluate import Interval
+from mpm_lite.judging import DRAWS, Sample
+from mpm_lite.keys import Key
+from mpm_lite.packing import Shelf, name_of, rows_key
+from mpm_lite.runtime import UserError
+from mpm_lite.studies import commit, written
+from mpm_lite.towers import toys
+from mpm_lite.workers import run as share_out
+
+OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
+METRICS = {"answers": "closed questions", "slots": "words of captions", "choice": "one of ten captions"}
+ASKED = {"looks": ("real", "blind", "english"), "count": 200, "choice": True}
+RECIPE = Chat()
+SEED = 0  # of the connector: models are the unit, each with one
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One language model of the ladder."""
+
+    name: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.seed}"
+
+    @property
+    def arm(self) -> Chat:
+        """The recipe as it stands, on that model."""
+        return replace(RECIPE, lm=self.name, lm_seed=self.seed)
+
+
+def rungs() -> list[Rung]:
+    """The models of the ladder, weights here or not."""
+    return [Rung(variant.name, seed) for variant, seed in pretrain.ladder()]
+
+
+def present() -> list[Rung]:
+    """Those whose weights are on this machine."""
+    return [rung for rung in rungs() if toys.present(rung.name, rung.seed)]
+
+
+def shelf(out: Path) -> Shelf:
+    """Where the rows lie."""
+    return Shelf(out, "ladder", "mpm-lite run ladder")
+
+
+def key(rung: Rung, split: str) -> Key:
+    """What decides the rows of one model."""
+    return rows_key(rung.arm, SEED, {"asked": ASKED, "split": split})
+
+
+def run(
+    out: Path,
+    split: str = "test",
+    say: Callable[[str], None] = lambda line: None,
+    workers: int = 1,
+    only: Sequence[Rung] = (),
+) -> list[Path]:
+    """Train and test what is missing, and write OUT/ladder.csv, OUT/ladder-models.csv and a card of the models that are
+    whole. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the ladder is here."""
+    many = list(only) or present()
+    if not many:
+        raise UserError("No language model of the ladder is here: `mpm-lite pretrain --ladder` makes them.")
+    version, kept = commit(), shelf(out)
+    missing = set(kept.missing([name_of(key(rung, split)) for rung in many]))
+    jobs = {str(r): (_run, (r, split, out)) for r in many if name_of(key(r, split)) in missing}
+    share_out(jobs, workers, say)
+    scores = table(items(many, out, split))
+    tables = {"ladder": scores, "ladder-models": across_models(scores)}
+    card = {
+        "split": split,
+        "models": [str(rung) for rung in many],
+        "asked": {k: list(v) if isinstance(v, tuple) else v for k, v in ASKED.items()},
+    }
+    return written(out, "ladder", tables, card, "ladder", version, [SEED])
+
+
+def _run(rung: Rung, split: str, out: Path) -> None:
+    bench = Bench(progress=False)
+    rows = bench.test(bench.train(rung.arm, SEED), SEED, split, **ASKED)
+    shelf(out).put(key(rung, split), rows)
+
+
+def items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
+    """The rows of these models, with a column `arm`. UserError where some are missing."""
+    keys = {name_of(key(rung, split)): rung for rung in many}
+    found = shelf(out).read({name: f"the ladder's {rung}" for name, rung in keys.items()})
+    return pd.concat([rows.assign(arm=str(keys[name])) for name, rows in found.items()], ignore_index=True)
+
+
+def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
+    """One row a model, metric and figure: "retention", "t" and "e" of the mean of the languages, or the four gains where
+    English gains too little for a ratio; value, low, high, n pictures."""
+    sample, found = Sample(rows, draws), []
+    for arm in dict.fromkeys(rows["arm"]):
+        name, _, seed = arm.partition(":")
+        for metric in METRICS:
+            figures = sample.identity(arm, languages, metric).table()
+            for figure, of in figures.items():
+                told = {"lm": name, "lm_seed": int(seed), "metric": metric, "figure": figure}
+                found.append(told | {"value": of.value, "low": of.low, "high": of.high, "n": sample.n})
+    return pd.DataFrame(found)
+
+
+def towers() -> pd.DataFrame:
+    """The two packaged multilingual towers on the axes of the ladder: text, t (the towers' own alignment: does a caption find
+    its English translation?), retention on held-out stamps with its interval; means of the languages that each tower reads."""
+    by_language = pd.read_csv(runtime.asset("results/retention.csv")).query("test == 'stamps' and cell == 'read'")
+    by_language = by_language[by_language["counts"] & (by_language["language"] != "en")]
+    strength = by_language.groupby("text")["alignment"].mean().rename("t")
+    cells = pd.read_csv(runtime.asset("results/retention-cells.csv")).query("test == 'stamps' and cell == 'read'")
+    return cells.set_index("text")[["rho", "low", "high"]].join(strength, how="inner").reset_index()
+
+
+def across_models(scores: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
+    """What the models say together, by metric: the mean of e, and Spearman's correlation of retention and of e with t. The
+    bootstrap draws models: a model is one witness, however many languages and pictures it is asked about."""
+    wide = scores.pivot_table(index=["metric", "lm", "lm_seed"], columns="figure", values="value")
+    wide = wide.reindex(columns=["t", "e", "retention"]).reset_index()
+    rng, found = np.random.default_rng(3), []
+    for metric, of in wide.groupby("metric", sort=False):
+        of = of.dropna(subset=["t", "e", "retention"])
+        picks = rng.integers(len(of), size=(draws, len(of))) if len(of) else np.zeros((draws, 0), int)
+        said = {
+            "mean e": lambda few: few["e"].mean(),
+            "retention against t": lambda few: spearman(few["t"].to_numpy(), few["retention"].to_numpy()),
+            "e against t": lambda few: spearman(few["t"].to_numpy(), few["e"].to_numpy()),
+        }
+        for figure, statistic in said.items():
+            if len(of) < 3:
+                continue
+            drawn = np.array([statistic(of.iloc[pick]) for pick in picks])
+            one: Interval = evaluate.summarise(float(statistic(of)), drawn)
+            found.append(
+                {
+                    "metric": metric,
+                    "figure": figure,
+                    "value": one.value,
+                    "low": one.low,
+                    "high": one.high,
+                    "models": len(of),
+                }
+            )
+    return pd.DataFrame(found, columns=["metric", "figure", "value", "low", "high", "models"])

@@ -1,0 +1,131 @@
+"""The identity, retention = t * e, on made-up readers whose t and e are known; and the ladder, small, from end to end."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mpm_lite import UserError, figures, ladder, pretrain, runtime
+from mpm_lite.chat import Chat
+from mpm_lite.cli import main
+from mpm_lite.data import grammar
+from mpm_lite.judging import Sample
+from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
+from mpm_lite.towers.lm import load_lm
+from mpm_lite.towers.tokens import save_tokenizer
+
+TINY = LanguageModelOptions(width=32, layers=2, hidden=64, lookups=2, steps=4, compiled=False)
+OTHERS = ladder.OTHERS
+
+
+def reader(arm, t, e, english=0.8, seen=0.75, blind=0.3, n=300, seeds=(0, 1)):
+    """Items of a system whose English gains `english` - `blind` from the caption and of that the share `seen` from the picture;
+    other languages gain t of the first, and from the picture e times as large a share of that."""
+    text = {"en": english - blind} | dict.fromkeys(OTHERS, t * (english - blind))
+    picture = {code: gain * seen * (1 if code == "en" else e) for code, gain in text.items()}
+    frames = []
+    for code in grammar.LANGUAGES:
+        for look, gain in (("blind", 0.0), ("english", text[code]), ("real", picture[code])):
+            for seed in seeds:
+                rng = np.random.default_rng([seed, *f"{arm} {code} {look}".encode()])
+                hits = (rng.random(n) < blind + gain).astype(float)
+                told = {"arm": arm, "language": code, "look": look, "seed": seed, "lm_seed": seed}
+                told |= {"item": [f"i{i}" for i in range(n)], "concept": [f"c{i % 40}" for i in range(n)]}
+                frames.append(pd.DataFrame(told | dict.fromkeys(ladder.METRICS, hits)))
+    return pd.concat(frames, ignore_index=True)
+
+
+@pytest.mark.parametrize(("t", "e"), [(0.95, 1.0), (0.5, 1.0), (0.95, 0.5), (0.5, 0.6)])
+def test_retention_is_text_transfer_times_pivot_efficiency(t, e):
+    found = Sample(reader("a", t, e), draws=500).identity("a", OTHERS, "answers")
+    assert abs(found.retention.value - found.transfer.value * found.efficiency.value) < 1e-6
+    assert np.allclose(found.retention.draws, found.transfer.draws * found.efficiency.draws, atol=1e-6)
+    for figure, truth in ((found.transfer, t), (found.efficiency, e), (found.retention, t * e)):
+        assert figure.interval.low < truth < figure.interval.high
+        assert 0 < figure.interval.high - figure.interval.low < 0.6
+    assert set(found.table()) == {"retention", "t", "e"}
+
+
+def test_joint_draws_make_a_shorter_interval_than_draws_apart():
+    """What makes an English picture hard makes it hard in every language; draws that are not paired would not know."""
+    items = reader("a", 0.9, 1.0)
+    hard = items["item"].str.slice(1).astype(int) % 2 == 0
+    items.loc[hard, list(ladder.METRICS)] = 0.0
+    found = Sample(items, draws=500).identity("a", OTHERS, "answers")
+    apart = found.picture.draws / np.random.default_rng(0).permutation(found.pivot_picture.draws)
+    assert found.retention.draws.std() < apart.std()
+
+
+def test_no_ratio_is_said_where_english_gains_too_little():
+    found = Sample(reader("a", 0.9, 1.0, english=0.45), draws=200).identity("a", OTHERS, "answers")
+    assert not found.said and set(found.table()) == {
+        "gain, picture",
+        "gain, English caption",
+        "gain in English, picture",
+        "gain in English, English caption",
+    }
+    assert found.table()["gain in English, picture"].value == pytest.approx(0.15 * 0.75, abs=0.06)
+
+
+def test_the_ladder_tells_a_perfect_pivot_from_one_that_fails():
+    """Where e is 1 on every rung, retention follows t; where sight fails in other languages, e says so at every t."""
+    strengths = (0.2, 0.4, 0.6, 0.8, 0.95)
+    for e in (1.0, 0.4):
+        many = [reader(f"m:{i}", t, e, n=600, seeds=(0,)) for i, t in enumerate(strengths)]
+        scores = ladder.table(pd.concat(many, ignore_index=True), draws=100)
+        assert len(scores) == len(strengths) * len(ladder.METRICS) * 3
+        said = ladder.across_models(scores, draws=300).set_index(["metric", "figure"])
+        of = said.loc["answers", "mean e"]
+        assert of["low"] <= of["value"] <= of["high"] and of["models"] == len(strengths)
+        assert abs(of["value"] - e) < 0.2
+        assert said.loc[("answers", "retention against t"), "value"] > 0.8
+        figure = figures.ladder(scores, dict(ladder.METRICS), ladder.towers())
+        assert "5 language models" in figure.mpm_alt
+
+
+def test_an_untrained_reader_gets_gains_and_no_ratios():
+    scores = ladder.table(reader("m:0", 0.0, 0.0, english=0.3), draws=50)
+    assert set(scores["figure"]) == set(Sample(reader("m:0", 0, 0, 0.3), 10).identity("m:0", OTHERS, "slots").table())
+    assert "t" not in set(scores["figure"]) and ladder.across_models(scores).empty
+
+
+def test_two_models_are_too_few_to_speak_for_all():
+    rows = pd.concat([reader("m:0", 0.5, 1.0), reader("m:1", 0.9, 1.0)], ignore_index=True)
+    assert ladder.across_models(ladder.table(rows, draws=50)).empty
+
+
+def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
+    features = runtime.home() / "features"
+    features.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    (tmp_path / "features").symlink_to(features)
+    monkeypatch.setattr(ladder, "RECIPE", Chat(pairs=16, options={"steps": 2, "batch": 8, "bf16": False}))
+    monkeypatch.setattr(ladder, "ASKED", {**ladder.ASKED, "count": 12})
+    monkeypatch.setattr(ladder, "present", lambda: [r for r in ladder.rungs() if r.name == "toy-mixed-short"][:1])
+    with pytest.raises(UserError, match="toy-mixed-short:0 is not here"):
+        ladder.run(tmp_path / "out")
+    tokenizer = load_lm("toy-english").tokenizer
+    model = LanguageModel(
+        len(tokenizer), TINY, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
+    )
+    pretrain.save(model.decoder, tmp_path / "lm/toy-mixed-short-0", lambda beside: save_tokenizer(tokenizer, beside))
+    assert main(["run", "ladder", "--out", str(tmp_path / "out")]) == 0
+    assert "ladder.csv" in capsys.readouterr().out
+    scores = pd.read_csv(tmp_path / "out/ladder.csv")
+    assert set(scores["metric"]) == set(ladder.METRICS) and set(scores["lm"]) == {"toy-mixed-short"}
+    card = json.loads((tmp_path / "out/ladder.json").read_text())
+    assert card["models"] == ["toy-mixed-short:0"]
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/ladder").iterdir()}
+    ladder.run(tmp_path / "out")
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/ladder").iterdir()}, "nothing again"
+
+
+def test_mistakes_are_said_in_one_sentence(monkeypatch, capsys):
+    assert main(["run", "ladder", "--set", "steps=3"]) == 2
+    assert "committed configuration" in capsys.readouterr().err
+    assert main(["pretrain", "--ladder", "toy-mixed:0"]) == 2
+    assert "--ladder names its own models" in capsys.readouterr().err
+    monkeypatch.setattr(ladder, "present", list)
+    assert main(["run", "ladder"]) == 2
+    assert "mpm-lite pretrain --ladder" in capsys.readouterr().err
