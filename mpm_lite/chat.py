@@ -144,13 +144,13 @@ class Bench(Asking, Pictured):
         return self._seen[key]
 
     def fits(self, recipe: MpmChat, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
-        """See `likelihoods`."""
+        """Log-likelihood of captions as replies to the question that asks for one; see `likelihoods`."""
         return self.likelihoods(recipe, soft_tokens(recipe, seen), captions, language)
 
     def fits_text(
         self, recipe: MpmChat, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
     ) -> np.ndarray:
-        """See `likelihoods`."""
+        """The same, where an English caption as text stands in the place of the soft tokens."""
         return self.likelihoods(recipe, None, captions, language, given)
 
     def known(self, recipe: MpmChat, seed: int) -> dict[str, Any]:

@@ -43,9 +43,9 @@ LANGUAGES = len(OTHERS)
 
 @dataclass(frozen=True)
 class System:
-    """One that is compared: its bench, its arm in each table, how many of its pairs are not English, how many translated
-    sentences a language it learns from beside them, what it stands on (models of `pretrain` that have read text), and, off the
-    toy world, what decides the data of a split."""
+    """One that is compared: its bench, its arm in each table, how many of its pairs are not English, how many
+    translated sentences a language it learns from beside them, what it stands on (models of `pretrain` that have
+    read text), and, where its world is not the toy world, what decides the data of a split."""
 
     bench: Callable[[], Any]
     arms: Mapping[str, Any]
