@@ -126,7 +126,9 @@ class Asking(ABC):
             for language in languages:
                 frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
                 gold = {"text": language, "english": text.PIVOT}.get(look)
-                told = [grammar.in_order(scene, gold)[0] for scene in many] if gold else own
+                # The English caption is another one, where there is another, than the one among the ten to choose from.
+                which = -1 if look == "english" else 0
+                told = [grammar.in_order(scene, gold)[which] for scene in many] if gold else own
                 if captions:
                     said = self.say(recipe, soft, many, language, told, look == "begun")
                     frame.update(self.scored(said, many, language, apart))

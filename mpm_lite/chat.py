@@ -217,6 +217,8 @@ class Bench(Asking, Pictured):
             "pictures": toyworld.RENDER,
             "captions": sample,
         }
+        if options.distil:
+            decides["questions of self-distillation"] = [grammar.describe(code) for code in grammar.LANGUAGES]
         return Key("weights of mpm_chat, stage 1", decides)
 
     def _fit(self, recipe: MpmChat, data: Exchanges, seed: int, label: str, key: str) -> None:
@@ -237,10 +239,12 @@ class Bench(Asking, Pictured):
         return Exchanges(lm, seen, *zip(*of, strict=True), self.echoes(lm, exchanges) if options.distil else ())
 
     def echoes(self, lm: LM, exchanges: Sequence[Exchange]) -> list[Echo]:
-        """For each English caption a question for a description, in the languages of the model by turns, and its reply to it."""
+        """For each English caption a question for a description, in the languages that the model read by turns, and its
+        reply to it."""
         if any(e.language != text.PIVOT for e in exchanges):
             raise UserError("Self-distillation reads the English captions as text: set distil=0 or languages=('en',).")
-        asked = [grammar.describe(grammar.LANGUAGES[i % len(grammar.LANGUAGES)]) for i in range(len(exchanges))]
+        known = [code for code in grammar.LANGUAGES if code in lm.languages] or list(grammar.LANGUAGES)
+        asked = [grammar.describe(known[i % len(known)]) for i in range(len(exchanges))]
         prompts = [f"{e.reply}\n{question}\n" for e, question in zip(exchanges, asked, strict=True)]
         replies = lm.generate(prompts, stop="\n", new_tokens=64, progress=self.progress)
         return [Echo(e.reply, q, r) for e, q, r in zip(exchanges, asked, replies, strict=True)]

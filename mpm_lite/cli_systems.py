@@ -99,8 +99,8 @@ def ladder(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train MPM chat on every language model of the ladder that is here, and test it; a committed configuration."""
     from mpm_lite import ladder as study
 
-    if settings:
-        raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set.")
+    if settings or args.seeds:
+        raise UserError(f"{args.recipe!r} is a committed configuration and takes neither --set nor --seeds.")
     print(runtime.banner())
     say = lambda line: print(line, flush=True)  # noqa: E731
     for path in study.run(output(args, "runs"), say=say, workers=args.workers):

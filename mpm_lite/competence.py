@@ -6,7 +6,7 @@ model that cannot read a scene from its context cannot read it from a picture ei
 The second gate is bilingual, and is the premise of the pivot: an English caption stands in the context, and a question
 on it is asked and answered in another language. *Text transfer* is how much of what English gains from that caption the
 other language gains, t = (s_L - b_L) / (s_en - b_en), where s is the share of closed questions right and b the share
-right with no caption at all. A model is *strong* where t is at least 0.9 in every language that it read. Of a weaker
+right with no caption at all. (Once a connector is trained, `judging.Identity` takes the mean picture's score for b.) A model is *strong* where t is at least 0.9 in every language that it read. Of a weaker
 model, nobody can expect that English pictures teach it more than English captions do.
 
 Translation, words that no translation pair contained, and alignment are measured and are no bar.
@@ -44,7 +44,8 @@ Row = tuple[str, str, str, int, float, int]
 
 
 def measure(lm: LM, languages: Sequence[str], withheld: frozenset[str], split: str = "val", n: int = SCENES) -> Any:
-    """Every measure of one model on `n` scenes of `split`, pandas: metric, language, to, layer, value, n.
+    """Every measure of one model on `n` scenes of `split`, and questions across languages on twice as many, pandas: metric,
+    language, to, layer, value, n.
 
     `languages` are asked whether the model read them or not; `to` is the language asked for, `layer` is -1 but for
     alignment. Values are shares, but perplexity, which is per token.
@@ -76,8 +77,8 @@ def passes(table: Any, languages: Sequence[str]) -> bool:
 
 
 def transfer(table: Any, languages: Sequence[str]) -> dict[str, float]:
-    """Text transfer t of each of these languages but English, from the rows of `measure`. None for a model of one language, nor
-    for one whose English gains less than SEEN from the caption: a ratio over that would say nothing."""
+    """Text transfer t of each of these languages but English, from the rows of `measure`. It is empty for a model of one
+    language, and for one whose English gains less than SEEN from the caption: a ratio over that would say nothing."""
     score = table[table["metric"].isin([FROM_ENGLISH, FROM_NOTHING])].set_index(["metric", "to"])["value"]
     gain = {code: score[FROM_ENGLISH, code] - score[FROM_NOTHING, code] for code in {*languages, text.PIVOT}}
     if gain[text.PIVOT] < SEEN:

@@ -46,7 +46,7 @@ class LikeEmbeddings(nn.Module):
 class Mixture(LikeEmbeddings):
     """(..., D) -> (..., D): soft tokens as mixtures of the rows of a language model's embedding table.
 
-    What is mixed is always between words, so that a soft token cannot lie where no text leads. Starts from flat weights.
+    What is mixed is always between words, so that a soft token cannot lie where no text leads. Weights begin nearly flat.
     """
 
     def __init__(self, embeddings: Tensor) -> None:

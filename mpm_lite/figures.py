@@ -143,6 +143,7 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
     """
     plt = house()
     figure, axes = plt.subplots(1, len(named), figsize=(3.9 * len(named), 4.0), sharey=True, squeeze=False)
+    top = 1.35
     for axis, (metric, name) in zip(axes[0], named.items(), strict=True):
         rows = table[table["metric"] == metric].set_index(["figure", "lm", "lm_seed"])[["value", "low", "high"]]
         there = {figure for figure, *_ in rows.index}
@@ -152,20 +153,28 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
             if what not in there or "t" not in there:
                 continue
             of = rows.loc["t"].join(rows.loc[what], lsuffix="_t", how="inner")
-            # Of a model whose others read next to nothing in the caption, e is a ratio of two noises.
-            of = of[of["low_t"] > 0.05] if what == "e" else of
+            top = max(top, of["value"].max() + 0.05)
             bars = np.clip([of["value"] - of["low"], of["high"] - of["value"]], 0, None)
             axis.errorbar(of["value_t"], of["value"], yerr=bars, fmt="none", ecolor=COLOURS[i], alpha=0.3, lw=1)
             look = {"marker": "os"[i], "s": 30, "edgecolor": "white", "lw": 0.5, "zorder": 3}
             axis.scatter(of["value_t"], of["value"], color=COLOURS[i], label=label, **look)
         # Where the papers' statement lies: a strong language model, and hardly anything lost.
         axis.fill_between([0.9, 1.1], 0.9, 1.1, color="grey", alpha=0.2, lw=0, label="what the papers state")
-        axis.set(title=name, xlabel="text transfer t: how strong the language model is")
-        axis.set(xlim=(-0.05, 1.1), ylim=(-0.05, 1.35))
+        models = rows.loc["t"].index.nunique() if "t" in there else 0
+        axis.set(title=f"{name}, {models} language models", xlabel="text transfer t: how strong the language model is")
+        axis.set(xlim=(-0.05, 1.1), ylim=(-0.05, top))
     if towers is not None:
         axis, bars = axes[0, -1], [towers["rho"] - towers["low"], towers["high"] - towers["rho"]]
         axis.errorbar(towers["t"], towers["rho"], yerr=bars, fmt="none", ecolor="black", alpha=0.4, lw=1)
-        axis.scatter(towers["t"], towers["rho"], marker="*", s=90, color="black", zorder=3, label="real towers, stamps")
+        axis.scatter(
+            towers["t"],
+            towers["rho"],
+            marker="*",
+            s=90,
+            color="black",
+            zorder=3,
+            label="real towers (t: own alignment)",
+        )
         for row in towers.itertuples():
             axis.annotate(row.text, (row.t, row.rho), fontsize=8, xytext=(6, -9), textcoords="offset points")
         axis.legend(*[[one[-1]] for one in axis.get_legend_handles_labels()], loc="upper left", fontsize=8)

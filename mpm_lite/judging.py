@@ -51,14 +51,18 @@ def mean(figures: Iterable[Drawn]) -> Drawn:
     return Drawn(float(np.mean([f.value for f in many])), np.mean([f.draws for f in many], axis=0))
 
 
+READ = 0.05  # what the other languages must surely gain from the caption before e, a ratio over that gain, is said
+
+
 @dataclass(frozen=True)
 class Identity:
     """Retention as the product of what a language model brings and what sight adds: retention = t * e.
 
     Four gains over the blind look: of other languages (their mean) and of the pivot language, from the picture and from
     the gold pivot caption as text in the picture's place. *Text transfer* t is how much of what the pivot gains from that
-    caption the others gain; it is about the language model, and no picture is in it. *Pivot efficiency* e is how much of
-    what the others gain from the caption they gain from the picture, over the same for the pivot; it is about the pivot.
+    caption the others gain; it is about the language model, and pictures are in it by their mean only, which is the chance
+    that is taken off. *Pivot efficiency* e is how much of what the others gain from the caption they gain from the picture,
+    over the same for the pivot; it is about the pivot.
     """
 
     picture: Drawn
@@ -86,10 +90,17 @@ class Identity:
         """Whether the pivot language gains enough, from the picture and from text, for the ratios to be said."""
         return min(self.pivot_picture.value, self.pivot_text.value) >= SEEN
 
+    @property
+    def read(self) -> bool:
+        """Whether the others surely gain from the caption, at least READ: else e divides by what may be nothing."""
+        return self.text.interval.low >= READ
+
     def table(self) -> dict[str, Interval]:
-        """What to print: the three ratios with intervals of joint draws; the four gains where `said` is False."""
+        """What to print: the three ratios with intervals of joint draws; without e where `read` is False, and the four gains
+        where `said` is False."""
         if self.said:
-            named = {"retention": self.retention, "t": self.transfer, "e": self.efficiency}
+            named = {"retention": self.retention, "t": self.transfer}
+            named |= {"e": self.efficiency} if self.read else {}
         else:
             named = {
                 "gain, picture": self.picture,

@@ -1,7 +1,7 @@
 """The ladder: one recipe of MPM chat on language models from weak to strong, and what of its retention is whose.
 
-    mpm-lite pretrain --ladder --out OUT      the language models; stopped and called again, it goes on
-    mpm-lite run ladder --out OUT             on each of them the same connector, then questions about test pictures
+    mpm-lite pretrain --ladder        the language models; stopped and called again, it goes on
+    mpm-lite run ladder --out OUT     on each that is here the same connector, then questions about test pictures
 
 The premise of the papers is a strong multilingual language model; the hypothesis is that pictures with English captions
 teach it as much as English captions themselves do. Every model of the ladder gets three figures for each score: text
@@ -12,7 +12,7 @@ hypothesis about e.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,8 @@ def shelf(out: Path) -> Shelf:
 
 def key(rung: Rung, split: str) -> Key:
     """What decides the rows of one model."""
-    return rows_key(rung.arm, SEED, {"asked": ASKED, "split": split})
+    options = {k: v for k, v in asdict(rung.arm.recipe_options).items() if k != "bf16"}
+    return rows_key(rung.arm, SEED, {"asked": ASKED, "split": split, "options": options})
 
 
 def run(
@@ -81,11 +82,14 @@ def run(
     workers: int = 1,
     only: Sequence[Rung] = (),
 ) -> list[Path]:
-    """Train and test what is missing, and write OUT/ladder.csv, OUT/ladder-models.csv and a card of the models that are
-    whole. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the ladder is here."""
+    """Train and test what is missing of the models that are here (or of `only` some), and write OUT/ladder.csv,
+    OUT/ladder-models.csv and a card. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the
+    ladder is here."""
     many = list(only) or present()
     if not many:
         raise UserError("No language model of the ladder is here: `mpm-lite pretrain --ladder` makes them.")
+    if gone := [str(rung) for rung in rungs() if rung not in many]:
+        say(f"Left out, for they are not here: {', '.join(gone)}")
     version, kept = commit(), shelf(out)
     missing = set(kept.missing([name_of(key(rung, split)) for rung in many]))
     jobs = {str(r): (_run, (r, split, out)) for r in many if name_of(key(r, split)) in missing}
@@ -114,8 +118,8 @@ def items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
 
 
 def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
-    """One row a model, metric and figure: "retention", "t" and "e" of the mean of the languages, or the four gains where
-    English gains too little for a ratio; value, low, high, n pictures."""
+    """One row a model, metric and figure: "retention", "t" and "e" of the mean of the languages, as far as `Identity.table`
+    says them, or four gains; value, low, high, n pictures. Intervals are of pictures: each model has one connector."""
     sample, found = Sample(rows, draws), []
     for arm in dict.fromkeys(rows["arm"]):
         name, _, seed = arm.partition(":")
@@ -138,22 +142,27 @@ def towers() -> pd.DataFrame:
 
 
 def across_models(scores: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
-    """What the models say together, by metric: the mean of e, and Spearman's correlation of retention and of e with t. The
-    bootstrap draws models: a model is one witness, however many languages and pictures it is asked about."""
+    """What the models say together, by metric: the mean of e, and Spearman's correlation of retention with t, with the number
+    of models that have these figures. The bootstrap draws models: a model is one witness, however many languages and
+    pictures it is asked about. (e is a quotient by t: noise alone would make the two of them run against each other, so that
+    no correlation of these is taken.)"""
     wide = scores.pivot_table(index=["metric", "lm", "lm_seed"], columns="figure", values="value")
     wide = wide.reindex(columns=["t", "e", "retention"]).reset_index()
     rng, found = np.random.default_rng(3), []
     for metric, of in wide.groupby("metric", sort=False):
-        of = of.dropna(subset=["t", "e", "retention"])
-        picks = rng.integers(len(of), size=(draws, len(of))) if len(of) else np.zeros((draws, 0), int)
         said = {
-            "mean e": lambda few: few["e"].mean(),
-            "retention against t": lambda few: spearman(few["t"].to_numpy(), few["retention"].to_numpy()),
-            "e against t": lambda few: spearman(few["t"].to_numpy(), few["e"].to_numpy()),
+            "mean e": (["e"], lambda few: few["e"].mean()),
+            "retention against t": (
+                ["t", "retention"],
+                lambda few: spearman(few["t"].to_numpy(), few["retention"].to_numpy()),
+            ),
         }
-        for figure, statistic in said.items():
+        every = of
+        for figure, (needs, statistic) in said.items():
+            of = every.dropna(subset=needs)
             if len(of) < 3:
                 continue
+            picks = rng.integers(len(of), size=(draws, len(of)))
             drawn = np.array([statistic(of.iloc[pick]) for pick in picks])
             one: Interval = evaluate.summarise(float(statistic(of)), drawn)
             found.append(

@@ -2,7 +2,7 @@
 
     mpm-lite pretrain toy-multilingual:0 --out assets      one model
     mpm-lite pretrain all --out assets                     every one; stopped and called again, it goes on
-    mpm-lite pretrain --ladder --out OUT                   from weak to strong (`ladder.py`)
+    mpm-lite pretrain --ladder                             those of the ladder (`ladder.py`)
 
 All variants share the tokenizer. What differs is what the documents are and, for some of the ladder, size and steps. One
 language takes a tenth of the steps that ten take, and is read as often as each of them.
@@ -86,22 +86,23 @@ VARIANTS = {
         Variant("toy-parallel-20", _ALL, 0.20, (0,), withheld=3),
         # Seven tenths of what it reads are pairs: to read a language on its own about as often, it needs longer.
         Variant("toy-parallel-70", _ALL, 0.70, (0,), steps=36_000, withheld=3),
-        # Half of its discourse is in two languages; and its control, which reads as much, all in one language.
+        # Half of its discourse is in two languages. Its control reads as many documents that say a caption again in another
+        # language (a third of all), and asks and answers in one language only.
         Variant("toy-mixed", _ALL, 0.20, (0, 1, 2), mixed=0.5),
-        Variant("toy-unmixed", _ALL, 0.20, (0, 1, 2)),
-        # Between them: a tenth of its discourse in two languages; no translation pairs; fewer steps; narrower; deeper.
+        Variant("toy-unmixed", _ALL, 0.33, (0, 1, 2)),
+        # Others: a tenth of its discourse in two languages; a twentieth of pairs; fewer steps; narrower; deeper.
         Variant("toy-mixed-10", _ALL, 0.20, (0, 1), mixed=0.1),
-        Variant("toy-mixed-unpaired", _ALL, 0.0, (0, 1), mixed=0.5),
+        Variant("toy-mixed-few", _ALL, 0.05, (0, 1), mixed=0.5),
         Variant("toy-mixed-short", _ALL, 0.20, (0, 1), mixed=0.5, lookups=4_000, steps=4_000),
         Variant("toy-mixed-narrow", _ALL, 0.20, (0, 1), mixed=0.5, width=64),
         Variant("toy-mixed-deep", _ALL, 0.20, (0,), mixed=0.5, layers=6),
     )
 }
-# From weak to strong; those whose weights ship come first.
+# In the order in which they are made: those whose weights ship come first.
 _RUNGS = (
     "toy-english:0 toy-noparallel:0 toy-multilingual:0 toy-multilingual:1 toy-multilingual:2 toy-mixed:0 toy-unmixed:0 "
-    "toy-mixed-short:0 toy-mixed:1 toy-mixed-10:0 toy-mixed:2 toy-mixed-unpaired:0 toy-mixed-narrow:0 toy-unmixed:1 "
-    "toy-mixed-10:1 toy-mixed-short:1 toy-mixed-unpaired:1 toy-unmixed:2 toy-mixed-narrow:1 toy-mixed-deep:0"
+    "toy-mixed-short:0 toy-mixed:1 toy-mixed-10:0 toy-mixed:2 toy-mixed-few:0 toy-mixed-narrow:0 toy-unmixed:1 "
+    "toy-mixed-10:1 toy-mixed-short:1 toy-mixed-few:1 toy-unmixed:2 toy-mixed-narrow:1 toy-mixed-deep:0"
 )
 
 
@@ -154,7 +155,8 @@ def corpora(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[list[B
     """The documents of each stage as training data, and what they are in numbers, for the card.
 
     To begin with, a model learns to look one thing up; there are no translation pairs yet. Where the colour stands
-    before its noun, to find it by the noun is nothing that saying a caption again would teach.
+    before its noun, to find it by the noun is nothing that saying a caption again would teach. Where discourse is mixed, so
+    is this first one: the caption is in one language, the question and the colour in another.
     """
     what = mix(variant, seed)
     lookups, first = corpus(replace(what, **LOOKUPS), count, in_full=0)
@@ -177,8 +179,13 @@ def corpus(what: text.Mix, count: int, in_full: int = IN_FULL) -> tuple[Buckets,
     for document, row in zip(many, rows, strict=True):
         if len(set(document.languages)) == 1:
             tokens[document.languages[0]] += len(row)
+    two = [len(set(d.languages)) == 2 for d in many]
+    again = [d.kind == text.PARALLEL or grammar.describe(d.languages[1]) in d.segments for d in many]
     said = {
         "documents": count,
+        # Translation pairs, and mixed discourse whose answer says the caption again.
+        "captions_in_two_languages": sum(a and t for a, t in zip(again, two, strict=True)),
+        "tokens_in_two_languages": sum(len(row) for row, t in zip(rows, two, strict=True) if t),
         "documents_by_kind": dict(sorted(kinds.items())),
         "monolingual_tokens": dict(sorted(tokens.items())),
         "parallel_sentences": kinds[text.PARALLEL],

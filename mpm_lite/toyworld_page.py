@@ -82,6 +82,7 @@ def model_table() -> str:
         cells += ["yes" if card["passes"] else "**no**"]
         across = card.get("text_transfer_on_val")
         cells += [f"{min(across.values()):.2f} / {competence.STRONG:.2f}" if across else "-"]
+        cells += [{True: "yes", False: "no"}[card["strong"]] if "strong" in card else "-"]
         cells += [_mean(own[own["read"] & (own["metric"] == m)]) for m in ("fluency", "agreement")]
         cells += [_mean(own[own["read"] & (own["metric"] == "perplexity")], 1, 2)]
         for metric in ("translation", "translation slots", "paired words", "withheld words"):
@@ -91,7 +92,7 @@ def model_table() -> str:
         cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
         ships = "yes" if card["seed"] in toys.shipped(card["name"]) else "no"
         body.append([*cells, _minutes(card), ships])
-    header = ["model", "seed", "parallel %", "mixed %", "withheld", "documents read, M", "paraphrase / bar", "answers / bar", "passes", "text transfer / bar", "fluency", "agreement",
+    header = ["model", "seed", "parallel %", "mixed %", "withheld", "documents read, M", "paraphrase / bar", "answers / bar", "passes", "text transfer / bar", "strong", "fluency", "agreement",
               "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
               "alignment by layer", "minutes", "ships"]  # fmt: skip
     return markdown_table(header, body)
@@ -157,7 +158,7 @@ def page() -> str:
     if list(pretrain.cards()):
         parts += [
             "## Language models",
-            'Two gates, each for the lowest language on val, beside its bar. The first is monolingual, and what "passes" speaks of; it was fixed before any of these were trained, and a model most of whose text is pairs reads more documents to pass it. The second is bilingual: *text transfer* is how much of what English gains from an English caption in closed questions another language gains from the same English caption. A model is *strong* from 0.90 on; "-" where it was not measured. *Mixed* is the share of discourse in two languages, *withheld* the number of attributes that occur in no translation pair. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing. What does not ship, for its size, `mpm-lite pretrain NAME` makes again.',
+            'Two gates, each for the lowest language on val, beside its bar. The first is monolingual, and what "passes" speaks of; it was fixed before any of these were trained, and a model most of whose text is pairs reads more documents to pass it. The second is bilingual: *text transfer* is how much of what English gains from an English caption in closed questions another language gains from the same English caption. A model that passes both is *strong*; "-" where text transfer was not measured, or says nothing because the model reads one language or gains too little in English. *Mixed* is the share of discourse in two languages, *withheld* the number of attributes that occur in no translation pair. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing. What does not ship, for its size, `mpm-lite pretrain NAME` makes again.',
             model_table(),
         ]
     if len(alignment_by_layer()):

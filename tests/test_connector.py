@@ -146,6 +146,15 @@ def test_soft_tokens_that_are_the_caption_have_nothing_to_learn_from_it(lm, towe
         assert torch.allclose(loss - without, recipe.unlike(both, recipe.see(both["seen"])), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"distil": 1.0, "thawed": "all"}, {"soft": "mixture", "thawed": "lora"}, {"soft": "mixture", "tuned": "all"}],
+)
+def test_a_language_model_that_learns_is_no_teacher_and_its_words_are_not_mixed(lm, tower, seen, options):
+    with pytest.raises(UserError, match="frozen"):
+        recipe(lm, tower, **options)
+
+
 def test_a_mixture_lies_between_the_words_it_mixes(lm, tower, seen):
     """Every soft token is a convex combination of embeddings: no coordinate lies outside of what the table spans."""
     table = lm.model.get_input_embeddings().weight

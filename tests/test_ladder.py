@@ -12,6 +12,7 @@ from mpm_lite.cli import main
 from mpm_lite.data import grammar
 from mpm_lite.judging import Sample
 from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
+from mpm_lite.towers import toys
 from mpm_lite.towers.lm import load_lm
 from mpm_lite.towers.tokens import save_tokenizer
 
@@ -36,10 +37,22 @@ def reader(arm, t, e, english=0.8, seen=0.75, blind=0.3, n=300, seeds=(0, 1)):
     return pd.concat(frames, ignore_index=True)
 
 
+def reader_mean(items, code, look):
+    return items[(items["language"] == code) & (items["look"] == look)]["answers"].mean()
+
+
 @pytest.mark.parametrize(("t", "e"), [(0.95, 1.0), (0.5, 1.0), (0.95, 0.5), (0.5, 0.6)])
 def test_retention_is_text_transfer_times_pivot_efficiency(t, e):
-    found = Sample(reader("a", t, e), draws=500).identity("a", OTHERS, "answers")
+    items = reader("a", t, e)
+    found = Sample(items, draws=500).identity("a", OTHERS, "answers")
     assert abs(found.retention.value - found.transfer.value * found.efficiency.value) < 1e-6
+    gains = {
+        code: [reader_mean(items, code, look) - reader_mean(items, code, "blind") for look in ("real", "english")]
+        for code in grammar.LANGUAGES
+    }
+    others = np.mean([gains[code] for code in OTHERS], axis=0)
+    assert found.retention.value == pytest.approx(others[0] / gains["en"][0])
+    assert found.transfer.value == pytest.approx(others[1] / gains["en"][1])
     assert np.allclose(found.retention.draws, found.transfer.draws * found.efficiency.draws, atol=1e-6)
     for figure, truth in ((found.transfer, t), (found.efficiency, e), (found.retention, t * e)):
         assert figure.interval.low < truth < figure.interval.high
@@ -86,8 +99,25 @@ def test_the_ladder_tells_a_perfect_pivot_from_one_that_fails():
 
 def test_an_untrained_reader_gets_gains_and_no_ratios():
     scores = ladder.table(reader("m:0", 0.0, 0.0, english=0.3), draws=50)
-    assert set(scores["figure"]) == set(Sample(reader("m:0", 0, 0, 0.3), 10).identity("m:0", OTHERS, "slots").table())
+    assert len(set(scores["figure"])) == 4
     assert "t" not in set(scores["figure"]) and ladder.across_models(scores).empty
+
+
+def test_no_efficiency_is_said_where_the_others_read_nothing():
+    """Sight that loses nothing, in a language model that reads English alone: retention is 0, and e would be noise."""
+    rows = pd.concat([reader(f"m:{i}", 0.0, 1.0) for i in range(4)], ignore_index=True)
+    scores = ladder.table(rows, draws=100)
+    assert set(scores["figure"]) == {"retention", "t"} and (scores["high"] < 0.2).all()
+    said = ladder.across_models(scores, draws=50)
+    assert set(said["figure"]) == {"retention against t"}
+    assert figures.ladder(scores, dict(ladder.METRICS)).mpm_alt
+
+
+def test_other_options_of_the_recipe_are_other_rows(monkeypatch):
+    rung = next(r for r in ladder.rungs() if toys.present(r.name, r.seed))
+    before = ladder.key(rung, "test")
+    monkeypatch.setattr(ladder, "RECIPE", Chat(options={"queries": 8}))
+    assert ladder.key(rung, "test") != before
 
 
 def test_two_models_are_too_few_to_speak_for_all():
@@ -103,9 +133,11 @@ def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ladder, "RECIPE", Chat(pairs=16, options={"steps": 2, "batch": 8, "bf16": False}))
     monkeypatch.setattr(ladder, "ASKED", {**ladder.ASKED, "count": 12})
     monkeypatch.setattr(ladder, "present", lambda: [r for r in ladder.rungs() if r.name == "toy-mixed-short"][:1])
+    tokenizer = load_lm("toy-english").tokenizer
+    monkeypatch.setattr(toys, "shipped", lambda name: [])
+    monkeypatch.setattr(toys, "_there", lambda name: toys._in(tmp_path / "lm", name))
     with pytest.raises(UserError, match="toy-mixed-short:0 is not here"):
         ladder.run(tmp_path / "out")
-    tokenizer = load_lm("toy-english").tokenizer
     model = LanguageModel(
         len(tokenizer), TINY, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
     )
@@ -124,6 +156,8 @@ def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
 def test_mistakes_are_said_in_one_sentence(monkeypatch, capsys):
     assert main(["run", "ladder", "--set", "steps=3"]) == 2
     assert "committed configuration" in capsys.readouterr().err
+    assert main(["run", "ladder", "--seeds", "3"]) == 2
+    assert "neither --set nor --seeds" in capsys.readouterr().err
     assert main(["pretrain", "--ladder", "toy-mixed:0"]) == 2
     assert "--ladder names its own models" in capsys.readouterr().err
     monkeypatch.setattr(ladder, "present", list)

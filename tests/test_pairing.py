@@ -37,7 +37,7 @@ def test_every_rival_chooses_captions(bench, kind):
     assert rows.equals(bench.test(again, 0, split="val", languages=("en", "zh"), count=30))
     text = bench.test(recipe, 0, split="val", languages=("en", "zh"), looks=("english",), count=30)
     by = text.groupby("language")["choice"].mean()
-    assert by["en"] == 1, "in English its own caption is the given one"
+    assert by["en"] > 0.8, "in English, the given caption says what its own says, in other words"
     if kind == "translate-test":
         assert by["zh"] > 0.3, "a translator makes English of it, of which chance would find a tenth"
 

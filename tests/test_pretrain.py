@@ -162,7 +162,17 @@ def test_variants_are_those_of_the_design():
 
 def test_a_strengthened_model_and_its_control_differ_in_mixed_discourse_alone():
     one, control = pretrain.VARIANTS["toy-mixed"], pretrain.VARIANTS["toy-unmixed"]
-    assert replace(one, name=control.name, mixed=0.0) == control and one.mixed > 0
+    assert replace(one, name=control.name, mixed=0.0, parallel=control.parallel) == control and one.mixed > 0
+    told = [pretrain.corpus(pretrain.mix(v, 0), 1500)[1]["captions_in_two_languages"] for v in (one, control)]
+    assert abs(told[0] - told[1]) < 0.15 * told[1], "as many captions are said again in another language"
+
+
+def test_seeds_of_one_model_are_not_those_of_another_whose_name_is_longer(tmp_path, monkeypatch):
+    (tmp_path / "results/lm").mkdir(parents=True)
+    for name in ("toy-mixed-2", "toy-mixed-10-1", "toy-mixed-short-0"):
+        (tmp_path / f"results/lm/{name}.json").write_text("{}")
+    monkeypatch.setattr(toys.runtime, "asset", lambda name="": tmp_path / name)
+    assert toys.seeds("toy-mixed") == [2] and toys.seeds("toy-mixed-10") == [1]
 
 
 def test_the_ladder_has_models_enough_and_two_seeds_where_it_bends():

@@ -41,8 +41,9 @@ class Mix:
     hundred thousand documents. Another `stream` is other documents of other scenes, with the same words withheld.
 
     `mixed` is the share of discourse whose caption is in one language and whose question and answer are in another; any
-    two of `languages`. `withheld` attributes (0 to 3) occur in no translation pair: an arm that shows what missing pairs
-    cost. Documents of mixed discourse may speak of them.
+    two of `languages`. Of it, too, `asked` are closed questions; the others ask what there is, and their answer is a
+    translation of the caption. `withheld` attributes (0 to 3) occur in no translation pair: an arm that shows what missing
+    pairs cost. Documents of mixed discourse may speak of them.
     """
 
     languages: tuple[str, ...] = grammar.LANGUAGES

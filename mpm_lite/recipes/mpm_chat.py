@@ -8,8 +8,8 @@ names a language: in which one to reply follows from the question.
 
 *Self-distillation* is ours and not the paper's; `distil` = 0 leaves it out. The frozen language model teaches the
 connector what its own English caption would have said: behind the soft tokens, the distribution of every next token
-shall be the one behind the caption as text, when a description is asked for in any of its languages. The replies on which
-the two are compared are the language model's own. No picture and no caption of another language is used.
+shall be the one behind the caption as text, when a description is asked for in any language that it read. The replies on
+which the two are compared are the language model's own. No picture and no caption of another language is used.
 
 Shapes: N exchanges, P patches, Q soft tokens, T tokens of the longest prompt, T' of the longest reply, D_in the image
 tower's width, D the language model's width.
@@ -145,6 +145,14 @@ class MpmChat(Recipe):
                 raise unknown("part of the language model to tune", part, TUNED)
         if options.vision not in VISION:
             raise unknown("way to treat the image tower", options.vision, VISION)
+        if options.distil and options.thawed != "none":
+            raise UserError(
+                "The language model that teaches the connector must be frozen: set distil=0 or thawed='none'."
+            )
+        if options.soft == "mixture" and {options.thawed, options.tuned} != {"none"}:
+            raise UserError(
+                "soft='mixture' mixes the embeddings of a frozen language model: set thawed and tuned to 'none'."
+            )
         if options.vision == "trained" and options.connector != "queries":
             raise UserError("vision='trained' needs the image tower inside the recipe: set connector='queries'.")
         if not options.steps and options.tuned == "none":
@@ -211,8 +219,8 @@ class MpmChat(Recipe):
             return loss + self.options.distil * self.unlike(batch, soft) if "echo" in batch else loss
 
     def unlike(self, batch: dict[str, Tensor], soft: Tensor) -> Tensor:
-        """Self-distillation: mean KL divergence, in nats a token, of what comes next behind the soft tokens (N, Q, D) from
-        what comes next behind the caption as text."""
+        """Self-distillation: KL divergence of what comes next behind the soft tokens (N, Q, D) from what comes next behind the
+        caption as text, summed over the echoes' tokens; in nats a token of the replies, by which a batch's parts are weighted."""
         begins, echo = bool(batch["begins"]), batch["echo"]
         there = echo >= 0  # (N, T')
         seeing, reading = (
@@ -222,7 +230,7 @@ class MpmChat(Recipe):
         with torch.no_grad():
             teacher = self.lm.next_tokens(reading, echo.clamp(min=0), there)[there]  # (tokens, V)
         student = self.lm.next_tokens(seeing, echo.clamp(min=0), there)[there]
-        return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return F.kl_div(student, teacher, reduction="sum", log_target=True) / max(1.0, self.weight(batch))
 
     def weight(self, batch: dict[str, Tensor]) -> float:
         """The replies' tokens."""

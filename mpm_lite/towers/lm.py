@@ -35,8 +35,9 @@ def load_lm(
 ) -> LM:  # fmt: skip
     """The language model of that name, frozen, in float32.
 
-    `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`; `seed` picks one
-    of those pretrained apart; `toy-parallel-1`, `-20`, `-70`), a folder written by transformers, or a hub id such as `bigscience/mt0-small`;
+    `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`, and those that
+    `mpm-lite pretrain` makes, such as `toy-mixed` and `toy-parallel-70`; `seed` picks one of those pretrained apart), a
+    folder written by transformers, or a hub id such as `bigscience/mt0-small`;
     `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU.
     Raises UserError for a name nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its
     tokenizer, a hub that cannot be reached, or bits without a GPU or bitsandbytes.

@@ -15,7 +15,7 @@ DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")
 # With mixed discourse and, of equal steps, without it; nothing is withheld from pairs. The last five are rungs of a ladder.
 MIXED_LMS = (
     *("toy-mixed", "toy-unmixed"),
-    *("toy-mixed-10", "toy-mixed-unpaired", "toy-mixed-short", "toy-mixed-narrow", "toy-mixed-deep"),
+    *("toy-mixed-10", "toy-mixed-few", "toy-mixed-short", "toy-mixed-narrow", "toy-mixed-deep"),
 )
 NAMES = (*TOY_LMS, *DIAL_LMS, *MIXED_LMS)
 
@@ -28,8 +28,8 @@ def withheld(name: str) -> int:
 def seeds(name: str) -> list[int]:
     """The seeds with which models of that name were pretrained, in order, by their cards: whether their weights ship or not.
     What else was made on this machine is not among them: which models the claims take in turn is the same everywhere."""
-    cards = (runtime.asset("results") / "lm").glob(f"{name}-[0-9]*.json")
-    return sorted({int(path.stem.rsplit("-", 1)[1]) for path in cards} | set(shipped(name)))
+    cards = (path.stem.removeprefix(f"{name}-") for path in (runtime.asset("results") / "lm").glob(f"{name}-*.json"))
+    return sorted({int(seed) for seed in cards if seed.isdigit()} | set(shipped(name)))
 
 
 def shipped(name: str) -> list[int]:
