@@ -94,6 +94,7 @@ VARIANTS = {
         Variant("toy-mixed-10", _ALL, 0.20, (0, 1), mixed=0.1),
         Variant("toy-mixed-few", _ALL, 0.05, (0, 1), mixed=0.5),
         Variant("toy-mixed-short", _ALL, 0.20, (0, 1), mixed=0.5, lookups=4_000, steps=4_000),
+        Variant("toy-unmixed-short", _ALL, 0.33, (0, 1), lookups=4_000, steps=4_000),
         Variant("toy-mixed-narrow", _ALL, 0.20, (0, 1), mixed=0.5, width=64),
         Variant("toy-mixed-deep", _ALL, 0.20, (0,), mixed=0.5, layers=6),
     )
@@ -101,8 +102,8 @@ VARIANTS = {
 # In the order in which they are made: those whose weights ship come first.
 _RUNGS = (
     "toy-english:0 toy-noparallel:0 toy-multilingual:0 toy-multilingual:1 toy-multilingual:2 toy-mixed:0 toy-unmixed:0 "
-    "toy-mixed-short:0 toy-mixed:1 toy-mixed-10:0 toy-mixed:2 toy-mixed-few:0 toy-mixed-narrow:0 toy-unmixed:1 "
-    "toy-mixed-10:1 toy-mixed-short:1 toy-mixed-few:1 toy-unmixed:2 toy-mixed-narrow:1 toy-mixed-deep:0"
+    "toy-mixed-short:0 toy-unmixed-short:0 toy-mixed:1 toy-mixed-10:0 toy-mixed:2 toy-mixed-few:0 toy-mixed-narrow:0 toy-unmixed:1 "
+    "toy-mixed-10:1 toy-mixed-short:1 toy-unmixed-short:1 toy-mixed-few:1 toy-unmixed:2 toy-mixed-narrow:1 toy-mixed-deep:0"
 )
 
 

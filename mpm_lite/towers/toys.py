@@ -12,10 +12,10 @@ from mpm_lite.keys import digest, file_digest
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
 # The same with another share of pairs, percent; made by command.
 DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")
-# With mixed discourse and, of equal steps, without it; nothing is withheld from pairs. The last five are rungs of a ladder.
+# With mixed discourse and, of equal steps, without it; nothing is withheld from pairs. All are rungs of a ladder.
 MIXED_LMS = (
-    *("toy-mixed", "toy-unmixed"),
-    *("toy-mixed-10", "toy-mixed-few", "toy-mixed-short", "toy-mixed-narrow", "toy-mixed-deep"),
+    *("toy-mixed", "toy-unmixed", "toy-mixed-short", "toy-unmixed-short"),
+    *("toy-mixed-10", "toy-mixed-few", "toy-mixed-narrow", "toy-mixed-deep"),
 )
 NAMES = (*TOY_LMS, *DIAL_LMS, *MIXED_LMS)
 
