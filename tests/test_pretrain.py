@@ -160,7 +160,7 @@ def test_variants_are_those_of_the_design():
     assert all(toys.withheld(v.name) == v.withheld for v in pretrain.VARIANTS.values())
 
 
-def test_a_strengthened_model_and_its_control_differ_in_mixed_discourse_alone():
+def test_the_control_of_a_strengthened_model_reads_as_many_translations_and_mixes_no_discourse():
     for name in ("toy-mixed-short", "toy-mixed"):
         one, control = pretrain.VARIANTS[name], pretrain.VARIANTS[name.replace("mixed", "unmixed")]
         assert replace(one, name=control.name, mixed=0.0, parallel=control.parallel) == control and one.mixed > 0
