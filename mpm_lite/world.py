@@ -32,7 +32,7 @@ def sketch(scene: Scene) -> str:
 
 
 def lines(
-    seed: int = 0, models: Sequence[str] = TOY_LMS, languages: Sequence[str] = grammar.LANGUAGES
+    seed: int = 0, models: Sequence[str] = (*TOY_LMS, "toy-mixed"), languages: Sequence[str] = grammar.LANGUAGES
 ) -> Iterator[str]:
     """The page, line by line: the scene, its captions, and what each model says when it has read one.
 

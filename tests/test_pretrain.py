@@ -205,6 +205,7 @@ def test_the_world_shows_a_scene_its_captions_and_each_models_words(built, tmp_p
     root, _ = built
     shutil.copytree(root / "out/lm/toy-unseen-1", tmp_path / "lm/toy-unseen-0")
     monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
     assert main(["world", "--seed", "2"]) == 0
     said = capsys.readouterr().out
     lines = said.splitlines()
