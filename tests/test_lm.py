@@ -324,7 +324,9 @@ def test_a_toy_model_is_the_one_on_its_card_and_passed_its_gate(name, seed):
     assert card["seconds"] is None or card["seconds"] > 0  # None: stopped before a run added its parts up
     assert card["passes"] and all(card["lowest_on_val"][k] >= v for k, v in competence.GATE.items())
     assert ("hi" in lm.languages) == (name not in ("toy-unseen", "toy-english"))
-    assert card["parallel"] == pretrain.VARIANTS[name].parallel <= (1 if name in toys.DIAL_LMS + toys.MIXED_LMS else 0.05)
+    assert (
+        card["parallel"] == pretrain.VARIANTS[name].parallel <= (1 if name in toys.DIAL_LMS + toys.MIXED_LMS else 0.05)
+    )
 
 
 @pytest.mark.parametrize("name, seed", [one for one in SHIPPED if one[0] == "toy-mixed"])
@@ -335,11 +337,15 @@ def test_mixed_discourse_carries_over_what_an_english_caption_says(name, seed):
 
     card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
     rows = pd.read_csv(mpm.asset(f"results/lm/{name}-{seed}.csv")).query("split == 'val'")
-    assert card["strong"] == competence.strong(rows, card["languages"]) and card["mixed"] == 0.5 and card["withheld"] == 0
+    assert (
+        card["strong"] == competence.strong(rows, card["languages"]) and card["mixed"] == 0.5 and card["withheld"] == 0
+    )
     said = {code: round(t, 4) for code, t in competence.transfer(rows, card["languages"]).items()}
     assert said == pytest.approx(card["text_transfer_on_val"], abs=1e-3) and len(said) == 9
     asked, languages = list(islice(scenes("val", 5), 60)), ("en", "zh", "sw")
-    found = pd.DataFrame(competence.crossing(mpm.load_lm(name, seed), languages, asked), columns=list(competence.COLUMNS))
+    found = pd.DataFrame(
+        competence.crossing(mpm.load_lm(name, seed), languages, asked), columns=list(competence.COLUMNS)
+    )
     weak = pd.DataFrame(competence.crossing(mpm.load_lm("toy-multilingual"), languages, asked), columns=found.columns)
     strong, old = (competence.transfer(table, languages) for table in (found, weak))
     assert all(strong[code] > 0.75 > 0.65 > old[code] for code in ("zh", "sw")), (strong, old)
