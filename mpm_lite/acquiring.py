@@ -211,23 +211,21 @@ class Bench(Pictured):
     @torch.no_grad()
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """Cosines of pictures and captions."""
-        flat = [caption for few in captions for caption in few]
         image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
-        text = self.texts(recipe, flat, language).view(len(captions), -1, image.shape[-1])  # (N, K, D)
-        return (image[:, None] * text).sum(dim=-1).double().numpy()
+        return self._cosines(recipe, image, captions, language)
 
     @torch.no_grad()
     def fits_text(
         self, recipe: Any, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
     ) -> np.ndarray:
         """Cosines of English captions and captions."""
+        return self._cosines(recipe, self.texts(recipe, given, "en"), captions, language)
+
+    def _cosines(self, recipe: Any, of: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+        """Cosines of N vectors (N, D) and K captions each, float64 (N, K)."""
         flat = [caption for few in captions for caption in few]
-        text = self.texts(recipe, flat, language)
-        return (
-            torch.einsum("nd,nkd->nk", self.texts(recipe, given, "en"), text.view(len(given), -1, text.shape[-1]))
-            .double()
-            .numpy()
-        )
+        text = self.texts(recipe, flat, language).view(len(captions), -1, of.shape[-1])  # (N, K, D)
+        return (of[:, None] * text).sum(dim=-1).double().numpy()
 
     @torch.no_grad()
     def texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:

@@ -119,23 +119,26 @@ class Asking(ABC):
         """
         count = count or toyworld.COUNTS[split]
         many, frames = toyworld.split_scenes(split)[:count], []
+        ten = choices.choices(many, seed=0) if choice else []
         apart = text.withheld(seed_of(recipe.lm), toys.withheld(recipe.lm.name.partition(":")[0]))
         for look in looks:
             soft = self.soft(recipe, split, count, look)
-            own = self.say(recipe, self.soft(recipe, split, count), many, "en") if look == "translated" else None
+            told = None
+            if look == "translated":
+                told = self.say(recipe, self.soft(recipe, split, count), many, "en")
+            elif look == "english":
+                told = choices.english(many)
             for language in languages:
                 frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
-                gold = {"text": language, "english": text.PIVOT}.get(look)
-                # The English caption is another one, where there is another, than the one among the ten to choose from.
-                which = -1 if look == "english" else 0
-                told = [grammar.in_order(scene, gold)[which] for scene in many] if gold else own
+                if look == "text":
+                    told = [grammar.in_order(scene, language)[0] for scene in many]
                 if captions:
                     said = self.say(recipe, soft, many, language, told, look == "begun")
                     frame.update(self.scored(said, many, language, apart))
                 if closed:
                     frame["answers"] = self.answered(recipe, soft, many, language, closed, told)
                 if choice:
-                    asked = choices.told(choices.choices(many, seed=0), language)
+                    asked = choices.told(ten, language)
                     frame["choice"] = choices.right(self.likelihoods(recipe, soft, asked, language, told))
                 if nats and look == "text":
                     frame["nats"] = self.nats(recipe, many, language)

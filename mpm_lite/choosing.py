@@ -75,7 +75,7 @@ class Choosing(ABC):
         many, frames = toyworld.split_scenes(split)[:count], []
         asked = choices.choices(many, seed=0)
         recipe.eval()
-        gold = [grammar.in_order(scene, "en")[-1] for scene in many]  # another one, where there is, than among the ten
+        gold = choices.english(many) if ENGLISH in looks else []
         for look in looks:
             seen = None if look == ENGLISH else self.looked(split, count, look)
             for language in languages or self.languages(recipe):

@@ -92,34 +92,31 @@ def head_to_head(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train and test the four systems and their rivals at equal budgets; a committed configuration."""
     from mpm_lite import head_to_head as compared
 
-    _compared(compared, settings, args)
+    _compared(compared, settings, args, seeds=args.seeds or 3)
 
 
 def ladder(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train MPM chat on every language model of the ladder that is here, and test it; a committed configuration."""
     from mpm_lite import ladder as study
 
-    if settings or args.seeds:
+    if args.seeds:
         raise UserError(f"{args.recipe!r} is a committed configuration and takes neither --set nor --seeds.")
-    print(runtime.banner())
-    say = lambda line: print(line, flush=True)  # noqa: E731
-    for path in study.run(output(args, "runs"), say=say, workers=args.workers):
-        print(path)
+    _compared(study, settings, args)
 
 
 def head_to_head_real(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train and test MLA and its rivals on real pictures; a committed configuration."""
     from mpm_lite import head_to_head_real as compared
 
-    _compared(compared, settings, args)
+    _compared(compared, settings, args, seeds=args.seeds or 3)
 
 
-def _compared(study: Any, settings: dict[str, Any], args: argparse.Namespace) -> None:
+def _compared(study: Any, settings: dict[str, Any], args: argparse.Namespace, **given: Any) -> None:
     if settings:
         raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set.")
     print(runtime.banner())
     say = lambda line: print(line, flush=True)  # noqa: E731
-    for path in study.run(output(args, "runs"), args.seeds or 3, say=say, workers=args.workers):
+    for path in study.run(output(args, "runs"), say=say, workers=args.workers, **given):
         print(path)
 
 

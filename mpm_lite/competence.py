@@ -6,8 +6,9 @@ model that cannot read a scene from its context cannot read it from a picture ei
 The second gate is bilingual, and is the premise of the pivot: an English caption stands in the context, and a question
 on it is asked and answered in another language. *Text transfer* is how much of what English gains from that caption the
 other language gains, t = (s_L - b_L) / (s_en - b_en), where s is the share of closed questions right and b the share
-right with no caption at all. (Once a connector is trained, `judging.Identity` takes the mean picture's score for b.) A model is *strong* where t is at least 0.9 in every language that it read. Of a weaker
-model, nobody can expect that English pictures teach it more than English captions do.
+right with no caption at all. (Once a connector is trained, `judging.Identity` takes the mean picture's score for b.) A
+model is *strong* where t is at least 0.9 in every language that it read. Of a weaker model, nobody can expect that
+English pictures teach it more than English captions do.
 
 Translation, words that no translation pair contained, and alignment are measured and are no bar.
 """

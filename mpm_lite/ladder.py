@@ -21,7 +21,7 @@ import pandas as pd
 from mpm_lite import evaluate, pretrain, runtime
 from mpm_lite.associations import spearman
 from mpm_lite.chat import Bench, Chat
-from mpm_lite.data import grammar
+from mpm_lite.claims_chat import OTHERS
 from mpm_lite.evaluate import Interval
 from mpm_lite.judging import DRAWS, Sample
 from mpm_lite.keys import Key
@@ -31,7 +31,6 @@ from mpm_lite.studies import commit, written
 from mpm_lite.towers import toys
 from mpm_lite.workers import run as share_out
 
-OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 METRICS = {"answers": "closed questions", "slots": "words of captions", "choice": "one of ten captions"}
 ASKED = {"looks": ("real", "blind", "english"), "count": 200, "choice": True}
 RECIPE = Chat()
@@ -80,26 +79,24 @@ def run(
     split: str = "test",
     say: Callable[[str], None] = lambda line: None,
     workers: int = 1,
-    only: Sequence[Rung] = (),
 ) -> list[Path]:
-    """Train and test what is missing of the models that are here (or of `only` some), and write OUT/ladder.csv,
-    OUT/ladder-models.csv and a card. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the
+    """Train and test what is missing of the models that are here, and write OUT/ladder.csv, OUT/ladder-models.csv and a card. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the
     ladder is here."""
-    many = list(only) or present()
+    many = present()
     if not many:
         raise UserError("No language model of the ladder is here: `mpm-lite pretrain --ladder` makes them.")
     if gone := [str(rung) for rung in rungs() if rung not in many]:
         say(f"Left out, for they are not here: {', '.join(gone)}")
     version, kept = commit(), shelf(out)
-    missing = set(kept.missing([name_of(key(rung, split)) for rung in many]))
-    jobs = {str(r): (_run, (r, split, out)) for r in many if name_of(key(r, split)) in missing}
+    of_key = {name_of(key(rung, split)): rung for rung in many}
+    jobs = {str(of_key[name]): (_run, (of_key[name], split, out)) for name in kept.missing(of_key)}
     share_out(jobs, workers, say)
     scores = table(items(many, out, split))
     tables = {"ladder": scores, "ladder-models": across_models(scores)}
     card = {
         "split": split,
         "models": [str(rung) for rung in many],
-        "asked": {k: list(v) if isinstance(v, tuple) else v for k, v in ASKED.items()},
+        "asked": ASKED,
     }
     return written(out, "ladder", tables, card, "ladder", version, [SEED])
 

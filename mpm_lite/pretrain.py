@@ -176,17 +176,19 @@ def corpus(what: text.Mix, count: int, in_full: int = IN_FULL) -> tuple[Buckets,
     line_break = tokenizer.convert_tokens_to_ids(BREAK)
     whole = [bool(in_full) and i % in_full == 0 for i in range(count)]
     counts = [counted(row, d, line_break, full) for row, d, full in zip(rows, many, whole, strict=True)]
-    tokens, kinds = Counter(), Counter(d.kind for d in many)
+    tokens, in_two, again, kinds = Counter(), 0, 0, Counter(d.kind for d in many)
     for document, row in zip(many, rows, strict=True):
-        if len(set(document.languages)) == 1:
-            tokens[document.languages[0]] += len(row)
-    two = [len(set(d.languages)) == 2 for d in many]
-    again = [d.kind == text.PARALLEL or grammar.describe(d.languages[1]) in d.segments for d in many]
+        first, last = document.languages
+        if first == last:
+            tokens[first] += len(row)
+        else:
+            in_two += len(row)
+            again += document.kind == text.PARALLEL or grammar.describe(last) in document.segments
     said = {
         "documents": count,
         # Translation pairs, and mixed discourse whose answer says the caption again.
-        "captions_in_two_languages": sum(a and t for a, t in zip(again, two, strict=True)),
-        "tokens_in_two_languages": sum(len(row) for row, t in zip(rows, two, strict=True) if t),
+        "captions_in_two_languages": again,
+        "tokens_in_two_languages": in_two,
         "documents_by_kind": dict(sorted(kinds.items())),
         "monolingual_tokens": dict(sorted(tokens.items())),
         "parallel_sentences": kinds[text.PARALLEL],

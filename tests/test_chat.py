@@ -116,7 +116,7 @@ def test_an_english_caption_stands_in_the_pictures_place_in_every_language(bench
     asked = {"languages": ("en", "de"), "looks": ("english", "text"), "count": 12, "choice": True}
     items = bench.test(recipe, 0, "val", **asked)
     by = items.groupby(["look", "language"])[["answers", "choice", "slots"]].mean()
-    assert by.loc["english", "en"].equals(by.loc["text", "en"]), "in English, the two looks are one"
+    assert by.loc["english", "en"].equals(by.loc["text", "en"]), "in English, both looks read a gold English caption"
     assert by.loc[("english", "en"), "choice"] > 0.9 > by.loc[("english", "de"), "choice"]
     assert by.loc[("english", "en"), "answers"] > 0.7 > by.loc[("english", "de"), "answers"]
     assert bench.soft(recipe, "val", 10, "english") is None

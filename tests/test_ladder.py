@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from worlds import own_home
 
-from mpm_lite import UserError, figures, ladder, pretrain, runtime
+from mpm_lite import UserError, figures, ladder, pretrain
 from mpm_lite.chat import Chat
 from mpm_lite.cli import main
 from mpm_lite.data import grammar
@@ -126,10 +127,7 @@ def test_two_models_are_too_few_to_speak_for_all():
 
 
 def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
-    features = runtime.home() / "features"
-    features.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
-    (tmp_path / "features").symlink_to(features)
+    own_home(monkeypatch, tmp_path)
     monkeypatch.setattr(ladder, "RECIPE", Chat(pairs=16, options={"steps": 2, "batch": 8, "bf16": False}))
     monkeypatch.setattr(ladder, "ASKED", {**ladder.ASKED, "count": 12})
     monkeypatch.setattr(ladder, "present", lambda: [r for r in ladder.rungs() if r.name == "toy-mixed-short"][:1])

@@ -42,6 +42,11 @@ def caption(scene: Scene, language: str) -> str:
     return grammar.first_in_order(scene, language)
 
 
+def english(many: Sequence[Scene]) -> list[str]:
+    """An English caption of each scene in full: another one, where there is another, than the one among the candidates."""
+    return [grammar.in_order(scene, "en")[-1] for scene in many]
+
+
 def told(asked: Sequence[Sequence[Scene]], language: str) -> list[list[str]]:
     """The candidates' captions in a language, the picture's own first."""
     return [[caption(scene, language) for scene in few] for few in asked]

@@ -84,8 +84,8 @@ def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
 def weights(name: str, seed: int) -> str:
     """SHA-256 of the weights of one of them: of those that are here, else what its card says of those that the claims took.
     UserError for one that has neither."""
-    if seed in (there := _there(name)) or seed not in seeds(name):
-        return file_digest(there.get(seed, folder(name, seed)) / "model.safetensors").hex()
+    if present(name, seed) or seed not in seeds(name):
+        return file_digest(folder(name, seed) / "model.safetensors").hex()
     return json.loads((runtime.asset("results") / "lm" / f"{name}-{seed}.json").read_text(encoding="utf-8"))["sha256"]
 
 
