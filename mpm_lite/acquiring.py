@@ -212,16 +212,16 @@ class Bench(Pictured):
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """Cosines of pictures and captions."""
         image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
-        return self._cosines(recipe, image, captions, language)
+        return self.cosines(recipe, image, captions, language)
 
     @torch.no_grad()
     def fits_text(
         self, recipe: Any, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
     ) -> np.ndarray:
         """Cosines of English captions and captions."""
-        return self._cosines(recipe, self.texts(recipe, given, "en"), captions, language)
+        return self.cosines(recipe, self.texts(recipe, given, "en"), captions, language)
 
-    def _cosines(self, recipe: Any, of: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+    def cosines(self, recipe: Any, of: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """Cosines of N vectors (N, D) and K captions each, float64 (N, K)."""
         flat = [caption for few in captions for caption in few]
         text = self.texts(recipe, flat, language).view(len(captions), -1, of.shape[-1])  # (N, K, D)
