@@ -92,31 +92,42 @@ def head_to_head(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train and test the four systems and their rivals at equal budgets; a committed configuration."""
     from mpm_lite import head_to_head as compared
 
-    _compared(compared, settings, args, seeds=args.seeds or 3)
+    _compared(compared.run, settings, args, seeds=args.seeds or 3)
 
 
 def ladder(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train MPM chat on every language model of the ladder that is here, and test it; a committed configuration."""
     from mpm_lite import ladder as study
 
+    _one_seed(study.run, settings, args)
+
+
+def connectors(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train and test several connectors on the strongest language models that are here; a committed configuration."""
+    from mpm_lite import ladder as study
+
+    _one_seed(study.run_connectors, settings, args)
+
+
+def _one_seed(run: Callable[..., Any], settings: dict[str, Any], args: argparse.Namespace) -> None:
     if args.seeds:
         raise UserError(f"{args.recipe!r} is a committed configuration and takes neither --set nor --seeds.")
-    _compared(study, settings, args)
+    _compared(run, settings, args)
 
 
 def head_to_head_real(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train and test MLA and its rivals on real pictures; a committed configuration."""
     from mpm_lite import head_to_head_real as compared
 
-    _compared(compared, settings, args, seeds=args.seeds or 3)
+    _compared(compared.run, settings, args, seeds=args.seeds or 3)
 
 
-def _compared(study: Any, settings: dict[str, Any], args: argparse.Namespace, **given: Any) -> None:
+def _compared(run: Callable[..., Any], settings: dict[str, Any], args: argparse.Namespace, **given: Any) -> None:
     if settings:
         raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set.")
     print(runtime.banner())
     say = lambda line: print(line, flush=True)  # noqa: E731
-    for path in study.run(output(args, "runs"), say=say, workers=args.workers, **given):
+    for path in run(output(args, "runs"), say=say, workers=args.workers, **given):
         print(path)
 
 
@@ -127,4 +138,5 @@ RUNS = {
     "head_to_head": head_to_head,
     "head_to_head_real": head_to_head_real,
     "ladder": ladder,
+    "connectors": connectors,
 }

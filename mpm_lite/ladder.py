@@ -2,11 +2,12 @@
 
     mpm-lite pretrain --ladder        the language models; stopped and called again, it goes on
     mpm-lite run ladder --out OUT     on each that is here the same connector, then questions about test pictures
+    mpm-lite run connectors --out OUT on the strongest ones other connectors too, all of them from English pairs only
 
 The premise of the papers is a strong multilingual language model; the hypothesis is that pictures with English captions
 teach it as much as English captions themselves do. Every model of the ladder gets three figures for each score: text
 transfer t, pivot efficiency e, and retention, which is their product (`judging.Identity`). The premise is about t, the
-hypothesis about e.
+hypothesis about e. What is left to explain where e is below 1 is the connector, and the second study varies that.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mpm_lite.associations import spearman
 from mpm_lite.chat import Bench, Chat
 from mpm_lite.claims_chat import OTHERS
 from mpm_lite.evaluate import Interval
-from mpm_lite.judging import DRAWS, Sample
+from mpm_lite.judging import DRAWS, Sample, mean
 from mpm_lite.keys import Key
 from mpm_lite.packing import Shelf, name_of, rows_key
 from mpm_lite.runtime import UserError
@@ -35,22 +36,35 @@ METRICS = {"answers": "closed questions", "slots": "words of captions", "choice"
 ASKED = {"looks": ("real", "blind", "english"), "count": 200, "choice": True}
 RECIPE = Chat()
 SEED = 0  # of the connector: models are the unit, each with one
+PAPER = "as in the paper"
+# What a connector might lose, one change each. All of them read English captions only; self-distillation is ours. Mixtures
+# of word embeddings learn slowly, so they are to be held against the recipe with as many steps.
+CONNECTORS = {
+    PAPER: {},
+    "three times the steps": {"steps": 5_700},
+    "four queries": {"queries": 4},
+    "mixtures of embeddings": {"soft": "mixture", "steps": 5_700},
+    "self-distillation": {"distil": 1.0},
+}
+STRONGEST = "toy-mixed"  # whose models get every connector
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One language model of the ladder."""
+    """One language model of the ladder, and the connector that is put before it."""
 
     name: str
     seed: int
+    connector: str = PAPER
 
     def __str__(self) -> str:
-        return f"{self.name}:{self.seed}"
+        return f"{self.name}:{self.seed}" + ("" if self.connector == PAPER else f", {self.connector}")
 
     @property
     def arm(self) -> Chat:
-        """The recipe as it stands, on that model."""
-        return replace(RECIPE, lm=self.name, lm_seed=self.seed)
+        """The recipe on that model, with that connector."""
+        options = RECIPE.options | CONNECTORS[self.connector]
+        return replace(RECIPE, lm=self.name, lm_seed=self.seed, options=options)
 
 
 def rungs() -> list[Rung]:
@@ -63,8 +77,14 @@ def present() -> list[Rung]:
     return [rung for rung in rungs() if toys.present(rung.name, rung.seed)]
 
 
+def connector_rungs() -> list[Rung]:
+    """Every connector on each of the strongest models that are here."""
+    strong = [rung for rung in present() if rung.name == STRONGEST]
+    return [replace(rung, connector=name) for rung in strong for name in CONNECTORS]
+
+
 def shelf(out: Path) -> Shelf:
-    """Where the rows lie."""
+    """Where the rows of both studies are kept."""
     return Shelf(out, "ladder", "mpm-lite run ladder")
 
 
@@ -80,25 +100,48 @@ def run(
     say: Callable[[str], None] = lambda line: None,
     workers: int = 1,
 ) -> list[Path]:
-    """Train and test what is missing of the models that are here, and write OUT/ladder.csv, OUT/ladder-models.csv and a card. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the
-    ladder is here."""
+    """Train and test what is missing of the models that are here, and write OUT/ladder.csv, OUT/ladder-models.csv and a
+    card. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the ladder is here."""
     many = present()
     if not many:
         raise UserError("No language model of the ladder is here: `mpm-lite pretrain --ladder` makes them.")
     if gone := [str(rung) for rung in rungs() if rung not in many]:
-        say(f"Left out, for they are not here: {', '.join(gone)}")
-    version, kept = commit(), shelf(out)
-    of_key = {name_of(key(rung, split)): rung for rung in many}
-    jobs = {str(of_key[name]): (_run, (of_key[name], split, out)) for name in kept.missing(of_key)}
-    share_out(jobs, workers, say)
+        say(f"Left out, because they are not on this machine: {', '.join(gone)}")
+    version = commit()
+    complete(many, out, split, say, workers)
     scores = table(items(many, out, split))
     tables = {"ladder": scores, "ladder-models": across_models(scores)}
-    card = {
-        "split": split,
-        "models": [str(rung) for rung in many],
-        "asked": ASKED,
-    }
-    return written(out, "ladder", tables, card, "ladder", version, [SEED])
+    return written(out, "ladder", tables, _card(many, "ladder", split), "ladder", version, [SEED])
+
+
+def run_connectors(
+    out: Path,
+    split: str = "test",
+    say: Callable[[str], None] = lambda line: None,
+    workers: int = 1,
+) -> list[Path]:
+    """The same for every connector on each of the strongest models that are here: OUT/connectors.csv and a card. UserError
+    where none of these models is here."""
+    many = connector_rungs()
+    if not many:
+        raise UserError(f"No {STRONGEST} is here: `mpm-lite pretrain {STRONGEST}` makes it.")
+    version = commit()
+    complete(many, out, split, say, workers)
+    tables = {"connectors": connectors_table(items(many, out, split))}
+    return written(out, "connectors", tables, _card(many, "connectors", split), "connectors", version, [SEED])
+
+
+def _card(many: Sequence[Rung], study: str, split: str) -> dict[str, object]:
+    command = f"mpm-lite run {study} --out assets/results"
+    models = list(dict.fromkeys(f"{rung.name}:{rung.seed}" for rung in many))
+    return {"split": split, "models": models, "asked": ASKED, "command": command}
+
+
+def complete(many: Sequence[Rung], out: Path, split: str, say: Callable[[str], None], workers: int = 1) -> None:
+    """Train and test those of `many` whose rows are not kept under `out` yet."""
+    of_key = {name_of(key(rung, split)): rung for rung in many}
+    missing = shelf(out).missing(of_key)
+    share_out({str(of_key[name]): (_run, (of_key[name], split, out)) for name in missing}, workers, say)
 
 
 def _run(rung: Rung, split: str, out: Path) -> None:
@@ -108,10 +151,11 @@ def _run(rung: Rung, split: str, out: Path) -> None:
 
 
 def items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
-    """The rows of these models, with a column `arm`. UserError where some are missing."""
+    """The rows of these models, with columns `arm` and `connector`. UserError where some are missing."""
     keys = {name_of(key(rung, split)): rung for rung in many}
     found = shelf(out).read({name: f"the ladder's {rung}" for name, rung in keys.items()})
-    return pd.concat([rows.assign(arm=str(keys[name])) for name, rows in found.items()], ignore_index=True)
+    frames = [rows.assign(arm=str(keys[name]), connector=keys[name].connector) for name, rows in found.items()]
+    return pd.concat(frames, ignore_index=True)
 
 
 def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
@@ -124,6 +168,25 @@ def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DR
             figures = sample.identity(arm, languages, metric).table()
             for figure, of in figures.items():
                 told = {"lm": name, "lm_seed": int(seed), "metric": metric, "figure": figure}
+                found.append(told | {"value": of.value, "low": of.low, "high": of.high, "n": sample.n})
+    return pd.DataFrame(found)
+
+
+def connectors_table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
+    """One row a connector, metric and figure, over all models: the scores in English and in the mean of the languages, the
+    figures of `Identity.table`, and "others, over the paper's": the score in the languages less that of the paper's connector
+    on the same models and pictures. Intervals are of models and pictures: a model stands for a seed here."""
+    sample, found = Sample(rows.assign(arm=rows["connector"], seed=rows["lm_seed"]), draws), []
+    models = rows["lm_seed"].nunique()
+    for metric in METRICS:
+        others = {name: mean(sample.score(name, code, metric) for code in languages) for name in CONNECTORS}
+        for name in CONNECTORS:
+            figures = {"English": sample.score(name, "en", metric).interval, "others": others[name].interval}
+            if name != PAPER:
+                figures["others, over the paper's"] = (others[name] - others[PAPER]).interval
+            figures |= sample.identity(name, languages, metric).table()
+            for figure, of in figures.items():
+                told = {"connector": name, "metric": metric, "figure": figure, "models": models}
                 found.append(told | {"value": of.value, "low": of.low, "high": of.high, "n": sample.n})
     return pd.DataFrame(found)
 

@@ -298,6 +298,6 @@ def written(
     for title, table in tables.items():
         write_atomic(out / f"{title}.csv", table.to_csv(index=False, float_format=digits, lineterminator="\n").encode())
     told = {"study": study, "commit": version, "seeds": list(seeds), **said}
-    told["command"] = f"mpm-lite run {study} --seeds {len(seeds)} --out assets/results"
+    told.setdefault("command", f"mpm-lite run {study} --seeds {len(seeds)} --out assets/results")
     write_atomic(out / f"{card}.json", json.dumps(told, indent=1).encode() + b"\n")
     return [*(out / f"{title}.csv" for title in tables), out / f"{card}.json"]

@@ -150,11 +150,45 @@ def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
     ladder.run(tmp_path / "out")
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/ladder").iterdir()}, "nothing again"
 
+    monkeypatch.setattr(ladder, "STRONGEST", "toy-mixed-short")
+    monkeypatch.setattr(ladder, "CONNECTORS", {ladder.PAPER: {}, "self-distillation": {"distil": 1.0}})
+    assert main(["run", "connectors", "--out", str(tmp_path / "out")]) == 0
+    rows = set((tmp_path / "out/ladder").iterdir())
+    assert set(kept) < rows and len(rows) == 2, "the paper's connector on that model is the ladder's"
+    scores = pd.read_csv(tmp_path / "out/connectors.csv")
+    assert set(scores["connector"]) == set(ladder.CONNECTORS) and set(scores["models"]) == {1}
+    card = json.loads((tmp_path / "out/connectors.json").read_text())
+    assert card["command"] == "mpm-lite run connectors --out assets/results"
+
+
+def test_every_connector_is_held_against_the_papers():
+    """Made-up connectors: one that loses half of what is carried over to other languages, and one that loses nothing."""
+    lost = dict.fromkeys(ladder.CONNECTORS, 0.5) | {"self-distillation": 1.0}
+    many = [reader(name, 0.95, e).assign(connector=name) for name, e in lost.items()]
+    found = ladder.connectors_table(pd.concat(many, ignore_index=True), draws=300)
+    found = found.set_index(["connector", "metric", "figure"])
+    assert (found["models"] == 2).all() and (ladder.PAPER, "slots", "others, over the paper's") not in found.index
+    for metric in ladder.METRICS:
+        better = found.loc[("self-distillation", metric, "others, over the paper's")]
+        same = found.loc[("four queries", metric, "others, over the paper's")]
+        assert better["low"] > 0.05 and same["low"] < 0 < same["high"]
+        assert found.loc[("self-distillation", metric, "e"), "value"] > found.loc[(ladder.PAPER, metric, "e"), "high"]
+
+
+def test_connectors_differ_in_one_option_each_and_read_english_only():
+    arms = {name: ladder.Rung(ladder.STRONGEST, 0, name).arm for name in ladder.CONNECTORS}
+    assert arms[ladder.PAPER] == ladder.Rung(ladder.STRONGEST, 0).arm == Chat(lm=ladder.STRONGEST, lm_seed=0)
+    assert all(arm.languages == ("en",) and not arm.also for arm in arms.values())
+    keys = {ladder.key(rung, "test").digest for rung in ladder.connector_rungs()}
+    assert len(keys) == len(ladder.connector_rungs()) > 0 and len(keys) % len(ladder.CONNECTORS) == 0
+
 
 def test_mistakes_are_said_in_one_sentence(monkeypatch, capsys):
     assert main(["run", "ladder", "--set", "steps=3"]) == 2
     assert "committed configuration" in capsys.readouterr().err
     assert main(["run", "ladder", "--seeds", "3"]) == 2
+    assert "neither --set nor --seeds" in capsys.readouterr().err
+    assert main(["run", "connectors", "--seeds", "3"]) == 2
     assert "neither --set nor --seeds" in capsys.readouterr().err
     assert main(["pretrain", "--ladder", "toy-mixed:0"]) == 2
     assert "--ladder names its own models" in capsys.readouterr().err
