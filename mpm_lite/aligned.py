@@ -20,7 +20,7 @@ from mpm_lite.chat import Bench, Chat
 from mpm_lite.studies import commit
 
 SEED = 0
-SHIPPED = {name: Chat(lm=name) for name in ("toy-multilingual", "toy-noparallel")}
+SHIPPED = {name: Chat(lm=name) for name in ("toy-multilingual", "toy-noparallel", "toy-mixed")}
 CARD = "card.json"
 
 

@@ -217,6 +217,34 @@ class Asking(ABC):
         right = [e.options[pick] == e.reply for e, pick in zip(asked, picks, strict=True)]
         return np.bincount(of, right, len(many)) / np.maximum(np.bincount(of, minlength=len(many)), 1)
 
+    def free_answers(
+        self,
+        recipe: MpmChat,
+        soft: Tensor,
+        many: Sequence[Scene],
+        language: str,
+        each: int = 4,
+        kinds: Sequence[str] = grammar.KINDS,
+    ) -> pd.DataFrame:
+        """Several different questions about each picture, answered in the model's own words: one row a question.
+
+        Columns: language, item, kind, question, reply, answer, and two scores of 0 or 1. `understood`: the reply is the right
+        answer to this very question, in whichever of the ten languages. `in_language`: it is the right answer in the language
+        asked. `soft` is (N, Q, D), one row for each scene.
+        """
+        ways = {code: questions_asked(many, [code], seed=5, each=each, kinds=kinds) for code in grammar.LANGUAGES}
+        asked = ways[language]
+        seen = soft[torch.tensor([e.picture for e in asked])]
+        prompts = [f"\n{self.closed_prompt(e.question, language)}\n" for e in asked]
+        replies = recipe.lm.generate(prompts, seen, stop="\n", new_tokens=64)
+        rows = []
+        for k, (one, reply) in enumerate(zip(asked, replies, strict=True)):
+            right = {code: ways[code][k].reply for code in ways}
+            scores = {"understood": float(reply in right.values()), "in_language": float(reply == right[language])}
+            told = {"language": language, "item": many[one.picture].id, "kind": one.kind, "question": one.question}
+            rows.append(told | {"reply": reply, "answer": one.reply} | scores)
+        return pd.DataFrame(rows)
+
     def nats(self, recipe: MpmChat, many: Sequence[Scene], language: str) -> np.ndarray:
         """Cross-entropy per token, in nats, of a caption of each scene as text of that language, float64 (N,)."""
         said = [grammar.in_order(scene, language)[0] for scene in many]

@@ -21,7 +21,7 @@ import pandas as pd
 
 from mpm_lite import claims_chat, claims_m3p, claims_mblip, claims_mla, claims_paint, disputes, runtime
 from mpm_lite.cache import write_atomic
-from mpm_lite.claims_chat import C7_ARMS, OTHERS, SHARES
+from mpm_lite.claims_chat import SHARES
 from mpm_lite.judging import BROKEN, PENDING, Claim, Found, Sample
 from mpm_lite.keys import Key
 from mpm_lite.packing import Shelf, name_of, rows_key
@@ -213,24 +213,6 @@ def enter(found: dict[str, Any], ledger: Path) -> None:
     known = read(ledger) | {found["claim"]: found}
     rows = [known[name] for name in CLAIMS if name in known]
     write_atomic(ledger, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def sight_by_language(ledger: Path | None = None) -> pd.DataFrame | None:
-    """C7 a point a language: lm (as its arm is called), language, alignment, rho, low, high; None where it has not run."""
-    row = read(ledger).get("C7")
-    if row is None:
-        return None
-    rows = [
-        {
-            "lm": arm,
-            "language": code,
-            "alignment": claims_chat.alignment(C7_ARMS[arm].lm, code),
-            **dict(zip(("rho", "low", "high"), row["details"][f"rho of {code}, {arm}"], strict=True)),
-        }
-        for arm in C7_ARMS
-        for code in OTHERS
-    ]
-    return pd.DataFrame(rows)
 
 
 def replies_by_share(ledger: Path | None = None) -> pd.DataFrame | None:

@@ -173,12 +173,13 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
             s=90,
             color="black",
             zorder=3,
-            label="real towers (t: own alignment)",
+            label="two real towers (t: their own alignment)",
         )
         for row in towers.itertuples():
             axis.annotate(row.text, (row.t, row.rho), fontsize=8, xytext=(6, -9), textcoords="offset points")
-        axis.legend(*[[one[-1]] for one in axis.get_legend_handles_labels()], loc="upper left", fontsize=8)
-    axes[0, 0].legend(loc="upper left", fontsize=8)
+    # Below the panels: inside, it would hide points.
+    handles = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, fontsize=8)
     axes[0, 0].set_ylabel("share of English's gain, mean of nine languages")
     means = table[table["figure"] == "e"].groupby("metric")["value"].mean()
     told = ", ".join(f"{named[m]}: mean e {v:.2f}" for m, v in means.items() if m in named)
@@ -223,31 +224,6 @@ def curves(
     return describe(
         figure,
         f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {', '.join(map(str, table[lines].unique()))}; from {first[y].iloc[0]:.2f} at the left to {first[y].iloc[-1]:.2f} at the right.",
-    )
-
-
-def sight(table: pd.DataFrame) -> Any:
-    """Scatter of retention against alignment, a colour and marker a language model, a point a language.
-
-    table: lm, language, alignment, rho, low, high.
-    """
-    plt = house()
-    figure, axis = plt.subplots(figsize=(7.4, 4.6))
-    for i, (lm, of) in enumerate(table.groupby("lm", sort=False)):
-        error = np.clip([of["rho"] - of["low"], of["high"] - of["rho"]], 0, None)
-        colour = COLOURS[i % 6]
-        axis.errorbar(of["alignment"], of["rho"], yerr=error, fmt="none", ecolor=colour, alpha=0.3, lw=1)
-        axis.scatter(of["alignment"], of["rho"], marker=MARKERS[i % 6], s=30, color=colour, edgecolor="white", lw=0.5,
-                     label=lm, zorder=3)  # fmt: skip
-        for row in of.itertuples():
-            axis.annotate(row.language, (row.alignment, row.rho), fontsize=6, xytext=(3, 2), textcoords="offset points")
-    axis.axhline(0, color="black", ls="--", lw=1)
-    axis.set(xlabel="alignment: translation recall@1 on hidden states, text only",
-             ylabel="retention of slots (over chance, English = 1)")  # fmt: skip
-    axis.legend(fontsize=8, title="language model", title_fontsize=8)
-    told = ", ".join(f"{lm} {of['rho'].mean():.2f}" for lm, of in table.groupby("lm", sort=False))
-    return describe(
-        figure, f"Retention of sight against the language model's own alignment, a point a language; means: {told}."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite import claims, disputes, figures, report_paint, report_systems, runtime
+from mpm_lite import claims, disputes, figures, ladder, pretrain, report_paint, report_systems, runtime
 from mpm_lite.alignment import CELLS
 from mpm_lite.data.languages import display_name
 from mpm_lite.report_tables import card, has, markdown_table, percent, read, span
@@ -16,12 +16,14 @@ from mpm_lite.runtime import UserError
 
 MARKS = ("<!-- ledger -->", "<!-- /ledger -->")
 NAME_MARKS = ("<!-- names -->", "<!-- /names -->")
+LADDER_MARKS = ("<!-- ladder -->", "<!-- /ladder -->")
 CLAIM_MARKS = ("<!-- claims -->", "<!-- /claims -->")
 BENCH_MARKS = ("<!-- bench -->", "<!-- /bench -->")
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
 FIGURE = "figures/retention.png"
 BENCH_FIGURE = "figures/bench-cpu.png"
-SIGHT_FIGURE, REPLY_FIGURE = "figures/sight.png", "figures/reply-language.png"
+SHOWN_OF_LADDER = ("t", "e", "retention")
+LADDER_FIGURE, REPLY_FIGURE = "figures/ladder.png", "figures/reply-language.png"
 PANELS = {"reply_language": "replies in the language asked", "content": "content, in any language"}
 BENCH_ROWS = {"clip_loss": 4096, "siglip_loss": 4096, "linear_cross_entropy": 2048, "retrieval_ranks": 1000}  # n shown
 
@@ -124,6 +126,50 @@ def markdown() -> str:
     )
 
 
+def reads(card: dict[str, Any]) -> str:
+    """What a toy language model read, in a few words from its card."""
+    if card["languages"] == ["en"]:
+        text = "English only"
+    else:
+        text = f"{100 * card['parallel']:.0f} % translation pairs"
+        text += ", three words in none of them" if card["parallel"] and card.get("withheld") != 0 else ""
+        text += f", {100 * card['mixed']:.0f} % of discourse in two languages" if card.get("mixed") else ""
+    return f"{text}; {card['parameters'] / 1e6:.1f} M parameters, {card['documents_read'] / 1e6:.1f} M documents"
+
+
+def ladder_markdown() -> str:
+    """The block between README's ladder marks: the figure, what the models say together, and a line a model."""
+    if not has("ladder"):
+        return "Not run yet."
+    scores, models, told = read("ladder"), read("ladder-models"), card("ladder")
+    cards = {(one["name"], one["seed"]): one for one in pretrain.cards()}
+    words = scores[scores["metric"] == "slots"]
+    rows = []
+    for (name, seed), of in words.groupby(["lm", "lm_seed"]):
+        of = of.set_index("figure")
+        figures_of = [
+            span(*of.loc[what, ["value", "low", "high"]]) if what in of.index else "-" for what in SHOWN_OF_LADDER
+        ]
+        strength = float(of["value"].get("t", 0.0))
+        rows.append((strength, [f"`{name}:{seed}`", reads(cards[name, seed]), *figures_of]))
+    by_strength = [row for _, row in sorted(rows)]
+    across = [
+        [ladder.METRICS[row.metric], row.figure, span(row.value, row.low, row.high), str(row.models)]
+        for row in models.itertuples()
+    ]
+    return "\n\n".join(
+        [
+            f"![{figures.ladder(scores, ladder.METRICS, ladder.towers()).mpm_alt}](assets/{LADDER_FIGURE})",
+            "Each point is a language model that read text only, with the same connector before it, which learned to see from English captions only. *Text transfer t*: an English caption stands as text in the picture's place; how much of what it tells the model in English it also tells it in the other languages? *Pivot efficiency e*: does a picture serve the other languages as well as that caption does? *Retention* is their product. The papers' premise is a language model with t near 1; their hypothesis is that e is near 1.",
+            "Over all models (intervals from drawing models):",
+            markdown_table(["score", "figure", "value", "models"], across),
+            f"Words of captions, by language model, from weak to strong (mean of nine languages, {scores['n'].max()} test pictures; intervals from drawing pictures; '-' where the ratio would be one of noise):",
+            markdown_table(["language model", "what it read", *SHOWN_OF_LADDER], by_strength),
+            f"Made by `mpm-lite run ladder` at commit `{told['commit']}`.",
+        ]
+    )
+
+
 def claims_markdown() -> str:
     """The block between README's claim marks: the ledger, a line a claim."""
     lines = []
@@ -137,10 +183,6 @@ def claims_markdown() -> str:
     names = [f"claims_{name}.py" for name in ("chat", "paint", "m3p", "mla", "mblip")]
     files = ", ".join(f"[`{name}`](mpm_lite/{name})" for name in names)
     shown, known = [], claims.read()
-    if "C7" in known:
-        shown.append(
-            f"![Scatter of what a connector trained in English sees in nine other languages, for six language models, against how near each holds them to English.](assets/{SIGHT_FIGURE})"
-        )
     if "C3" in known:
         shown.append(
             f"![Lines of reply language and content against the share of other languages in tuning.](assets/{REPLY_FIGURE})"
@@ -261,6 +303,7 @@ def blocks() -> list[tuple[tuple[str, str], str]]:
     """README's marks and what stands between them."""
     return [
         (MARKS, markdown()),
+        (LADDER_MARKS, ladder_markdown()),
         (CLAIM_MARKS, claims_markdown()),
         (NAME_MARKS, names_markdown()),
         (report_paint.MARKS, report_paint.markdown()),
@@ -271,8 +314,9 @@ def blocks() -> list[tuple[tuple[str, str], str]]:
 
 def claim_figures() -> dict[str, Any]:
     """The figures that come from the ledger, those whose claims have run."""
-    sight, replies = claims.sight_by_language(), claims.replies_by_share()
-    drawn = {} if sight is None else {SIGHT_FIGURE: figures.sight(sight)}
+    replies, drawn = claims.replies_by_share(), {}
+    if has("ladder"):
+        drawn[LADDER_FIGURE] = figures.ladder(read("ladder"), ladder.METRICS, ladder.towers())
     drawn |= {} if replies is None else {REPLY_FIGURE: figures.reply_language(replies, PANELS)}
     return drawn | ({report_systems.FIGURE: report_systems.figure()} if has(report_systems.NAME) else {})
 

@@ -145,6 +145,27 @@ def test_blind_and_shuffled_see_what_they_say(bench):
         bench.soft(recipe, "val", 10, "blnd")
 
 
+def test_a_question_is_understood_where_the_right_answer_comes_in_any_language(bench, monkeypatch):
+    """Three made-up models: one answers in the language asked, one in English, one replies to another question."""
+    recipe = bench.recipe(language_model("toy-english", 0), ARM.recipe_options)
+    many, kinds = toyworld.split_scenes("val")[:20], ("colour", "count", "where")
+    of = {code: instructions.questions_asked(many, [code], seed=5, each=3, kinds=kinds) for code in ("de", "en")}
+    replies = {
+        "in German": [e.reply for e in of["de"]],
+        "in English": [e.reply for e in of["en"]],
+        "of another question": [e.reply for e in of["de"][1:] + of["de"][:1]],
+    }
+    soft, found = torch.zeros(len(many), 2, recipe.lm.width), {}
+    for name, said in replies.items():
+        monkeypatch.setattr(recipe.lm, "generate", lambda *given, said=said, **more: said)
+        found[name] = bench.free_answers(recipe, soft, many, "de", each=3, kinds=kinds)
+    right = {name: rows[["understood", "in_language"]].mean().tolist() for name, rows in found.items()}
+    assert right["in German"] == [1.0, 1.0] and right["in English"][0] == 1.0 and right["in English"][1] < 0.1
+    assert right["of another question"][0] < 0.3
+    rows = found["in German"]
+    assert set(rows["kind"]) <= set(kinds) and len(rows) == len(of["de"]) and set(rows["language"]) == {"de"}
+
+
 def test_a_reply_that_is_begun_begins_as_captions_of_the_language_do(bench):
     """Asked in German, a model that read English only goes on in something else; its first token is a German one."""
     recipe = bench.train(ARM, 0)

@@ -384,10 +384,10 @@ def test_the_command_line_prints_the_ledger_and_knows_its_claims(tmp_path, capsy
 
 
 def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
-    """A point for each language of each language model, a point for each share, and all that was found as text."""
+    """A point for each share, and all that was found as text."""
     monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: len(lm) + len(language))
     ledger = tmp_path / "claims.json"
-    assert claims.sight_by_language(ledger) is None and claims.replies_by_share(ledger) is None
+    assert claims.replies_by_share(ledger) is None
     assert "pending; `mpm-lite claims run C7` runs it" in claims.told("C7", ledger)
     for name in ("C3", "C7"):
         one = CLAIMS[name]
@@ -399,8 +399,7 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
         row |= {"high": 0.6, "control_effect": 0.1, "control_low": 0.0, "control_high": 0.2}
         row["details"] = {k: [i.value, i.low, i.high] for k, i in found.details.items()}
         claims.enter(row, ledger)
-    sight, replies = claims.sight_by_language(ledger), claims.replies_by_share(ledger)
-    assert len(sight) == 6 * 9 and (sight["low"] <= sight["high"]).all()
+    replies = claims.replies_by_share(ledger)
     assert len(replies) == 2 * 2 * 6 and set(replies["metric"]) == {"reply_language", "content"}
     assert replies.groupby(["metric", "share"])["value"].nunique().loc[:, 0.0].eq(1).all(), (
         "none is none, of either kind"
@@ -413,7 +412,7 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
         claims.details("C1", {}, ledger)
     dots = figures.intervals(few.assign(group=["a", "b"]), "retention")
     assert "French" in dots.mpm_alt and dots.axes[0].get_legend()
-    for figure in (figures.sight(sight), figures.reply_language(replies, {"content": "content"}), dots):
+    for figure in (figures.reply_language(replies, {"content": "content"}), dots):
         assert len(figure.mpm_alt) > 60
 
 

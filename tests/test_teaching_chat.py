@@ -77,3 +77,14 @@ def test_the_menus_redraw_and_say_what_is_wrong():
     assert asked[-1] == ("A small red star to the left of a small blue heart.", "sw") and "drawn" in shown.value
     second.children[1].value, second.children[2].value = "red", "star"
     assert "alike in colour and shape" in shown.value
+
+
+def test_ten_replies_on_a_page_and_a_dial_that_turns_pages(bench, recipe):
+    page = chat.ten_replies(bench, recipe, chat.compose("large red star", "small blue heart"))
+    assert page.data.count("<tr>") == 11 and page.data.count("<img") == 1
+    assert all(f'lang="{code}" dir="auto"' in page.data for code in grammar.LANGUAGES)
+    assert "A large red star to the left of a small blue heart." in page.words and "% right" in page.words
+    slider, shown = chat.dial({"weak": widgets.Page("<p>one</p>", "one"), "strongest": page}, "weak").children
+    assert shown.value == "<p>one</p>"
+    slider.value = "strongest"
+    assert shown.value == page.data

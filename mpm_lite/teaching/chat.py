@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -87,6 +87,36 @@ def look(bench: Bench, recipe: MpmChat, scene: Scene, language: str, reads: int 
     return widgets.Page(
         header + _queries(recipe, features, soft, picture, question, reads), f"{question} {said} ({verdict})"
     )
+
+
+def ten_replies(bench: Bench, recipe: MpmChat, scene: Scene) -> widgets.Page:
+    """One page: the picture, and what the model replies when it is asked about it in each language of the toy world."""
+    picture = toyworld.render(scene)
+    with torch.inference_mode():
+        soft = recipe.predict({"seen": seen(bench, picture)})["soft"]
+    rows, right = [], []
+    for code in grammar.LANGUAGES:
+        said = bench.say(recipe, soft, [scene], code)[0]
+        right.append(captioning.caption_scores(said, scene, code)["slots"])
+        rows.append([display_name(code), widgets.Text(said, code), f"{100 * right[-1]:.0f} %"])
+    title = grammar.in_order(scene, "en")[0]
+    page = widgets.table(rows, ["asked in", "reply", "right in that language"], f"{recipe.lm.name} is shown: {title}")
+    words = f"{recipe.lm.name}, asked in ten languages about: {title} On average {100 * np.mean(right):.0f} % right."
+    return widgets.Page(_image(picture, title) + page.data, words)
+
+
+def dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
+    """A slider over named pages, with the chosen page below it; an ipywidgets box."""
+    import ipywidgets
+
+    slider = ipywidgets.SelectionSlider(options=list(pages), value=start, description="model")
+    shown = ipywidgets.HTML(value=pages[start].data)
+
+    def redraw(change: dict[str, Any]) -> None:
+        shown.value = pages[change["new"]].data
+
+    slider.observe(redraw, names="value")
+    return ipywidgets.VBox([slider, shown])
 
 
 def _queries(
