@@ -69,9 +69,10 @@ def claims(args: argparse.Namespace) -> None:
         return
     out = Path(args.out or "runs/claims")
     if args.action == "pack":
+        from mpm_lite import ladder
         from mpm_lite.head_to_head import shelves
 
-        every = [c.shelf(out), *shelves(out), *shelves(out, "head_to_head_real")]
+        every = [c.shelf(out), *shelves(out), *shelves(out, "head_to_head_real"), ladder.shelf(out)]
         for one in [one for one in every if one.files()] or every[:1]:
             print(f"Written: {one.pack()}")
         return

@@ -142,8 +142,8 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
     towers: text, t, rho, low, high of real towers, drawn into the last panel.
     """
     plt = house()
-    figure, axes = plt.subplots(1, len(named), figsize=(3.9 * len(named), 4.0), sharey=True, squeeze=False)
-    top = 1.35
+    figure, axes = plt.subplots(1, len(named), figsize=(3.9 * len(named), 4.3), sharey=True, squeeze=False)
+    top, right = 1.35, max(1.12, table[table["figure"] == "t"]["value"].max() + 0.04)
     for axis, (metric, name) in zip(axes[0], named.items(), strict=True):
         rows = table[table["metric"] == metric].set_index(["figure", "lm", "lm_seed"])[["value", "low", "high"]]
         there = {figure for figure, *_ in rows.index}
@@ -161,8 +161,8 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
         # Where the papers' statement lies: a strong language model, and hardly anything lost.
         axis.fill_between([0.9, 1.1], 0.9, 1.1, color="grey", alpha=0.2, lw=0, label="what the papers state")
         models = rows.loc["t"].index.nunique() if "t" in there else 0
-        axis.set(title=f"{name}, {models} language models", xlabel="text transfer t: how strong the language model is")
-        axis.set(xlim=(-0.05, 1.1), ylim=(-0.05, top))
+        axis.set(title=f"{name}, {models} language models", xlabel="text transfer t")
+        axis.set(xlim=(-0.05, right), ylim=(-0.05, top))
     if towers is not None:
         axis, bars = axes[0, -1], [towers["rho"] - towers["low"], towers["high"] - towers["rho"]]
         axis.errorbar(towers["t"], towers["rho"], yerr=bars, fmt="none", ecolor="black", alpha=0.4, lw=1)
@@ -180,7 +180,7 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
     # Below the panels: inside, it would hide points.
     handles = {name: handle for axis in axes[0] for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, fontsize=8)
-    axes[0, 0].set_ylabel("share of English's gain, mean of nine languages")
+    axes[0, 0].set_ylabel("share of what English gains")
     means = table[table["figure"] == "e"].groupby("metric")["value"].mean()
     told = ", ".join(f"{named[m]}: mean e {v:.2f}" for m, v in means.items() if m in named)
     models = len(table[["lm", "lm_seed"]].drop_duplicates())

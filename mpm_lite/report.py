@@ -154,15 +154,27 @@ def ladder_markdown() -> str:
         rows.append((strength, [f"`{name}:{seed}`", reads(cards[name, seed]), *figures_of]))
     by_strength = [row for _, row in sorted(rows)]
     across = [
-        [ladder.METRICS[row.metric], row.figure, span(row.value, row.low, row.high), str(row.models)]
+        # Models that all stand in one order leave nothing to draw: their correlation has no interval.
+        [
+            ladder.METRICS[row.metric],
+            row.figure,
+            span(row.value, row.low, row.high) if row.low < row.high else f"{row.value:.2f}",
+            str(row.models),
+        ]
         for row in models.itertuples()
     ]
+    e = words[words["figure"] == "e"].assign(
+        mixed=lambda of: [cards[one].get("mixed", 0) > 0 for one in zip(of["lm"], of["lm_seed"], strict=True)]
+    )
+    by_text = e.groupby("mixed")["value"].agg(["mean", "size"])
     return "\n\n".join(
         [
             f"![{figures.ladder(scores, ladder.METRICS, ladder.towers()).mpm_alt}](assets/{LADDER_FIGURE})",
             "Each point is a language model that read text only, with the same connector before it, which learned to see from English captions only. *Text transfer t*: an English caption stands as text in the picture's place; how much of what it tells the model in English it also tells it in the other languages? *Pivot efficiency e*: does a picture serve the other languages as well as that caption does? *Retention* is their product. The papers' premise is a language model with t near 1; their hypothesis is that e is near 1.",
             "Over all models (intervals from drawing models):",
             markdown_table(["score", "figure", "value", "models"], across),
+            "Closed questions come out as the papers say: retention follows t, and e is about 1 in strong and weak language models alike. Captions do not: there, e depends on the language model too. "
+            f"For the words of captions it is {by_text.loc[False, 'mean']:.2f} on average over the {by_text.loc[False, 'size']} language models that read translation pairs alone, and {by_text.loc[True, 'mean']:.2f} over the {by_text.loc[True, 'size']} that also read conversations in two languages. (t can be above 1: a blind reply names fewer right words in the other languages than in English, so there is more to gain.)",
             f"Words of captions, by language model, from weak to strong (mean of nine languages, {scores['n'].max()} test pictures; intervals from drawing pictures; '-' where the ratio would be one of noise):",
             markdown_table(["language model", "what it read", *SHOWN_OF_LADDER], by_strength),
             f"Made by `mpm-lite run ladder` at commit `{told['commit']}`.",

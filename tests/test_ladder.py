@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from worlds import own_home
 
-from mpm_lite import UserError, figures, ladder, pretrain
+from mpm_lite import UserError, figures, ladder, pretrain, runtime
 from mpm_lite.chat import Chat
 from mpm_lite.cli import main
 from mpm_lite.data import grammar
@@ -119,6 +119,37 @@ def test_other_options_of_the_recipe_are_other_rows(monkeypatch):
     before = ladder.key(rung, "test")
     monkeypatch.setattr(ladder, "RECIPE", Chat(options={"queries": 8}))
     assert ladder.key(rung, "test") != before
+
+
+def test_the_ladder_that_ships_is_what_its_rows_say():
+    """One model's rows give that model's lines of the table; all models have their lines, and their rows."""
+    out = runtime.asset("results")
+    said, card = pd.read_csv(out / "ladder.csv"), json.loads((out / "ladder.json").read_text())
+    told = [rung for rung in ladder.rungs() if str(rung) in card["models"]]
+    assert len(told) == len(card["models"]) == len(said.drop_duplicates(["lm", "lm_seed"])) >= 8
+    assert not ladder.shelf(out).missing([ladder.name_of(ladder.key(rung, "test")) for rung in told])
+    one = next(rung for rung in told if rung.name == "toy-mixed")
+    again = ladder.table(ladder.items([one], out))
+    lines = said[(said["lm"] == one.name) & (said["lm_seed"] == one.seed)].reset_index(drop=True)
+    numbers = ["value", "low", "high"]
+    assert again[["metric", "figure"]].equals(lines[["metric", "figure"]])
+    assert np.allclose(again[numbers], lines[numbers], atol=2e-4)
+
+
+def test_what_the_readme_says_of_the_ladder_is_so():
+    """Its words on closed questions and on captions; the numbers are compared elsewhere."""
+    scores = pd.read_csv(runtime.asset("results/ladder.csv"))
+    e = scores[scores["figure"] == "e"].set_index(["metric", "lm", "lm_seed"])
+    assert (
+        e.loc["answers", "value"].between(0.8, 1.3).all()
+        and ((e["low"] < 1.05) & (e["high"] > 0.95)).loc["answers"].all()
+    )
+    models = pd.read_csv(runtime.asset("results/ladder-models.csv")).set_index(["metric", "figure"])
+    assert (models.loc[pd.IndexSlice[:, "retention against t"], "low"] > 0.5).all()
+    mixed = e.index.get_level_values("lm").str.startswith("toy-mixed")
+    for metric in ("slots", "choice"):
+        here = e.index.get_level_values("metric") == metric
+        assert e.loc[here & mixed, "low"].min() > e.loc[here & ~mixed, "high"].max()
 
 
 def test_two_models_are_too_few_to_speak_for_all():

@@ -23,8 +23,9 @@ SIDE = 84  # pixels of a picture shown
 
 def picture(pixels: np.ndarray, alt: str, side: int = SIDE) -> str:
     """A picture uint8 (H, H, 3) as HTML, its pixels left sharp."""
-    data = data_uri(pixels, side, "png", sharp=True)
-    kept = f"min-width:{3 * side // 4}px"  # a narrow page scrolls, and does not squeeze some pictures more than others
+    data = data_uri(pixels, len(pixels), "png", sharp=True)  # as it is: the page enlarges it
+    # A narrow page scrolls, and does not squeeze some pictures more than others.
+    kept = f"min-width:{3 * side // 4}px;image-rendering:pixelated"
     return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" style="{kept}" src="{data}">'
 
 
