@@ -77,6 +77,16 @@ def present() -> list[Rung]:
     return [rung for rung in rungs() if toys.present(rung.name, rung.seed)]
 
 
+def known(out: Path, split: str) -> list[Rung]:
+    """Those of which something can be said: their weights are here, or their rows lie under `out` already."""
+    here, carded = present(), [rung for rung in rungs() if rung.seed in toys.seeds(rung.name)]
+    absent = {name_of(key(rung, split)): rung for rung in carded if rung not in here}
+    missing = shelf(out).missing(absent)
+    return [
+        rung for rung in rungs() if rung in here or rung in [absent[name] for name in absent if name not in missing]
+    ]
+
+
 def connector_rungs() -> list[Rung]:
     """Every connector on each of the strongest models that are here."""
     strong = [rung for rung in present() if rung.name == STRONGEST]
@@ -101,8 +111,9 @@ def run(
     workers: int = 1,
 ) -> list[Path]:
     """Train and test what is missing of the models that are here, and write OUT/ladder.csv, OUT/ladder-models.csv and a
-    card. Rows are kept under OUT, so that a stopped run goes on. UserError where no model of the ladder is here."""
-    many = present()
+    card. Rows are kept under OUT, so that a stopped run goes on, and a model whose weights are gone still counts. UserError
+    where no model of the ladder is here."""
+    many = known(out, split)
     if not many:
         raise UserError("No language model of the ladder is here: `mpm-lite pretrain --ladder` makes them.")
     if gone := [str(rung) for rung in rungs() if rung not in many]:
