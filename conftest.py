@@ -44,8 +44,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     asked = [str(a) for a in session.config.args]
     if not any("notebooks" in a or a.endswith(".ipynb") for a in asked):
         return
-    from mpm_lite import data, tour
+    from mpm_lite import data
     from mpm_lite.data import fetch
+    from mpm_lite.report import tour
 
     if os.environ.get("CI"):
         for name in ("stamps", "clipart"):

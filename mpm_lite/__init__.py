@@ -9,54 +9,50 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from mpm_lite.core import __version__
 
 _WHERE = {
     "load_captions": "data",
     "CaptionSet": "data",
-    "load_text_tower": "towers.text",
-    "load_image_tower": "towers.image",
-    "load_lm": "towers.lm",
+    "load_text_tower": "towers.load",
+    "load_image_tower": "towers.load",
+    "load_lm": "towers.load",
     "Recipe": "recipes",
     "Stage": "recipes",
-    "Experiment": "experiment",
-    "sweep": "sweeping",
-    "Hypothesis": "hypothesis",
-    "Results": "results",
-    "asset": "runtime",
-    "banner": "runtime",
-    "UserError": "runtime",
-    "show": "teaching.show",
+    "Experiment": "experiments.experiment",
+    "sweep": "experiments.sweep",
+    "Hypothesis": "experiments.hypothesis",
+    "Results": "experiments.results",
+    "asset": "core.runtime",
+    "banner": "core.runtime",
+    "UserError": "core.runtime",
+    "show": "teaching.check",
 }
 _MODULES = {
     "ops",
-    "runtime",
+    "core",
     "data",
     "towers",
     "recipes",
-    "train",
-    "evaluate",
-    "experiment",
-    "results",
-    "figures",
-    "tour",
-    "studies",
+    "training",
+    "evaluation",
+    "experiments",
+    "claims",
+    "report",
     "teaching",
 }
 __all__ = sorted(_WHERE | dict.fromkeys(_MODULES))
 
 if TYPE_CHECKING:  # what editors see behind __getattr__
+    from mpm_lite.core.runtime import UserError, asset, banner
     from mpm_lite.data import CaptionSet, load_captions
-    from mpm_lite.experiment import Experiment
-    from mpm_lite.hypothesis import Hypothesis
+    from mpm_lite.experiments.experiment import Experiment
+    from mpm_lite.experiments.hypothesis import Hypothesis
+    from mpm_lite.experiments.results import Results
+    from mpm_lite.experiments.sweep import sweep
     from mpm_lite.recipes import Recipe, Stage
-    from mpm_lite.results import Results
-    from mpm_lite.runtime import UserError, asset, banner
-    from mpm_lite.sweeping import sweep
-    from mpm_lite.teaching.show import show
-    from mpm_lite.towers.image import load_image_tower
-    from mpm_lite.towers.lm import load_lm
-    from mpm_lite.towers.text import load_text_tower
+    from mpm_lite.teaching.check import show
+    from mpm_lite.towers.load import load_image_tower, load_lm, load_text_tower
 
 
 def __getattr__(name: str) -> Any:

@@ -6,12 +6,12 @@ from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 from worlds import Pairs
 
-from mpm_lite import shards, train
-from mpm_lite.ops import across
+from mpm_lite.ops import distributed
 from mpm_lite.recipes import Align
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
-from mpm_lite.towers.lm import load_lm
+from mpm_lite.towers.load import load_lm
+from mpm_lite.training import loop, sharding
 
 BATCH, STEPS = 8, 20
 
@@ -64,18 +64,18 @@ def learned(kind, steps, parts, shard, out):
     torch.manual_seed(0)
     recipe, data = globals()[kind](steps)
     recipe.double()
-    plan = train.Plan(progress=False, parts=parts, shard=shard, out=out / f"{kind}-{steps}-run", save_every=8)
-    grads, collect = {}, shards.collect
+    plan = loop.Plan(progress=False, parts=parts, shard=shard, out=out / f"{kind}-{steps}-run", save_every=8)
+    grads, collect = {}, sharding.collect
 
     def collected(objective, home):
         # A sharded recipe learns in a copy: its gradients are looked at when its weights come home.
-        grads.update({k: shards.whole(p.grad) for k, p in objective.recipe.named_parameters() if p.grad is not None})
+        grads.update({k: sharding.whole(p.grad) for k, p in objective.recipe.named_parameters() if p.grad is not None})
         collect(objective, home)
 
-    shards.collect = collected
-    history = train.fit(recipe, Exact(data), plan, device="cpu")
+    sharding.collect = collected
+    history = loop.fit(recipe, Exact(data), plan, device="cpu")
     found = {f"weight {k}": v for k, v in recipe.state_dict().items() if recipe.trains(k)}
-    shards.collect = collect
+    sharding.collect = collect
     grads.update({k: p.grad for k, p in recipe.named_parameters() if p.grad is not None})
     found |= {f"grad {k}": v for k, v in grads.items()}
     found["losses"] = torch.tensor(history.losses, dtype=torch.float64)
@@ -99,7 +99,7 @@ def resumed(out):
 
         data.batch = batch
         try:
-            train.fit(recipe, data, train.Plan(progress=False, shard=True, out=where, save_every=5), device="cpu")
+            loop.fit(recipe, data, loop.Plan(progress=False, shard=True, out=where, save_every=5), device="cpu")
         except InterruptedError:
             continue
         ends.append(recipe.state_dict())
@@ -114,5 +114,5 @@ def main(in_parts, shard, out, kinds):
             found |= learned(kind, steps, in_parts, shard, out)
     if shard and in_parts == 1:
         found["resumed"] = resumed(out)
-    if across.rank() == 0:
+    if distributed.rank() == 0:
         save_file(found, out / "found.safetensors")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from worlds import small_recipe
 
-from mpm_lite import train
+from mpm_lite.training import loop
 
 STEPS, SAVE = 30, 3
 
@@ -38,7 +38,7 @@ def run(out, die=None):
     for (where, name), one in plain.items():
         setattr(where, name, event(name, one))
     try:
-        train.fit(recipe, data, train.Plan(out=out, save_every=SAVE, score_every=10, progress=False), lambda m: 1.0)
+        loop.fit(recipe, data, loop.Plan(out=out, save_every=SAVE, score_every=10, progress=False), lambda m: 1.0)
     finally:
         for (where, name), one in plain.items():
             setattr(where, name, one)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mpm_lite import ops
-from mpm_lite.ops import choose
+from mpm_lite.ops import plan
 
 GRADIENT = {torch.float32: 1e-5, torch.float16: 1e-3}
 
@@ -21,8 +21,8 @@ def impl(request, monkeypatch):
     """Both ways in which kernels are used; the second is what a T4 runs."""
     if request.param == "triton":
         return "triton"
-    decide = choose.decide
-    monkeypatch.setattr(choose, "decide", lambda *a, **k: dataclasses.replace(decide(*a, **k), elementwise=True))
+    decide = plan.decide
+    monkeypatch.setattr(plan, "decide", lambda *a, **k: dataclasses.replace(decide(*a, **k), elementwise=True))
     return "chunked"
 
 

@@ -11,9 +11,9 @@ from processes import ended, start
 from safetensors.torch import load_file
 from worlds import small_recipe
 
-from mpm_lite import checkpoint, parts, shards, train
+from mpm_lite.core.runtime import UserError
 from mpm_lite.recipes import Recipe
-from mpm_lite.runtime import UserError
+from mpm_lite.training import checkpoint, gradcache, loop, sharding
 
 HERE = Path(__file__).parent
 KINDS = ("align", "dual", "chat")
@@ -97,32 +97,32 @@ def test_dropout_in_parts_is_drawn_once():
     losses = []
     for count in (1, 4):
         recipe, data = small_recipe(dropout=0.5, steps=3)
-        losses.append(train.fit(recipe, data, train.Plan(progress=False, parts=count)).losses)
+        losses.append(loop.fit(recipe, data, loop.Plan(progress=False, parts=count)).losses)
     assert all(torch.isfinite(torch.tensor(of)).all() for of in losses)
     recipe, data = small_recipe(dropout=0.5, steps=3)
-    again = train.fit(recipe, data, train.Plan(progress=False, parts=4)).losses
+    again = loop.fit(recipe, data, loop.Plan(progress=False, parts=4)).losses
     assert again == losses[1]
 
 
 def test_what_cannot_be_shared_out_is_one_sentence():
     recipe, data = small_recipe(batch=16)
     with pytest.raises(UserError, match="multiple of 3"):
-        train.fit(recipe, data, train.Plan(progress=False, parts=3))
+        loop.fit(recipe, data, loop.Plan(progress=False, parts=3))
 
     class Whole(Recipe):
         name, compares = "whole", True
 
     with pytest.raises(UserError, match=r"no features\(\): set parts=1"):
-        parts.check(Whole(), 16, 2)
+        gradcache.check(Whole(), 16, 2)
     with pytest.raises(UserError, match="Did you mean 'bf16'"):
-        train.fit(recipe, data, train.Plan(progress=False, precision="bf61"))
+        loop.fit(recipe, data, loop.Plan(progress=False, precision="bf61"))
 
 
 def test_what_cannot_be_sharded_is_one_sentence():
     recipe, _ = small_recipe()
-    shards.check(recipe, "bf16")
+    sharding.check(recipe, "bf16")
     with pytest.raises(UserError, match="bf16"):
-        shards.check(recipe, "fp16")
+        sharding.check(recipe, "fp16")
 
     class Idle(Recipe):
         name = "idle"
@@ -134,9 +134,9 @@ def test_what_cannot_be_sharded_is_one_sentence():
             pass
 
     with pytest.raises(UserError, match="leave out --shard"):
-        shards.check(Idle(), "no")
+        sharding.check(Idle(), "no")
     with pytest.raises(UserError, match="after each step"):
-        shards.check(Averaged(), "no")
+        sharding.check(Averaged(), "no")
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

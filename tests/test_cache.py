@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from worlds import Meaning
 
-from mpm_lite import cache
+from mpm_lite.core import store
+from mpm_lite.core.keys import Key
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
-from mpm_lite.keys import Key
-from mpm_lite.runtime import UserError
 from mpm_lite.towers.features import image_features, text_features
 
 KEY = Key("numbers", {"kind": "k"})
@@ -42,34 +42,34 @@ def test_computed_once_and_read_back():
         calls.append(1)
         return np.arange(6, dtype=np.float32).reshape(2, 3)
 
-    first, second = cache.features(KEY, compute), cache.features(KEY, compute)
+    first, second = store.features(KEY, compute), store.features(KEY, compute)
     assert len(calls) == 1 and np.array_equal(first, second)
-    assert cache.digest(["ab", "c"]) != cache.digest(["a", "bc"])
+    assert store.digest(["ab", "c"]) != store.digest(["a", "bc"])
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "garbage"])
 def test_a_damaged_entry_is_made_again(damage, capsys):
     good = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-    cache.features(KEY, lambda: good)
-    path = next(cache.folder().glob("*.safetensors"))
+    store.features(KEY, lambda: good)
+    path = next(store.folder().glob("*.safetensors"))
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes({"flip": bytes(raw), "truncate": bytes(raw[:50]), "empty": b"", "garbage": b"x" * 100}[damage])
-    assert np.array_equal(cache.features(KEY, lambda: good), good)
+    assert np.array_equal(store.features(KEY, lambda: good), good)
     assert "damaged" in capsys.readouterr().err
-    assert np.array_equal(cache.features(KEY, lambda: pytest.fail("it was made again already")), good)
+    assert np.array_equal(store.features(KEY, lambda: pytest.fail("it was made again already")), good)
 
 
 def test_a_killed_run_leaves_no_entry_and_no_litter(own_home):
     code = (
-        "import os, signal, numpy as np\nfrom mpm_lite import cache\n"
+        "import os, signal, numpy as np\nfrom mpm_lite.core import keys, store\n"
         "real = os.replace\nos.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "cache.features(cache.Key('numbers', {'kind': 'k'}), lambda: np.ones((2, 2), np.float32))"
+        "store.features(keys.Key('numbers', {'kind': 'k'}), lambda: np.ones((2, 2), np.float32))"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -signal.SIGKILL
-    assert not list(cache.folder().glob("*.safetensors"))
-    cache.features(KEY, lambda: np.ones((2, 2), np.float32))
-    assert [p.name for p in cache.folder().iterdir()] == [next(cache.folder().glob("*.safetensors")).name]
+    assert not list(store.folder().glob("*.safetensors"))
+    store.features(KEY, lambda: np.ones((2, 2), np.float32))
+    assert [p.name for p in store.folder().iterdir()] == [next(store.folder().glob("*.safetensors")).name]
 
 
 def test_a_part_is_encoded_whole_whatever_is_asked():
@@ -86,20 +86,20 @@ def test_other_weights_or_other_content_are_other_entries():
     whole = CaptionSet([(part(), np.arange(9))])
     image_features(whole, Meaning(seed=0)), image_features(whole, Meaning(seed=1))
     image_features(CaptionSet([(part("made/other"), np.arange(9))]), Meaning(seed=0))
-    assert len(list(cache.folder().glob("*.safetensors"))) == 3
+    assert len(list(store.folder().glob("*.safetensors"))) == 3
 
 
 def test_not_finite_is_not_cached():
     with pytest.raises(UserError, match="not finite"):
-        cache.features(KEY, lambda: np.full((2, 2), np.nan, np.float32))
-    assert not cache.folder().exists()
+        store.features(KEY, lambda: np.full((2, 2), np.nan, np.float32))
+    assert not store.folder().exists()
 
 
 def test_a_full_or_forbidden_disk_is_one_sentence(monkeypatch, own_home):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="No space left"):
-        cache.features(KEY, lambda: np.ones((2, 2), np.float32))
-    assert not list(cache.folder().iterdir())
+        store.features(KEY, lambda: np.ones((2, 2), np.float32))
+    assert not list(store.folder().iterdir())
 
 
 def test_what_was_learned_is_learned_once_and_kept_whole(tmp_path):
@@ -113,7 +113,7 @@ def test_what_was_learned_is_learned_once_and_kept_whole(tmp_path):
         return {"a": torch.full((2,), 1.5), "b": torch.ones(2, 3).T}
 
     path = tmp_path / "some" / "weights.safetensors"
-    first, again = cache.learned(path, learn), cache.learned(path, learn)
+    first, again = store.learned(path, learn), store.learned(path, learn)
     assert len(asked) == 1 and not asked[0].exists() and first["a"].dtype == torch.float32
     assert all(torch.equal(first[k], again[k]) for k in ("a", "b"))
 
@@ -122,16 +122,16 @@ def test_what_was_learned_is_learned_once_and_kept_whole(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cache.learned(tmp_path / "other.safetensors", stopped)
+        store.learned(tmp_path / "other.safetensors", stopped)
     assert (tmp_path / "other.run").is_dir() and not (tmp_path / "other.safetensors").exists()
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="is torn"):
-        cache.learned(path, learn)
+        store.learned(path, learn)
 
 
 def test_what_another_process_is_writing_stays_and_what_a_dead_one_left_goes(tmp_path):
     writing, left = tmp_path / f".x.json.{os.getppid()}.tmp", tmp_path / ".x.json.999999999.tmp"
     writing.touch()
     left.touch()
-    cache.write_atomic(tmp_path / "x.json", b"{}")
+    store.write_atomic(tmp_path / "x.json", b"{}")
     assert writing.exists() and not left.exists()

@@ -5,10 +5,13 @@ import pytest
 import torch
 from worlds import own_home
 
-from mpm_lite import UserError, asking, cli
-from mpm_lite.chat import Bench, Chat, language_model
-from mpm_lite.data import grammar, instructions, toyworld
-from mpm_lite.data.noise import Noise
+from mpm_lite import UserError
+from mpm_lite.cli import main
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.data.toyworld.noise import Noise
+from mpm_lite.evaluation import chat
+from mpm_lite.experiments.mpm_chat import Chat, ChatBench, language_model
 
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
 ARM = Chat(lm="toy-english", lm_seed=0, pairs=32, options=TINY)
@@ -16,7 +19,7 @@ ARM = Chat(lm="toy-english", lm_seed=0, pairs=32, options=TINY)
 
 @pytest.fixture(scope="module")
 def bench():
-    return Bench(progress=False)
+    return ChatBench(progress=False)
 
 
 @pytest.fixture(autouse=True)
@@ -27,21 +30,21 @@ def home(monkeypatch, tmp_path):
 
 def test_captions_are_asked_for_in_the_language_they_come_in():
     many = toyworld.split_scenes("train")[:200]
-    told = instructions.captions_asked(many, ("de", "ja"), seed=1)
+    told = exchanges.captions_asked(many, ("de", "ja"), seed=1)
     assert {e.language for e in told} == {"de", "ja"} and [e.picture for e in told] == list(range(200))
     for e, scene in zip(told, many, strict=True):
         assert e.question == grammar.describe(e.language) and e.reply in grammar.in_order(scene, e.language)
         assert e.prompt == f"\n{e.question}\n" and not e.told
-    text = instructions.captions_asked(many, ("de",), seed=1, text_only=True)
+    text = exchanges.captions_asked(many, ("de",), seed=1, text_only=True)
     assert all(e.told != e.reply and e.told in grammar.in_order(s, "de") for e, s in zip(text, many, strict=True))
-    noisy = instructions.captions_asked(many, ("de",), seed=1, noise=Noise(swap=0.5))
+    noisy = exchanges.captions_asked(many, ("de",), seed=1, noise=Noise(swap=0.5))
     wrong = [grammar.parse(e.reply, "de") != grammar.shown(s) for e, s in zip(noisy, many, strict=True)]
     assert 0.5 < np.mean(wrong) < 1
 
 
 def test_closed_questions_are_the_same_in_every_language_and_their_options_hold_the_answer():
     many = toyworld.split_scenes("val")[:80]
-    asked = {code: instructions.questions_asked(many, [code], seed=3, each=2) for code in grammar.LANGUAGES}
+    asked = {code: exchanges.questions_asked(many, [code], seed=3, each=2) for code in grammar.LANGUAGES}
     assert len({tuple((e.picture, e.kind) for e in few) for few in asked.values()}) == 1
     for code, few in asked.items():
         places = set()
@@ -149,7 +152,7 @@ def test_a_question_is_understood_where_the_right_answer_comes_in_any_language(b
     """Three made-up models: one answers in the language asked, one in English, one replies to another question."""
     recipe = bench.recipe(language_model("toy-english", 0), ARM.recipe_options)
     many, kinds = toyworld.split_scenes("val")[:20], ("colour", "count", "where")
-    of = {code: instructions.questions_asked(many, [code], seed=5, each=3, kinds=kinds) for code in ("de", "en")}
+    of = {code: exchanges.questions_asked(many, [code], seed=5, each=3, kinds=kinds) for code in ("de", "en")}
     replies = {
         "in German": [e.reply for e in of["de"]],
         "in English": [e.reply for e in of["en"]],
@@ -172,7 +175,7 @@ def test_a_reply_that_is_begun_begins_as_captions_of_the_language_do(bench):
     many = toyworld.split_scenes("val")[:6]
     soft = bench.soft(recipe, "val", 6, "begun")
     assert torch.equal(soft, bench.soft(recipe, "val", 6, "real"))
-    first = {row[0] for row in recipe.lm.encode(list(asking.openings("de")), special=False)}
+    first = {row[0] for row in recipe.lm.encode(list(chat.openings("de")), special=False)}
     begun, free = (bench.say(recipe, soft, many, "de", begun=b) for b in (True, False))
     assert begun != free
     assert {row[0] for row in recipe.lm.encode(begun, special=False)} <= first
@@ -222,11 +225,11 @@ def test_mistakes_are_said_before_anything_runs():
         with pytest.raises(UserError, match=says):
             Chat(**wrong)
     with pytest.raises(UserError, match="Unknown language model"):
-        Chat(lm="toy-multi").run(bench=Bench(progress=False))
+        Chat(lm="toy-multi").run(bench=ChatBench(progress=False))
 
 
 def test_a_tower_without_patches_is_refused(bench):
-    blindfold = Bench(progress=False)
+    blindfold = ChatBench(progress=False)
     blindfold.tower = type("Flat", (), {"has_patches": False, "width": 8, "fingerprint": "x", "name": "flat",
                                         "patches": bench.tower.__class__.patches})()  # fmt: skip
     with pytest.raises(UserError, match="flat gives one vector a picture and no patches"):
@@ -235,10 +238,10 @@ def test_a_tower_without_patches_is_refused(bench):
 
 def test_the_command_line_trains_asks_and_writes(tmp_path, capsys):
     small = [f"{k}={v}" for k, v in (TINY | {"lm": "toy-english", "pairs": 32, "count": 4}).items()]
-    assert cli.main(["run", "mpm_chat", "--set", *small, "--out", str(tmp_path / "out")]) == 0
+    assert main.main(["run", "mpm_chat", "--set", *small, "--out", str(tmp_path / "out")]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "model.safetensors", "results.parquet", "items.parquet", "config.json",
     }  # fmt: skip
     assert "reply_language" in capsys.readouterr().out
-    assert cli.main(["run", "mpm_chat", "--set", "lmm=toy-english"]) == 2
+    assert main.main(["run", "mpm_chat", "--set", "lmm=toy-english"]) == 2
     assert "Did you mean 'lm'" in capsys.readouterr().err

@@ -10,30 +10,23 @@ import pandas as pd
 import pytest
 from worlds import own_home
 
-from mpm_lite import (
-    UserError,
-    choosing,
-    claims,
-    claims_chat,
-    cli,
-    disputes,
-    evaluate,
-    figures,
-    judging,
-    painting,
-    runtime,
-)
-from mpm_lite.asking import METRICS as OF_CHAT
-from mpm_lite.associations import spearman
-from mpm_lite.chat import Chat
-from mpm_lite.claims import CLAIMS
-from mpm_lite.claims_chat import OTHERS
-from mpm_lite.data import grammar
-from mpm_lite.judging import AGAINST, FOR, OPEN, Sample, above, below, both, within
+from mpm_lite import UserError
+from mpm_lite.claims import ledger, mpm
+from mpm_lite.claims.ledger import CLAIMS
+from mpm_lite.claims.mpm import OTHERS
+from mpm_lite.cli import main
+from mpm_lite.core import figures, runtime
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.evaluation import choice, retrieval, stats
+from mpm_lite.evaluation.chat import METRICS as OF_CHAT
+from mpm_lite.evaluation.stats import AGAINST, FOR, OPEN, Sample, above, below, both, within
+from mpm_lite.experiments import mpm_paint
+from mpm_lite.experiments.mpm_chat import Chat
+from mpm_lite.experiments.results import spearman
 
 SEEDS = range(5)
 ITEMS, CONCEPTS = (np.array([f"{letter}{i}" for i in range(400)], object) for letter in "ic")
-METRICS = list(dict.fromkeys((*OF_CHAT, *painting.SCORES, *painting.OF_SETS, *choosing.SCORES)))
+METRICS = list(dict.fromkeys((*OF_CHAT, *mpm_paint.SCORES, *mpm_paint.OF_SETS, *choice.SCORES)))
 
 
 def rows(arm, language, look="real", n=400, seeds=SEEDS, **means):
@@ -71,13 +64,13 @@ def test_figures_keep_their_draws_paired():
     assert rho.value == pytest.approx(0.5, abs=0.1) and rho.interval.low < 0.5 < rho.interval.high
     same = s.score("mpm", "de", "slots") - s.score("mpm", "de", "slots")
     assert same.value == 0 and not same.draws.any()
-    assert np.isclose(judging.mean([rho, rho]).value, rho.value) and s.n == 400
+    assert np.isclose(stats.mean([rho, rho]).value, rho.value) and s.n == 400
     with pytest.raises(UserError, match="No rows of arm 'mlp'"):
         s.score("mlp", "de", "slots")
     with pytest.raises(UserError, match="'agreement' of arm 'mpm' in 'de', real, was not asked for"):
         Sample(s.items.assign(agreement=np.nan), draws=10).score("mpm", "de", "agreement")
     with pytest.raises(UserError, match="mean of no figures"):
-        judging.mean([])
+        stats.mean([])
 
 
 def test_a_score_is_the_resampled_mean_over_a_table_of_seeds_and_pictures():
@@ -87,7 +80,7 @@ def test_a_score_is_the_resampled_mean_over_a_table_of_seeds_and_pictures():
     s = Sample(known, draws=300)
     hits = known.pivot(index="seed", columns="item", values="slots").loc[s.seeds, list(s.names)].to_numpy()
     over, share = (
-        evaluate.resampled_mean(x, s.weights, s.seed_weights)
+        retrieval.resampled_mean(x, s.weights, s.seed_weights)
         for x in (np.nan_to_num(hits), np.isfinite(hits).astype(float))
     )
     found = s.score("a", "en", "slots")
@@ -98,7 +91,7 @@ def test_a_score_is_the_resampled_mean_over_a_table_of_seeds_and_pictures():
 
 
 def test_some_packed_rows_are_read_without_the_others():
-    shelf = claims.shelf(runtime.asset("results"))
+    shelf = ledger.shelf(runtime.asset("results"))
     every = shelf.packed()
     keys = every["key"].unique()[[3, 40]]
     pd.testing.assert_frame_equal(
@@ -143,7 +136,7 @@ def test_language_models_are_drawn_before_the_seeds_that_share_one():
 
 
 def test_rules():
-    i = judging.Interval(0.5, 0.4, 0.6)
+    i = stats.Interval(0.5, 0.4, 0.6)
     assert [above(i, bar) for bar in (0.3, 0.5, 0.7)] == [FOR, OPEN, AGAINST]
     assert [below(i, bar) for bar in (0.7, 0.5, 0.3)] == [FOR, OPEN, AGAINST]
     assert [within(i, margin) for margin in (0.7, 0.5, 0.3)] == [FOR, OPEN, AGAINST]
@@ -154,10 +147,10 @@ def test_c1_is_for_the_claim_where_it_holds_against_where_not_and_open_where_the
     holds = {"mpm": ({"answers": 0.95}, {"answers": 0.93}), "LM without pairs": ({"answers": 0.95}, {"answers": 0.4})}
     blind = {"answers": 0.35}
     good = CLAIMS["C1"].judge(world(holds | {"english LM": ({"answers": 0.95}, {"answers": 0.35})}, **blind))
-    assert good.verdict == FOR and good.control_holds and claims.verdict(good, 5) == FOR
-    assert claims.verdict(good, 4) == claims.PENDING == claims.verdict(good, 5, "val")
+    assert good.verdict == FOR and good.control_holds and ledger.verdict(good, 5) == FOR
+    assert ledger.verdict(good, 4) == ledger.PENDING == ledger.verdict(good, 5, "val")
     sees = CLAIMS["C1"].judge(world(holds | {"english LM": ({"answers": 0.95}, {"answers": 0.9})}, **blind))
-    assert not sees.control_holds and claims.verdict(sees, 5) == claims.BROKEN
+    assert not sees.control_holds and ledger.verdict(sees, 5) == ledger.BROKEN
     weak = {"mpm": ({"answers": 0.95}, {"answers": 0.6}), "LM without pairs": holds["LM without pairs"]}
     poor = CLAIMS["C1"].judge(world(weak | {"english LM": ({"answers": 0.95}, {"answers": 0.35})}, **blind))
     assert poor.verdict == AGAINST and set(poor.details) >= {f"rho {code}" for code in OTHERS}
@@ -182,16 +175,16 @@ def _text(s):
 
 
 def test_alignment_is_read_from_what_was_measured():
-    near, far = (claims_chat.alignment(f"toy-{name}", "de") for name in ("multilingual", "noparallel"))
+    near, far = (mpm.alignment(f"toy-{name}", "de") for name in ("multilingual", "noparallel"))
     assert 0 <= far < near <= 1
     with pytest.raises(UserError, match="mpm-lite pretrain toy-x:0"):
-        claims_chat.alignment("toy-x", "de")
+        mpm.alignment("toy-x", "de")
 
 
 def test_c7_finds_an_order_that_is_there_and_none_that_is_not(monkeypatch):
     """Retention that rises with alignment by construction, and retention that ignores it."""
-    lms = list(dict.fromkeys(chat.lm for chat in claims_chat.C7_ARMS.values()))
-    monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: lms.index(lm) + 0.1 * OTHERS.index(language))
+    lms = list(dict.fromkeys(chat.lm for chat in mpm.C7_ARMS.values()))
+    monkeypatch.setattr(mpm, "alignment", lambda lm, language: lms.index(lm) + 0.1 * OTHERS.index(language))
     for follows, says in ((True, FOR), (False, AGAINST)):
         arms = {}
         for k, arm in enumerate(CLAIMS["C7"].arms):
@@ -199,7 +192,7 @@ def test_c7_finds_an_order_that_is_there_and_none_that_is_not(monkeypatch):
         s = world(arms | {"shuffled": ({"slots": 0.2}, {"slots": 0.2})}, slots=0.2)
         assert CLAIMS["C7"].judge(s).verdict == says
     draws = np.random.default_rng(0).random((7, 5)).round(1)
-    assert np.allclose(claims_chat._spearmans(draws[:, 0], draws), [spearman(draws[:, 0], d) for d in draws.T])
+    assert np.allclose(mpm._spearmans(draws[:, 0], draws), [spearman(draws[:, 0], d) for d in draws.T])
 
 
 def test_c6_wants_prompts_elsewhere_to_paint_as_well_and_a_model_of_english_not_to():
@@ -302,7 +295,7 @@ def test_claims_on_captions_follow_their_rules(claim, levels, said, holds):
 
 @pytest.mark.parametrize("name", list(CLAIMS))
 def test_every_claim_is_whole_and_its_arms_are_what_its_judge_reads(name, monkeypatch):
-    monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: len(lm) + len(language))
+    monkeypatch.setattr(mpm, "alignment", lambda lm, language: len(lm) + len(language))
     claim = CLAIMS[name]
     assert claim.id == name and claim.statement.endswith(".") and claim.control and claim.rule.startswith("for:")
     assert not claim.theirs or "[R]" in claim.theirs or "[S]" in claim.theirs, (
@@ -340,55 +333,55 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        claims.run("C1", tmp_path, [20], "val", stopping)
+        ledger.run("C1", tmp_path, [20], "val", stopping)
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "claims").iterdir()}
     assert len(kept) == 2
     with pytest.raises(UserError, match="delete that file, and `mpm-lite claims run C1`"):
-        claims.judged(tiny, tmp_path, [20], "val")
+        ledger.judged(tiny, tmp_path, [20], "val")
     said.clear()
-    found = claims.run("C1", tmp_path, [20], "val", said.append)
+    found = ledger.run("C1", tmp_path, [20], "val", said.append)
     assert len(said) == 1 and all(p.stat().st_mtime_ns == t for p, t in kept.items())
     assert found["verdict"] == "pending" and found["seeds"] == 1 and found["n"] == 6
-    claims.enter(found, tmp_path / "claims.json")
-    table = claims.table(tmp_path / "claims.json")
-    assert list(table.columns) == list(claims.COLUMNS) and list(table["claim"]) == list(CLAIMS)
+    ledger.enter(found, tmp_path / "claims.json")
+    table = ledger.table(tmp_path / "claims.json")
+    assert list(table.columns) == list(ledger.COLUMNS) and list(table["claim"]) == list(CLAIMS)
     assert table.set_index("claim").loc["C1", "seeds"] == 1 and (table["verdict"] == "pending").all()
     loose = tmp_path / "loose"
     shutil.copytree(tmp_path / "claims", loose / "claims")
-    packed = claims.shelf(loose).pack()
+    packed = ledger.shelf(loose).pack()
     assert not list((loose / "claims").iterdir()) and packed.name == "claims.parquet"
     said.clear()
-    again = claims.run("C1", loose, [20], "val", said.append)
+    again = ledger.run("C1", loose, [20], "val", said.append)
     assert not said, "what is packed is not run again"
     assert again.keys() == found.keys() and again["effect"] == pytest.approx(found["effect"], abs=0.01, nan_ok=True)
-    claims.run("C1", loose, [20, 21], "val", said.append)
+    ledger.run("C1", loose, [20, 21], "val", said.append)
     assert len(said) == 3
-    assert len(pd.read_parquet(claims.shelf(loose).pack())) == 2 * len(claims.items(tiny, tmp_path, [20], "val"))
+    assert len(pd.read_parquet(ledger.shelf(loose).pack())) == 2 * len(ledger.items(tiny, tmp_path, [20], "val"))
     with pytest.raises(UserError, match="No rows lie under"):
-        claims.shelf(loose).pack()
+        ledger.shelf(loose).pack()
     packed.write_bytes(b"torn")
     with pytest.raises(UserError, match="not readable: delete it"):
-        claims.items(tiny, loose, [20], "val")
+        ledger.items(tiny, loose, [20], "val")
     next(iter(kept)).write_bytes(b"torn")
     with pytest.raises(UserError, match="not readable"):
-        claims.items(tiny, tmp_path, [20], "val")
+        ledger.items(tiny, tmp_path, [20], "val")
 
 
 def test_the_command_line_prints_the_ledger_and_knows_its_claims(tmp_path, capsys):
-    assert cli.main(["claims", "table", "--json", str(tmp_path / "t.json")]) == 0
+    assert main.main(["claims", "table", "--json", str(tmp_path / "t.json")]) == 0
     assert "C8" in capsys.readouterr().out and len(pd.read_json(tmp_path / "t.json")) == len(CLAIMS)
-    assert cli.main(["claims", "run", "C77", "--out", str(tmp_path)]) == 2
+    assert main.main(["claims", "run", "C77", "--out", str(tmp_path)]) == 2
     assert "Unknown claim 'C77'" in capsys.readouterr().err
     (tmp_path / "claims.json").write_text("{")
-    assert cli.main(["claims", "table", "--out", str(tmp_path)]) == 2
+    assert main.main(["claims", "table", "--out", str(tmp_path)]) == 2
 
 
 def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
     """A point for each share, and all that was found as text."""
-    monkeypatch.setattr(claims_chat, "alignment", lambda lm, language: len(lm) + len(language))
-    ledger = tmp_path / "claims.json"
-    assert claims.replies_by_share(ledger) is None
-    assert "pending; `mpm-lite claims run C7` runs it" in claims.told("C7", ledger)
+    monkeypatch.setattr(mpm, "alignment", lambda lm, language: len(lm) + len(language))
+    book = tmp_path / "claims.json"
+    assert ledger.replies_by_share(book) is None
+    assert "pending; `mpm-lite claims run C7` runs it" in ledger.told("C7", book)
     for name in ("C3", "C7"):
         one = CLAIMS[name]
         looks = one.asked.get("looks", ("real", "blind"))
@@ -398,18 +391,18 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
         row = {"claim": name, "verdict": found.verdict, "seeds": 5, "n": 60, "commit": "abc", "effect": 0.5, "low": 0.4}
         row |= {"high": 0.6, "control_effect": 0.1, "control_low": 0.0, "control_high": 0.2}
         row["details"] = {k: [i.value, i.low, i.high] for k, i in found.details.items()}
-        claims.enter(row, ledger)
-    replies = claims.replies_by_share(ledger)
+        ledger.enter(row, book)
+    replies = ledger.replies_by_share(book)
     assert len(replies) == 2 * 2 * 6 and set(replies["metric"]) == {"reply_language", "content"}
     assert replies.groupby(["metric", "share"])["value"].nunique().loc[:, 0.0].eq(1).all(), (
         "none is none, of either kind"
     )
-    said = claims.told("C7", ledger)
+    said = ledger.told("C7", book)
     assert "0.500 [0.400, 0.600] Spearman" in said and "rho of de, pairs 5 %" in said
-    few = claims.details("C7", {"rho of de, pairs 5 %": "German", "rho of fr, pairs 5 %": "French"}, ledger)
+    few = ledger.details("C7", {"rho of de, pairs 5 %": "German", "rho of fr, pairs 5 %": "French"}, book)
     assert list(few["name"]) == ["German", "French"] and (few["low"] <= few["high"]).all()
     with pytest.raises(UserError, match="mpm-lite claims run C1"):
-        claims.details("C1", {}, ledger)
+        ledger.details("C1", {}, book)
     dots = figures.intervals(few.assign(group=["a", "b"]), "retention")
     assert "French" in dots.mpm_alt and dots.axes[0].get_legend()
     for figure in (figures.reply_language(replies, {"content": "content"}), dots):
@@ -418,11 +411,11 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
 
 def test_the_ledger_that_ships_is_what_its_rows_say():
     """Judged again from the packed rows (three decimals of a score), every claim that has run comes out as it stands."""
-    known, out = claims.read(), runtime.asset("results")
+    known, out = ledger.read(), runtime.asset("results")
     assert known, "the ledger is empty"
     for name, row in known.items():
         seeds = range(row["first_seed"], row["first_seed"] + row["seeds"])
-        again = claims.judged(CLAIMS[name], out, seeds, row["split"])
+        again = ledger.judged(CLAIMS[name], out, seeds, row["split"])
         assert (again["verdict"], again["n"]) == (row["verdict"], row["n"]), name
         for figure in ("effect", "low", "high", "control_effect"):
             assert again[figure] == pytest.approx(row[figure], abs=0.003), (name, figure)
@@ -431,13 +424,13 @@ def test_the_ledger_that_ships_is_what_its_rows_say():
 
 def test_disputes_are_decided_by_figures_of_the_ledger():
     row = {"effect": 0.3, "low": 0.2, "high": 0.4, "details": {"closed answers": [0.0, -0.02, 0.02]}}
-    pairs, closed, *_ = disputes.DISPUTES
-    assert disputes.answer(pairs, row) == "yes" and disputes.answer(closed, row) == "no"
-    assert disputes.answer(replace(closed, bar=0.01), row) == "open"
-    assert "Here no: 0.00 [-0.02, 0.02]" in disputes.told(closed, row)
+    pairs, closed, *_ = ledger.DISPUTES
+    assert ledger.answer(pairs, row) == "yes" and ledger.answer(closed, row) == "no"
+    assert ledger.answer(replace(closed, bar=0.01), row) == "open"
+    assert "Here no: 0.00 [-0.02, 0.02]" in ledger.dispute_told(closed, row)
     # Each side has a tag that says where its figure is from, and no figure that nobody verified.
-    for one in disputes.DISPUTES:
+    for one in ledger.DISPUTES:
         assert all(re.search(r"\[[RSD]\]", side) and "[M]" not in side for side in (one.yes, one.no)), one
-        if (ran := claims.read().get(one.claim)) is not None:
-            assert disputes.answer(one, ran) in ("yes", "no", "open")
-            assert disputes.told(one, ran)[:60] in " ".join(claims.told(one.claim).split())
+        if (ran := ledger.read().get(one.claim)) is not None:
+            assert ledger.answer(one, ran) in ("yes", "no", "open")
+            assert ledger.dispute_told(one, ran)[:60] in " ".join(ledger.told(one.claim).split())

@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from need import require
 
-from mpm_lite import cli, tour
+from mpm_lite.cli import main
+from mpm_lite.report import tour
 
 
 def run(*words):
-    return cli.main([str(w) for w in words])
+    return main.main([str(w) for w in words])
 
 
 @pytest.mark.parametrize(
@@ -158,19 +159,19 @@ def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_pa
     ],
 )
 def test_the_other_systems_run_from_the_command_line(system, settings, tmp_path, monkeypatch, capsys):
-    from mpm_lite import acquiring, matching
+    from mpm_lite.experiments import m3p, mla
 
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(matching, "SENTENCES", 100)
-    short = acquiring.DualOptions(steps=2, batch=8)
-    monkeypatch.setattr(acquiring.Acquiring, "dual_options", property(lambda self: short))
+    monkeypatch.setattr(m3p, "SENTENCES", 100)
+    short = mla.DualOptions(steps=2, batch=8)
+    monkeypatch.setattr(mla.Acquiring, "dual_options", property(lambda self: short))
     given = [part for one in [*settings, "count=25"] for part in ("--set", one)]
-    assert cli.main(["run", system, "--out", str(tmp_path / "out"), *given]) == 0
+    assert main.main(["run", system, "--out", str(tmp_path / "out"), *given]) == 0
     said = capsys.readouterr().out
     assert "real" in said and "Written" in said
     rows = pd.read_parquet(tmp_path / "out" / "items.parquet")
     assert set(rows["look"]) >= {"real"} and rows["item"].nunique() == 25
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["recipe"] == system and config["asked"] == {**config["asked"], "split": "val", "count": 25}
-    assert cli.main(["run", system, "--set", "pears=3"]) == 2
+    assert main.main(["run", system, "--set", "pears=3"]) == 2
     assert "Did you mean 'pairs'" in capsys.readouterr().err

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import UserError, train
-from mpm_lite.connector import CONNECTORS, LikeEmbeddings, connector
-from mpm_lite.data import grammar, toyworld
+from mpm_lite import UserError
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.recipes.modules.connectors import CONNECTORS, LikeEmbeddings, connector
 from mpm_lite.recipes.mpm_chat import Echo, Exchanges, MpmChat, MpmChatOptions
-from mpm_lite.towers.image import load_image_tower
-from mpm_lite.towers.lm import IGNORE, load_lm
+from mpm_lite.towers.lm import IGNORE
+from mpm_lite.towers.load import load_image_tower, load_lm
+from mpm_lite.training import loop
 
 SMALL = {"steps": 6, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1}
 
@@ -198,7 +200,7 @@ def test_what_a_stage_says_learns_is_what_moves(options, moves, stays, lm, tower
     inside = options.get("connector") == "queries"
     data = exchanges(lm, tower.prepare(pictures) if inside else seen)
     before = {k: v.clone() for k, v in made.state_dict().items()}
-    history = train.fit(made, data, train.Plan(progress=False))
+    history = loop.fit(made, data, loop.Plan(progress=False))
     moved = {k for k, v in made.state_dict().items() if not torch.equal(v, before[k])}
     assert len(history.losses) == sum(stage.steps for stage in made.stages())
     for name in moves:
@@ -213,10 +215,10 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(lm, tower, seen, tmp_
     options = {"steps": 8, "tuned": "lora", "tune_steps": 6}
     data = exchanges(lm, seen)
     whole = recipe(lm, tower, **options)
-    train.fit(whole, data, train.Plan(progress=False))
+    loop.fit(whole, data, loop.Plan(progress=False))
     for stop in (3, 8, 11):
         torn = recipe(lm, tower, **options)
-        plan, calls, loss = train.Plan(out=tmp_path / str(stop), save_every=2, progress=False), [], torn.loss
+        plan, calls, loss = loop.Plan(out=tmp_path / str(stop), save_every=2, progress=False), [], torn.loss
 
         def killed(batch, calls=calls, loss=loss, stop=stop):
             calls.append(1)
@@ -226,16 +228,16 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(lm, tower, seen, tmp_
 
         torn.loss = killed
         with pytest.raises(KeyboardInterrupt):
-            train.fit(torn, data, plan)
+            loop.fit(torn, data, plan)
         again = recipe(lm, tower, **options)
-        train.fit(again, data, plan)
+        loop.fit(again, data, plan)
         for (name, a), b in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
             assert torch.equal(a, b), (stop, name)
 
 
 def test_it_learns_from_few_pictures_and_replies_by_what_it_sees(lm, tower, seen):
     made = recipe(lm, tower, steps=150, batch=24, queries=8, width=64)
-    history = train.fit(made, exchanges(lm, seen), train.Plan(progress=False))
+    history = loop.fit(made, exchanges(lm, seen), loop.Plan(progress=False))
     assert history.losses[-1] < 0.5 * history.losses[0]
     soft = made.predict({"seen": seen})["soft"]
     prompts = [f"\n{grammar.describe('en')}\n"] * 24

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from need import require
 
-from mpm_lite import data, runtime
+from mpm_lite import data
+from mpm_lite.core import runtime
 from mpm_lite.data import clipart, concepts, emoji, fetch, languages, stamps
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.picture import SIZE, draw

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import mpm_lite as mpm
-from mpm_lite import evaluate
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import hub
-from mpm_lite.data.hub_columns import Columns, guessed
 from mpm_lite.data.picture import photo
-from mpm_lite.runtime import UserError
+from mpm_lite.data.rows import Columns, guessed
+from mpm_lite.evaluation import retrieval
 
 COLOURS = [(20 * i, 255 - 20 * i, 40) for i in range(12)]
 EN, DE = [f"a card number {i}" for i in range(12)], [f"eine Karte Nummer {i}" for i in range(12)]
@@ -207,8 +207,8 @@ def test_several_captions_count_a_picture_once_and_have_their_own_chance():
     rng = np.random.default_rng(0)
     of = np.array([0] * 5 + [1] * 5 + [2] + [3] * 5 + [5])  # picture 4 has none
     images, texts = torch.from_numpy(rng.normal(size=(6, 8))), torch.from_numpy(rng.normal(size=(len(of), 8)))
-    hits, scores = evaluate.several_hits(images, texts, of), (texts @ images.T).numpy()
-    for k in evaluate.KS:
+    hits, scores = retrieval.several_hits(images, texts, of), (texts @ images.T).numpy()
+    for k in retrieval.KS:
         rank = (scores > scores[np.arange(len(of)), of][:, None]).sum(1)
         best = [
             min((scores[:, i] > scores[c, i]).sum() for c in np.flatnonzero(of == i)) if i != 4 else np.nan
@@ -225,8 +225,8 @@ def test_several_captions_count_a_picture_once_and_have_their_own_chance():
     drawn = [[(rng.permutation(of)[:5] == i).any() for _ in range(4000)] for i in (0, 2)]
     assert hits["chance i2t_r@5"][[0, 2]] == pytest.approx([np.mean(d) for d in drawn], abs=0.03)
     assert hits["chance i2t_r@5"][0] > 2 * hits["chance i2t_r@5"][2]  # the trap
-    one = evaluate.several_hits(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6))
-    plain = evaluate.retrieval_hits(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6), np.arange(6))
+    one = retrieval.several_hits(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6))
+    plain = retrieval.retrieval_hits(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6), np.arange(6))
     assert all(np.allclose(one[k], plain[k]) for k in one)  # one caption each: the usual score
 
 
@@ -332,9 +332,9 @@ def test_an_experiment_on_files_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_the_list_names_what_the_hub_has_without_asking(monkeypatch, capsys):
-    from mpm_lite import cli
+    from mpm_lite.cli import main
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("the hub was asked"))
-    assert cli.main(["data", "list"]) == 0
+    assert main.main(["data", "list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in hub.KNOWN) and "parquet:PATH" in said

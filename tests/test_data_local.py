@@ -16,11 +16,11 @@ from test_data_hub import apart  # noqa: F401
 from worlds import Meaning
 
 import mpm_lite as mpm
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import hub, local, splits
 from mpm_lite.data.captionset import CaptionSet, Part
-from mpm_lite.data.hub_columns import Columns, guessed
 from mpm_lite.data.picture import photo
-from mpm_lite.runtime import UserError
+from mpm_lite.data.rows import Columns, guessed
 from mpm_lite.towers import features
 
 SPLITS = ("train", "val", "test")

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import mpm_lite as mpm
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import hub
-from mpm_lite.runtime import UserError
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("bytes", "paths", "webdataset", "imagefolder")

@@ -6,9 +6,12 @@ import pytest
 from worlds import Constant, Meaning
 
 import mpm_lite as mpm
-from mpm_lite import alignment, associations, experiment, figures, studies
+from mpm_lite.claims import studies
+from mpm_lite.core import figures
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
-from mpm_lite.runtime import UserError
+from mpm_lite.evaluation import text_only
+from mpm_lite.experiments import experiment, results
 
 
 class Polyglot(Meaning):
@@ -71,7 +74,7 @@ def world(monkeypatch, tmp_path):
         return CaptionSet([(PARTS[split], np.arange(len(PARTS[split])))], codes)
 
     monkeypatch.setattr(experiment, "load_captions", load)
-    monkeypatch.setattr(alignment, "load_captions", load)
+    monkeypatch.setattr(text_only, "load_captions", load)
     return tmp_path
 
 
@@ -264,28 +267,28 @@ def test_real_loaders_suggest_too():
 
 def test_cells_follow_the_rule():
     read = frozenset({"en", "de", "ar", "fr"})
-    assert alignment.cell("de", read, 0.9) == "read"
-    assert alignment.cell("en-GB", read, 0.0) == "read"
-    assert alignment.cell("gl", read, 0.01) == "relative read"
-    assert alignment.cell("gl", read, 0.05) == "unreadable pieces"
-    assert alignment.cell("eu", read, 0.0) == "no relative read"
+    assert text_only.cell("de", read, 0.9) == "read"
+    assert text_only.cell("en-GB", read, 0.0) == "read"
+    assert text_only.cell("gl", read, 0.01) == "relative read"
+    assert text_only.cell("gl", read, 0.05) == "unreadable pieces"
+    assert text_only.cell("eu", read, 0.0) == "no relative read"
 
 
 def test_alignment_sees_training_text_only(world):
     tower = Smooth(name="text")
-    table = alignment.table(tower, alignment.sample("made")).set_index("language")
+    table = text_only.table(tower, text_only.sample("made")).set_index("language")
     assert table.loc["de", "alignment"] == 1.0 and table.loc["fi", "alignment"] < 0.2
     assert table.loc["fi", "cell"] == "unreadable pieces"
-    assert set(alignment.sample("made").ids) <= set(PARTS["train"].ids)
+    assert set(text_only.sample("made").ids) <= set(PARTS["train"].ids)
 
 
 def test_rank_correlations():
     x = np.array([1.0, 2, 3, 4, 5, 6])
-    assert associations.spearman(x, x**3) == pytest.approx(1) and associations.spearman(x, -x) == pytest.approx(-1)
+    assert results.spearman(x, x**3) == pytest.approx(1) and results.spearman(x, -x) == pytest.approx(-1)
     z = np.array([1.0, 1, 2, 2, 3, 3])
-    assert abs(associations.partial_spearman(z + 0.01 * x, z - 0.01 * x[::-1], z)) <= 1
+    assert abs(results.partial_spearman(z + 0.01 * x, z - 0.01 * x[::-1], z)) <= 1
     rows = pd.DataFrame({"alignment": x, "rho": x, "unknown_rate": 0.0, "family": list("aabbcc")})
-    assert associations.by_family(rows, "spearman", 200).low > 0.9
+    assert results.by_family(rows, "spearman", 200).low > 0.9
 
 
 def test_crossing_interpolates_in_log_and_is_bounded():

@@ -11,10 +11,10 @@ from itertools import islice, product
 import pytest
 from sentences import RIGHT, WRONG
 
-from mpm_lite import runtime
-from mpm_lite.data import grammar
-from mpm_lite.data.grammar.engine import Mention, meaning, related
-from mpm_lite.data.scenes import (
+from mpm_lite.core import runtime
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.data.toyworld.grammar.engine import Mention, meaning, related
+from mpm_lite.data.toyworld.scenes import (
     COLOURS,
     RELATIONS,
     SHAPES,

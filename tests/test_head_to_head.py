@@ -8,12 +8,16 @@ import pytest
 import torch
 from worlds import own_home
 
-from mpm_lite import accounts, acquiring, chat, cli, head_to_head, matching, pairing, realigning, report_systems
-from mpm_lite.acquiring import Acquiring
-from mpm_lite.head_to_head import PAIRS, SYSTEMS, TABLES, UPDATES, System
-from mpm_lite.matching import Matching
-from mpm_lite.pairing import Pairing
-from mpm_lite.teaching import systems
+from mpm_lite.claims import comparisons
+from mpm_lite.claims.comparisons import PAIRS, SYSTEMS, TABLES, UPDATES, System
+from mpm_lite.cli import main
+from mpm_lite.experiments import m3p, mblip, mla, mpm_chat, rivals
+from mpm_lite.experiments.m3p import Matching
+from mpm_lite.experiments.mla import Acquiring
+from mpm_lite.experiments.rivals import Pairing
+from mpm_lite.report import systems
+from mpm_lite.teaching import views
+from mpm_lite.training import cost
 
 SHORT = {"steps": 2, "batch": 4, "bf16": False}
 M3P = Matching(switch={"words": 0.5}, pairs=30, options={"text_steps": 1, "captions": 2, **SHORT})
@@ -25,23 +29,23 @@ def of_tables(arm, few):  # the second's arm is the first's, and is not run agai
 
 
 SMALL = {
-    "pivot": System(pairing.Bench, of_tables(PIVOT, replace(PIVOT, pairs=29)), stands_on=("toy-text",)),
-    "M3P": System(matching.Bench, of_tables(M3P, replace(M3P, layers=1))),
+    "pivot": System(rivals.RivalBench, of_tables(PIVOT, replace(PIVOT, pairs=29)), stands_on=("toy-text",)),
+    "M3P": System(m3p.M3pBench, of_tables(M3P, replace(M3P, layers=1))),
 }
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     own_home(monkeypatch, tmp_path / "home")
-    monkeypatch.setattr(matching, "SENTENCES", 200)
+    monkeypatch.setattr(m3p, "SENTENCES", 200)
     return tmp_path
 
 
 def test_a_book_says_what_each_stage_costs(home):
-    bench, arm = acquiring.Bench(progress=False), Acquiring(english=30, english_options=SHORT)
+    bench, arm = mla.MlaBench(progress=False), Acquiring(english=30, english_options=SHORT)
     books = []
     for _ in range(2):  # trained, then read back
-        with accounts.kept() as book:
+        with cost.kept() as book:
             recipe = bench.dual(arm, 0)
         books.append(book)
     one = books[0][0]
@@ -67,12 +71,12 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
         return recipe.eval()
 
     def _learns(recipe, stage):
-        return sum(p.numel() for p in head_to_head.accounts.train.freeze_all_but(recipe, stage.learns))
+        return sum(p.numel() for p in comparisons.cost.loop.freeze_all_but(recipe, stage.learns))
 
-    for module in (acquiring, matching, realigning):
+    for module in (mla, m3p, mblip):
         monkeypatch.setattr(module, "trained", noted)
-    monkeypatch.setattr(chat.Bench, "align", lambda self, arm, seed: noted(
-        self.recipe(chat.language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options)))  # fmt: skip
+    monkeypatch.setattr(mpm_chat.ChatBench, "align", lambda self, arm, seed: noted(
+        self.recipe(mpm_chat.language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options)))  # fmt: skip
     for name, system in SYSTEMS.items():
         for table in ("updates", "parameters"):
             key = name, table
@@ -85,18 +89,18 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
             pairs = arm.pairs
             if isinstance(arm, Acquiring):
                 pairs = arm.english + arm.pairs * len(arm.languages)
-            elif isinstance(arm, realigning.Realigning):
+            elif isinstance(arm, mblip.Realigning):
                 pairs = arm.total
             assert pairs == PAIRS
             if system.abroad or system.translated:
-                assert arm.noise == head_to_head.NOISE  # one translator for all who read one
+                assert arm.noise == comparisons.NOISE  # one translator for all who read one
 
 
 def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
-    monkeypatch.setattr(head_to_head, "SYSTEMS", SMALL)
+    monkeypatch.setattr(comparisons, "SYSTEMS", SMALL)
     # M3P reads ten captions beside each picture in every language.
-    monkeypatch.setattr(matching.Bench, "languages", lambda *_: ("en", "zh", "sw"))
-    run = lambda: head_to_head.run(home / "out", seeds=2, split="val", count=20, systems=tuple(SMALL))  # noqa: E731
+    monkeypatch.setattr(m3p.M3pBench, "languages", lambda *_: ("en", "zh", "sw"))
+    run = lambda: comparisons.run(home / "out", seeds=2, split="val", count=20, systems=tuple(SMALL))  # noqa: E731
     files = run()
     scores, budgets = (pd.read_csv(home / "out" / f"{name}.csv") for name in ("head-to-head", "head-to-head-budgets"))
     assert {path.name for path in files} == {"head-to-head.csv", "head-to-head-budgets.csv", "head-to-head.json"}
@@ -109,16 +113,16 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
         by = of.set_index("language")["value"]
         assert abs(by.drop(["en", "others"]).mean() - by["others"]) < 1e-3, metric
     assert (budgets["flops"] > 0).all() and set(budgets["translations"]) == {0, 24_000}
-    monkeypatch.setattr(report_systems, "ADVICE", tuple(one for one in report_systems.ADVICE if one[-1] in SMALL))
-    monkeypatch.setattr(report_systems, "has", lambda name: name != report_systems.REAL)
-    monkeypatch.setattr(report_systems, "read", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
-    monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
-    block, alt = report_systems.markdown(), report_systems.figure().mpm_alt
+    monkeypatch.setattr(systems, "ADVICE", tuple(one for one in systems.ADVICE if one[-1] in SMALL))
+    monkeypatch.setattr(systems, "has", lambda name: name != systems.REAL)
+    monkeypatch.setattr(systems, "read", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
+    monkeypatch.setattr(systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
+    block, alt = systems.markdown(), systems.figure().mpm_alt
     assert block.count("| M3P | ") == 5 and "mpm-lite run head_to_head --seeds 2" in block
-    assert repr(systems.comparison()) == alt  # as the notebook shows it
+    assert repr(views.comparison()) == alt  # as the notebook shows it
     for name in (*TABLES, "iglue", "advice"):
-        assert "M3P" in systems.table(name).data and "(2 rows)" in repr(systems.table(name)), name
-    assert "has not run yet" in repr(systems.table("real"))
+        assert "M3P" in views.table(name).data and "(2 rows)" in repr(views.table(name)), name
+    assert "has not run yet" in repr(views.table("real"))
     value = f"{first.set_index(['system', 'metric', 'language']).loc[('pivot', 'choice', 'others'), 'value']:.2f}"
     assert f"| pivot | {value} [" in block and f"pivot {value}" in alt
     before = scores.to_csv()
@@ -126,10 +130,10 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     def never(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(head_to_head, "SYSTEMS", {k: replace(v, bench=never) for k, v in SMALL.items()})
+    monkeypatch.setattr(comparisons, "SYSTEMS", {k: replace(v, bench=never) for k, v in SMALL.items()})
     run()
     assert pd.read_csv(home / "out" / "head-to-head.csv").to_csv() == before
-    assert cli.main(["claims", "pack", "--out", str(home / "out")]) == 0
+    assert main.main(["claims", "pack", "--out", str(home / "out")]) == 0
     assert not list((home / "out" / "head-to-head-rows").iterdir())
     run()
     again = pd.read_csv(home / "out" / "head-to-head.csv")
@@ -141,7 +145,7 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
 
 
 def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, monkeypatch):
-    monkeypatch.setattr(head_to_head, "SYSTEMS", SMALL)
+    monkeypatch.setattr(comparisons, "SYSTEMS", SMALL)
 
     def stopping(line):
         assert "equal updates" not in line
@@ -149,18 +153,18 @@ def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, mo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        head_to_head.run(home / "out", 1, "val", 20, stopping, ("pivot",))
+        comparisons.run(home / "out", 1, "val", 20, stopping, ("pivot",))
     assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs", "updates"}
-    monkeypatch.setattr(report_systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
-    assert list(report_systems.titles()) == ["pairs", "updates"]
-    monkeypatch.setattr(report_systems, "has", lambda name: True)
-    assert "has not run yet" in repr(systems.table("parameters"))
+    monkeypatch.setattr(systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
+    assert list(systems.titles()) == ["pairs", "updates"]
+    monkeypatch.setattr(systems, "has", lambda name: True)
+    assert "has not run yet" in repr(views.table("parameters"))
 
 
 def test_what_readme_advises_follows_from_the_tables():
     """Its paragraph on what to choose: who stands before whom, in every table."""
-    others, in_english = report_systems.joined(), report_systems.joined(language="en")
-    for name in report_systems.titles():
+    others, in_english = systems.joined(), systems.joined(language="en")
+    for name in systems.titles():
         scores = others[others["table"] == name].set_index("system")
         english = in_english[in_english["table"] == name].set_index("system")["value"]
         by_text, words = ["MLA", "teacher", "translate-train", "pivot"], ["MPM", "M3P", "mBLIP"]
@@ -175,7 +179,7 @@ def test_what_readme_advises_follows_from_the_tables():
 
 def test_readme_says_of_real_pictures_what_the_table_says():
     """Its paragraph on them, and notebook 10's."""
-    rows = report_systems.read(report_systems.REAL)
+    rows = systems.read(systems.REAL)
     by = {key: of.set_index("system") for key, of in rows.groupby(["metric", "language"])}
     recall, choice, english = by["recall", "others"], by["choice", "others"]["value"], by["recall", "en"]["value"]
     ways = ["pivot", "teacher", "translate-train"]
@@ -192,10 +196,10 @@ def test_readme_says_of_real_pictures_what_the_table_says():
 
 
 def test_the_notebook_says_what_has_not_run(monkeypatch):
-    monkeypatch.setattr(report_systems, "has", lambda name: False)
-    assert "has not run yet" in repr(systems.comparison())
+    monkeypatch.setattr(systems, "has", lambda name: False)
+    assert "has not run yet" in repr(views.comparison())
 
 
 def test_the_comparison_takes_no_settings(home, capsys):
-    assert cli.main(["run", "head_to_head", "--set", "pairs=3"])
+    assert main.main(["run", "head_to_head", "--set", "pairs=3"])
     assert "committed configuration" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from test_experiment import made_experiment, world  # noqa: F401
 
 import mpm_lite as mpm
-from mpm_lite.runtime import UserError
+from mpm_lite.core.runtime import UserError
 
 
 def made(**change):

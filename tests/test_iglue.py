@@ -5,9 +5,10 @@ import pytest
 import torch
 from worlds import own_home
 
-from mpm_lite import iglue
-from mpm_lite.choosing import Choosing
-from mpm_lite.data import choices, grammar, toyworld
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.evaluation import choice
+from mpm_lite.evaluation.choice import Choosing
 
 
 class Oracle(Choosing):
@@ -30,7 +31,7 @@ class Oracle(Choosing):
         found = np.zeros((len(captions), len(captions[0])))
         for i, few in enumerate(captions):
             which = int(seen[i, 0, 0])
-            own = choices.caption(self.many[which], language) if which >= 0 else ""
+            own = exchanges.caption(self.many[which], language) if which >= 0 else ""
             for k, said in enumerate(few):
                 words = set(said.split() if " " in said else said), set(own.split() if " " in own else own)
                 found[i, k] = self.knows * (said == own) + 0.01 * len(words[0] & words[1]) + self.weighs * len(said)
@@ -39,45 +40,45 @@ class Oracle(Choosing):
 
 @pytest.mark.parametrize("language", ["en", "zh", "hi"])
 def test_who_knows_all_is_right_in_every_task_and_language(language):
-    rows = iglue.scores(Oracle(), Oracle(), 0, "val", (language,), ("real",), 40)
+    rows = choice.scores(Oracle(), Oracle(), 0, "val", (language,), ("real",), 40)
     for task in ("retrieval", "true", "either"):
         assert rows[rows["language"] == language][task].mean() > 0.97, task
     assert rows["english"].isna().all() and len(rows) == 40
 
 
 def test_who_sees_nothing_is_at_chance():
-    rows = iglue.scores(Oracle(), Oracle(), 0, "val", ("en",), ("blind",), 60)
+    rows = choice.scores(Oracle(), Oracle(), 0, "val", ("en",), ("blind",), 60)
     assert rows["retrieval"].mean() < 0.15 and 0.3 < rows["true"].mean() < 0.7
 
 
 def test_ranks_count_equal_captions_once_and_ties_against():
     fits = np.array([[3.0, 2, 1], [2, 2, 1], [0, 5, 4]])
     same = np.eye(3, dtype=bool)
-    found = iglue.recalled(fits, same)
+    found = choice.recalled(fits, same)
     assert found.tolist() == pytest.approx([1, 2 / 3, 2 / 3])
     same[2, 1] = True
-    assert iglue.recalled(fits, same)[2] == 1
+    assert choice.recalled(fits, same)[2] == 1
 
 
 def test_the_line_tells_most_apart_and_half_the_statements_are_true():
-    assert iglue.line(np.array([0.0, 1, 2, 3]), np.array([False, False, True, True])) == 1.5
-    assert iglue.line(np.array([1.0, 1]), np.array([True, True])) < 1
+    assert choice.line(np.array([0.0, 1, 2, 3]), np.array([False, False, True, True])) == 1.5
+    assert choice.line(np.array([1.0, 1]), np.array([True, True])) < 1
     many = toyworld.split_scenes("val")[:200]
-    said, true = iglue.statements(many)
+    said, true = choice.statements(many)
     assert 0.4 < true.mean() < 0.6
     for scene, one, right in zip(many, said, true, strict=True):
         assert (grammar.shown(one) == grammar.shown(scene)) == right
-    first, again = iglue.statements(many[:50])[0], said[:50]
+    first, again = choice.statements(many[:50])[0], said[:50]
     assert first == again
 
 
 def test_a_real_bench_does_all_it_can(monkeypatch, tmp_path):
-    from mpm_lite.chat import Bench, Chat
+    from mpm_lite.experiments.mpm_chat import Chat, ChatBench
 
     own_home(monkeypatch, tmp_path)
-    bench = Bench(progress=False)
+    bench = ChatBench(progress=False)
     recipe = bench.train(Chat(pairs=40, options={"steps": 1, "batch": 4}), 0)
-    rows = iglue.scores(bench, recipe, 0, "val", ("de",), ("real",), 12)
+    rows = choice.scores(bench, recipe, 0, "val", ("de",), ("real",), 12)
     for task in ("retrieval", "true", "either", "english"):
         assert rows[task].between(0, 1).all(), task
     assert set(rows["lm"]) == {"toy-multilingual"}

@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mpm_lite import accounts, keeping, runtime, shipped, train
+from mpm_lite.core import runtime
+from mpm_lite.experiments.pretrain import shipped
 from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.training import cost, loop, trained
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Data:
 
 def made(before=None, options=Options(), told=("a",)):
     torch.manual_seed(0)
-    return keeping.trained(Line(options), Data, 0, "lines", "one", list(told), progress=False, before=before)
+    return trained.trained(Line(options), Data, 0, "lines", "one", list(told), progress=False, before=before)
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_only_what_learns_is_kept_and_read_back(home, monkeypatch):
     first = made()
     files = list((home / "home" / "lines").iterdir())
     assert len(files) == 1 and set(load_file(files[0])) == {"learns.weight", "learns.bias"}
-    monkeypatch.setattr(train, "fit", never)
+    monkeypatch.setattr(loop, "fit", never)
     assert torch.equal(made().learns.weight, first.learns.weight)
     for other in ({"options": Options(steps=4)}, {"told": ("b",)}):
         with pytest.raises(AssertionError, match="again"):
@@ -78,19 +80,19 @@ def test_what_comes_before_is_made_where_it_must_be(home):
     made(before=lambda: calls.append(1))
     made(before=lambda: calls.append(2))
     assert calls == [1]
-    with accounts.kept() as book:  # its cost is to be told all the same
+    with cost.kept() as book:  # its cost is to be told all the same
         made(before=lambda: calls.append(3))
     assert calls == [1, 3] and [entry.updates for entry in book] == [3]
-    with accounts.kept():
+    with cost.kept():
         made(before=lambda: calls.append(4), told=("new",))
     assert calls == [1, 3, 4]
 
 
 def test_what_ships_is_read_from_the_assets(home, monkeypatch):
     first = made()
-    shutil.move(home / "home" / "lines", home / keeping.KEPT)
-    monkeypatch.setattr(keeping.runtime, "asset", lambda name="": home)
-    monkeypatch.setattr(train, "fit", never)
+    shutil.move(home / "home" / "lines", home / trained.KEPT)
+    monkeypatch.setattr(trained.runtime, "asset", lambda name="": home)
+    monkeypatch.setattr(loop, "fit", never)
     assert torch.equal(made().learns.weight, first.learns.weight)
     assert not (home / "home" / "lines").exists()
 
@@ -102,8 +104,8 @@ class More(Options):
 
 def test_a_dial_that_is_added_leaves_what_was_kept_its_name_until_it_is_turned(home, monkeypatch):
     first = made()
-    assert keeping.dials(More()) == {"steps": 3} == keeping.dials(Options(bf16=True))
-    monkeypatch.setattr(train, "fit", never)
+    assert trained.dials(More()) == {"steps": 3} == trained.dials(Options(bf16=True))
+    monkeypatch.setattr(loop, "fit", never)
     assert torch.equal(made(options=More()).learns.weight, first.learns.weight)
     with pytest.raises(AssertionError, match="again"):
         made(options=More(slower=0.5))
@@ -129,21 +131,21 @@ class Arm:
 
 def test_a_card_stays_while_its_weights_do_and_what_no_card_names_goes(home, monkeypatch):
     monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Asked, Arm(), 7)})
-    first = shipped.build(home)
-    card = (home / keeping.KEPT / shipped.CARD).read_text()
+    first = shipped.build_systems(home)
+    card = (home / trained.KEPT / shipped.CARD).read_text()
     assert json.loads(card)["line"]["seed"] == 7 and Asked.asked == 1
     monkeypatch.setattr(shipped, "commit", lambda: "another")
-    assert shipped.build(home) == first and Asked.asked == 1
-    assert (home / keeping.KEPT / shipped.CARD).read_text() == card
+    assert shipped.build_systems(home) == first and Asked.asked == 1
+    assert (home / trained.KEPT / shipped.CARD).read_text() == card
     monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Asked, Arm("b"))})
-    second = shipped.build(home)
-    assert second != first and list((home / keeping.KEPT).glob("*.safetensors")) == second
-    assert json.loads((home / keeping.KEPT / shipped.CARD).read_text())["line"]["commit"] == "another"
+    second = shipped.build_systems(home)
+    assert second != first and list((home / trained.KEPT).glob("*.safetensors")) == second
+    assert json.loads((home / trained.KEPT / shipped.CARD).read_text())["line"]["commit"] == "another"
 
 
 @pytest.mark.parametrize("name", shipped.SHIPPED)
 def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monkeypatch, name):
-    one, folder = shipped.SHIPPED[name], runtime.asset(keeping.KEPT)
+    one, folder = shipped.SHIPPED[name], runtime.asset(trained.KEPT)
     card = json.loads((folder / shipped.CARD).read_text())[name]
     data = (folder / card["file"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == card["sha256"]
@@ -151,15 +153,15 @@ def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monk
     # Of ten captions; switching costs English, see C9, and a Q-Former's are ranked by likelihood.
     assert card["english_on_val"]["choice, real"] > (0.9 if "MLA" in name or "without" in name else 0.5)
     assert card["english_on_val"]["choice, blind"] < 0.2
-    monkeypatch.setattr(train, "fit", never)
+    monkeypatch.setattr(loop, "fit", never)
     bench = one.bench(progress=False)
-    with keeping.opened() as files:
+    with trained.opened() as files:
         one.make(bench, one.arm, one.seed)
     assert files[-1] == folder / card["file"]
 
 
 def test_no_weights_ship_without_a_card():
-    folder = runtime.asset(keeping.KEPT)
+    folder = runtime.asset(trained.KEPT)
     cards = json.loads((folder / shipped.CARD).read_text())
     assert {p.name for p in folder.glob("*.safetensors")} == {card["file"] for card in cards.values()}
     assert set(cards) == set(shipped.SHIPPED)

@@ -19,15 +19,17 @@ from test_hypothesis import made as made_hypothesis
 from test_towers_tiny import TEXTS, encoder, open_clip_model, pictures, vision
 
 import mpm_lite as mpm
-from mpm_lite import cache, claims, cli, experiment, keys, packing, runtime
+from mpm_lite.claims import ledger
+from mpm_lite.cli import main
+from mpm_lite.core import keys, runtime, store
+from mpm_lite.core.keys import Key, OtherRun
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
-from mpm_lite.keys import Key, OtherRun
+from mpm_lite.experiments import experiment
 from mpm_lite.recipes import Align
-from mpm_lite.runtime import UserError
-from mpm_lite.towers import toys
+from mpm_lite.towers import catalogue
 from mpm_lite.towers.features import image_features, text_features
-from mpm_lite.towers.image import load_image_tower
-from mpm_lite.towers.text import load_text_tower
+from mpm_lite.towers.load import load_image_tower, load_text_tower
 
 
 def small(**change):
@@ -40,8 +42,8 @@ def test_equal_parts_give_an_equal_digest_and_the_key_can_be_read_back(tmp_path)
     assert key.digest != Key("numbers", {"weights": "v", "data": ["a", b"b"], "text": "x" * 500}).digest
     told = key.describe()
     assert told["parts"]["weights"] == "w" and told["parts"]["data"].startswith("2 parts, SHA-256")
-    cache.write_table(tmp_path / "t.parquet", pd.DataFrame({"x": [1]}), key)
-    cache.learned(tmp_path / "w.safetensors", lambda work: {"w": torch.ones(1)}, key)
+    store.write_table(tmp_path / "t.parquet", pd.DataFrame({"x": [1]}), key)
+    store.learned(tmp_path / "w.safetensors", lambda work: {"w": torch.ones(1)}, key)
     for file in ("t.parquet", "w.safetensors"):
         assert keys.read_key(tmp_path / file) == json.loads(json.dumps(told))
 
@@ -369,30 +371,32 @@ def test_a_file_is_read_again_when_its_bytes_may_have_changed(tmp_path):
 
 def test_rows_of_a_claim_stand_on_the_weights_of_their_language_models(tmp_path, monkeypatch):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
-    one = claims.claim("C1")
+    one = ledger.claim("C1")
     arm = next(arm for arm in one.arms.values() if arm.lm == "toy-multilingual")
     asked = {**one.asked, "split": "test"}
-    before = claims.key(arm, 20, asked)
-    monkeypatch.setattr(toys, "weights", lambda name, seed: f"other weights of {name}:{seed}")
-    after = claims.key(arm, 20, asked)
+    before = ledger.key(arm, 20, asked)
+    monkeypatch.setattr(catalogue, "weights", lambda name, seed: f"other weights of {name}:{seed}")
+    after = ledger.key(arm, 20, asked)
     assert keys.differences(before.describe(), after.describe()) == ["weights of lm"]
 
 
 def test_the_committed_rows_are_those_of_todays_arms():
     """Every run that the ledger judges has its rows under its key."""
-    there = set(claims.shelf(runtime.asset("results")).packed()["key"])
-    for name, row in claims.read().items():
-        one, seeds = claims.claim(name), range(row["first_seed"], row["first_seed"] + row["seeds"])
+    there = set(ledger.shelf(runtime.asset("results")).packed()["key"])
+    for name, row in ledger.read().items():
+        one, seeds = ledger.claim(name), range(row["first_seed"], row["first_seed"] + row["seeds"])
         for arm in one.arms.values():
             asked = {**one.asked, "split": row["split"]}
-            assert {packing.name_of(claims.key(arm, seed, asked)) for seed in seeds} <= there
+            assert {store.name_of(ledger.key(arm, seed, asked)) for seed in seeds} <= there
 
 
 def test_a_claim_names_a_missing_language_model_before_the_first_unit(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(claims, "share_out", lambda *a, **k: pytest.fail("a unit was run"))
-    gone = [f"toy-english:{seed}" for seed in toys.seeds("toy-english") if seed not in toys.shipped("toy-english")]
-    assert cli.main(["claims", "run", "C1", "--seeds", "5", "--out", str(tmp_path / "out")]) == 2
+    monkeypatch.setattr(ledger, "share_out", lambda *a, **k: pytest.fail("a unit was run"))
+    gone = [
+        f"toy-english:{seed}" for seed in catalogue.seeds("toy-english") if seed not in catalogue.shipped("toy-english")
+    ]
+    assert main.main(["claims", "run", "C1", "--seeds", "5", "--out", str(tmp_path / "out")]) == 2
     assert gone and f"mpm-lite pretrain {' '.join(gone)}" in capsys.readouterr().err
 
 
@@ -401,18 +405,18 @@ def test_a_claim_names_a_missing_language_model_before_the_first_unit(tmp_path, 
 
 def test_doctor_says_in_what_a_kept_thing_differs_from_the_most_similar(world, capsys):  # noqa: F811
     mpm.sweep(small(), out=world / "s", pairs=[20, 30])
-    assert cli.main(["doctor", "--why", str(world / "s" / "pairs=20")]) == 0
+    assert main.main(["doctor", "--why", str(world / "s" / "pairs=20")]) == 0
     told = capsys.readouterr().out
     assert (
         "results of an experiment" in told and "weights of text" in told and "pairs=30, differs in experiment" in told
     )
-    assert cli.main(["doctor", "--why", str(world / "s")]) == 2
+    assert main.main(["doctor", "--why", str(world / "s")]) == 2
     assert "holds 2 results" in (said := capsys.readouterr().err) and f"{world / 's' / 'pairs=20'}." in said
     features = sorted((world / "home" / "features").glob("*.safetensors"))
-    assert cli.main(["doctor", "--why", str(features[0])]) == 0
+    assert main.main(["doctor", "--why", str(features[0])]) == 0
     assert "weights" in capsys.readouterr().out
     checkpoint = next((world / "s" / "pairs=20" / "seed-0" / "checkpoints").glob("step-*"))
-    assert cli.main(["doctor", "--why", str(checkpoint)]) == 0
+    assert main.main(["doctor", "--why", str(checkpoint)]) == 0
     (world / "plain.json").write_text("[]")
     for wrong in ("plain.json", "nothing.parquet"):
-        assert cli.main(["doctor", "--why", str(world / wrong)]) == 2
+        assert main.main(["doctor", "--why", str(world / wrong)]) == 2

@@ -7,15 +7,18 @@ import pandas as pd
 import pytest
 from worlds import own_home
 
-from mpm_lite import UserError, figures, ladder, pretrain, runtime
-from mpm_lite.chat import Chat
-from mpm_lite.cli import main
-from mpm_lite.data import grammar
-from mpm_lite.judging import Sample
-from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
-from mpm_lite.towers import toys
-from mpm_lite.towers.lm import load_lm
-from mpm_lite.towers.tokens import save_tokenizer
+from mpm_lite import UserError
+from mpm_lite.claims import ladder
+from mpm_lite.cli.main import main
+from mpm_lite.core import figures, runtime
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.evaluation.stats import Sample
+from mpm_lite.experiments.mpm_chat import Chat
+from mpm_lite.experiments.pretrain import language_models
+from mpm_lite.recipes.pretraining.language_model import LanguageModel, LanguageModelOptions
+from mpm_lite.towers import catalogue
+from mpm_lite.towers.load import load_lm
+from mpm_lite.towers.text import save_tokenizer
 
 TINY = LanguageModelOptions(width=32, layers=2, hidden=64, lookups=2, steps=4, compiled=False)
 OTHERS = ladder.OTHERS
@@ -115,7 +118,7 @@ def test_no_efficiency_is_said_where_the_others_read_nothing():
 
 
 def test_other_options_of_the_recipe_are_other_rows(monkeypatch):
-    rung = next(r for r in ladder.rungs() if toys.present(r.name, r.seed))
+    rung = next(r for r in ladder.rungs() if catalogue.present(r.name, r.seed))
     before = ladder.key(rung, "test")
     monkeypatch.setattr(ladder, "RECIPE", Chat(options={"queries": 8}))
     assert ladder.key(rung, "test") != before
@@ -163,14 +166,16 @@ def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ladder, "ASKED", {**ladder.ASKED, "count": 12})
     monkeypatch.setattr(ladder, "present", lambda: [r for r in ladder.rungs() if r.name == "toy-mixed-short"][:1])
     tokenizer = load_lm("toy-english").tokenizer
-    monkeypatch.setattr(toys, "shipped", lambda name: [])
-    monkeypatch.setattr(toys, "_there", lambda name: toys._in(tmp_path / "lm", name))
+    monkeypatch.setattr(catalogue, "shipped", lambda name: [])
+    monkeypatch.setattr(catalogue, "_there", lambda name: catalogue._in(tmp_path / "lm", name))
     with pytest.raises(UserError, match="toy-mixed-short:0 is not here"):
         ladder.run(tmp_path / "out")
     model = LanguageModel(
         len(tokenizer), TINY, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
     )
-    pretrain.save(model.decoder, tmp_path / "lm/toy-mixed-short-0", lambda beside: save_tokenizer(tokenizer, beside))
+    language_models.save(
+        model.decoder, tmp_path / "lm/toy-mixed-short-0", lambda beside: save_tokenizer(tokenizer, beside)
+    )
     assert main(["run", "ladder", "--out", str(tmp_path / "out")]) == 0
     assert "ladder.csv" in capsys.readouterr().out
     scores = pd.read_csv(tmp_path / "out/ladder.csv")

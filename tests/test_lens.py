@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import UserError, lens
-from mpm_lite.data import grammar, toyworld
-from mpm_lite.towers.lm import load_lm
+from mpm_lite import UserError
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.evaluation import chat
+from mpm_lite.towers.load import load_lm
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def lm():
 def test_the_last_layer_is_what_the_model_predicts(lm):
     soft = torch.randn(3, 4, lm.width)
     question = grammar.describe("de")
-    read = lens.probabilities(lm, soft, question)
+    read = chat.probabilities(lm, soft, question)
     assert read.shape == (5, 3, 4, lm.vocabulary) and torch.allclose(read.sum(-1), torch.ones(5, 3, 4), atol=1e-4)
     ids = torch.tensor(lm.encode([f"\n{question}\n"] * 3))
     with torch.no_grad():
@@ -29,7 +31,7 @@ def test_the_last_layer_is_what_the_model_predicts(lm):
 def test_words_are_found_where_they_were_put(lm):
     """Soft tokens that are a word's own embeddings must read as that word in front of the layers or behind some."""
     ids = lm.encode(["red circle red circle"], special=False)[0]
-    table = lens.words(lm, lm.embed(torch.tensor(ids))[None], grammar.describe("en"), top=2)
+    table = chat.words(lm, lm.embed(torch.tensor(ids))[None], grammar.describe("en"), top=2)
     assert list(table.columns) == ["picture", "layer", "query", "rank", "token", "probability"]
     assert (
         len(table) == 5 * len(ids) * 2
@@ -38,7 +40,7 @@ def test_words_are_found_where_they_were_put(lm):
 
 
 def test_tokens_belong_to_those_who_use_them(lm):
-    shares = lens.token_languages(lm, toyworld.split_scenes("val")[:80])
+    shares = chat.token_languages(lm, toyworld.split_scenes("val")[:80])
     assert shares.shape == (lm.vocabulary, 10)
     sums = shares.sum(1)
     assert np.all((np.abs(sums - 1) < 1e-9) | (sums == 0))
@@ -50,8 +52,8 @@ def test_tokens_belong_to_those_who_use_them(lm):
 
 
 def test_shares_of_languages_add_up(lm):
-    shares = lens.token_languages(lm, toyworld.split_scenes("val")[:40])
-    table = lens.languages_read(lm, torch.randn(4, 3, lm.width), grammar.describe("en"), shares)
+    shares = chat.token_languages(lm, toyworld.split_scenes("val")[:40])
+    table = chat.languages_read(lm, torch.randn(4, 3, lm.width), grammar.describe("en"), shares)
     assert np.allclose(table.groupby("layer")["share"].sum(), 1) and table["layer"].nunique() == 5
 
 
@@ -61,4 +63,4 @@ def test_models_without_a_norm_or_of_two_halves_are_refused(lm):
     other = copy.copy(lm)
     other.kind = "encoder-decoder"
     with pytest.raises(UserError, match="needs a causal model"):
-        lens.probabilities(other, torch.randn(1, 2, lm.width), "x")
+        chat.probabilities(other, torch.randn(1, 2, lm.width), "x")

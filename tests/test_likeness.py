@@ -4,26 +4,28 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import UserError, likeness
-from mpm_lite.data import grammar, toyworld
+from mpm_lite import UserError
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.experiments import mpm_paint
 
 
 def test_distances_are_those_of_gaussians():
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(4_000, 6, generator=draw) for _ in range(2))
     moved = b + torch.tensor([3.0, 0, 0, 0, 0, 0])
-    assert likeness.fid(a, a) == pytest.approx(0, abs=1e-3) and likeness.fid(a, b) < 0.1
-    assert likeness.fid(a, moved) == pytest.approx(9, rel=0.05)  # the squared distance of the means
-    assert likeness.fid(a, 2 * b) == pytest.approx(6, rel=0.1)  # (2 - 1)^2 in each of six directions
-    assert likeness.kid(a[:200], b[:200]) < 0.05 < likeness.kid(a[:200], moved[:200])
-    assert likeness.kid(a[:200], moved[:200]) == likeness.kid(a[:200], moved[:200])
+    assert mpm_paint.fid(a, a) == pytest.approx(0, abs=1e-3) and mpm_paint.fid(a, b) < 0.1
+    assert mpm_paint.fid(a, moved) == pytest.approx(9, rel=0.05)  # the squared distance of the means
+    assert mpm_paint.fid(a, 2 * b) == pytest.approx(6, rel=0.1)  # (2 - 1)^2 in each of six directions
+    assert mpm_paint.kid(a[:200], b[:200]) < 0.05 < mpm_paint.kid(a[:200], moved[:200])
+    assert mpm_paint.kid(a[:200], moved[:200]) == mpm_paint.kid(a[:200], moved[:200])
 
 
 def test_too_few_or_broken_features_say_so():
     with pytest.raises(UserError, match="each needs two and more"):
-        likeness.fid(torch.zeros(1, 3), torch.zeros(5, 3))
+        mpm_paint.fid(torch.zeros(1, 3), torch.zeros(5, 3))
     with pytest.raises(UserError, match="finite features"):
-        likeness.kid(torch.full((4, 3), float("nan")), torch.zeros(5, 3))
+        mpm_paint.kid(torch.full((4, 3), float("nan")), torch.zeros(5, 3))
 
 
 @pytest.fixture
@@ -40,13 +42,13 @@ def small_world(tmp_path, monkeypatch):
 
 
 def test_drawings_find_their_captions_and_each_other(small_world):
-    judge, many = likeness.Likeness(pairs=1_500, progress=False), toyworld.split_scenes("val")[:150]
+    judge, many = mpm_paint.Likeness(pairs=1_500, progress=False), toyworld.split_scenes("val")[:150]
     drawn = judge.features(np.stack([toyworld.render(scene, 48, seed=1) for scene in many]))
     captions = [grammar.in_order(scene, "en")[0] for scene in many]
     right, wrong = judge.r_precision(drawn, captions), judge.r_precision(drawn.roll(1, 0), captions)
     assert right.mean() > 0.3 > 0.1 > wrong.mean()
     again = judge.features(np.stack([toyworld.render(scene, 48, seed=2) for scene in many]))
     noise = judge.features(np.random.default_rng(0).integers(0, 255, (150, 48, 48, 3)).astype(np.uint8))
-    assert likeness.fid(drawn, again) < likeness.fid(drawn, noise)
+    assert mpm_paint.fid(drawn, again) < mpm_paint.fid(drawn, noise)
     with pytest.raises(UserError, match="chooses among 100 captions"):
         judge.r_precision(drawn[:20], captions[:20])

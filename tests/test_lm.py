@@ -3,6 +3,7 @@
 import json
 import shutil
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,13 @@ import pytest
 import torch
 
 import mpm_lite as mpm
-from mpm_lite import UserError, pretrain
-from mpm_lite.data import text
-from mpm_lite.recipes.language_model import Buckets, LanguageModel, LanguageModelOptions
-from mpm_lite.towers import toys
-from mpm_lite.towers.tokens import save_tokenizer, train_tokenizer
+from mpm_lite import UserError
+from mpm_lite.core import runtime
+from mpm_lite.data.toyworld import text_mix
+from mpm_lite.experiments.pretrain import language_models
+from mpm_lite.recipes.pretraining.language_model import Buckets, LanguageModel, LanguageModelOptions
+from mpm_lite.towers import catalogue
+from mpm_lite.towers.text import save_tokenizer, train_tokenizer
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 VOCABULARY = 600
@@ -42,7 +45,7 @@ def random_model(kind):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer((d.text for d in islice(text.documents(text.Mix()), 1000)), VOCABULARY)
+    return train_tokenizer((d.text for d in islice(text_mix.documents(text_mix.Mix()), 1000)), VOCABULARY)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def soft_tokens(lm, n=len(PROMPTS), count=4):
 
 
 def test_tokenizer_is_the_same_whatever_model_it_lies_beside(lm, tokenizer):
-    some = [d.text for d in islice(text.documents(text.Mix(seed=3)), 40)]
+    some = [d.text for d in islice(text_mix.documents(text_mix.Mix(seed=3)), 40)]
     assert lm.encode(some) == tokenizer(some)["input_ids"]
     assert lm.decode(lm.encode(some)) == some
 
@@ -210,7 +213,7 @@ def test_models_among_the_assets_share_one_tokenizer(monkeypatch, folders, tmp_p
     (one / "tokenizer.json").rename(tmp_path / "tokenizer.json")
     with pytest.raises(UserError, match="does not load"):
         mpm.load_lm(str(one))  # a stranger's folder takes nothing from beside it
-    monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    monkeypatch.setattr(runtime, "asset", lambda name="": tmp_path / name)
     shared = mpm.load_lm(str(one))
     assert shared.encode(PROMPTS) == alone.encode(PROMPTS) and shared.fingerprint == alone.fingerprint
     save_tokenizer(tokenizer, one)
@@ -218,14 +221,14 @@ def test_models_among_the_assets_share_one_tokenizer(monkeypatch, folders, tmp_p
     (tmp_path / "tokenizer.json").write_text("{}")
     save_tokenizer(tokenizer, one)
     assert (one / "tokenizer.json").exists()
-    shipped = mpm.runtime.Path(mpm.__file__).parent.parent / "assets"
+    shipped = Path(mpm.__file__).parent.parent / "assets"
     assert [p.parent for p in shipped.rglob("tokenizer.json")] == [shipped]
 
 
 def test_an_unknown_model_or_seed_says_so(monkeypatch, folders, tmp_path):
     with pytest.raises(UserError, match="Did you mean 'toy-english'"):
         mpm.load_lm("toy-englsh")
-    monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    monkeypatch.setattr(runtime, "asset", lambda name="": tmp_path / name)
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
     (tmp_path / "results" / "lm").mkdir(parents=True)
     (tmp_path / "results" / "lm" / "toy-english-1.json").write_text("{}")
@@ -254,12 +257,14 @@ def tiny_recipe(steps=30, **options):
 
 
 def test_the_language_model_learns_and_a_stopped_run_goes_on_bit_for_bit(tmp_path, tokenizer):
-    from mpm_lite import train
+    from mpm_lite.training import loop
 
-    rows = [row + [2] for row in tokenizer([d.text for d in islice(text.documents(text.Mix()), 400)])["input_ids"]]
+    rows = [
+        row + [2] for row in tokenizer([d.text for d in islice(text_mix.documents(text_mix.Mix()), 400)])["input_ids"]
+    ]
     data = Buckets(rows, 8)
     whole = tiny_recipe()
-    history = train.fit(whole, data, train.Plan(progress=False))
+    history = loop.fit(whole, data, loop.Plan(progress=False))
     assert np.mean(history.losses[-5:]) < 0.9 * history.losses[0]
 
     class Stopped(Exception):
@@ -269,13 +274,13 @@ def test_the_language_model_learns_and_a_stopped_run_goes_on_bit_for_bit(tmp_pat
         raise Stopped
 
     part = tiny_recipe()
-    plan = train.Plan(out=tmp_path, save_every=10, progress=False)
+    plan = loop.Plan(out=tmp_path, save_every=10, progress=False)
     seen, loss = [], part.loss
     part.loss = lambda batch: (seen.append(1), loss(batch))[1] if len(seen) < 20 else stop_at_20(part)
     with pytest.raises(Stopped):
-        train.fit(part, data, plan)
+        loop.fit(part, data, plan)
     again = tiny_recipe()
-    train.fit(again, data, plan)
+    loop.fit(again, data, plan)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 
@@ -310,54 +315,54 @@ def test_buckets_hold_every_document_once_and_little_padding():
 
 # the toy world's own
 
-SHIPPED = [(name, seed) for name in toys.NAMES for seed in toys.shipped(name)]
+SHIPPED = [(name, seed) for name in catalogue.NAMES for seed in catalogue.shipped(name)]
 
 
 @pytest.mark.parametrize("name, seed", SHIPPED)
 def test_a_toy_model_is_the_one_on_its_card_and_passed_its_gate(name, seed):
-    from mpm_lite import competence
+    from mpm_lite.evaluation import text_only
 
     lm = mpm.load_lm(name, seed)
     card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
-    assert pretrain.intact(mpm.asset(f"lm/{name}-{seed}"), mpm.asset(f"results/lm/{name}-{seed}.json"))
-    assert lm.languages == frozenset(card["languages"]) and card["gate"] == competence.GATE
+    assert language_models.intact(mpm.asset(f"lm/{name}-{seed}"), mpm.asset(f"results/lm/{name}-{seed}.json"))
+    assert lm.languages == frozenset(card["languages"]) and card["gate"] == text_only.GATE
     assert card["seconds"] is None or card["seconds"] > 0  # None: stopped before a run added its parts up
-    assert card["passes"] and all(card["lowest_on_val"][k] >= v for k, v in competence.GATE.items())
+    assert card["passes"] and all(card["lowest_on_val"][k] >= v for k, v in text_only.GATE.items())
     assert ("hi" in lm.languages) == (name not in ("toy-unseen", "toy-english"))
     assert (
-        card["parallel"] == pretrain.VARIANTS[name].parallel <= (1 if name in toys.DIAL_LMS + toys.MIXED_LMS else 0.05)
+        card["parallel"]
+        == language_models.VARIANTS[name].parallel
+        <= (1 if name in catalogue.DIAL_LMS + catalogue.MIXED_LMS else 0.05)
     )
 
 
 @pytest.mark.parametrize("name, seed", [one for one in SHIPPED if one[0] == "toy-mixed"])
 def test_mixed_discourse_carries_over_what_an_english_caption_says(name, seed):
     """By its card in every language, on val; and by its weights, on fewer scenes, in three of them."""
-    from mpm_lite import competence
-    from mpm_lite.data.scenes import scenes
+    from mpm_lite.data.toyworld.scenes import scenes
+    from mpm_lite.evaluation import text_only
 
     card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
     rows = pd.read_csv(mpm.asset(f"results/lm/{name}-{seed}.csv")).query("split == 'val'")
     assert (
-        card["strong"] == competence.strong(rows, card["languages"]) and card["mixed"] == 0.5 and card["withheld"] == 0
+        card["strong"] == text_only.strong(rows, card["languages"]) and card["mixed"] == 0.5 and card["withheld"] == 0
     )
-    said = {code: round(t, 4) for code, t in competence.transfer(rows, card["languages"]).items()}
+    said = {code: round(t, 4) for code, t in text_only.transfer(rows, card["languages"]).items()}
     assert said == pytest.approx(card["text_transfer_on_val"], abs=1e-3) and len(said) == 9
     asked, languages = list(islice(scenes("val", 5), 60)), ("en", "zh", "sw")
-    found = pd.DataFrame(
-        competence.crossing(mpm.load_lm(name, seed), languages, asked), columns=list(competence.COLUMNS)
-    )
-    weak = pd.DataFrame(competence.crossing(mpm.load_lm("toy-multilingual"), languages, asked), columns=found.columns)
-    strong, old = (competence.transfer(table, languages) for table in (found, weak))
+    found = pd.DataFrame(text_only.crossing(mpm.load_lm(name, seed), languages, asked), columns=list(text_only.COLUMNS))
+    weak = pd.DataFrame(text_only.crossing(mpm.load_lm("toy-multilingual"), languages, asked), columns=found.columns)
+    strong, old = (text_only.transfer(table, languages) for table in (found, weak))
     assert all(strong[code] > 0.75 > 0.65 > old[code] for code in ("zh", "sw")), (strong, old)
 
 
 def _monolingual(name, language):
     """The gate again, small, on the weights as they ship: what the cards claim is what the files do."""
-    from mpm_lite import competence
-    from mpm_lite.data.scenes import scenes
+    from mpm_lite.data.toyworld.scenes import scenes
+    from mpm_lite.evaluation import text_only
 
     asked = list(islice(scenes("val", 5), 24))
-    return {row[0]: row[4] for row in competence.monolingual(mpm.load_lm(name), language, asked)}
+    return {row[0]: row[4] for row in text_only.monolingual(mpm.load_lm(name), language, asked)}
 
 
 @pytest.mark.parametrize("name", sorted({name for name, _ in SHIPPED} - {"toy-english"}))
@@ -368,14 +373,14 @@ def test_a_model_reads_and_says_a_scene_in_every_language_it_read(name):
 
 
 def test_what_a_twentieth_of_translation_pairs_adds_is_translation():
-    from mpm_lite import competence
-    from mpm_lite.data.scenes import scenes
+    from mpm_lite.data.toyworld.scenes import scenes
+    from mpm_lite.evaluation import text_only
 
     asked, slots = list(islice(scenes("val", 5), 24)), {}
     for name in ("toy-multilingual", "toy-noparallel"):
         lm = mpm.load_lm(name)
         for code in ("de", "zh", "sw"):
-            rows = competence.translation(lm, "en", code, asked, text.withheld(0))
+            rows = text_only.translation(lm, "en", code, asked, text_mix.withheld(0))
             slots[name, code] = next(row[4] for row in rows if row[0] == "translation slots")
     for code in ("de", "zh", "sw"):
         assert slots["toy-multilingual", code] > 0.4 > 0.2 > slots["toy-noparallel", code], slots

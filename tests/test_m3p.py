@@ -8,12 +8,16 @@ import torch
 import torch.nn.functional as F
 from worlds import own_home
 
-from mpm_lite import UserError, matching, train
-from mpm_lite.data import choices, grammar, toyworld
-from mpm_lite.data.scenes import one_off, split_of
-from mpm_lite.matching import Bench, Matching, Streams
-from mpm_lite.recipes import fidelity, m3p
+from mpm_lite import UserError
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.data.toyworld.scenes import one_off, split_of
+from mpm_lite.experiments import m3p
+from mpm_lite.experiments.m3p import M3pBench, Matching, Streams
+from mpm_lite.recipes import fidelity
+from mpm_lite.recipes import m3p as method
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about, grid_boxes
+from mpm_lite.training import loop
 
 FEW = {"text_steps": 3, "steps": 3, "batch": 6, "bf16": False}
 
@@ -22,8 +26,8 @@ FEW = {"text_steps": 3, "steps": 3, "batch": 6, "bf16": False}
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         own_home(patch, tmp_path_factory.mktemp("home"))
-        patch.setattr(matching, "SENTENCES", 200)
-        yield Bench(progress=False)
+        patch.setattr(m3p, "SENTENCES", 200)
+        yield M3pBench(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def batch(bench, arm=Matching(pairs=50, options=FEW), stage=PRETRAIN, seed=0):
 
 
 def test_words_see_the_picture_and_padding_is_not_seen(bench, recipe):
-    seen, ids = bench.seen("val", 4).float(), matching.encoded(["A red circle."] * 4)
+    seen, ids = bench.seen("val", 4).float(), m3p.encoded(["A red circle."] * 4)
     alone = recipe.matching(seen, ids)
     assert alone.shape == (4,) and len(alone.unique()) == 4
     longer = recipe.matching(seen, F.pad(ids, (0, 5)))
@@ -54,9 +58,9 @@ def test_captions_of_like_length_are_read_together_and_nothing_else_changes(benc
         "From left to right: a red circle, a blue star.",
         "A",
     ]
-    seen, ids = bench.seen("val", 5).float(), matching.encoded(texts)
+    seen, ids = bench.seen("val", 5).float(), m3p.encoded(texts)
     parts = recipe.matching(seen, ids)
-    monkeypatch.setattr(m3p, "LENGTHS", 1)
+    monkeypatch.setattr(method, "LENGTHS", 1)
     torch.testing.assert_close(parts, recipe.matching(seen, ids), atol=1e-5, rtol=1e-5)
     one = recipe.matching(seen[3:4], ids[3:4])
     torch.testing.assert_close(parts[3:4], one, atol=1e-5, rtol=1e-5)
@@ -101,8 +105,8 @@ def test_matching_learns_from_its_own_caption_against_others(bench):
     data = bench.data(Matching(switch=None, pairs=50, options=FEW), PRETRAIN, 0)
     scene = toyworld.split_scenes("train")[0]
     own, *rest = data.told(0, np.random.default_rng(0))
-    assert own == choices.caption(scene, "en") and len({own, *rest}) == 6
-    near = {choices.caption(s, "en") for s in one_off(scene) if split_of(s) == "train"}
+    assert own == exchanges.caption(scene, "en") and len({own, *rest}) == 6
+    near = {exchanges.caption(s, "en") for s in one_off(scene) if split_of(s) == "train"}
     assert [one in near for one in rest] == [False] * 3 + [True] * 2
 
 
@@ -123,7 +127,7 @@ def test_matching_among_captions_or_each_by_itself(bench):
 
 def test_switched_captions_are_foreign_with_pictures_or_as_text(bench):
     english = set(range(1705)) & {i for s in toyworld.split_scenes("train")[:50]
-                                  for i in matching.tokenizer()(choices.caption(s, "en"))["input_ids"]}  # fmt: skip
+                                  for i in m3p.tokenizer()(exchanges.caption(s, "en"))["input_ids"]}  # fmt: skip
     foreign = lambda ids: len(set(ids.unique().tolist()) - english)  # noqa: E731
     plain = batch(bench, Matching(switch=None, pairs=50, options=FEW))
     switched = batch(bench, Matching(pairs=50, options=FEW))
@@ -137,16 +141,16 @@ def test_switched_captions_are_foreign_with_pictures_or_as_text(bench):
 def test_text_follows_zipf_to_the_power_of_alpha(bench):
     def count(alpha):
         return sum(text.isascii() and grammar.parse(text, "en") is not None
-                   for text in matching.sentences(300, alpha, 0))  # fmt: skip
+                   for text in m3p.sentences(300, alpha, 0))  # fmt: skip
 
     assert count(0.0) < 60 < count(1.0)
 
 
 def test_arms_share_text_and_pretraining_and_fine_tuning_goes_on_from_it(bench, monkeypatch):
     stages = []
-    whole = Bench.data
+    whole = M3pBench.data
     monkeypatch.setattr(
-        Bench, "data", lambda self, arm, stage, seed: stages.append(stage) or whole(self, arm, stage, seed)
+        M3pBench, "data", lambda self, arm, stage, seed: stages.append(stage) or whole(self, arm, stage, seed)
     )
     arm = Matching(pairs=50, options=FEW)
     first = bench.train(arm, 0)
@@ -175,7 +179,7 @@ def test_in_fine_tuning_the_encoder_may_learn_slower_than_its_heads(bench):
     assert not pretraining.faster and dict(fine.faster) == {"encoder": 0.0}
     recipe.options = replace(recipe.options, steps=0)
     before = {k: v.clone() for k, v in recipe.state_dict().items()}
-    train.fit(recipe, data)
+    loop.fit(recipe, data)
     moved = {k.split(".")[0] for k, v in recipe.state_dict().items() if not torch.equal(v, before[k])}
     assert "encoder" not in moved and {"first", "region", "match"} <= moved
 
@@ -190,11 +194,11 @@ def test_the_common_task_ranks_by_matching_logits(bench, recipe):
     assert len(rows) == 2 * 2 * 40 and rows["choice"].between(0, 1).all()
     seen, told = (
         bench.looked("val", 3, "real"),
-        choices.told(choices.choices(toyworld.split_scenes("val")[:40])[:3], "en"),
+        exchanges.told(exchanges.choices(toyworld.split_scenes("val")[:40])[:3], "en"),
     )
     fits = bench.fits(recipe, seen, told, "en")
     with torch.no_grad():
-        one = recipe.predict({"seen": seen[1:2], "ids": matching.encoded([told[1][4]])})["match"]
+        one = recipe.predict({"seen": seen[1:2], "ids": m3p.encoded([told[1][4]])})["match"]
     assert fits.shape == (3, 10) and fits[1, 4] == pytest.approx(float(one), abs=1e-4)
 
 

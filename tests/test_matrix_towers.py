@@ -13,12 +13,13 @@ import test_towers_tiny as tiny
 import torch
 
 import mpm_lite as mpm
-from mpm_lite import paint, train
 from mpm_lite.recipes import Align
+from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
-from mpm_lite.towers.diffusion import load_diffusion
 from mpm_lite.towers.prompts import load_prompt_encoder
+from mpm_lite.towers.stable_diffusion import load_diffusion
+from mpm_lite.training import loop
 
 
 def timm_model(root: Path) -> None:
@@ -89,16 +90,16 @@ def goes_on(make: Callable[[], tuple[Any, Any]], tmp_path: Path) -> Any:
     """Two steps at once, and the same two with a stop between them: the same weights; returns the recipe."""
     whole, data = make()
     start = {k: v.clone() for k, v in whole.state_dict().items()}
-    history = train.fit(whole, data, train.Plan(progress=False), device="cpu")
+    history = loop.fit(whole, data, loop.Plan(progress=False), device="cpu")
     assert len(history.losses) == 2 and np.isfinite(history.losses).all()
     assert any(not torch.equal(v, start[k]) for k, v in whole.state_dict().items())
-    plan = train.Plan(out=tmp_path / "run", save_every=1, progress=False)
+    plan = loop.Plan(out=tmp_path / "run", save_every=1, progress=False)
     cut, data = make()
     data.batch = stopping(data)
     with pytest.raises(Stopped):
-        train.fit(cut, data, plan, device="cpu")
+        loop.fit(cut, data, plan, device="cpu")
     again, data = make()
-    train.fit(again, data, plan, device="cpu")
+    loop.fit(again, data, plan, device="cpu")
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
     return again
@@ -193,7 +194,7 @@ def test_a_stable_diffusion_through_mpm_paint(tmp_path: Path, reads: str) -> Non
     states = encoder.states(CAPTIONS)
 
     parts = load_diffusion(folder, "cpu")
-    latents = paint.to_latents(parts.vae, tiny.pictures(8, 16))
+    latents = diffusion.to_latents(parts.vae, tiny.pictures(8, 16))
 
     def make() -> tuple[Any, Any]:
         torch.manual_seed(0)
@@ -202,5 +203,5 @@ def test_a_stable_diffusion_through_mpm_paint(tmp_path: Path, reads: str) -> Non
         return MpmPaint(unet, encoder.width, options, parts.scheduler), Prompted(latents, range(8), states)
 
     recipe = goes_on(make, tmp_path)
-    assert paint.sample(*recipe.parts, *states.batch([0, 1]), [0, 1], steps=1).shape == (2, 4, 8, 8)
+    assert diffusion.sample(*recipe.parts, *states.batch([0, 1]), [0, 1], steps=1).shape == (2, 4, 8, 8)
     assert load_diffusion(folder, "cpu").fingerprint == parts.fingerprint

@@ -10,14 +10,14 @@ import torch
 from worlds import own_home
 
 from mpm_lite import UserError
-from mpm_lite.data import grammar, tasks, toyworld
-from mpm_lite.data.noise import Noise
-from mpm_lite.qformer import QFormer
-from mpm_lite.realigning import Bench, Realigning
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.data.toyworld.noise import Noise
+from mpm_lite.experiments.mblip import MblipBench, Realigning
 from mpm_lite.recipes import fidelity
-from mpm_lite.recipes.blip2 import Blip2, Blip2Options
-from mpm_lite.recipes.mblip import Mblip, MblipOptions
-from mpm_lite.towers.lm import load_lm
+from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
+from mpm_lite.recipes.modules.qformer import QFormer
+from mpm_lite.towers.load import load_lm
 
 SMALL = {"steps": 2, "batch": 4, "queries": 4, "width": 32, "layers": 2, "bf16": False}
 FEW = {"warm_steps": 2, "steps": 2, "batch": 4, "bf16": False}
@@ -29,7 +29,7 @@ ARM = Realigning(english=30, pairs=30, options=FEW, english_options=SMALL,
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         own_home(patch, tmp_path_factory.mktemp("home"))
-        yield Bench(progress=False)
+        yield MblipBench(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_blip2_learns_its_three_objectives():
 
 def test_every_task_is_there_and_well_formed():
     many = toyworld.split_scenes("train")[:600]
-    mixed = tasks.mix(many, grammar.LANGUAGES, "uniform")
+    mixed = exchanges.mix(many, grammar.LANGUAGES, "uniform")
     kinds = Counter(e.kind for e in mixed)
-    assert set(kinds) == set(tasks.TASKS) and min(kinds.values()) > 40
+    assert set(kinds) == set(exchanges.TASKS) and min(kinds.values()) > 40
     assert [e.picture for e in mixed] == list(range(600)) and all(e.reply and e.question for e in mixed)
     for e in mixed:
         if e.kind == "caption":
@@ -107,20 +107,20 @@ def test_every_task_is_there_and_well_formed():
         if e.kind == "match":
             said = e.question.split('"')[1]
             assert (e.reply == "yes") == (grammar.parse(said, e.language) == grammar.shown(many[e.picture]))
-        if e.kind in tasks.ENGLISH_ONLY:
+        if e.kind in exchanges.ENGLISH_ONLY:
             assert e.language == "en"
     answers = Counter(e.reply for e in mixed if e.kind == "match")
     assert 0.35 < answers["yes"] / answers.total() < 0.65
 
 
 def test_rules_share_out_languages_and_leave_the_examples_as_they_are():
-    for rule in tasks.RULES:
-        assert tasks.shares(grammar.LANGUAGES, rule).sum() == pytest.approx(1)
-    uniform, tempered, proportional = (dict(zip(grammar.LANGUAGES, tasks.shares(grammar.LANGUAGES, r), strict=True))
-                                       for r in tasks.RULES)  # fmt: skip
+    for rule in exchanges.RULES:
+        assert exchanges.shares(grammar.LANGUAGES, rule).sum() == pytest.approx(1)
+    uniform, tempered, proportional = (dict(zip(grammar.LANGUAGES, exchanges.shares(grammar.LANGUAGES, r), strict=True))
+                                       for r in exchanges.RULES)  # fmt: skip
     assert uniform["sw"] > tempered["sw"] > proportional["sw"] and proportional["en"] > tempered["en"] > uniform["en"]
     many = toyworld.split_scenes("train")[:200]
-    one, other = (tasks.mix(many, ("en", "de"), rule) for rule in ("uniform", "proportional"))
+    one, other = (exchanges.mix(many, ("en", "de"), rule) for rule in ("uniform", "proportional"))
     assert [e.kind == f.kind for e, f in zip(one, other, strict=True)].count(False) < 60
     english = [(e, f) for e, f in zip(one, other, strict=True) if e.language == f.language == "en" and e.kind == f.kind]
     assert english and all(e == f for e, f in english)
@@ -128,7 +128,7 @@ def test_rules_share_out_languages_and_leave_the_examples_as_they_are():
 
 def test_translations_have_mistakes_and_english_has_none():
     many = toyworld.split_scenes("train")[:300]
-    mixed = tasks.mix(many, ("en", "de"), "uniform", Noise(swap=0.5), ("caption",))
+    mixed = exchanges.mix(many, ("en", "de"), "uniform", Noise(swap=0.5), ("caption",))
     right = {code: np.mean([grammar.parse(e.reply, code) == grammar.shown(many[e.picture]) for e in mixed if e.language == code])
              for code in ("en", "de")}  # fmt: skip
     assert right["en"] == 1 and right["de"] < 0.5
@@ -189,7 +189,7 @@ def test_nonsense_is_refused():
         with pytest.raises(UserError):
             Realigning(**wrong)
     with pytest.raises(UserError, match="task"):
-        tasks.mix(toyworld.split_scenes("train")[:2], ("en",), tasks=("sing",))
+        exchanges.mix(toyworld.split_scenes("train")[:2], ("en",), tasks=("sing",))
     with pytest.raises(UserError, match="re-aligned"):
         Mblip(load_lm("toy-english"), QFormer(16, 6, 50, width=32, layers=2), 16, MblipOptions(learns="all"))
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 from worlds import own_home
 
-from mpm_lite import UserError, choosing
-from mpm_lite.acquiring import Acquiring, Bench
-from mpm_lite.data import choices, toyworld
-from mpm_lite.data.scenes import neighbours, one_off, split_of
+from mpm_lite import UserError
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges
+from mpm_lite.data.toyworld.scenes import neighbours, one_off, split_of
+from mpm_lite.evaluation import choice
+from mpm_lite.experiments.mla import Acquiring, MlaBench
 from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.mla import Mla, MlaOptions
-from mpm_lite.towers.tokens import padded
+from mpm_lite.towers.text import padded
 
 FEW = {"transfer_steps": 3, "exposure_steps": 2, "batch": 8}
 ENGLISH = {"steps": 3, "batch": 8, "bf16": False}
@@ -25,7 +27,7 @@ ARM = Acquiring(languages=("de", "zh"), english=40, parallel=40, pairs=40, optio
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         own_home(patch, tmp_path_factory.mktemp("home"))
-        yield Bench(progress=False)
+        yield MlaBench(progress=False)
 
 
 def states(module):
@@ -115,7 +117,7 @@ def test_shuffled_sentences_have_another_ones_translation(bench):
 
 def test_english_trained_on_afterwards_moves_and_acquirers_do_not(bench, monkeypatch):
     asked = []  # it wants all pictures of train, whose encoding takes a minute: 40 of them do for three steps
-    few = lambda count, seed: asked.append(count) or Bench.captioned(bench, 40, seed)  # noqa: E731
+    few = lambda count, seed: asked.append(count) or MlaBench.captioned(bench, 40, seed)  # noqa: E731
     before = bench.train(ARM, 0)
     monkeypatch.setattr(bench, "captioned", few)
     after = bench.train(replace(ARM, afterwards=3), 0)
@@ -134,8 +136,8 @@ def test_wrong_captions_stand_beside_the_right_ones(bench):
     assert all(own[i] not in wrong[2 * i : 2 * i + 2] for i in range(5))
     train = toyworld.split_scenes("train")[:30]
     for scene in train:  # nothing that a split holds out is ever told, not even as wrong
-        assert all(split_of(other) == "train" for other in neighbours(scene, np.random.default_rng(0), choosing.WRONG))
-    told = [choices.caption(o, "en") for s in train for o in one_off(s) if split_of(o) == "train"]
+        assert all(split_of(other) == "train" for other in neighbours(scene, np.random.default_rng(0), choice.WRONG))
+    told = [exchanges.caption(o, "en") for s in train for o in one_off(s) if split_of(o) == "train"]
     known = {tuple(ids) for ids in bench.ids(told, "toy-en")}
     assert all(tuple(row.tolist()) in known for few in data.rows for row in few[1:])
 
@@ -151,7 +153,7 @@ def test_the_common_task_is_scored_picture_by_picture(bench, monkeypatch):
         return np.tile(np.arange(10)[::-1].astype(float), (len(captions), 1))
 
     monkeypatch.setattr(bench, "fits", fits)
-    rows = bench.test(Knows(), 0, "val", ("en", "de"), choosing.LOOKS, count=30)
+    rows = bench.test(Knows(), 0, "val", ("en", "de"), choice.LOOKS, count=30)
     assert len(rows) == 2 * 3 * 30 and (rows["choice"] == 1).all() and (rows["hard"] == 1).all()
     assert {"seed", "lm", "lm_seed", "look", "language", "item", "concept"} <= set(rows)
     assert bench.languages(bench.train(ARM, 0)) == ["en", "de", "zh"]

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpm_lite import claims, judging
+from mpm_lite.claims import ledger
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
-from mpm_lite.runtime import UserError
+from mpm_lite.evaluation import stats
 from mpm_lite.teaching import check, widgets
 
 ROOT = Path(__file__).parent.parent
@@ -166,11 +167,11 @@ def test_ledger_tables_come_from_the_ledger(book):
 
 def test_verdicts_shown_are_those_of_the_ledger(book):
     """A table of claims that was shown before the ledger went on is told apart from one of today."""
-    known = claims.table().set_index("claim")["verdict"]
+    known = ledger.table().set_index("claim")["verdict"]
     for cell in code(book):
         for name, rest in re.findall(r"<th[^>]*>(C\d+)</th>(.*?)</tr>", html_of(cell), re.S):
             cells = re.findall(r"<td[^>]*>(.*?)</td>", rest, re.S)
-            shown = set(cells) & {judging.FOR, judging.AGAINST, judging.OPEN, judging.BROKEN, judging.PENDING}
+            shown = set(cells) & {stats.FOR, stats.AGAINST, stats.OPEN, stats.BROKEN, stats.PENDING}
             assert shown <= {known[name]}, (name, shown, known[name])
 
 
@@ -250,7 +251,7 @@ def tiny(open_licence):
 def test_gallery_is_pure_described_and_marks_without_colour_alone():
     from PIL import Image
 
-    found = [widgets.Found("zh", "狗", [0, 2]), widgets.Found("", "any <", [1, 0])]
+    found = [widgets.Hits("zh", "狗", [0, 2]), widgets.Hits("", "any <", [1, 0])]
     page = widgets.gallery(tiny(True), found, asked={"Dog"}, side=40)
     assert page.data == widgets.gallery(tiny(True), found, asked={"Dog"}, side=40).data
     tags = IMAGE.findall(page.data)

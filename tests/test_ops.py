@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpm_lite import evaluate, ops
+from mpm_lite import ops
+from mpm_lite.evaluation import retrieval
 
 
 def pairs(n=17, d=8, dtype=torch.float64, seed=0):
@@ -74,45 +75,45 @@ def test_expected_hits_against_every_order_of_a_tie():
         block = [0] * tied + [1] * right
         orders = list(itertools.permutations(range(len(block))))
         hits = np.mean([any(block[i] for i in order[: max(0, k - better)]) for order in orders])
-        got = evaluate.expected_hits(ops.Ranks(*(torch.tensor([x]) for x in (better, tied, right))), k)[0]
+        got = retrieval.expected_hits(ops.Ranks(*(torch.tensor([x]) for x in (better, tied, right))), k)[0]
         assert math.isclose(got, hits, abs_tol=1e-12)
 
 
 def test_a_constant_image_tower_scores_chance_not_everything():
     texts = F.normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     images = torch.ones(50, 8) / math.sqrt(8)
-    hits = evaluate.retrieval_hits(images, texts, np.arange(50), np.arange(50))
-    for k in evaluate.KS:
+    hits = retrieval.retrieval_hits(images, texts, np.arange(50), np.arange(50))
+    for k in retrieval.KS:
         assert abs(hits[f"t2i_r@{k}"].mean() - k / 50) < 1e-9
         assert np.allclose(hits[f"t2i_r@{k}"], hits[f"chance t2i_r@{k}"])
 
 
 def test_equal_captions_are_equal_answers_across_languages():
-    groups = evaluate.equal_groups(["A cat.", "a  CAT.", "A dog.", "A pig."], ["x", "y", "y", ""])
+    groups = retrieval.equal_groups(["A cat.", "a  CAT.", "A dog.", "A pig."], ["x", "y", "y", ""])
     assert groups[0] == groups[1] == groups[2] != groups[3]
-    assert len(set(evaluate.equal_groups(["", "", "a"]))) == 3
+    assert len(set(retrieval.equal_groups(["", "", "a"]))) == 3
 
 
 def test_bootstrap_draws_concepts_whole_and_covers():
-    weights, seeds = evaluate.bootstrap_weights(["a", "a", "b", "c"], seeds=3, draws=500)
+    weights, seeds = retrieval.bootstrap_weights(["a", "a", "b", "c"], seeds=3, draws=500)
     assert weights.shape == (500, 4) and seeds.shape == (500, 3)
     assert (seeds.sum(axis=1) == 3).all()
     assert ((weights[:, :2].sum(axis=1) % 2) == 0).all(), "a drawn concept brings as many items as it has"
     rng, covered = np.random.default_rng(0), 0
     for trial in range(60):
         hits = (rng.random((3, 80)) < 0.4).astype(float)
-        drawn = evaluate.resampled_mean(hits, *evaluate.bootstrap_weights([str(i) for i in range(80)], 3, 300, trial))
-        found = evaluate.summarise(hits.mean(), drawn)
+        drawn = retrieval.resampled_mean(hits, *retrieval.bootstrap_weights([str(i) for i in range(80)], 3, 300, trial))
+        found = retrieval.summarise(hits.mean(), drawn)
         covered += found.low <= 0.4 <= found.high
     assert covered >= 50
 
 
 def test_holm_by_hand():
-    assert np.allclose(evaluate.holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
+    assert np.allclose(retrieval.holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
 
 
 def test_translation_recall():
     x = np.eye(4, dtype=np.float32)
-    assert evaluate.translation_recall(x, x, np.arange(4)) == 1.0
-    assert evaluate.translation_recall(x, np.roll(x, 1, axis=0), np.arange(4)) == 0.0
-    assert math.isclose(evaluate.translation_recall(x, np.ones_like(x), np.arange(4)), 0.25)
+    assert retrieval.translation_recall(x, x, np.arange(4)) == 1.0
+    assert retrieval.translation_recall(x, np.roll(x, 1, axis=0), np.arange(4)) == 0.0
+    assert math.isclose(retrieval.translation_recall(x, np.ones_like(x), np.arange(4)), 0.25)

@@ -187,7 +187,7 @@ def test_the_reference_stays_composable(op: str) -> None:
 def test_without_gradient_the_kernels_of_siglip_are_given_nowhere_to_write_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from mpm_lite.ops import kernels, pieces
+    from mpm_lite.ops import chunked, kernels
 
     given = []
 
@@ -202,5 +202,5 @@ def test_without_gradient_the_kernels_of_siglip_are_given_nowhere_to_write_one(m
     for impl in ("triton", "chunked"):
         plan = SimpleNamespace(impl=impl, elementwise=True, exact=torch.float32)
         for need in (False, True):
-            g, *_ = pieces.siglip_grad(unit(4, 0), unit(6, 1), scale, bias, 0, need, plan)
+            g, *_ = chunked.siglip_grad(unit(4, 0), unit(6, 1), scale, bias, 0, need, plan)
             assert g is given[-1] and (g is not None) == need

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from mpm_lite import ops
-from mpm_lite.ops import bench, chunked, pieces
-from mpm_lite.ops.choose import decide
+from mpm_lite.ops import bench, chunked
+from mpm_lite.ops.plan import decide
 
 # Relative Frobenius error of a gradient against float64 on the same rounded inputs.
 GRADIENT = {torch.float64: 1e-10, torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 5e-3}
@@ -129,9 +129,9 @@ def test_no_rows_that_count(impl):
 def test_what_needs_no_gradient_costs_none(frozen, monkeypatch):
     """A frozen side gets no gradient, and its product is not even made."""
     made = []
-    true_product, true_add = pieces.product, pieces.add_product
-    monkeypatch.setattr(pieces, "product", lambda *a: made.append("product") or true_product(*a))
-    monkeypatch.setattr(pieces, "add_product", lambda *a: made.append("add") or true_add(*a))
+    true_product, true_add = chunked.product, chunked.add_product
+    monkeypatch.setattr(chunked, "product", lambda *a: made.append("product") or true_product(*a))
+    monkeypatch.setattr(chunked, "add_product", lambda *a: made.append("add") or true_add(*a))
     inputs = [unit(8, 4, 0, torch.float32), unit(8, 4, 1, torch.float32), scalar(5.0, torch.float32)]
     learn = [t.clone().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
     ops.clip_loss(*learn).backward()
@@ -140,7 +140,7 @@ def test_what_needs_no_gradient_costs_none(frozen, monkeypatch):
 
 
 def test_no_grad_makes_no_gradient(monkeypatch):
-    monkeypatch.setattr(pieces, "add_product", lambda *a: pytest.fail("a gradient was made"))
+    monkeypatch.setattr(chunked, "add_product", lambda *a: pytest.fail("a gradient was made"))
     x, w = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
     with torch.no_grad():
         assert not ops.linear_cross_entropy(x, w, torch.arange(6)).requires_grad
@@ -320,9 +320,9 @@ def test_explain_counts_as_a_person_would():
     "case", [bench.Case("clip_loss", 1024, 1024, 32), bench.Case("linear_cross_entropy", 512, 8000, 32)], ids=str
 )
 def test_chunks_hold_a_fraction_of_the_matrix(case, monkeypatch):
-    from mpm_lite.ops import choose
+    from mpm_lite.ops import plan
 
-    monkeypatch.setitem(choose.BUDGET, case.op, (2**19, 2**19))
+    monkeypatch.setitem(plan.BUDGET, case.op, (2**19, 2**19))
     device = torch.device("cpu")
     given = bench.tensors(case, device)
     peaks = {

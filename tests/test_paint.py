@@ -7,19 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import UserError, paint, pretrain_paint, scene_reader, train
+from mpm_lite import UserError
 from mpm_lite.data import load_captions, toyworld
-from mpm_lite.data.scenes import Scene, Thing
-from mpm_lite.recipes.autoencoder import Autoencoder, AutoencoderOptions
+from mpm_lite.data.toyworld.scenes import Scene, Thing
+from mpm_lite.experiments.pretrain import painter
+from mpm_lite.recipes.modules import diffusion
+from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
+from mpm_lite.recipes.pretraining import scene_reader
 from mpm_lite.towers.prompts import load_prompt_encoder
+from mpm_lite.training import loop
 
 SMALL = {"steps": 4, "batch": 4, "bf16": False}
 
 
 def unet():
     torch.manual_seed(1)
-    return paint.small_unet(8, 6, 32, (32, 32))
+    return diffusion.small_unet(8, 6, 32, (32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +34,8 @@ def encoder():
 @pytest.fixture(scope="module")
 def pipe():
     torch.manual_seed(0)
-    parts = unet(), paint.Bridge(128, 32), paint.noise_schedule(), paint.small_vae(8, (16, 16))
-    return paint.PaintPipeline(*parts, "toy-multilingual").to("cpu")
+    parts = unet(), diffusion.Bridge(128, 32), diffusion.noise_schedule(), diffusion.small_vae(8, (16, 16))
+    return diffusion.PaintPipeline(*parts, "toy-multilingual").to("cpu")
 
 
 def prompted(encoder, n=10):
@@ -61,7 +65,9 @@ def test_a_prompt_that_cannot_be_read_is_refused_or_warned_of(encoder, pipe):
         load_prompt_encoder("use-m")
     english = load_prompt_encoder("minilm-en")
     assert english.unread("红色的圆") and not english.unread("a red circle") and not encoder.unread("红色的圆")
-    other = paint.PaintPipeline(unet(), paint.Bridge(english.width, 32), paint.noise_schedule(), None, "minilm-en")
+    other = diffusion.PaintPipeline(
+        unet(), diffusion.Bridge(english.width, 32), diffusion.noise_schedule(), None, "minilm-en"
+    )
     with pytest.warns(UserWarning, match="knows too few characters"):
         other("ქართული", steps=1)
 
@@ -80,7 +86,7 @@ def test_guidance_of_one_is_the_prompt_alone_and_of_nought_no_prompt(pipe):
     same = {"steps": 2, "sampler": "ddim"}
 
     def x(guidance, **more):
-        return paint.sample(pipe.unet, pipe.bridge, pipe.scheduler, states, mask, [7, 7], guidance, **same, **more)
+        return diffusion.sample(pipe.unet, pipe.bridge, pipe.scheduler, states, mask, [7, 7], guidance, **same, **more)
 
     assert torch.allclose(x(0.0)[0], x(0.0)[1], atol=1e-5), "without a prompt only the seed decides"
     assert torch.allclose(x(0.0), x(4.0, told=False), atol=1e-5)
@@ -107,11 +113,11 @@ def test_dials_out_of_range(pipe, dials, said):
 def test_what_is_not_finite_is_never_painted(pipe):
     states, mask = pipe.prompt_encoder.states(["a red circle"]).batch([0])
     with pytest.raises(UserError, match="states hold NaN"):
-        paint.sample(pipe.unet, pipe.bridge, pipe.scheduler, states * float("nan"), mask, [0])
+        diffusion.sample(pipe.unet, pipe.bridge, pipe.scheduler, states * float("nan"), mask, [0])
     broken = unet()
     torch.nn.init.constant_(broken.conv_out.bias, float("inf"))
     with pytest.raises(UserError, match="Painting ended in NaN"):
-        paint.sample(broken, pipe.bridge, pipe.scheduler, states, mask, [0], steps=2)
+        diffusion.sample(broken, pipe.bridge, pipe.scheduler, states, mask, [0], steps=2)
 
 
 def test_a_painter_is_a_diffusers_folder_and_paints_the_same_from_it(pipe, tmp_path):
@@ -119,19 +125,19 @@ def test_a_painter_is_a_diffusers_folder_and_paints_the_same_from_it(pipe, tmp_p
     pipe.save_pretrained(tmp_path / "painter")
     index = json.loads((tmp_path / "painter" / "model_index.json").read_text())
     assert index["encoder"] == "toy-multilingual" and index["unet"] == ["diffusers", "UNet2DConditionModel"]
-    again = paint.load_painter(tmp_path / "painter")
+    again = diffusion.load_painter(tmp_path / "painter")
     assert np.array_equal(again("a red circle", seeds=3, steps=3), before)
     with pytest.raises(UserError, match="holds no painter"):
-        paint.load_painter(tmp_path / "nowhere")
+        diffusion.load_painter(tmp_path / "nowhere")
     (tmp_path / "painter" / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"torn")
     with pytest.raises(UserError, match="cannot be read"):
-        paint.load_painter(tmp_path / "painter")
+        diffusion.load_painter(tmp_path / "painter")
 
 
 def test_re_alignment_moves_cross_attention_and_bridge_alone(encoder):
     recipe = MpmPaint(unet(), encoder.width, MpmPaintOptions(**SMALL))
     before = {k: v.clone() for k, v in recipe.state_dict().items()}
-    train.fit(recipe, prompted(encoder), train.Plan(0, progress=False))
+    loop.fit(recipe, prompted(encoder), loop.Plan(0, progress=False))
     moved = {k for k, v in recipe.now.state_dict().items() if not torch.equal(v, before["now." + k])}
     assert moved and all(".attn2." in k or k.startswith("bridge.") for k in moved)
     assert any(".attn2.to_k" in k for k in moved) and "bridge.turn.weight" in moved
@@ -144,11 +150,11 @@ def test_re_alignment_moves_cross_attention_and_bridge_alone(encoder):
 def test_the_running_mean_lies_between_start_and_end(encoder):
     options = MpmPaintOptions(**SMALL | {"steps": 40, "average": 0.9, "lr": 1e-2})
     recipe = MpmPaint(unet(), encoder.width, options)
-    train.fit(recipe, prompted(encoder), train.Plan(0, progress=False))
+    loop.fit(recipe, prompted(encoder), loop.Plan(0, progress=False))
     now, mean = recipe.now["bridge"].turn.weight, recipe.painter["bridge"].turn.weight
     assert not torch.equal(now, mean) and (now - mean).abs().mean() < now.abs().mean()
     plain = MpmPaint(unet(), encoder.width, replace(options, average=0.0, steps=3))
-    train.fit(plain, prompted(encoder), train.Plan(0, progress=False))
+    loop.fit(plain, prompted(encoder), loop.Plan(0, progress=False))
     assert torch.allclose(plain.now["bridge"].turn.weight, plain.painter["bridge"].turn.weight)
 
 
@@ -167,13 +173,13 @@ def test_training_that_was_killed_goes_on_to_the_same_weights(encoder, tmp_path)
 
             recipe.stepped = stepped
             with pytest.raises(KeyboardInterrupt):
-                train.fit(recipe, prompted(encoder), plan)
+                loop.fit(recipe, prompted(encoder), plan)
         else:
-            train.fit(recipe, prompted(encoder), plan)
+            loop.fit(recipe, prompted(encoder), plan)
         return recipe.state_dict()
 
-    whole = run(train.Plan(0, progress=False))
-    plan = train.Plan(0, tmp_path, save_every=2, progress=False)
+    whole = run(loop.Plan(0, progress=False))
+    plan = loop.Plan(0, tmp_path, save_every=2, progress=False)
     run(plan, stop=5)
     resumed = run(plan)
     assert all(torch.equal(resumed[k], v) for k, v in whole.items())
@@ -189,16 +195,16 @@ def test_wrong_options_are_said(encoder):
 
 
 def test_an_autoencoder_learns_and_latents_go_there_and_back():
-    _, pictures = pretrain_paint.drawn(48, 0)
+    _, pictures = painter.drawn(48, 0)
     torch.manual_seed(0)
     recipe = Autoencoder(AutoencoderOptions(widths="16,16", steps=60, batch=16))
-    from mpm_lite.recipes.autoencoder import Drawings
+    from mpm_lite.recipes.modules.diffusion import Drawings
 
-    history = train.fit(recipe, Drawings(torch.from_numpy(pictures), "x"), train.Plan(0, progress=False))
+    history = loop.fit(recipe, Drawings(torch.from_numpy(pictures), "x"), loop.Plan(0, progress=False))
     assert np.mean(history.losses[-5:]) < 0.7 * np.mean(history.losses[:3])
-    latents = paint.to_latents(recipe.vae, pictures[:5])
-    assert latents.shape == (5, 8, 6, 6) and paint.to_pictures(recipe.vae, latents).shape == (5, 48, 48, 3)
-    assert np.array_equal(paint.to_pictures(None, paint.to_latents(None, pictures[:5])), pictures[:5])
+    latents = diffusion.to_latents(recipe.vae, pictures[:5])
+    assert latents.shape == (5, 8, 6, 6) and diffusion.to_pictures(recipe.vae, latents).shape == (5, 48, 48, 3)
+    assert np.array_equal(diffusion.to_pictures(None, diffusion.to_latents(None, pictures[:5])), pictures[:5])
 
 
 # the judge
@@ -228,17 +234,17 @@ def test_what_is_read_is_held_against_what_a_caption_states():
 
 
 def test_a_reader_learns_what_cells_show():
-    many, pictures = pretrain_paint.drawn(160, 3)
+    many, pictures = painter.drawn(160, 3)
     assert pictures.shape == (160, 48, 48, 3) and max(len(scene.things) for scene in many) >= 5
     known = [scene_reader.classes(scene) for scene in many]
     back = scene_reader._things(known[0])
     assert set(back) == set(many[0].things)
-    from mpm_lite.recipes.autoencoder import Drawings
+    from mpm_lite.recipes.modules.diffusion import Drawings
 
     slots = {slot: torch.from_numpy(np.stack([of[slot] for of in known])) for slot in scene_reader.CLASSES}
     torch.manual_seed(0)
     reader = scene_reader.SceneReader(scene_reader.SceneReaderOptions(width=16, steps=60, batch=32))
-    history = train.fit(reader, Drawings(torch.from_numpy(pictures), "x", **slots), train.Plan(0, progress=False))
+    history = loop.fit(reader, Drawings(torch.from_numpy(pictures), "x", **slots), loop.Plan(0, progress=False))
     assert history.losses[-1] < 0.6 * history.losses[0]
     assert np.mean([len(read) == len(s.things) for read, s in zip(reader.read(pictures), many, strict=True)]) > 0.3
 
@@ -252,8 +258,8 @@ def test_drawings_of_judge_and_data_differ():
 def test_pictures_of_a_set_are_averaged_down_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
     emoji = load_captions("emoji", "val").take([3, 1])
-    small = pretrain_paint.small(emoji, 32)
+    small = painter.small(emoji, 32)
     assert small.shape == (2, 32, 32, 3) and small.dtype == np.uint8
     assert np.abs(small.mean(axis=(1, 2)) - emoji.images[:].mean(axis=(1, 2))).max() < 1
-    assert np.array_equal(pretrain_paint.small(emoji, 32), small)
-    assert not np.array_equal(pretrain_paint.small(emoji.take([1, 0]), 32), small)
+    assert np.array_equal(painter.small(emoji, 32), small)
+    assert not np.array_equal(painter.small(emoji.take([1, 0]), 32), small)

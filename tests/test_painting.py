@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import UserError, paint, painting, scene_reader
-from mpm_lite.painting import Paint
+from mpm_lite import UserError
+from mpm_lite.experiments import mpm_paint
+from mpm_lite.experiments.mpm_paint import Paint
+from mpm_lite.recipes.modules import diffusion
+from mpm_lite.recipes.pretraining import scene_reader
 
 TINY = {"steps": 2, "batch": 4, "learns": "all", "bf16": False}
 ARM = Paint(start="", pairs=12, options=TINY)
@@ -16,13 +19,13 @@ def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPM_LITE_HOME", str(tmp_path_factory.mktemp("home")))
         torch.manual_seed(0)
-        vae, reader = paint.small_vae(8, (16, 16)).eval(), scene_reader.SceneReader().eval()
-        load_vae = paint.load_vae
-        patch.setattr(paint, "load_vae", lambda folder=None: load_vae(folder) if folder else vae)
+        vae, reader = diffusion.small_vae(8, (16, 16)).eval(), scene_reader.SceneReader().eval()
+        load_vae = diffusion.load_vae
+        patch.setattr(diffusion, "load_vae", lambda folder=None: load_vae(folder) if folder else vae)
         patch.setattr(scene_reader, "load_scene_reader", lambda: reader)
-        patch.setattr(painting, "WIDTHS", (32, 32))
-        patch.setattr(painting, "BLOCK", 40)
-        yield painting.Bench(progress=False)
+        patch.setattr(mpm_paint, "WIDTHS", (32, 32))
+        patch.setattr(mpm_paint, "BLOCK", 40)
+        yield mpm_paint.PaintBench(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +54,7 @@ def test_arms_say_what_they_learn_from(bench):
 
 
 def test_what_was_trained_is_kept_and_read_back(bench, recipe):
-    from mpm_lite import runtime
+    from mpm_lite.core import runtime
 
     kept = list((runtime.home() / "painted").glob("*.safetensors"))
     again = bench.train(ARM, 1)
@@ -63,12 +66,12 @@ def test_what_was_trained_is_kept_and_read_back(bench, recipe):
 def test_every_language_and_look_starts_from_the_same_noise(bench, recipe):
     pictures = {}
     rows = bench.test(recipe, 1, "val", ("en", "zh"), ("real", "wrong", "none"), count=4, pictures=pictures)
-    prompted = {(look, code) for look in painting.PROMPTED for code in ("en", "zh")}
+    prompted = {(look, code) for look in mpm_paint.PROMPTED for code in ("en", "zh")}
     assert len(rows) == (2 * 2 + 1) * 4 and set(pictures) == prompted | {("none", "en")}
     other = bench.paint(recipe, ["图里有一个红色的圆。"] * 4, [100_003 + i for i in range(4)], told=False)
     assert np.array_equal(pictures["none", "en"], other), "without a prompt no language shows"
     assert not np.array_equal(pictures["real", "en"], pictures["wrong", "en"])
-    scores = rows[[*painting.SCORES]]
+    scores = rows[[*mpm_paint.SCORES]]
     assert ((scores >= 0) & (scores <= 1) | scores.isna()).all().all()
     assert set(rows["kind"]) <= {"one", "group", "pair", "three"} and (rows["lm"] == "toy-multilingual").all()
     with pytest.raises(UserError, match="Unknown way to prompt 'blind'"):
@@ -118,7 +121,7 @@ def _stable_diffusion(folder, predicts="epsilon"):
 def test_a_stable_diffusion_folder_takes_the_same_recipe(tmp_path, monkeypatch):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
     folder = _stable_diffusion(tmp_path / "sd")
-    bench = painting.Bench(progress=False, painter=folder)
+    bench = mpm_paint.PaintBench(progress=False, painter=folder)
     arm = Paint(pairs=12, options={**TINY, "learns": "cross-attention"})
     trained = bench.train(arm, 0)
     assert bench.side == 32 and trained.schedule.config.prediction_type == "epsilon"
@@ -129,18 +132,19 @@ def test_a_stable_diffusion_folder_takes_the_same_recipe(tmp_path, monkeypatch):
     rows = bench.test(trained, 0, "val", ("en", "de"), count=3)
     assert len(rows) == 6 and bench.paint(trained, ["a red circle"], [0]).shape == (1, 32, 32, 3)
     with pytest.raises(UserError, match="has no autoencoder"):
-        painting.Bench(painter=tmp_path)
+        mpm_paint.PaintBench(painter=tmp_path)
     with pytest.raises(UserError, match="predicts 'sample'"):
-        painting.Bench(False, _stable_diffusion(tmp_path / "other", "sample")).train(arm, 0)
+        mpm_paint.PaintBench(False, _stable_diffusion(tmp_path / "other", "sample")).train(arm, 0)
     weights = next((folder / "unet").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="cannot be read"):
-        painting.Bench(painter=folder)
+        mpm_paint.PaintBench(painter=folder)
 
 
 def test_a_notebook_shows_grids_rows_sliders_and_the_way_between_prompts(bench, recipe):
-    from mpm_lite.data import grammar, toyworld
-    from mpm_lite.teaching import paint as shown
+    from mpm_lite.data import toyworld
+    from mpm_lite.data.toyworld import grammar
+    from mpm_lite.teaching import views as shown
     from mpm_lite.teaching import widgets
 
     scenes = toyworld.split_scenes("val")[:2]

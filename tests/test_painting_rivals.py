@@ -7,12 +7,19 @@ import pandas as pd
 import pytest
 import torch
 
-from mpm_lite import UserError, cli, paint, painting, painting_rivals, scene_reader, train
-from mpm_lite.data import grammar, load_captions
-from mpm_lite.painting import Paint
-from mpm_lite.painting_rivals import Rival
-from mpm_lite.recipes.glue import Glue, GlueOptions, Translated
+from mpm_lite import UserError
+from mpm_lite.claims import comparisons
+from mpm_lite.claims.comparisons import Rival
+from mpm_lite.cli import main
+from mpm_lite.data import load_captions
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.experiments import mpm_paint
+from mpm_lite.experiments.mpm_paint import Paint
+from mpm_lite.recipes.baselines import Glue, GlueOptions, Translated
+from mpm_lite.recipes.modules import diffusion
+from mpm_lite.recipes.pretraining import scene_reader
 from mpm_lite.towers.prompts import States
+from mpm_lite.training import loop
 
 TINY = {"steps": 2, "batch": 4, "bf16": False}
 
@@ -29,7 +36,7 @@ def test_a_re_mapping_learns_another_encoders_states_and_where_a_text_ends():
     old = States((new.flat.float() @ turn).half(), lengths)
     torch.manual_seed(0)
     glue = Glue(8, old, GlueOptions(width=64, layers=1, steps=400, batch=64, lr=3e-3))
-    history = train.fit(glue, Translated(new, old), train.Plan(progress=False))
+    history = loop.fit(glue, Translated(new, old), loop.Plan(progress=False))
     said = glue.read(new)
     right = [len(said.batch([i])[0][0]) == lengths[i] for i in range(300)]
     assert np.mean(history.losses[-20:]) < 0.5 * np.mean(history.losses[:5]) and np.mean(right) > 0.8
@@ -44,43 +51,43 @@ def assets(tmp_path_factory):
         home = tmp_path_factory.mktemp("home")
         patch.setenv("MPM_LITE_HOME", str(home))
         torch.manual_seed(0)
-        vae, reader = paint.small_vae(8, (16, 16)).eval(), scene_reader.SceneReader().eval()
-        parts = paint.small_unet(8, 6, 64, (32, 32)), paint.Bridge(384, 64), paint.noise_schedule()
-        paint.PaintPipeline(*parts, vae, "minilm-en").save_pretrained(home / "painter")
-        patch.setattr(paint, "TOY", str(home / "painter"))
+        vae, reader = diffusion.small_vae(8, (16, 16)).eval(), scene_reader.SceneReader().eval()
+        parts = diffusion.small_unet(8, 6, 64, (32, 32)), diffusion.Bridge(384, 64), diffusion.noise_schedule()
+        diffusion.PaintPipeline(*parts, vae, "minilm-en").save_pretrained(home / "painter")
+        patch.setattr(diffusion, "TOY", str(home / "painter"))
         patch.setattr(scene_reader, "load_scene_reader", lambda: reader)
-        patch.setattr(painting, "WIDTHS", (32, 32))
-        patch.setattr(painting, "BLOCK", 40)
+        patch.setattr(mpm_paint, "WIDTHS", (32, 32))
+        patch.setattr(mpm_paint, "BLOCK", 40)
         yield home
 
 
 def test_a_painter_reads_another_encoder_through_a_re_mapping(assets):
-    bench = painting.Bench(progress=False)
+    bench = mpm_paint.PaintBench(progress=False)
     arm = Paint(pairs=20)
-    recipe = painting_rivals.glued(bench, arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
+    recipe = comparisons.glued(bench, arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
     states = recipe.encoder.states(["A red circle.", "Ein roter Kreis."])
     assert states.flat.shape[1] == 384 and recipe.encoder.name == "re-mapped toy-multilingual:1"
     assert bench.paint(recipe, ["Ein roter Kreis."], [0]).shape == (1, 48, 48, 3)
-    again = painting_rivals.glued(bench, arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
+    again = comparisons.glued(bench, arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
     assert torch.equal(again.encoder.states(["A red circle."]).flat, recipe.encoder.states(["A red circle."]).flat)
-    weights = paint.load_painter(paint.TOY).unet.state_dict()
+    weights = diffusion.load_painter(diffusion.TOY).unet.state_dict()
     assert all(torch.equal(v, recipe.painter["unet"].state_dict()[k]) for k, v in weights.items())
 
 
 def test_rivals_are_tested_once_and_stand_in_one_table(assets, tmp_path, monkeypatch):
     few = {"MPM": Rival(Paint(pairs=8, options=TINY)), "best": Rival(Paint(pairs=8, options=TINY), best_of=2)}
-    monkeypatch.setattr(painting_rivals, "RIVALS", few)
+    monkeypatch.setattr(comparisons, "RIVALS", few)
     monkeypatch.setattr(grammar, "LANGUAGES", ("en", "de"))
-    asked, test = [], painting.Bench.test
+    asked, test = [], mpm_paint.PaintBench.test
 
     def small(bench, recipe, seed, split, looks, count, best_of, as_sets):
         asked.append(best_of)
         rows = test(bench, recipe, seed, split, ("en", "de"), looks, count)
         return rows.assign(fid=1.0, kid=0.1, r_precision=0.5)
 
-    monkeypatch.setattr(painting.Bench, "test", small)
+    monkeypatch.setattr(mpm_paint.PaintBench, "test", small)
     for _ in range(2):
-        written = painting_rivals.run(tmp_path, 1, "val", 12, rivals=tuple(few))
+        written = comparisons.run_painters(tmp_path, 1, "val", 12, rivals=tuple(few))
     assert asked == [1, 2], "a rival that was tested is not tested again"
     rows = pd.read_csv(written[0])
     assert set(rows["arm"]) == set(few) and set(rows["language"]) == {"en", "de"}
@@ -89,14 +96,14 @@ def test_rivals_are_tested_once_and_stand_in_one_table(assets, tmp_path, monkeyp
 
 def test_the_command_writes_a_painter_that_loads(assets, tmp_path, capsys):
     given = ["pairs=8", "steps=2", "batch=4", "bf16=False", "count=3"]
-    assert cli.main(["run", "mpm_paint", "--out", str(tmp_path), "--set", *given]) == 0
+    assert main.main(["run", "mpm_paint", "--out", str(tmp_path), "--set", *given]) == 0
     assert "attributes" in capsys.readouterr().out
-    pipe = paint.load_painter(tmp_path / "seed-0" / "painter")
+    pipe = diffusion.load_painter(tmp_path / "seed-0" / "painter")
     assert pipe("Ein roter Kreis.", seeds=3).shape == (1, 48, 48, 3) and pipe.config.encoder == "toy-multilingual"
     assert len(pd.read_parquet(tmp_path / "seed-0" / "items.parquet")) == 2 * 10 * 3
-    assert cli.main(["run", "mpm_paint", "--set", "guidence=3"]) == 2
+    assert main.main(["run", "mpm_paint", "--set", "guidence=3"]) == 2
     assert "Did you mean 'guidance'" in capsys.readouterr().err
-    assert cli.main(["run", "mpm_paint_rivals", "--set", "steps=3"]) == 2
+    assert main.main(["run", "mpm_paint_rivals", "--set", "steps=3"]) == 2
     assert "takes no --set" in capsys.readouterr().err
 
 
@@ -107,8 +114,8 @@ def few_emoji(monkeypatch, module, count):
 
 
 def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, monkeypatch):
-    from mpm_lite import painting_emoji as emoji
-    from mpm_lite.recipes.autoencoder import AutoencoderOptions
+    from mpm_lite.experiments import painted_emoji as emoji
+    from mpm_lite.recipes.modules.diffusion import AutoencoderOptions
     from mpm_lite.recipes.mpm_paint import MpmPaintOptions
 
     class Judge:
@@ -151,7 +158,7 @@ def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, m
 
 
 def test_the_judge_of_emoji_learned_from_pictures_as_small_as_the_painted_ones(monkeypatch):
-    from mpm_lite import painting_emoji as emoji
+    from mpm_lite.experiments import painted_emoji as emoji
 
     few_emoji(monkeypatch, emoji, 300)
     judge = emoji.EmojiLikeness(lambda pictures: 255 - (255 - pictures) // 2, progress=False)  # decoding pales

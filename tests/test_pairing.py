@@ -7,9 +7,10 @@ import torch
 from worlds import own_home
 
 from mpm_lite import UserError
-from mpm_lite.acquiring import DualOptions
-from mpm_lite.data import choices, grammar, toyworld
-from mpm_lite.pairing import KINDS, Bench, Pairing
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.experiments.mla import DualOptions
+from mpm_lite.experiments.rivals import KINDS, Pairing, RivalBench
 
 FEW = {"steps": 2, "batch": 8}
 
@@ -19,8 +20,8 @@ def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         own_home(patch, tmp_path_factory.mktemp("home"))
         short = DualOptions(**FEW, bf16=False)
-        patch.setattr("mpm_lite.acquiring.Acquiring.dual_options", property(lambda self: short))
-        yield Bench(progress=False)
+        patch.setattr("mpm_lite.experiments.mla.Acquiring.dual_options", property(lambda self: short))
+        yield RivalBench(progress=False)
 
 
 def arm(kind, **given):
@@ -58,7 +59,7 @@ def test_captions_are_in_the_languages_that_an_arm_names(bench):
 
 def test_a_translator_makes_english_of_it_with_mistakes(bench):
     many = toyworld.split_scenes("val")[:40]
-    asked = choices.choices(many)
+    asked = exchanges.choices(many)
     right, wrong = (bench.train(arm("translate-test", noise=n), 0) for n in (0.0, 0.5))
     clean, spoilt = bench.told(right, asked, "zh"), bench.told(wrong, asked, "zh")
 
@@ -66,7 +67,7 @@ def test_a_translator_makes_english_of_it_with_mistakes(bench):
         return sum(grammar.parse(few[0], "en") == grammar.shown(s) for few, s in zip(said, many, strict=True)) / 40
 
     assert share(clean) == 1 and share(spoilt) < 0.5
-    assert bench.told(wrong, asked, "en") == choices.told(asked, "en")
+    assert bench.told(wrong, asked, "en") == exchanges.told(asked, "en")
     assert spoilt == bench.told(wrong, asked, "zh") != bench.told(wrong, asked, "de")
 
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from mpm_lite import UserError, cli, memory, ops, parts, presets, runtime, train
+from mpm_lite import UserError, ops
+from mpm_lite.cli import main
+from mpm_lite.core import runtime
 from mpm_lite.recipes.align import Align, AlignOptions
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
-from mpm_lite.towers.lm import load_lm
+from mpm_lite.towers.load import load_lm
+from mpm_lite.training import cost, gradcache, loop, presets
 
 ROUGH, WORDS = 0.20, 24
 
@@ -37,10 +40,10 @@ def held(tensors):
 
 def measured(recipe, batch_of, n, k, tmp_path):
     """Peak of the second update as `fit` makes it: what is held all the time, and the most beside it."""
-    learning = train.freeze_all_but(recipe, recipe.stages()[0].learns)
+    learning = loop.freeze_all_but(recipe, recipe.stages()[0].learns)
     optimizer = torch.optim.AdamW(learning, fused=True)
     accelerator = Accelerator(cpu=True)
-    model = parts.Objective(recipe)
+    model = gradcache.Objective(recipe)
     recipe.train()
 
     class Data:
@@ -49,8 +52,8 @@ def measured(recipe, batch_of, n, k, tmp_path):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        batches = parts.shares(Data(), torch.arange(n), k, torch.device("cpu"))
-        parts.backward(accelerator, model, recipe, batches)
+        batches = gradcache.shares(Data(), torch.arange(n), k, torch.device("cpu"))
+        gradcache.backward(accelerator, model, recipe, batches)
         optimizer.step()
 
     step()
@@ -85,19 +88,19 @@ def chat():
 @pytest.mark.parametrize("batch, k", [(256, 1), (2048, 1), (2048, 4)])
 def test_align_takes_what_is_estimated(batch, k, tmp_path):
     recipe, batch_of = align(batch)
-    near(memory.of_recipe(recipe, batch_of, batch, k).total, measured(recipe, batch_of, batch, k, tmp_path))
+    near(cost.of_recipe(recipe, batch_of, batch, k).total, measured(recipe, batch_of, batch, k, tmp_path))
 
 
 @pytest.mark.parametrize("batch", [16, 64])
 def test_mpm_chat_takes_what_is_estimated(chat, batch, tmp_path):
     recipe, batch_of = chat
-    near(memory.of_recipe(recipe, batch_of, batch).total, measured(recipe, batch_of, batch, 1, tmp_path))
+    near(cost.of_recipe(recipe, batch_of, batch).total, measured(recipe, batch_of, batch, 1, tmp_path))
 
 
 def test_parts_lower_the_peak_by_what_is_estimated(chat, tmp_path):
     recipe, batch_of = chat
     peaks = [measured(recipe, batch_of, 64, k, tmp_path) for k in (1, 4)]
-    told = [memory.of_recipe(recipe, batch_of, 64, k).total for k in (1, 4)]
+    told = [cost.of_recipe(recipe, batch_of, 64, k).total for k in (1, 4)]
     near(told[0] - told[1], peaks[0] - peaks[1], 0.3)
 
 
@@ -110,7 +113,7 @@ def tiny(layers=6):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("learns", memory.LEARNS)
+@pytest.mark.parametrize("learns", cost.LEARNS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_six_layers_take_what_one_and_two_promise(learns, dtype, tmp_path):
     from transformers import AutoModelForCausalLM
@@ -118,7 +121,7 @@ def test_six_layers_take_what_one_and_two_promise(learns, dtype, tmp_path):
     from mpm_lite.recipes.mpm_chat import add_lora
 
     rows, config = 16, tiny()
-    estimate = memory.of_lm(config, rows * WORDS, dtype, learns, bits=32, machine="cpu")
+    estimate = cost.of_lm(config, rows * WORDS, dtype, learns, bits=32, machine="cpu")
     model = AutoModelForCausalLM.from_config(config).train()
     if learns == "lora":
         add_lora(model, 8)
@@ -148,21 +151,21 @@ def test_six_layers_take_what_one_and_two_promise(learns, dtype, tmp_path):
 def test_a_language_model_is_counted_as_it_would_be_built():
     from transformers import AutoModelForCausalLM
 
-    shape = memory.shape_of(tiny(), torch.bfloat16, "all", 32)
+    shape = cost.shape_of(tiny(), torch.bfloat16, "all", 32)
     model = AutoModelForCausalLM.from_config(tiny())
     assert shape.parameters == shape.learning == sum(p.numel() for p in model.parameters())
     near(shape.copies, 2 * shape.linear, 0.01)  # each layer's matrices once more, in two bytes
-    kinds = {bits: memory.of_lm(tiny(), 64, torch.bfloat16, bits=bits, machine="t4") for bits in memory.BITS}
-    assert [kinds[b].weights for b in memory.BITS] == sorted(kinds[b].weights for b in memory.BITS)
+    kinds = {bits: cost.of_lm(tiny(), 64, torch.bfloat16, bits=bits, machine="t4") for bits in cost.BITS}
+    assert [kinds[b].weights for b in cost.BITS] == sorted(kinds[b].weights for b in cost.BITS)
     with pytest.raises(UserError, match="lora"):
-        memory.of_lm(tiny(), 64, torch.float32, "lara")
+        cost.of_lm(tiny(), 64, torch.float32, "lara")
     with pytest.raises(UserError, match="32"):
-        memory.of_lm(tiny(), 64, torch.float32, bits=3)
+        cost.of_lm(tiny(), 64, torch.float32, bits=3)
 
 
 def test_more_examples_take_more(chat):
     for recipe, batch_of in (align(256), chat):
-        told = [memory.of_recipe(recipe, batch_of, n).total for n in (8, 16, 64, 512)]
+        told = [cost.of_recipe(recipe, batch_of, n).total for n in (8, 16, 64, 512)]
         assert told == sorted(set(told))
     for preset in presets.PRESETS.values():
         told = [presets.of_chat(preset, n, 1).total for n in (8, 16, 64, 512)]
@@ -174,11 +177,11 @@ def test_measuring_leaves_a_recipe_as_it_was(chat):
     recipe.eval()
     before = [(p.requires_grad, p.grad) for p in recipe.parameters()]
     state = torch.get_rng_state()
-    memory.of_recipe(recipe, batch_of, 16)
+    cost.of_recipe(recipe, batch_of, 16)
     assert before == [(p.requires_grad, p.grad) for p in recipe.parameters()] and not recipe.decoder.training
     assert torch.equal(state, torch.get_rng_state())
     with pytest.raises(UserError, match="alignment"):
-        memory.of_recipe(recipe, batch_of, 16, stage="aligment")
+        cost.of_recipe(recipe, batch_of, 16, stage="aligment")
 
 
 @pytest.mark.parametrize("name", presets.PRESETS)
@@ -236,9 +239,9 @@ def test_the_table_says_what_is_estimated_and_what_measured(monkeypatch, tmp_pat
 
 
 def test_the_command_is_readable_and_the_doctor_names_the_preset(capsys):
-    assert cli.main(["presets"]) == 0
+    assert main.main(["presets"]) == 0
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines())) <= 100 and "Qwen/Qwen2.5-7B" in told and "est. GiB" in told
-    assert cli.main(["doctor"]) == 0
+    assert main.main(["doctor"]) == 0
     assert "takes an estimated" in capsys.readouterr().out
     assert isinstance(presets.table(), pd.DataFrame)

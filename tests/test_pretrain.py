@@ -9,13 +9,16 @@ import pytest
 import torch
 
 import mpm_lite as mpm
-from mpm_lite import UserError, competence, pretrain, pretrain_towers
-from mpm_lite.cli import main
-from mpm_lite.data import grammar, text
-from mpm_lite.data.scenes import COLOURS, SHAPES, pair_name, scenes, split_of, split_of_combination
-from mpm_lite.keys import OtherRun
-from mpm_lite.recipes.language_model import LanguageModel, LanguageModelOptions
-from mpm_lite.towers import toys
+from mpm_lite import UserError
+from mpm_lite.cli.main import main
+from mpm_lite.core import runtime
+from mpm_lite.core.keys import OtherRun
+from mpm_lite.data.toyworld import grammar, text_mix
+from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, pair_name, scenes, split_of, split_of_combination
+from mpm_lite.evaluation import text_only
+from mpm_lite.experiments.pretrain import language_models, towers
+from mpm_lite.recipes.pretraining.language_model import LanguageModel, LanguageModelOptions
+from mpm_lite.towers import catalogue
 from mpm_lite.towers.lm import IGNORE
 
 TINY = LanguageModelOptions(width=32, layers=2, hidden=64, lookups=4, steps=8, compiled=False)
@@ -27,7 +30,9 @@ def built(tmp_path_factory):
     root = tmp_path_factory.mktemp("pretrain")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPM_LITE_HOME", str(root / "home"))
-        card = pretrain.build(pretrain.VARIANTS["toy-unseen"], 1, root / "out", TINY, documents=300, asked=6)
+        card = language_models.build(
+            language_models.VARIANTS["toy-unseen"], 1, root / "out", TINY, documents=300, asked=6
+        )
     return root, card
 
 
@@ -37,9 +42,9 @@ def test_a_card_says_what_was_done(built):
     assert said["name"] == "toy-unseen" and said["seed"] == 1 and said["parallel"] == 0.05
     assert set(said["languages"]) == set(grammar.LANGUAGES) - {"hi", "sw"} == set(said["monolingual_tokens"])
     assert said["documents"] == 300 == sum(said["documents_by_kind"].values())
-    assert said["withheld_from_pairs"] == sorted(text.withheld(1)) and said["passes"] is False
+    assert said["withheld_from_pairs"] == sorted(text_mix.withheld(1)) and said["passes"] is False
     assert said["command"].startswith("mpm-lite pretrain toy-unseen:1") and len(said["sha256"]) == 64
-    assert pretrain.intact(root / "out/lm/toy-unseen-1", card)
+    assert language_models.intact(root / "out/lm/toy-unseen-1", card)
 
 
 def test_what_was_made_loads_under_the_face_of_all(built):
@@ -60,7 +65,7 @@ def test_measures_cover_every_language_direction_and_layer(built):
     assert of["paraphrase"] == of["answers"] == of["perplexity"] == 10
     assert of["translation"] == of["withheld words"] == of["paired words"] == 18
     assert of["alignment"] == 9 * (TINY.layers + 1)
-    assert of[competence.FROM_ENGLISH] == of[competence.FROM_NOTHING] == 10
+    assert of[text_only.FROM_ENGLISH] == of[text_only.FROM_NOTHING] == 10
     said = json.loads(card.read_text())
     assert said["strong"] is False and said["mixed"] == 0 and said["withheld"] == 3
 
@@ -68,43 +73,45 @@ def test_measures_cover_every_language_direction_and_layer(built):
 def test_what_is_there_and_intact_is_kept_and_what_is_damaged_is_made_again(built, monkeypatch):
     root, card = built
     weights, before = root / "out/lm/toy-unseen-1/model.safetensors", card.stat().st_mtime_ns
-    variant = pretrain.VARIANTS["toy-unseen"]
-    pretrain.build(variant, 1, root / "out", TINY, documents=300)
+    variant = language_models.VARIANTS["toy-unseen"]
+    language_models.build(variant, 1, root / "out", TINY, documents=300)
     assert card.stat().st_mtime_ns == before
     for other in (
         {"options": replace(TINY, steps=TINY.steps + 1), "documents": 300},
         {"options": TINY, "documents": 301},
     ):
         with pytest.raises(OtherRun, match="steps|documents"):
-            pretrain.build(variant, 1, root / "out", **other)
+            language_models.build(variant, 1, root / "out", **other)
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-10])
     monkeypatch.setenv("MPM_LITE_HOME", str(root / "home2"))
-    pretrain.build(variant, 1, root / "out", TINY, documents=300, asked=6)
+    language_models.build(variant, 1, root / "out", TINY, documents=300, asked=6)
     assert weights.read_bytes() == whole  # the same again, bit for bit
 
 
 def test_without_a_compiler_it_says_so_before_anything_is_made(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="No C.. compiler is found"):
-        pretrain.build(pretrain.VARIANTS["toy-english"], 0, tmp_path, replace(TINY, compiled=True), documents=300)
+        language_models.build(
+            language_models.VARIANTS["toy-english"], 0, tmp_path, replace(TINY, compiled=True), documents=300
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_what_counts_are_the_segments_that_can_be_foreseen():
-    tokenizer = pretrain.shared_tokenizer()
+    tokenizer = language_models.shared_tokenizer()
     line_break = tokenizer.convert_tokens_to_ids("\n")
     kinds = set()
-    for d in islice(text.documents(text.Mix(parallel=0.3)), 60):
+    for d in islice(text_mix.documents(text_mix.Mix(parallel=0.3)), 60):
         row = tokenizer(d.text)["input_ids"] + [tokenizer.eos_token_id]
-        assert all(pretrain.counted(row, d, line_break, True))
-        counts = pretrain.counted(row, d, line_break, False)
+        assert all(language_models.counted(row, d, line_break, True))
+        counts = language_models.counted(row, d, line_break, False)
         told = "\n".join(said for said, foreseen in zip(d.segments, d.foreseen, strict=True) if foreseen)
         kept = tokenizer.decode([t for t, c in zip(row, counts, strict=True) if c], skip_special_tokens=True)
         assert kept.strip().replace(" ", "") == (told or d.text).replace(" ", "")
-        assert d.kind == text.PLAIN or (not d.foreseen[0] and d.foreseen[-1] and len(d.foreseen) == len(d.segments))
+        assert d.kind == text_mix.PLAIN or (not d.foreseen[0] and d.foreseen[-1] and len(d.foreseen) == len(d.segments))
         kinds.add(d.kind)
-    assert kinds == {text.PLAIN, text.DISCOURSE, text.QUOTATION, text.PARALLEL}
+    assert kinds == {text_mix.PLAIN, text_mix.DISCOURSE, text_mix.QUOTATION, text_mix.PARALLEL}
 
 
 def attention(model, layer, ids):
@@ -140,31 +147,35 @@ def test_heads_begin_by_looking_back_and_by_looking_for_tokens_like_their_own():
 
 def test_to_begin_with_there_are_lookups_alone(monkeypatch):
     made = []
-    monkeypatch.setattr(pretrain, "corpus", lambda what, count, in_full=1: (made.append((what, in_full)), {})[1:] * 2)
-    pretrain.corpora(pretrain.VARIANTS["toy-multilingual"], 3, 50)
+    monkeypatch.setattr(
+        language_models, "corpus", lambda what, count, in_full=1: (made.append((what, in_full)), {})[1:] * 2
+    )
+    language_models.corpora(language_models.VARIANTS["toy-multilingual"], 3, 50)
     (first, in_full), (second, _) = made
-    assert in_full == 0 and second == pretrain.mix(pretrain.VARIANTS["toy-multilingual"], 3)
+    assert in_full == 0 and second == language_models.mix(language_models.VARIANTS["toy-multilingual"], 3)
     assert first.languages == second.languages and first.seed == 3  # the same words are withheld
-    many = list(islice(text.documents(first), 100))
+    many = list(islice(text_mix.documents(first), 100))
     asked = [d for d in many if len(d.segments) == 3 and not d.foreseen[1]]
-    assert {d.kind for d in many} == {text.DISCOURSE} and len(asked) > 80
+    assert {d.kind for d in many} == {text_mix.DISCOURSE} and len(asked) > 80
 
 
 def test_variants_are_those_of_the_design():
-    first = [v for v in pretrain.VARIANTS.values() if v.withheld]
+    first = [v for v in language_models.VARIANTS.values() if v.withheld]
     found = {v.name: (len(v.languages), v.parallel, len(v.seeds)) for v in first}
     assert found["toy-multilingual"] == (10, 0.05, 3) and found["toy-noparallel"] == (10, 0.0, 3)
     assert found["toy-english"] == (1, 0.0, 3) and found["toy-unseen"] == (8, 0.05, 1)
     assert sorted(v.parallel for v in first if len(v.languages) == 10) == [0, 0.01, 0.05, 0.2, 0.7]
-    assert set(toys.NAMES) == set(pretrain.VARIANTS)
-    assert all(toys.withheld(v.name) == v.withheld for v in pretrain.VARIANTS.values())
+    assert set(catalogue.NAMES) == set(language_models.VARIANTS)
+    assert all(catalogue.withheld(v.name) == v.withheld for v in language_models.VARIANTS.values())
 
 
 def test_the_control_of_a_strengthened_model_reads_as_many_translations_and_mixes_no_discourse():
     for name in ("toy-mixed-short", "toy-mixed"):
-        one, control = pretrain.VARIANTS[name], pretrain.VARIANTS[name.replace("mixed", "unmixed")]
+        one, control = language_models.VARIANTS[name], language_models.VARIANTS[name.replace("mixed", "unmixed")]
         assert replace(one, name=control.name, mixed=0.0, parallel=control.parallel) == control and one.mixed > 0
-    told = [pretrain.corpus(pretrain.mix(v, 0), 1500)[1]["captions_in_two_languages"] for v in (one, control)]
+    told = [
+        language_models.corpus(language_models.mix(v, 0), 1500)[1]["captions_in_two_languages"] for v in (one, control)
+    ]
     assert abs(told[0] - told[1]) < 0.15 * told[1], "as many captions are said again in another language"
 
 
@@ -172,12 +183,12 @@ def test_seeds_of_one_model_are_not_those_of_another_whose_name_is_longer(tmp_pa
     (tmp_path / "results/lm").mkdir(parents=True)
     for name in ("toy-mixed-2", "toy-mixed-10-1", "toy-mixed-short-0"):
         (tmp_path / f"results/lm/{name}.json").write_text("{}")
-    monkeypatch.setattr(toys.runtime, "asset", lambda name="": tmp_path / name)
-    assert toys.seeds("toy-mixed") == [2] and toys.seeds("toy-mixed-10") == [1]
+    monkeypatch.setattr(catalogue.runtime, "asset", lambda name="": tmp_path / name)
+    assert catalogue.seeds("toy-mixed") == [2] and catalogue.seeds("toy-mixed-10") == [1]
 
 
 def test_the_ladder_has_models_enough_and_two_seeds_where_it_bends():
-    rungs = pretrain.ladder()
+    rungs = language_models.ladder()
     assert len(rungs) == len(set(rungs)) >= 12
     assert all(seed in variant.seeds for variant, seed in rungs)
     names = [variant.name for variant, _ in rungs]
@@ -187,13 +198,13 @@ def test_the_ladder_has_models_enough_and_two_seeds_where_it_bends():
 
 
 def test_the_command_names_models_and_seeds(capsys):
-    assert [(v.name, s) for v, s in pretrain.chosen(["toy-english", "toy-unseen:4"])] == [
+    assert [(v.name, s) for v, s in language_models.chosen(["toy-english", "toy-unseen:4"])] == [
         ("toy-english", 0),
         ("toy-english", 1),
         ("toy-english", 2),
         ("toy-unseen", 4),
     ]
-    assert len(pretrain.chosen(["all"])) == sum(len(v.seeds) for v in pretrain.VARIANTS.values())
+    assert len(language_models.chosen(["all"])) == sum(len(v.seeds) for v in language_models.VARIANTS.values())
     for wrong, told in (("toy-englsh", "Did you mean 'toy-english'"), ("toy-english:x", "number of a seed")):
         assert main(["pretrain", wrong]) == 2
         assert told in capsys.readouterr().err
@@ -204,7 +215,7 @@ def test_the_world_shows_a_scene_its_captions_and_each_models_words(built, tmp_p
 
     root, _ = built
     shutil.copytree(root / "out/lm/toy-unseen-1", tmp_path / "lm/toy-unseen-0")
-    monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    monkeypatch.setattr(runtime, "asset", lambda name="": tmp_path / name)
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
     assert main(["world", "--seed", "2"]) == 0
     said = capsys.readouterr().out
@@ -251,15 +262,16 @@ def told(split="val", n=40):
 
 def test_a_perfect_translator_scores_one_and_a_mute_one_nothing():
     asked, other = told(), {}
-    rng = np.random.default_rng(competence._SEED)
+    rng = np.random.default_rng(text_only._SEED)
     for scene in asked:
-        _, first, gold = text.translations(scene, "en", "de", rng)
+        _, first, gold = text_mix.translations(scene, "en", "de", rng)
         other[first] = gold
     rows = {
-        r[0]: r[4] for r in competence.translation(Reader(lambda c, _: other[c]), "en", "de", asked, text.withheld(0))
+        r[0]: r[4]
+        for r in text_only.translation(Reader(lambda c, _: other[c]), "en", "de", asked, text_mix.withheld(0))
     }
     assert rows == {"translation": 1, "translation slots": 1, "paired words": 1, "withheld words": 1}
-    rows = {r[0]: r[4] for r in competence.translation(Reader(lambda c, _: ""), "en", "de", asked, text.withheld(0))}
+    rows = {r[0]: r[4] for r in text_only.translation(Reader(lambda c, _: ""), "en", "de", asked, text_mix.withheld(0))}
     assert set(rows.values()) == {0}
 
 
@@ -277,13 +289,13 @@ def test_text_transfer_of_readers_whose_ability_is_known():
         (lambda c, q: right[c, q], 1.0),
         (lambda c, q: right[c, q] if q in english else None, 0.0),
     ):
-        rows = competence.crossing(Reader(reply), languages, asked)
-        table = pd.DataFrame(rows, columns=list(competence.COLUMNS))
-        found = competence.transfer(table, languages)
+        rows = text_only.crossing(Reader(reply), languages, asked)
+        table = pd.DataFrame(rows, columns=list(text_only.COLUMNS))
+        found = text_only.transfer(table, languages)
         assert set(found) == {"de", "zh"}
         assert all(abs(t - wanted) < 1e-9 for t in found.values()), found
         behind = table.set_index(["metric", "to"])["value"]
-        assert behind[competence.FROM_ENGLISH, "en"] == 1 > behind[competence.FROM_NOTHING, "en"] + 0.2
+        assert behind[text_only.FROM_ENGLISH, "en"] == 1 > behind[text_only.FROM_NOTHING, "en"] + 0.2
 
 
 def test_a_model_is_strong_where_both_gates_are_passed_in_every_language():
@@ -292,35 +304,35 @@ def test_a_model_is_strong_where_both_gates_are_passed_in_every_language():
     def rows(transfer, paraphrase=0.95):
         found = [(m, c, c, -1, v, 9) for c in ("en", "de") for m, v in (("paraphrase", paraphrase), ("answers", 0.8))]
         for code, gain in (("en", 0.5), ("de", 0.5 * transfer)):
-            found += [(competence.FROM_ENGLISH, "en", code, -1, 0.3 + gain, 9)]
-            found += [(competence.FROM_NOTHING, "en", code, -1, 0.3, 9)]
-        return pd.DataFrame(found, columns=list(competence.COLUMNS))
+            found += [(text_only.FROM_ENGLISH, "en", code, -1, 0.3 + gain, 9)]
+            found += [(text_only.FROM_NOTHING, "en", code, -1, 0.3, 9)]
+        return pd.DataFrame(found, columns=list(text_only.COLUMNS))
 
-    assert competence.strong(rows(0.95), ("en", "de")) and not competence.strong(rows(0.85), ("en", "de"))
-    assert not competence.strong(rows(0.95, paraphrase=0.8), ("en", "de"))
-    assert not competence.strong(rows(0.95), ("en",))  # one language has nothing to transfer to
+    assert text_only.strong(rows(0.95), ("en", "de")) and not text_only.strong(rows(0.85), ("en", "de"))
+    assert not text_only.strong(rows(0.95, paraphrase=0.8), ("en", "de"))
+    assert not text_only.strong(rows(0.95), ("en",))  # one language has nothing to transfer to
 
 
 def test_words_are_counted_apart_by_whether_pairs_held_them():
     """A reader that knows every word but the withheld ones."""
-    asked, apart, other = told(n=80), text.withheld(0), {}
-    rng = np.random.default_rng(competence._SEED)
+    asked, apart, other = told(n=80), text_mix.withheld(0), {}
+    rng = np.random.default_rng(text_only._SEED)
     for scene in asked:
-        _, first, gold = text.translations(scene, "en", "de", rng)
+        _, first, gold = text_mix.translations(scene, "en", "de", rng)
         one = grammar.grammar("de")
         other[first] = " ".join(t for t in one.tokens(gold) if one.spotted.get(t, ("", ""))[1] not in apart)
-    rows = {r[0]: r[4] for r in competence.translation(Reader(lambda c, _: other[c]), "en", "de", asked, apart)}
+    rows = {r[0]: r[4] for r in text_only.translation(Reader(lambda c, _: other[c]), "en", "de", asked, apart)}
     assert rows["paired words"] == 1 and rows["withheld words"] == 0 and 0 < rows["translation slots"] < 1
 
 
 def test_slots_right_by_hand():
     right = "A red circle to the left of a blue star."
-    assert competence.slots_right(right, right, "en") == 1
+    assert text_only.slots_right(right, right, "en") == 1
     assert (
-        competence.slots_right("A red star to the left of a blue circle.", right, "en") == 1
+        text_only.slots_right("A red star to the left of a blue circle.", right, "en") == 1
     )  # of words, not of places
-    assert competence.slots_right("A red circle.", right, "en") == 0.5
-    assert competence.slots_right("Ein roter Kreis", right, "en") == 0
+    assert text_only.slots_right("A red circle.", right, "en") == 0.5
+    assert text_only.slots_right("Ein roter Kreis", right, "en") == 0
 
 
 def test_the_gate_looks_at_the_lowest_of_the_languages_read():
@@ -328,19 +340,19 @@ def test_the_gate_looks_at_the_lowest_of_the_languages_read():
 
     rows = [("paraphrase", c, c, -1, v, 9) for c, v in (("en", 0.99), ("de", 0.95), ("hi", 0.1))]
     rows += [("answers", c, c, -1, v, 9) for c, v in (("en", 0.93), ("de", 0.91), ("hi", 0.1))]
-    table = pd.DataFrame(rows, columns=list(competence.COLUMNS))
-    assert competence.gate(table, ("en", "de")) == {"paraphrase": 0.95, "answers": 0.91}
-    assert competence.passes(table, ("en", "de")) and not competence.passes(table, ("en", "hi"))
+    table = pd.DataFrame(rows, columns=list(text_only.COLUMNS))
+    assert text_only.gate(table, ("en", "de")) == {"paraphrase": 0.95, "answers": 0.91}
+    assert text_only.passes(table, ("en", "de")) and not text_only.passes(table, ("en", "hi"))
 
 
 # towers
 
 
-@pytest.mark.parametrize("name", pretrain_towers.TOWERS)
+@pytest.mark.parametrize("name", towers.TOWERS)
 def test_a_tower_is_made_and_loads_as_any_other(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
-    options = replace(pretrain_towers.OPTIONS[name], steps=3, batch=4, width=32, layers=1, hidden=32)
-    card = pretrain_towers.build(name, tmp_path, options, count=12)
+    options = replace(towers.OPTIONS[name], steps=3, batch=4, width=32, layers=1, hidden=32)
+    card = towers.build(name, tmp_path, options, count=12)
     said = json.loads(card.read_text())
     assert said["name"] == name and said["measured_on_val"] and len(said["sha256"]) == 64
     if name == "toy-image":
@@ -352,13 +364,13 @@ def test_a_tower_is_made_and_loads_as_any_other(name, tmp_path, monkeypatch):
         assert tower.encode(["A red circle.", "一个圆形"]).shape == (2, 32) and tower.has_tokens
         assert tower.languages == frozenset(said["languages"])
     before = card.stat().st_mtime_ns
-    assert pretrain_towers.build(name, tmp_path).stat().st_mtime_ns == before
+    assert towers.build(name, tmp_path).stat().st_mtime_ns == before
     with pytest.raises(UserError, match="Did you mean"):
-        pretrain_towers.build("toy-imge", tmp_path)
+        towers.build("toy-imge", tmp_path)
 
 
 def test_a_toy_tower_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(mpm.runtime, "asset", lambda name="": tmp_path / name)
+    monkeypatch.setattr(runtime, "asset", lambda name="": tmp_path / name)
     for load, name, made in (
         (mpm.load_image_tower, "toy", "toy-image"),
         (mpm.load_text_tower, "toy", "toy-text"),
@@ -369,8 +381,8 @@ def test_a_toy_tower_that_is_not_there_says_how_to_make_it(tmp_path, monkeypatch
 
 
 def test_patches_are_told_their_classes():
-    many = [*pretrain_towers.groups(3, 0), *pretrain_towers.crowds(3, 0)]
-    batch = pretrain_towers.Pictures(many).batch(torch.arange(6))
+    many = [*towers.groups(3, 0), *towers.crowds(3, 0)]
+    batch = towers.ScenePictures(many).batch(torch.arange(6))
     for i, group in enumerate(many):
         for k, scene in enumerate(group):
             assert int(batch["filled"][i, k].sum()) == 4 * len(scene.things)
@@ -383,20 +395,20 @@ def test_patches_are_told_their_classes():
 
 
 def test_crowds_are_no_scene_that_a_caption_tells_of():
-    many = pretrain_towers.crowds(200, 0)
+    many = towers.crowds(200, 0)
     assert all(len(s.things) > 3 and len({t.pair for t in s.things}) > 1 for group in many for s in group)
-    assert all(len(set(group)) == pretrain_towers.TOGETHER for group in many)
+    assert all(len(set(group)) == towers.TOGETHER for group in many)
     told = {split_of_combination(pair_name(t.pair)) for group in many for scene in group for t in scene.things}
     assert told == {"train", "val", "test"}
 
 
 def test_groups_are_of_train_and_views_of_one_scene():
-    for group in pretrain_towers.groups(30, 0):
-        assert len(group) == pretrain_towers.TOGETHER == len({s.id for s in group})
+    for group in towers.groups(30, 0):
+        assert len(group) == towers.TOGETHER == len({s.id for s in group})
         assert {split_of(s) for s in group} == {"train"}
-    captions = pretrain_towers.Captions(pretrain_towers.groups(20, 0), grammar.LANGUAGES, 0.5)
+    captions = towers.Captions(towers.groups(20, 0), grammar.LANGUAGES, 0.5)
     batch = captions.batch(torch.arange(20))
-    tokenizer = pretrain.shared_tokenizer()
+    tokenizer = language_models.shared_tokenizer()
     pairs = zip(batch["first"].flatten(0, 1), batch["second"].flatten(0, 1), strict=True)
     for one, two in pairs:
         read = []

@@ -11,11 +11,13 @@ import pytest
 from test_experiment import PARTS, made_experiment, world  # noqa: F401
 
 import mpm_lite as mpm
-from mpm_lite import cache, cli, experiment, runtime, sweeping
+from mpm_lite.cli import main
+from mpm_lite.core import runtime, store
+from mpm_lite.core.keys import OtherRun
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import Part
-from mpm_lite.keys import OtherRun
+from mpm_lite.experiments import experiment, sweep
 from mpm_lite.recipes import Align, build_options
-from mpm_lite.runtime import UserError
 
 
 def never(*_, **__):
@@ -51,7 +53,7 @@ def test_a_number_that_cannot_be_meant_is_refused_as_the_experiment_is_made(chan
 )
 def test_the_command_line_refuses_the_same_numbers(key, value, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "load_captions", never)
-    assert cli.main(["run", "align", "--set", f"{key}={value}", "--out", str(tmp_path)]) == 2
+    assert main.main(["run", "align", "--set", f"{key}={value}", "--out", str(tmp_path)]) == 2
     assert f"{key}={value} is no whole number" in capsys.readouterr().err
 
 
@@ -70,11 +72,11 @@ def test_a_contrast_needs_two_examples_and_options_have_least_values(world):  # 
         build_options(Align.Options, {"width": -4})
     from worlds import small_recipe
 
-    from mpm_lite import train
+    from mpm_lite.training import loop
 
     recipe, data = small_recipe(batch=1)
     with pytest.raises(UserError, match="needs 2"):
-        train.fit(recipe, data)
+        loop.fit(recipe, data)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_weights_of_another_precision_are_not_taken(world, tmp_path):  # noqa: F
     with pytest.raises(OtherRun, match="precision"):
         one.run(out=tmp_path, progress=False)
     with pytest.raises(OtherRun, match="precision"):
-        sweeping.run_kept(one, tmp_path)
+        sweep.run_kept(one, tmp_path)
 
 
 def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypatch):  # noqa: F811
@@ -151,13 +153,13 @@ def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypa
             runtime.device(device)
         with pytest.raises(UserError, match=said):
             made_experiment(device=device).run(progress=False)
-        assert cli.main(["run", "align", "--device", device, "--out", str(tmp_path)]) == 2
+        assert main.main(["run", "align", "--device", device, "--out", str(tmp_path)]) == 2
     for how, said in (({"precision": "bf17"}, "Unknown precision"), ({"track": "tensorbord"}, "Unknown tracker")):
         with pytest.raises(UserError, match=said):
             made_experiment().run(progress=False, **how)
-    assert cli.main(["run", "align", "--parts", "0", "--out", str(tmp_path)]) == 2
-    assert cli.main(["claims", "run", "C1", "--workers", "0"]) == 2
-    assert cli.main(["run", "align", "--seeds", "0"]) == 2
+    assert main.main(["run", "align", "--parts", "0", "--out", str(tmp_path)]) == 2
+    assert main.main(["claims", "run", "C1", "--workers", "0"]) == 2
+    assert main.main(["run", "align", "--seeds", "0"]) == 2
 
 
 # sets
@@ -216,7 +218,7 @@ def test_a_tower_without_a_fingerprint_is_told_to_have_one(world):  # noqa: F811
     ],
 )
 def test_the_command_line_reads_sets_of_ones_own(value, name, languages):
-    assert cli.set_and_languages(value) == (name, languages)
+    assert main.set_and_languages(value) == (name, languages)
 
 
 def test_an_experiment_reads_a_set_of_ones_own_as_it_is_told(tmp_path, monkeypatch):
@@ -251,31 +253,32 @@ def test_an_experiment_reads_a_set_of_ones_own_as_it_is_told(tmp_path, monkeypat
 # worlds
 
 
-@pytest.mark.parametrize("system, bench", [("mla", "real.AcquiringReal"), ("m3p", "real_matching.MatchingReal")])
+@pytest.mark.parametrize("system, bench", [("mla", "AcquiringReal"), ("m3p", "MatchingReal")])
 def test_the_world_decides_the_data(system, bench, tmp_path, monkeypatch):
-    from mpm_lite import acquiring, cli_systems, matching, real, real_matching
+    from mpm_lite.cli import runs
+    from mpm_lite.experiments import m3p, mla, worlds
 
     taken = []
-    monkeypatch.setattr(cli_systems, "_run", lambda name, bench, arm, asked, args: taken.append((bench, arm.world)))
-    module, name = bench.split(".")
-    kinds = {"real": getattr({"real": real, "real_matching": real_matching}[module], name),
-             "toyworld": {"mla": acquiring, "m3p": matching}[system].Bench}  # fmt: skip
+    monkeypatch.setattr(runs, "_run", lambda name, bench, arm, asked, args: taken.append((bench, arm.world)))
+    kinds = {"real": getattr(worlds, bench), "toyworld": {"mla": mla.MlaBench, "m3p": m3p.M3pBench}[system]}
     for world_name in kinds:
         assert (
-            cli.main(["run", system, "--set", f"world={world_name}", "languages=de" if system == "mla" else "layers=2"])
+            main.main(
+                ["run", system, "--set", f"world={world_name}", "languages=de" if system == "mla" else "layers=2"]
+            )
             == 0
         )
     assert taken == [(kinds["real"], "real"), (kinds["toyworld"], "toyworld")]
 
 
 def test_a_bench_refuses_an_arm_of_another_world():
-    from mpm_lite.acquiring import Acquiring, Bench
-    from mpm_lite.matching import Bench as MatchingBench
-    from mpm_lite.matching import Matching
-    from mpm_lite.pairing import Bench as PairingBench
-    from mpm_lite.pairing import Pairing
+    from mpm_lite.experiments.m3p import M3pBench as MatchingBench
+    from mpm_lite.experiments.m3p import Matching
+    from mpm_lite.experiments.mla import Acquiring, MlaBench
+    from mpm_lite.experiments.rivals import Pairing
+    from mpm_lite.experiments.rivals import RivalBench as PairingBench
 
-    for bench, arm in ((Bench(), Acquiring(languages=("de",), world="real")), (MatchingBench(), Matching(world="real")),
+    for bench, arm in ((MlaBench(), Acquiring(languages=("de",), world="real")), (MatchingBench(), Matching(world="real")),
                        (PairingBench(), Pairing(kind="pivot", languages=("de",), world="real"))):  # fmt: skip
         with pytest.raises(UserError, match="cannot be trained on the pictures of 'toyworld'"):
             bench.train(arm, 0)
@@ -287,7 +290,7 @@ def test_a_bench_refuses_an_arm_of_another_world():
 @pytest.mark.parametrize("vary, values", [("pairs=500", [500]), ("seed=3", [3]), ("lr=0.001", [0.001]), ("text=toy", ["toy"]),
                                           ("pairs=20,30", [20, 30]), ("text=toy,use-m", ["toy", "use-m"])])  # fmt: skip
 def test_one_value_is_a_sweep_too(vary, values, tmp_path, monkeypatch):
-    from mpm_lite import sweeping
+    from mpm_lite.experiments import sweep
 
     asked = {}
 
@@ -295,8 +298,8 @@ def test_one_value_is_a_sweep_too(vary, values, tmp_path, monkeypatch):
         asked.update(dials)
         raise UserError("enough")
 
-    monkeypatch.setattr(sweeping, "sweep", swept)
-    assert cli.main(["sweep", "align", "--vary", vary, "--out", str(tmp_path)]) == 2
+    monkeypatch.setattr(sweep, "sweep", swept)
+    assert main.main(["sweep", "align", "--vary", vary, "--out", str(tmp_path)]) == 2
     assert asked == {vary.split("=")[0]: values}
 
 
@@ -318,15 +321,15 @@ def test_a_setting_given_twice_is_refused(flag, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "load_captions", never)
     other = ["--vary", "lr=0.1"] if flag == "--set" else []
     given = ["sweep", "align", *other, flag, "pairs=20", flag, "pairs=30", "--out", str(tmp_path)]
-    assert cli.main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
+    assert main.main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
 
 
 def test_of_several_values_the_wrong_one_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment.Experiment, "run", never)
-    monkeypatch.setattr(sweeping, "run_kept", lambda one, *_: build_options(Align.Options, one.all_options) and never())
+    monkeypatch.setattr(sweep, "run_kept", lambda one, *_: build_options(Align.Options, one.all_options) and never())
     with pytest.raises(pytest.fail.Exception):
-        cli.main(["sweep", "align", "--vary", "lr=0.001,1e-4", "--out", str(tmp_path)])
-    assert cli.main(["sweep", "align", "--vary", "lr=0.1e,0.001", "--out", str(tmp_path)]) == 2
+        main.main(["sweep", "align", "--vary", "lr=0.001,1e-4", "--out", str(tmp_path)])
+    assert main.main(["sweep", "align", "--vary", "lr=0.1e,0.001", "--out", str(tmp_path)]) == 2
     assert "got '0.1e'" in capsys.readouterr().err
 
 
@@ -335,7 +338,7 @@ def test_sets_are_swept_as_they_are_set(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment.Experiment, "run", lambda self, **_: seen.append((self.train, self.val)) or never())
     for vary in (["train=emoji"], ["train=emoji+stamps:de"], ["val=None"]):
         with pytest.raises(pytest.fail.Exception):
-            cli.main(["sweep", "align", "--vary", *vary, "--out", str(tmp_path / "s")])
+            main.main(["sweep", "align", "--vary", *vary, "--out", str(tmp_path / "s")])
     assert [train for train, _ in seen[:2]] == [("emoji", ["en"]), ("emoji+stamps", ["de"])] and seen[2][1] is None
 
 
@@ -362,7 +365,7 @@ def test_a_number_of_numpys_is_the_number(world):  # noqa: F811
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
-    from mpm_lite import tour
+    from mpm_lite.report import tour
 
     monkeypatch.setattr(tour, "run", never)
     monkeypatch.setattr(experiment, "load_captions", never)
@@ -373,25 +376,25 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
         ["run", "mla"],
         ["run", "mpm_chat"],
     ):
-        assert cli.main([*command, "--out", str(blocked / "out")]) == 2
+        assert main.main([*command, "--out", str(blocked / "out")]) == 2
         assert "Could not write" in capsys.readouterr().err
-    assert cli.main(["tour", "--json", str(blocked / "tour.json")]) == 2
+    assert main.main(["tour", "--json", str(blocked / "tour.json")]) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence_and_what_is_there_is_read(world, tmp_path, monkeypatch):  # noqa: F811
-    key = cache.Key("numbers", {"kind": "k"})
-    kept = cache.features(key, lambda: np.ones((2, 2), np.float32))
+    key = store.Key("numbers", {"kind": "k"})
+    kept = store.features(key, lambda: np.ones((2, 2), np.float32))
 
     def refused(*_, **__):
         raise PermissionError(30, "Read-only file system")
 
-    monkeypatch.setattr(cache.Path, "mkdir", refused)
-    monkeypatch.setattr(cache, "FileLock", lambda path: type("Lock", (), {"acquire": refused, "release": never})())
-    assert np.array_equal(cache.features(key, never), kept)
+    monkeypatch.setattr(store.Path, "mkdir", refused)
+    monkeypatch.setattr(store, "FileLock", lambda path: type("Lock", (), {"acquire": refused, "release": never})())
+    assert np.array_equal(store.features(key, never), kept)
     with pytest.raises(UserError, match="Could not write .*Read-only file system.*MPM_LITE_HOME"):
-        cache.features(cache.Key("numbers", {"kind": "other"}), never)
+        store.features(store.Key("numbers", {"kind": "other"}), never)
     with pytest.raises(UserError, match="Could not write"):
-        cache.write_atomic(tmp_path / "new" / "file", b"x")
+        store.write_atomic(tmp_path / "new" / "file", b"x")
 
 
 def piped(command, **environment):
@@ -403,16 +406,16 @@ def test_a_reader_that_goes_away_and_a_terminal_without_letters():
     name = f"{sys.executable} -m mpm_lite.cli claims show C1 C2 C3 C4"
     done = piped(f"set -o pipefail; {name} | true")
     assert "Traceback" not in done.stderr and "Error" not in done.stderr and done.returncode in (0, 141)
-    code = "from mpm_lite import cli; cli.presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
+    code = "from mpm_lite.cli import main as cli; cli.write_presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
     done = piped(f'{sys.executable} -c "{code}"', PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and done.stdout.strip() == r"\u732b \u732b \u732b"
 
 
 def test_a_closed_output_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    assert cli.main(["presets"]) == 0
+    assert main.main(["presets"]) == 0
 
 
 def test_streams_that_are_no_files_are_left_alone(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert cli.main(["presets"]) == 0
+    assert main.main(["presets"]) == 0

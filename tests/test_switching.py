@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mpm_lite import UserError
-from mpm_lite.data import grammar, load_captions, toyworld
-from mpm_lite.data.switching import Switching, dictionary, switched
+from mpm_lite.data import load_captions, toyworld
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.data.toyworld.switching import Switching, dictionary, switched
 
 OTHERS = [code for code in grammar.LANGUAGES if code != "en"]
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from mpm_lite import UserError
-from mpm_lite.chat import Bench, Chat, language_model
-from mpm_lite.data import grammar
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.experiments.mpm_chat import Chat, ChatBench, language_model
 from mpm_lite.recipes import Align, fidelity
-from mpm_lite.teaching import chat, widgets
+from mpm_lite.teaching import views, widgets
 
 
 @pytest.fixture(scope="module")
 def bench():
-    return Bench(progress=False)
+    return ChatBench(progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,10 @@ def recipe(bench):
 
 
 def test_scenes_are_composed_from_words():
-    scene = chat.compose("large red star", "small blue heart")
+    scene = views.compose("large red star", "small blue heart")
     assert grammar.in_order(scene, "en")[0] == "A large red star to the left of a small blue heart."
-    assert chat.compose("small green book").place == "middle"
-    assert chat.compose("large red star", "small blue heart", "large black book").kind == "three"
+    assert views.compose("small green book").place == "middle"
+    assert views.compose("large red star", "small blue heart", "large black book").kind == "three"
     for wrong, says in (
         (("big red star",), "no thing of this world"),
         (("large red",), "such as 'large red circle'"),
@@ -35,17 +35,17 @@ def test_scenes_are_composed_from_words():
         (("large red star", "small red star"), "alike in colour and shape"),
     ):
         with pytest.raises(UserError, match=says):
-            chat.compose(*wrong)
+            views.compose(*wrong)
 
 
 def test_a_look_shows_picture_reply_attention_and_lens(bench, recipe):
-    page = chat.look(bench, recipe, chat.compose("large red star", "small blue heart"), "ar", reads=3)
+    page = views.look(bench, recipe, views.compose("large red star", "small blue heart"), "ar", reads=3)
     assert page.data.count("<img") == 4 and all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page.data))
     assert 'lang="ar" dir="auto"' in page.data and page.words.startswith(grammar.describe("ar"))
     assert len(re.findall("<td>", page.data)) == 3 * 5 and "behind layer 4" in page.data
     english = bench.recipe(language_model("toy-english", 0), recipe.options)
     with pytest.raises(UserError, match="never read 'ar': ask in one of en"):
-        chat.look(bench, english, chat.compose("large red star"), "ar")
+        views.look(bench, english, views.compose("large red star"), "ar")
 
 
 def test_the_fidelity_table_is_read_off_the_recipe(bench, recipe):
@@ -58,7 +58,7 @@ def test_the_fidelity_table_is_read_off_the_recipe(bench, recipe):
     arm = Chat(instructions=4, options={"tuned": "lora", "tune_steps": 7, "connector": "queries"})
     other = {row.part: row for row in fidelity.table(bench.recipe(recipe.lm, arm.recipe_options))}
     assert other["stage 2"].here.startswith("7 steps") and other["queries"].here == "16 inside the encoder"
-    assert "<table" in chat.fidelity_table(recipe).data
+    assert "<table" in views.fidelity_table(recipe).data
     with pytest.raises(UserError, match="has no fidelity table"):
         fidelity.table(Align(4, 4))
 
@@ -70,7 +70,7 @@ def test_the_menus_redraw_and_say_what_is_wrong():
         asked.append((grammar.in_order(scene, "en")[0], language))
         return widgets.Page("<p>drawn</p>", "drawn")
 
-    box = chat.composer(draw)
+    box = views.composer(draw)
     first, second, code, shown = box.children
     code.value = "sw"
     first.children[0].value = "small"
@@ -80,11 +80,11 @@ def test_the_menus_redraw_and_say_what_is_wrong():
 
 
 def test_ten_replies_on_a_page_and_a_dial_that_turns_pages(bench, recipe):
-    page = chat.ten_replies(bench, recipe, chat.compose("large red star", "small blue heart"))
+    page = views.ten_replies(bench, recipe, views.compose("large red star", "small blue heart"))
     assert page.data.count("<tr>") == 11 and page.data.count("<img") == 1
     assert all(f'lang="{code}" dir="auto"' in page.data for code in grammar.LANGUAGES)
     assert "A large red star to the left of a small blue heart." in page.words and "% right" in page.words
-    slider, shown = chat.dial({"weak": widgets.Page("<p>one</p>", "one"), "strongest": page}, "weak").children
+    slider, shown = views.dial({"weak": widgets.Page("<p>one</p>", "one"), "strongest": page}, "weak").children
     assert shown.value == "<p>one</p>"
     slider.value = "strongest"
     assert shown.value == page.data

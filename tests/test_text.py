@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from mpm_lite import UserError
-from mpm_lite.data import grammar, text
-from mpm_lite.data.noise import Noise, levels, noisy_caption, translate
-from mpm_lite.data.scenes import (
+from mpm_lite.data.toyworld import grammar, text_mix
+from mpm_lite.data.toyworld.noise import Noise, levels, noisy_caption, translate
+from mpm_lite.data.toyworld.scenes import (
     COLOURS,
     SHAPES,
     combinations,
@@ -22,12 +22,12 @@ from mpm_lite.data.scenes import (
 
 LANGUAGES = grammar.LANGUAGES
 MIXES = (
-    text.Mix(withheld=3),
-    text.Mix(parallel=0.7, seed=1, withheld=3),
-    text.Mix(parallel=0.3, seed=2, withheld=1, mixed=0.5),
-    text.Mix(parallel=0.3, seed=2),
+    text_mix.Mix(withheld=3),
+    text_mix.Mix(parallel=0.7, seed=1, withheld=3),
+    text_mix.Mix(parallel=0.3, seed=2, withheld=1, mixed=0.5),
+    text_mix.Mix(parallel=0.3, seed=2),
 )
-MANY = {mix: list(islice(text.documents(mix), 1500)) for mix in MIXES}
+MANY = {mix: list(islice(text_mix.documents(mix), 1500)) for mix in MIXES}
 
 
 @pytest.mark.parametrize("mix", MIXES[:2] + MIXES[3:], ids=["5 %", "70 %", "30 %"])
@@ -35,10 +35,10 @@ def test_the_shares_are_what_the_dials_say(mix):
     kinds = Counter(d.kind for d in MANY[mix])
     n = len(MANY[mix])
     for kind, share in (
-        (text.PARALLEL, mix.parallel),
-        (text.DISCOURSE, (1 - mix.parallel) * mix.discourse * (1 - mix.quoted)),
-        (text.QUOTATION, (1 - mix.parallel) * mix.discourse * mix.quoted),
-        (text.PLAIN, (1 - mix.parallel) * (1 - mix.discourse)),
+        (text_mix.PARALLEL, mix.parallel),
+        (text_mix.DISCOURSE, (1 - mix.parallel) * mix.discourse * (1 - mix.quoted)),
+        (text_mix.QUOTATION, (1 - mix.parallel) * mix.discourse * mix.quoted),
+        (text_mix.PLAIN, (1 - mix.parallel) * (1 - mix.discourse)),
     ):
         assert abs(kinds[kind] / n - share) < 4 * (share * (1 - share) / n) ** 0.5, kind
     read = {language for d in MANY[mix] for language in d.languages}
@@ -55,9 +55,9 @@ def test_no_document_tells_of_what_a_test_scene_shows(mix):
         assert split_of(d.scene) in ("train", "text") and not combinations(d.scene) & shown
         parsed = [grammar.parse(d.segments[0], d.languages[0]), grammar.parse(d.segments[-1], d.languages[1])]
         assert parsed[0] is not None and not grammar.held_out(parsed[0])
-        if d.kind == text.PARALLEL:
+        if d.kind == text_mix.PARALLEL:
             assert parsed[1] == parsed[0], d.text  # a translation states the same
-        if d.kind == text.QUOTATION:
+        if d.kind == text_mix.QUOTATION:
             half = len(d.segments) // 2
             assert half == 3 and d.segments[:half] == d.segments[half:]
             for said in d.segments[:half]:
@@ -66,25 +66,25 @@ def test_no_document_tells_of_what_a_test_scene_shows(mix):
 
 
 def test_words_that_are_withheld_are_in_no_pair_but_in_other_text():
-    assert all(len(text.withheld(seed, count)) == count for seed in range(8) for count in range(4))
-    assert all(text.withheld(seed, 1) < text.withheld(seed, 2) < text.withheld(seed) for seed in range(8))
-    assert len({text.withheld(seed) for seed in range(5)}) == 5
+    assert all(len(text_mix.withheld(seed, count)) == count for seed in range(8) for count in range(4))
+    assert all(text_mix.withheld(seed, 1) < text_mix.withheld(seed, 2) < text_mix.withheld(seed) for seed in range(8))
+    assert len({text_mix.withheld(seed) for seed in range(5)}) == 5
     for mix, many in MANY.items():
-        apart = text.withheld(mix.seed, mix.withheld)
-        named = {kind: Counter() for kind in (text.PARALLEL, text.DISCOURSE)}
+        apart = text_mix.withheld(mix.seed, mix.withheld)
+        named = {kind: Counter() for kind in (text_mix.PARALLEL, text_mix.DISCOURSE)}
         for d in many:
             for place in (0, -1):
                 spotted = grammar.spot(d.segments[place], d.languages[place])
                 named.setdefault(d.kind, Counter()).update([*spotted.shape, *spotted.colour])
-        assert not apart & set(named[text.PARALLEL]) and apart <= set(named[text.DISCOURSE])
+        assert not apart & set(named[text_mix.PARALLEL]) and apart <= set(named[text_mix.DISCOURSE])
         if not mix.withheld:
-            assert len(named[text.PARALLEL]) == len(SHAPES) + len(COLOURS)
+            assert len(named[text_mix.PARALLEL]) == len(SHAPES) + len(COLOURS)
 
 
 def test_mixed_discourse_asks_in_another_language_than_the_caption_and_can_be_answered():
     mix = MIXES[2]
-    many = [d for d in MANY[mix] if d.kind == text.MIXED]
-    goes_on = sum(d.kind in (text.MIXED, text.DISCOURSE) for d in MANY[mix])
+    many = [d for d in MANY[mix] if d.kind == text_mix.MIXED]
+    goes_on = sum(d.kind in (text_mix.MIXED, text_mix.DISCOURSE) for d in MANY[mix])
     assert 0.4 < len(many) / goes_on < 0.6  # the share that was asked for
     described = 0
     for d in many:
@@ -96,18 +96,18 @@ def test_mixed_discourse_asks_in_another_language_than_the_caption_and_can_be_an
             described += 1
             assert grammar.parse(reply, second) == facts
         else:
-            assert (question, reply) in [(q, a) for _, q, a in text.answerable(d.scene, second, facts)]
+            assert (question, reply) in [(q, a) for _, q, a in text_mix.answerable(d.scene, second, facts)]
     assert 0.3 < described / len(many) < 0.6
     assert all({d.languages[place] for d in many} == set(grammar.LANGUAGES) for place in (0, 1))
-    assert all(d.kind != text.MIXED for other in MIXES if not other.mixed for d in MANY[other])
+    assert all(d.kind != text_mix.MIXED for other in MIXES if not other.mixed for d in MANY[other])
 
 
 def test_a_discourse_stays_in_its_language_and_can_be_answered():
     for d in MANY[MIXES[0]]:
-        if d.kind != text.DISCOURSE:
+        if d.kind != text_mix.DISCOURSE:
             continue
         language, facts = d.languages[0], grammar.parse(d.segments[0], d.languages[0])
-        answers = dict(said for _, *said in text.answerable(d.scene, language, facts))
+        answers = dict(said for _, *said in text_mix.answerable(d.scene, language, facts))
         rest = list(d.segments[1:])
         while rest:
             one = rest.pop(0)
@@ -118,23 +118,23 @@ def test_a_discourse_stays_in_its_language_and_can_be_answered():
 
 
 def test_the_same_mix_gives_the_same_text_and_another_seed_another():
-    again = list(islice(text.documents(MIXES[0]), 50))
+    again = list(islice(text_mix.documents(MIXES[0]), 50))
     assert [d.text for d in again] == [d.text for d in MANY[MIXES[0]][:50]]
-    assert [d.text for d in islice(text.documents(text.Mix(seed=5)), 50)] != [d.text for d in again]
+    assert [d.text for d in islice(text_mix.documents(text_mix.Mix(seed=5)), 50)] != [d.text for d in again]
 
 
 def test_a_mix_that_cannot_be_says_so():
     with pytest.raises(UserError, match="Did you mean 'de'"):
-        text.Mix(languages=("en", "dee"))
+        text_mix.Mix(languages=("en", "dee"))
     with pytest.raises(UserError, match="between 0 and 1"):
-        text.Mix(parallel=5)
+        text_mix.Mix(parallel=5)
     with pytest.raises(UserError, match="English and another"):
-        text.Mix(languages=("en",), parallel=0.05)
+        text_mix.Mix(languages=("en",), parallel=0.05)
     with pytest.raises(UserError, match="needs two languages"):
-        text.Mix(languages=("en",), parallel=0, mixed=0.5)
+        text_mix.Mix(languages=("en",), parallel=0, mixed=0.5)
     for wrong in (-1, 4, 1.5):
         with pytest.raises(UserError, match="0 to 3"):
-            text.Mix(withheld=wrong)
+            text_mix.Mix(withheld=wrong)
 
 
 def test_neighbours_differ_in_one_attribute():
@@ -180,8 +180,8 @@ def test_noise_is_the_same_in_every_process():
     import sys
 
     code = (
-        "import numpy as np; from itertools import islice; from mpm_lite.data.noise import Noise, noisy_caption\n"
-        "from mpm_lite.data.scenes import text_scenes\n"
+        "import numpy as np; from itertools import islice; from mpm_lite.data.toyworld.noise import Noise, noisy_caption\n"
+        "from mpm_lite.data.toyworld.scenes import text_scenes\n"
         "for i, s in enumerate(islice(text_scenes(), 20)):\n"
         "    print(ascii(noisy_caption(s, 'de', Noise(agreement=0.5), np.random.default_rng(i))))"
     )
@@ -203,7 +203,7 @@ def test_english_left_in_is_english():
 def test_a_translator_without_noise_translates():
     rng = np.random.default_rng(0)
     for scene in islice(text_scenes(), 30):
-        facts, _, _ = text.translations(scene, "en", "tr", rng)
+        facts, _, _ = text_mix.translations(scene, "en", "tr", rng)
         assert grammar.parse(translate(scene, facts, "tr", Noise(), rng), "tr") == facts
     with pytest.raises(UserError, match="own facts"):
         translate(next(scenes("val")), facts, "tr", Noise(), rng)

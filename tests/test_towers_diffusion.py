@@ -11,10 +11,12 @@ import pytest
 import test_towers_tiny as tiny
 import torch
 
-from mpm_lite import UserError, paint, train
+from mpm_lite import UserError
+from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
-from mpm_lite.towers.diffusion import load_diffusion
 from mpm_lite.towers.prompts import load_prompt_encoder
+from mpm_lite.towers.stable_diffusion import load_diffusion
+from mpm_lite.training import loop
 
 
 def test_the_parts_are_those_that_diffusers_reads(tmp_path: Path) -> None:
@@ -39,18 +41,18 @@ def test_its_cross_attention_is_re_aligned_to_a_text_tower_and_comes_back_from_d
     words = str(tiny.encoder(tmp_path / "words"))
     encoder = load_prompt_encoder(words)
     images, prompts = tiny.pictures(4, parts.side), ["a red cat", "the blue dog", "dog", "cat"]
-    data = Prompted(paint.to_latents(parts.vae, images), range(4), encoder.states(prompts))
+    data = Prompted(diffusion.to_latents(parts.vae, images), range(4), encoder.states(prompts))
     options = MpmPaintOptions(steps=1, batch=4, average=0.0)
     before = {k: v.clone() for k, v in parts.unet.state_dict().items()}
     recipe = MpmPaint(parts.unet, encoder.width, options, parts.scheduler)
-    history = train.fit(recipe, data, train.Plan(progress=False))
+    history = loop.fit(recipe, data, loop.Plan(progress=False))
     assert len(history.losses) == 1 and np.isfinite(history.losses).all()
     moved = {k for k, v in parts.unet.state_dict().items() if not torch.equal(v, before[k])}
     assert moved and all(".attn2." in key for key in moved)
-    pipeline = paint.PaintPipeline(*recipe.parts, vae=parts.vae, encoder=words)
+    pipeline = diffusion.PaintPipeline(*recipe.parts, vae=parts.vae, encoder=words)
     painted = pipeline(prompts[:2], seeds=3, steps=2)
     pipeline.save_pretrained(tmp_path / "painter")
-    again = paint.load_painter(tmp_path / "painter")
+    again = diffusion.load_painter(tmp_path / "painter")
     assert painted.shape == (2, 16, 16, 3) and np.array_equal(again(prompts[:2], seeds=3, steps=2), painted)
 
 

@@ -17,10 +17,11 @@ import torch
 from huggingface_hub import constants, errors
 
 import mpm_lite as mpm
-from mpm_lite import UserError, cache, runtime
-from mpm_lite.towers import snapshots
-from mpm_lite.towers.diffusion import load_diffusion
-from mpm_lite.towers.halves import in_halves
+from mpm_lite import UserError
+from mpm_lite.core import runtime, store
+from mpm_lite.towers import folders
+from mpm_lite.towers.inference import in_halves
+from mpm_lite.towers.stable_diffusion import load_diffusion
 
 LOADERS = {"text": mpm.load_text_tower, "image": mpm.load_image_tower, "lm": mpm.load_lm, "paint": load_diffusion}
 SAVERS = {
@@ -41,7 +42,7 @@ def sentence(error: pytest.ExceptionInfo) -> str:
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """A hub that answers, and says what a test tells it to say."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(snapshots, "reachable", lambda: True)
+    monkeypatch.setattr(folders, "reachable", lambda: True)
 
     def says(error: Exception) -> None:
         def download(*args: Any, **kwargs: Any) -> str:
@@ -82,7 +83,7 @@ def test_what_the_hub_refuses_is_said_as_what_to_do(hub: Any, kind: str) -> None
 @pytest.mark.parametrize("kind", LOADERS)
 def test_no_hub_names_what_runs_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(snapshots, "reachable", lambda: False)
+    monkeypatch.setattr(folders, "reachable", lambda: False)
     with pytest.raises(UserError) as told:
         LOADERS[kind]("someone/it", device="cpu")
     named = {"text": "use-m", "image": "efficientnet-lite0", "lm": "toy-multilingual", "paint": "toy-painter"}[kind]
@@ -198,7 +199,7 @@ def test_towers_go_on_in_smaller_batches_or_say_what_to_lower(
     for work in (
         lambda: text.encode(texts),
         lambda: image.encode(images),
-        lambda: cache.features(cache.Key("vectors", {"kind": "it"}), lambda: text.encode(texts)),
+        lambda: store.features(store.Key("vectors", {"kind": "it"}), lambda: text.encode(texts)),
     ):
         with pytest.raises(UserError, match="memory holds not even one item.*lower the batch") as told:
             work()

@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mpm_lite import runtime
-from mpm_lite.towers import snapshots
-from mpm_lite.towers.image import load_image_tower
-from mpm_lite.towers.text import load_text_tower
+from mpm_lite.core import runtime
+from mpm_lite.towers.load import load_image_tower, load_text_tower
 
 
 def pictures(count: int, size: int) -> np.ndarray:
@@ -84,12 +82,12 @@ def test_an_unreachable_hub_names_what_runs_instead(tmp_path: Path, monkeypatch:
     monkeypatch.delenv("HF_HUB_OFFLINE")  # a host that refuses is found out by asking, once
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(snapshots.urllib.request, "getproxies", dict)
-    snapshots._answers.cache_clear()
-    assert not snapshots.reachable()
+    monkeypatch.setattr(runtime.urllib.request, "getproxies", dict)
+    runtime._answers.cache_clear()
+    assert not runtime.reachable()
     with pytest.raises(runtime.UserError, match="cannot be reached"):
         load_text_tower("someone/never", "cpu")
-    snapshots._answers.cache_clear()
+    runtime._answers.cache_clear()
 
 
 def test_damaged_folders_are_one_sentence(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import torch
 
 import mpm_lite as mpm
 from mpm_lite import UserError
-from mpm_lite.towers import attention, hub, lm, quantised
+from mpm_lite.core import runtime
+from mpm_lite.towers import inference, lm, pretrained
 
 KINDS = ("qwen2", "qwen3", "bloom", "mt0")
 PROMPTS, TOLD = ["a red", "the blue dog"], ["cat", "a hund"]
@@ -58,7 +59,7 @@ def test_a_tokenizer_of_another_model_says_so(tmp_path: Path) -> None:
 
 
 def test_bits_are_checked_before_anything_is_fetched_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "folder", lambda *a: pytest.fail("a folder was looked for"))
+    monkeypatch.setattr(pretrained, "folder", lambda *a: pytest.fail("a folder was looked for"))
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else real(name, *a)
@@ -68,10 +69,10 @@ def test_bits_are_checked_before_anything_is_fetched_and_in_order(monkeypatch: p
     with pytest.raises(UserError, match="bits=4 takes a CUDA GPU and the device is 'cpu'"):
         mpm.load_lm("owner/model", device="cpu", bits=4)
     on = torch.device("cuda")
-    monkeypatch.setattr(mpm.runtime, "device", lambda name=None: on)
+    monkeypatch.setattr(runtime, "device", lambda name=None: on)
     with pytest.raises(UserError, match=r"bits=8 takes bitsandbytes: pip install 'mpm_lite\[quant\]'"):
         mpm.load_lm("owner/model", bits=8)
-    assert quantised.options(None, torch.device("cpu")) == {}
+    assert inference.options(None, torch.device("cpu")) == {}
 
 
 def test_bits_reach_transformers_as_its_own_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +83,7 @@ def test_bits_reach_transformers_as_its_own_configuration(monkeypatch: pytest.Mo
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: object())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *a: (7, 5))
     on = torch.device("cuda")
-    four, eight = quantised.options(4, on), quantised.options(8, on)
+    four, eight = inference.options(4, on), inference.options(8, on)
     assert told[0] == {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float16}
     assert told[1] == {"load_in_8bit": True} and four["device_map"] == {"": on} == eight["device_map"]
     assert four["torch_dtype"] == torch.float32  # embeddings, norms and head: states go in and come out as ever
@@ -119,15 +120,15 @@ def test_attention_is_kept_from_what_is_wrong_or_slow() -> None:
     bfloat16, from the fused one. Afterwards everything is as it was."""
     config, flags = SimpleNamespace(_attn_implementation="sdpa"), torch.backends.cuda
     before = flags.cudnn_sdp_enabled()
-    with attention.chosen(config, torch.device("cuda")):
+    with inference.chosen(config, torch.device("cuda")):
         assert not flags.cudnn_sdp_enabled() and flags.math_sdp_enabled() and flags.mem_efficient_sdp_enabled()
         assert config._attn_implementation == "sdpa"
     assert flags.cudnn_sdp_enabled() == before
-    with torch.autocast("cpu", torch.bfloat16), attention.chosen(config, torch.device("cpu")):
+    with torch.autocast("cpu", torch.bfloat16), inference.chosen(config, torch.device("cpu")):
         assert config._attn_implementation == "eager"
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), attention.chosen(config, torch.device("cpu")):
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), inference.chosen(config, torch.device("cpu")):
         assert config._attn_implementation == "sdpa"
-    with pytest.raises(KeyError), attention.chosen(config, torch.device("cuda")):
+    with pytest.raises(KeyError), inference.chosen(config, torch.device("cuda")):
         raise KeyError
     assert flags.cudnn_sdp_enabled() == before and config._attn_implementation == "sdpa"
 

@@ -14,8 +14,8 @@ import transformers as t
 
 import mpm_lite as mpm
 from mpm_lite import UserError
-from mpm_lite.towers import reading
-from mpm_lite.towers.padding import batches, padding_id
+from mpm_lite.towers import folders
+from mpm_lite.towers.inference import batches, padding_id
 
 SIZE = {"vocab_size": len(tiny.WORDS), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 32}  # fmt: skip
@@ -88,7 +88,7 @@ def test_a_model_that_reads_padding_is_given_none(tmp_path: Path, kind: str) -> 
         else t.ConvBertModel(t.ConvBertConfig(**SHORT, embedding_size=16))
     )
     tower = mpm.load_text_tower(str(saved(tmp_path, model)), "cpu")
-    assert not tower.mixed and tower.fingerprint != reading.mark(tmp_path)
+    assert not tower.mixed and tower.fingerprint != folders.mark(tmp_path)
     assert np.allclose(tower.encode(tiny.TEXTS), alone(tower, tiny.TEXTS), atol=1e-5)
     tower.mixed = True
     assert not np.allclose(tower.encode(tiny.TEXTS), alone(tower, tiny.TEXTS), atol=1e-4)

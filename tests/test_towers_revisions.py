@@ -15,8 +15,9 @@ import torch
 
 import mpm_lite as mpm
 from mpm_lite import UserError
-from mpm_lite.towers import snapshots
-from mpm_lite.towers.diffusion import load_diffusion
+from mpm_lite.core import runtime
+from mpm_lite.towers import folders
+from mpm_lite.towers.stable_diffusion import load_diffusion
 
 OLD, NEW = "a" * 40, "b" * 40
 LOADERS = {"text": mpm.load_text_tower, "image": mpm.load_image_tower, "lm": mpm.load_lm, "paint": load_diffusion}
@@ -92,8 +93,8 @@ def test_the_revision_reaches_the_hubs_own_library(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     for there in (True, False):
-        monkeypatch.setattr(snapshots, "reachable", lambda there=there: there)
-        assert snapshots.folder("lm", "someone/tiny", "v1") == tmp_path
+        monkeypatch.setattr(folders, "reachable", lambda there=there: there)
+        assert folders.folder("lm", "someone/tiny", "v1") == tmp_path
     assert [(one["revision"], one["local_files_only"]) for one in asked] == [("v1", False), ("v1", True)]
     patterns = asked[0]["allow_patterns"]
     assert not any(
@@ -109,11 +110,11 @@ def test_hf_home_says_where_the_cache_is_and_being_offline_is_noticed_at_once(tm
     code = (
         "import time\n"
         "from mpm_lite import UserError\n"
-        "from mpm_lite.towers import snapshots\n"
+        "from mpm_lite.towers import folders\n"
         "import huggingface_hub\n"
-        "print(snapshots.folder('text', 'someone/tiny').name)\n"
+        "print(folders.folder('text', 'someone/tiny').name)\n"
         "start = time.perf_counter()\n"
-        "try: snapshots.folder('text', 'someone/other')\n"
+        "try: folders.folder('text', 'someone/other')\n"
         "except UserError as error: print(error)\n"
         "print(time.perf_counter() - start < 1)\n"
     )
@@ -131,14 +132,14 @@ def test_a_hub_that_refuses_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for name, value in (("HF_HUB_OFFLINE", False), ("ENDPOINT", "http://127.0.0.1:9"), ("HF_HUB_CACHE", str(tmp_path))):
         monkeypatch.setattr(constants, name, value)
-    monkeypatch.setattr(snapshots.urllib.request, "getproxies", dict)
-    snapshots._answers.cache_clear()
+    monkeypatch.setattr(runtime.urllib.request, "getproxies", dict)
+    runtime._answers.cache_clear()
     start = time.perf_counter()
     for load in LOADERS.values():
         with pytest.raises(UserError, match="cannot be reached"):
             load("someone/never", device="cpu")
     assert time.perf_counter() - start < 3 and not list(tmp_path.iterdir())
-    snapshots._answers.cache_clear()
+    runtime._answers.cache_clear()
 
 
 def test_what_is_loaded_leaves_the_callers_seed(tmp_path: Path) -> None:

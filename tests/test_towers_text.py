@@ -12,8 +12,8 @@ import test_towers_tiny as tiny
 import torch
 
 from mpm_lite import UserError
+from mpm_lite.towers.load import load_text_tower
 from mpm_lite.towers.prompts import PromptEncoder
-from mpm_lite.towers.text import load_text_tower
 
 KINDS = {
     "e5": {"kind": "xlm-roberta"},
@@ -161,7 +161,7 @@ def test_a_listed_open_clip_name_is_its_hub_repository_in_the_cache(
     import open_clip
     from huggingface_hub import constants
 
-    from mpm_lite.towers.image import load_image_tower
+    from mpm_lite.towers.load import load_image_tower
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

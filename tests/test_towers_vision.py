@@ -11,7 +11,7 @@ import test_towers_tiny as tiny
 import torch
 
 from mpm_lite import UserError
-from mpm_lite.towers.image import load_image_tower
+from mpm_lite.towers.load import load_image_tower
 
 SAID = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "size": {"height": 32, "width": 32}}
 

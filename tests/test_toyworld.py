@@ -9,9 +9,11 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from mpm_lite import data, runtime
-from mpm_lite.data import grammar, toyworld
-from mpm_lite.data.scenes import (
+from mpm_lite import data
+from mpm_lite.core import runtime
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.data.toyworld.scenes import (
     COLOURS,
     CONVERSE,
     PLACES,

@@ -14,9 +14,9 @@ from processes import ended, start
 from safetensors.torch import load_file, save_file
 from worlds import Pairs, small_recipe
 
-from mpm_lite import checkpoint, train
+from mpm_lite.core.runtime import UserError
 from mpm_lite.recipes import Align, Recipe, Stage
-from mpm_lite.runtime import UserError
+from mpm_lite.training import checkpoint, loop
 
 
 def same(a, b):
@@ -27,7 +27,7 @@ def test_it_learns_and_only_what_the_stage_names():
     recipe, data = small_recipe(lr=0.02, dropout=0.0)
     recipe.frozen_part = torch.nn.Linear(2, 2)
     before = recipe.frozen_part.weight.clone()
-    history = train.fit(recipe, data, train.Plan(progress=False))
+    history = loop.fit(recipe, data, loop.Plan(progress=False))
     assert sum(history.losses[-5:]) < 0.7 * sum(history.losses[:5])
     assert torch.equal(before, recipe.frozen_part.weight) and not recipe.frozen_part.weight.requires_grad
 
@@ -36,7 +36,7 @@ def test_same_seed_same_weights_other_seed_other_weights():
     states = []
     for seed in (0, 0, 1):
         recipe, data = small_recipe()
-        train.fit(recipe, data, train.Plan(seed=seed, progress=False))
+        loop.fit(recipe, data, loop.Plan(seed=seed, progress=False))
         states.append(recipe.state_dict())
     assert same(states[0], states[1]) and not same(states[0], states[2])
 
@@ -51,7 +51,7 @@ def test_the_best_scored_weights_are_kept():
         seen[value] = {k: v.clone() for k, v in model.state_dict().items()}
         return value
 
-    history = train.fit(recipe, data, train.Plan(score_every=10, progress=False), score)
+    history = loop.fit(recipe, data, loop.Plan(score_every=10, progress=False), score)
     assert history.kept_step == 20 and same(recipe.state_dict(), seen[0.9])
 
 
@@ -71,14 +71,14 @@ def test_each_stage_reads_its_own_data_at_its_own_rate():
             return super().batch(indices)
 
     order, recipe = [], Twice(20, 12)
-    train.fit(recipe, [Seen(1), Seen(2)], train.Plan(progress=False))
+    loop.fit(recipe, [Seen(1), Seen(2)], loop.Plan(progress=False))
     assert order == [1] * 6 + [2] * 6
     first, second = recipe.stages()
-    assert [train.learning_rate(first, k) for k in range(6)] == [first.lr] * 6
-    rates = [train.learning_rate(second, k) / second.lr for k in range(7)]
+    assert [loop.learning_rate(first, k) for k in range(6)] == [first.lr] * 6
+    rates = [loop.learning_rate(second, k) / second.lr for k in range(7)]
     assert rates == sorted(rates, reverse=True) and rates[-1] == pytest.approx(0.1)
     with pytest.raises(UserError, match="has 2 stages, but there are 1 sets of data"):
-        train.fit(recipe, [Pairs()], train.Plan(progress=False))
+        loop.fit(recipe, [Pairs()], loop.Plan(progress=False))
 
 
 def run_to_the_end(out, die=None):
@@ -93,8 +93,8 @@ def run_to_the_end(out, die=None):
         return plain(indices)
 
     data.batch = batch
-    plan = train.Plan(out=out, save_every=7, score_every=8, progress=False)
-    train.fit(recipe, data, plan, lambda m: float(m.log_scale))
+    plan = loop.Plan(out=out, save_every=7, score_every=8, progress=False)
+    loop.fit(recipe, data, plan, lambda m: float(m.log_scale))
     save_file(recipe.state_dict(), out / "final.safetensors")
 
 
@@ -116,7 +116,7 @@ def test_killed_and_resumed_is_uninterrupted_bit_for_bit(tmp_path):
 
 def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path):
     recipe, data = small_recipe()
-    train.fit(recipe, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+    loop.fit(recipe, data, loop.Plan(out=tmp_path, save_every=10, progress=False))
     folder = tmp_path / "checkpoints"
     newest, older = sorted(folder.glob("step-*"), key=lambda p: -int(p.name[5:]))
     raw = bytearray((newest / "weights.safetensors").read_bytes())
@@ -125,41 +125,41 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path)
     (folder / "step-99.tmp").mkdir()
     assert checkpoint.latest(folder).step == int(older.name[5:])
     again, _ = small_recipe()
-    train.fit(again, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+    loop.fit(again, data, loop.Plan(out=tmp_path, save_every=10, progress=False))
     assert same(recipe.state_dict(), again.state_dict())
     assert not list(folder.glob("*.tmp"))
 
 
 def test_two_runs_in_one_folder_take_turns(tmp_path):
     (recipe, data), (again, _) = small_recipe(), small_recipe()
-    second = threading.Thread(target=train.fit, args=(again, data, train.Plan(out=tmp_path, progress=False)))
+    second = threading.Thread(target=loop.fit, args=(again, data, loop.Plan(out=tmp_path, progress=False)))
     with checkpoint.alone(tmp_path / "checkpoints"):
         second.start()
         second.join(0.5)
         assert second.is_alive() and not list(tmp_path.rglob("step-*"))
     second.join()
-    train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
+    loop.fit(recipe, data, loop.Plan(out=tmp_path, progress=False))
     assert same(recipe.state_dict(), again.state_dict())
 
 
 def test_seconds_add_up_over_the_parts_of_a_run(tmp_path):
     recipe, data = small_recipe()
-    first = train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
-    again = train.fit(small_recipe()[0], data, train.Plan(out=tmp_path, progress=False))
+    first = loop.fit(recipe, data, loop.Plan(out=tmp_path, progress=False))
+    again = loop.fit(small_recipe()[0], data, loop.Plan(out=tmp_path, progress=False))
     assert 0 < first.seconds == again.seconds  # nothing was left to do
 
 
 def test_a_run_is_never_continued_as_another(tmp_path):
     recipe, data = small_recipe()
-    train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
+    loop.fit(recipe, data, loop.Plan(out=tmp_path, progress=False))
     other, _ = small_recipe(lr=0.01)
     with pytest.raises(UserError, match="another configuration"):
-        train.fit(other, data, train.Plan(out=tmp_path, progress=False))
+        loop.fit(other, data, loop.Plan(out=tmp_path, progress=False))
 
 
 def test_manifest_names_every_file(tmp_path):
     recipe, data = small_recipe()
-    train.fit(recipe, data, train.Plan(out=tmp_path, progress=False))
+    loop.fit(recipe, data, loop.Plan(out=tmp_path, progress=False))
     step = next((tmp_path / "checkpoints").glob("step-*"))
     assert set(json.loads((step / "manifest.json").read_text())) == {p.name for p in step.iterdir()} - {"manifest.json"}
 
@@ -168,23 +168,23 @@ def test_nan_too_few_and_a_missing_part_are_one_sentence():
     recipe, data = small_recipe()
     data.texts[:] = float("nan")
     with pytest.raises(UserError, match="loss became nan"):
-        train.fit(recipe, data, train.Plan(progress=False))
+        loop.fit(recipe, data, loop.Plan(progress=False))
     with pytest.raises(UserError, match="too few"):
-        train.fit(small_recipe()[0], Pairs(1), train.Plan(progress=False))
+        loop.fit(small_recipe()[0], Pairs(1), loop.Plan(progress=False))
 
     class Odd(Align):
         def stages(self):
             return [Stage("s", ("nose",), (), "none", 1, 4, 1e-3)]
 
     with pytest.raises(UserError, match="'nose'"):
-        train.fit(Odd(20, 12), Pairs(), train.Plan(progress=False))
+        loop.fit(Odd(20, 12), Pairs(), loop.Plan(progress=False))
 
     class Hasty(Align):
         def stages(self):
             return [replace(super().stages()[0], faster=(("nose", 5.0),))]
 
     with pytest.raises(UserError, match="'nose' a rate of its own, but no such part"):
-        train.fit(Hasty(20, 12), Pairs(), train.Plan(progress=False))
+        loop.fit(Hasty(20, 12), Pairs(), loop.Plan(progress=False))
 
 
 def test_a_recipe_without_parts_says_what_to_define():
@@ -214,12 +214,12 @@ def test_a_gpu_that_runs_out_of_memory_is_one_sentence_and_what_was_saved_stays(
 
     recipe.loss = full
     with pytest.raises(UserError, match=r"ran out at step 25 of 40.* parts=2 .*smaller batch \(now 16\)"):
-        train.fit(recipe, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+        loop.fit(recipe, data, loop.Plan(out=tmp_path, save_every=10, progress=False))
     assert checkpoint.latest(tmp_path / "checkpoints").step == 20
     whole, _ = small_recipe()
-    train.fit(whole, data, train.Plan(progress=False))
+    loop.fit(whole, data, loop.Plan(progress=False))
     again, _ = small_recipe()
-    train.fit(again, data, train.Plan(out=tmp_path, save_every=10, progress=False))
+    loop.fit(again, data, loop.Plan(out=tmp_path, save_every=10, progress=False))
     assert same(whole.state_dict(), again.state_dict())
 
 
@@ -227,12 +227,12 @@ def test_precision(tmp_path):
     ends = {}
     for precision in ("", "no", "bf16", ""):
         recipe, data = small_recipe(dropout=0.0)
-        losses = train.fit(recipe, data, train.Plan(progress=False, precision=precision)).losses
+        losses = loop.fit(recipe, data, loop.Plan(progress=False, precision=precision)).losses
         ends.setdefault(precision, losses)
     assert ends[""] == ends["no"] == losses  # an earlier run's precision does not stay
     assert ends["bf16"] != ends["no"] and abs(ends["bf16"][-1] - ends["no"][-1]) < 0.1
     with pytest.raises(UserError, match="float16 needs a GPU"):
-        train.fit(recipe, data, train.Plan(progress=False, precision="fp16"), device="cpu")
+        loop.fit(recipe, data, loop.Plan(progress=False, precision="fp16"), device="cpu")
 
 
 def run_on_a_disk_that_fills(out):
@@ -249,7 +249,7 @@ def run_on_a_disk_that_fills(out):
 
     data.batch = batch
     try:
-        train.fit(recipe, data, train.Plan(out=out, save_every=10, progress=False))
+        loop.fit(recipe, data, loop.Plan(out=out, save_every=10, progress=False))
     except ValueError as error:
         print(type(error).__name__, error)
         print(checkpoint.latest(out / "checkpoints").step, list(out.rglob("*.tmp")))

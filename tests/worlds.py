@@ -5,14 +5,14 @@ import hashlib
 import numpy as np
 import torch
 
-from mpm_lite import cache
+from mpm_lite.core import store
 from mpm_lite.recipes import Align
 
 
 def own_home(patch, folder):
     """Makes `folder` the MPM_LITE_HOME: what is trained lies nowhere else. Features, whose names say all that decides them,
     are shared with other tests."""
-    shared = cache.folder()
+    shared = store.folder()
     for one in (shared, folder):
         one.mkdir(parents=True, exist_ok=True)
     (folder / "features").symlink_to(shared)

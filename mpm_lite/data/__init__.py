@@ -6,13 +6,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 from mpm_lite.data import local
 from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
 from mpm_lite.data.languages import bcp47
@@ -21,6 +21,13 @@ from mpm_lite.data.picture import draw
 __all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "available", "counts", "load_captions"]
 
 BOTH = "train+val"
+
+
+def _module(name: str) -> ModuleType:
+    """The module of a packaged set, imported when it is first asked for."""
+    from mpm_lite.data import clipart, emoji, stamps, toyworld
+
+    return {"emoji": emoji, "stamps": stamps, "clipart": clipart, "toyworld": toyworld}[name]
 
 
 @dataclass(frozen=True)
@@ -34,16 +41,16 @@ class SetInfo:
 
     def items(self) -> list[Item]:
         """Every kept item, in order. UserError where the set is not on this machine."""
-        return import_module(f"mpm_lite.data.{self.name}").items()
+        return _module(self.name).items()
 
     def parts(self) -> dict[str, Part] | None:
         """The three parts of a set that splits itself; None for one that is split by its concepts."""
-        own = getattr(import_module(f"mpm_lite.data.{self.name}"), "parts", None)
+        own = getattr(_module(self.name), "parts", None)
         return own() if own else None
 
     def present(self) -> bool:
         """True where the set is on this machine."""
-        return import_module(f"mpm_lite.data.{self.name}").present()
+        return _module(self.name).present()
 
 
 SETS = {

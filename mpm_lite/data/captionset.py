@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
+from mpm_lite.core.keys import digest
 from mpm_lite.data.picture import RENDER, SIZE, data_uri, draw_many
-from mpm_lite.keys import digest
 
 SPLITS = ("train", "val", "test")
 

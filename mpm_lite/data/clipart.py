@@ -23,7 +23,7 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 from mpm_lite.data.captionset import Item
 from mpm_lite.data.picture import draw, svg_text
 

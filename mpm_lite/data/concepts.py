@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 from mpm_lite.data.captionset import Item
 
 TABLE = "splits/concepts.csv"

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 from mpm_lite.data import SETS, clipart, stamps
 
 _SOURCES = {"stamps": stamps, "clipart": clipart}

@@ -19,21 +19,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import local
 from mpm_lite.data.captionset import Part
-from mpm_lite.data.hub_columns import (
+from mpm_lite.data.rows import (
     CODES,
     GUESSED,
     Columns,
+    Source,
     check_no_other_splits,
     checked,
     guessed,
     is_usual,
+    rows_of,
     unread_texts,
 )
-from mpm_lite.data.rows import Source, rows_of
 from mpm_lite.data.splits import parts_of, pictures_of
-from mpm_lite.runtime import UserError
 
 LOCAL = tuple(local.ENDS)
 LOOKED_AT = 200  # values of a column by which it is known what it holds
@@ -318,7 +319,7 @@ def _hub_or_cache(local: bool) -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    from mpm_lite.towers.snapshots import reachable
+    from mpm_lite.core.runtime import reachable
 
     were = [(of, of.HF_HUB_OFFLINE) for of in (datasets.config, constants)]
     try:

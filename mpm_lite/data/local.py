@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path, PurePath
 
-from mpm_lite.keys import digest
-from mpm_lite.runtime import UserError
+from mpm_lite.core.keys import digest
+from mpm_lite.core.runtime import UserError
 
 # Which files hold the rows of each kind of set: their names, or how these end, in whatever case.
 ENDS = {

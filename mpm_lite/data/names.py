@@ -14,10 +14,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 from mpm_lite.data import available, load_captions
 from mpm_lite.data.captionset import SPLITS
-from mpm_lite.data.text import PIVOT
+from mpm_lite.data.toyworld.text_mix import PIVOT
 
 SETS = ("emoji", "stamps", "clipart")
 # The languages in which every emoji is named, and the question that asks for a name.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture

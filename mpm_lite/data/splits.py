@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
+from mpm_lite.core.keys import digest
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data.captionset import SPLITS, Part
-from mpm_lite.data.hub_columns import Columns
 from mpm_lite.data.local import SPLIT_WORDS, split_of_name
 from mpm_lite.data.picture import SIZE, photo
-from mpm_lite.data.rows import Row, Source, contents, encoded, kept
-from mpm_lite.keys import digest
-from mpm_lite.runtime import UserError
+from mpm_lite.data.rows import Columns, Row, Source, contents, encoded, kept
 
 RENDER = "photo-2: turned, on white, padded to a square, Lanczos, 256 px"
 SHARES = {"test": 0.1, "val": 0.2}  # of a set that has none of our three, below which place in [0, 1) a picture belongs

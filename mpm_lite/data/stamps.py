@@ -16,7 +16,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from mpm_lite import runtime
+from mpm_lite.core import runtime
 from mpm_lite.data.captionset import Item
 from mpm_lite.data.languages import base, bcp47
 

@@ -31,12 +31,11 @@ import torch
 from torch import Tensor
 
 from mpm_lite.ops import autocast as _autocast
-from mpm_lite.ops import check as _check
 from mpm_lite.ops import chunked as _chunked
+from mpm_lite.ops import plan as _check
 from mpm_lite.ops import reference as _reference
-from mpm_lite.ops.choose import Plan
-from mpm_lite.ops.choose import plan as _plan
-from mpm_lite.ops.explain import explain
+from mpm_lite.ops.plan import ChunkPlan, explain
+from mpm_lite.ops.plan import plan as _plan
 from mpm_lite.ops.reference import Ranks
 
 __all__ = ["Ranks", "clip_loss", "explain", "linear_cross_entropy", "retrieval_ranks", "siglip_loss"]
@@ -79,7 +78,7 @@ def _looks(check: bool | None, tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" if check is None else check
 
 
-def _composable(op: str, plan: Plan) -> None:
+def _composable(op: str, plan: ChunkPlan) -> None:
     transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
     if plan.impl != "reference" and transforming():
         raise RuntimeError(f"{op}: only impl='reference' works inside torch.func transforms.")

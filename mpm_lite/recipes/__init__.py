@@ -1,8 +1,8 @@
 """One page a system. `RECIPES` names them for the command line and for `Experiment`."""
 
+from mpm_lite.core.runtime import unknown
 from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.base import Recipe, Stage, TrainData, build_options
-from mpm_lite.runtime import unknown
 
 RECIPES: dict[str, type[Recipe]] = {"align": Align}
 

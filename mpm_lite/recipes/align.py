@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mpm_lite.ops import across
+from mpm_lite.ops import distributed
 from mpm_lite.recipes.base import Recipe, Stage, at_least
 
 
@@ -115,7 +115,7 @@ class Align(Recipe):
 
     def compared(self, features: dict[str, Tensor]) -> Tensor:
         # The training loop looks at every loss and says at which step one is not finite.
-        return across.clip_loss(features["image"], features["text"], features["scale"], check=False)
+        return distributed.clip_loss(features["image"], features["text"], features["scale"], check=False)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         return self.compared(self.features(batch))

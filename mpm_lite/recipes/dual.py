@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
-from mpm_lite.connector import Look
-from mpm_lite.ops import across
+from mpm_lite.core.runtime import UserError, full, unknown
+from mpm_lite.ops import distributed
 from mpm_lite.recipes.base import Recipe, Stage, at_least
-from mpm_lite.runtime import UserError, full, unknown
+from mpm_lite.recipes.modules.connectors import Look
 
 TEXTS = ("frozen", "trained")
 
@@ -173,11 +173,11 @@ class Dual(Recipe):
 
     def compared(self, features: dict[str, Tensor]) -> Tensor:
         image, text, wrong, scale = (features[k] for k in ("image", "text", "wrong", "scale"))
-        own = torch.arange(len(image), device=image.device) + across.first_row(len(image))
+        own = torch.arange(len(image), device=image.device) + distributed.first_row(len(image))
         # Each picture among all captions, wrong ones too; each caption among all pictures.
-        every = torch.cat([across.gather(text), across.gather(wrong)])
+        every = torch.cat([distributed.gather(text), distributed.gather(wrong)])
         to_text = ops.linear_cross_entropy(scale * image, every, own, check=False)
-        to_image = ops.linear_cross_entropy(scale * text, across.gather(image), own, check=False)
+        to_image = ops.linear_cross_entropy(scale * text, distributed.gather(image), own, check=False)
         return (to_text + to_image) / 2
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:

@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpm_lite import ops
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.recipes.base import Recipe, Stage, at_least
-from mpm_lite.runtime import UserError, unknown
 
 TEXT, PRETRAIN, FINE = "text", "pretraining", "fine-tuning"
 MATCHING = ("multi-class", "binary")

@@ -1,4 +1,4 @@
-"""mBLIP: an English Q-Former is re-aligned to a multilingual language model, with machine-translated data (2307.06930).
+"""mBLIP: an English Q-Formeris re-aligned to a multilingual language model, with machine-translated data (2307.06930).
 
 Method (section 3). The Q-Former comes from BLIP-2, which learned from English pairs with an English language model. Its
 soft tokens are put before another, multilingual one. *Warm-up*: on translated captions the projection between the two
@@ -7,19 +7,130 @@ language model. The objective is the cross-entropy of the reply's tokens, nothin
 (2301.12597, section 3.3) is the same without warm-up and LoRA: stage *generation*, with an English language model.
 
 Shapes: N exchanges, P patches, Q soft tokens, D_in the image tower's width, D the language model's width.
+
+Before it comes BLIP-2's first stage: a Q-Former learns what of a picture a text asks for, from English pairs (2301.12597, section 3.2).
+
+Method. The image tower is frozen. Three objectives, summed, on the same pairs. *Contrast*: the queries see the picture, the
+words each other; the query nearest to the caption's first state stands for the picture (InfoNCE). *Matching*: queries and
+words see each other; does the caption belong? Wrong ones differ in one attribute. *Telling*: words see the queries and the
+words before them, and are foretold. What the queries say afterwards is what a language model is shown.
+
+Shapes: N pictures, P patches, Q queries, K wrong captions a picture, T tokens, D_in the image tower's width, D the shared
+space's.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from torch import Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from mpm_lite.qformer import QFormer, SoftQueries
-from mpm_lite.recipes.base import Stage
+from mpm_lite import ops
+from mpm_lite.core.runtime import unknown
+from mpm_lite.recipes.base import Recipe, Stage, at_least
+from mpm_lite.recipes.modules.qformer import QFormer, SoftQueries
 from mpm_lite.recipes.mpm_chat import MpmChat, add_lora, lora_parts, own
-from mpm_lite.runtime import unknown
 from mpm_lite.towers.lm import LM
+
+PADDING = 0
+
+
+@dataclass(frozen=True)
+class Blip2Options:
+    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+
+    queries: int = 16
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    temperature: float = 0.07  # at the start
+    steps: int = at_least(1, 600)
+    batch: int = at_least(2, 32)
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    bf16: bool = False
+
+
+class Blip2(Recipe):
+    """A Q-Former with heads for contrast and matching; it tells with its own words. Data: `recipes.dual.Captioned`."""
+
+    name = "blip2"
+    compares = True
+    Options = Blip2Options
+
+    def __init__(self, d_in: int, patches: int, vocabulary: int, options: Blip2Options = Blip2Options()) -> None:
+        super().__init__()
+        o = self.options = options
+        self.qformer = QFormer(d_in, patches, vocabulary, o.queries, o.width, o.layers, o.heads)
+        self.image_head, self.text_head = nn.Linear(o.width, o.width), nn.Linear(o.width, o.width)
+        self.match = nn.Linear(o.width, 2)
+        self.tell = nn.Sequential(nn.Linear(o.width, o.width), nn.GELU(), nn.LayerNorm(o.width))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / o.temperature)))
+
+    def stages(self) -> list[Stage]:
+        o = self.options
+        return [
+            Stage(
+                name="representation",
+                learns=("qformer", "image_head", "text_head", "match", "tell", "log_scale"),
+                frozen=("image tower",),
+                objective="contrast + matching + telling, summed",
+                steps=o.steps,
+                batch=o.batch,
+                lr=o.lr,
+                weight_decay=o.weight_decay,
+                clip=1.0,
+                beta2=0.98,
+            )
+        ]
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """`seen` (N, P, D_in); `ids` (N (1 + K), T): the pictures' own captions, then K wrong ones for each."""
+        seen, ids = batch["seen"], batch["ids"]
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.options.bf16):
+            return self.contrast(seen, ids) + self.matching(seen, ids) + self.telling(seen, ids[: len(seen)])
+
+    def similarity(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """Cosines of N pictures and M captions, of the nearest query: (N, M)."""
+        image = F.normalize(self.image_head(self.qformer.see(seen)).float(), dim=-1)  # (N, Q, D)
+        text = F.normalize(self.text_head(self.qformer.read(ids)[:, 0]).float(), dim=-1)  # (M, D)
+        return (image @ text.T).amax(dim=1)
+
+    def contrast(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """InfoNCE: each picture among all captions, wrong ones too, and each picture's own caption among all pictures."""
+        near = self.log_scale.clamp(max=math.log(100)).exp() * self.similarity(seen, ids)
+        own = torch.arange(len(seen), device=seen.device)
+        return (F.cross_entropy(near, own) + F.cross_entropy(near[:, : len(seen)].T, own)) / 2
+
+    def fit(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """Logits (N, 2) of whether a caption (N, T) does not belong to its picture, or does: mean over queries."""
+        return self.match(self.qformer.both(seen, ids)[:, : self.options.queries]).mean(dim=1)
+
+    def matching(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy of whether a caption belongs."""
+        each = len(ids) // len(seen) - 1
+        shown = torch.cat([seen, seen.repeat_interleave(each, dim=0)])
+        belongs = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        belongs[: len(seen)] = 1
+        return F.cross_entropy(self.fit(shown, ids).float(), belongs)
+
+    def telling(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy of each token of the captions behind its first, given the queries and the tokens before."""
+        states = self.tell(self.qformer.both(seen, ids, telling=True)[:, self.options.queries : -1])
+        flat, told = states.flatten(0, 1), ids[:, 1:].flatten()
+        with torch.autocast(flat.device.type, enabled=False):
+            return ops.linear_cross_entropy(
+                flat.float(), self.qformer.words.weight, told, ignore_index=PADDING, check=False
+            )
+
+    def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """{"seen": (N, P, D_in), "ids": (N, T)} -> {"match": log-odds (N,) that each caption belongs to its picture}."""
+        logits = self.fit(inputs["seen"].float(), inputs["ids"])
+        return {"match": logits[:, 1] - logits[:, 0]}
+
 
 LEARNS = ("qformer", "projection")
 

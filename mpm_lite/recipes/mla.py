@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
-from mpm_lite.adapters import SHARED, Acquirers
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.recipes.dual import Dual, pooled
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.recipes.modules.acquirers import SHARED, Acquirers
 
 TRANSFER, EXPOSURE = "transfer", "exposure"
 TRANSFERS = ("mse", "cosine", "nce")

@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from mpm_lite.connector import connector
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.recipes.base import Recipe, Stage
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.recipes.modules.connectors import connector
 from mpm_lite.towers.lm import IGNORE, LM
 
 TUNED = ("none", "lora", "all")

@@ -23,9 +23,9 @@ from diffusers.training_utils import compute_snr
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mpm_lite.paint import Bridge, noise_schedule
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.recipes.base import Recipe, Stage
-from mpm_lite.runtime import UserError, unknown
+from mpm_lite.recipes.modules.diffusion import Bridge, noise_schedule
 from mpm_lite.towers.prompts import States
 
 LEARNS = ("all", "cross-attention")
@@ -68,7 +68,7 @@ class Prompted:
 
 
 class MpmPaint(Recipe):
-    """A bridge and a UNet. `predict` gives velocities; to paint, `painter` gives what `paint.sample` takes."""
+    """A bridge and a UNet. `predict` gives velocities; to paint, `painter` gives what `diffusion.sample` takes."""
 
     name = "mpm_paint"
     Options = MpmPaintOptions
@@ -144,5 +144,5 @@ class MpmPaint(Recipe):
 
     @property
     def parts(self) -> tuple[Any, Any, Any]:
-        """UNet, bridge and schedule: what `paint.sample` and a `PaintPipeline` take."""
+        """UNet, bridge and schedule: what `diffusion.sample` and a `PaintPipeline` take."""
         return self.painter["unet"], self.painter["bridge"], self.schedule

@@ -1,14 +1,19 @@
 """Checked exercises: compare a learner's answer with one recomputed on the spot, and print one line about it.
 
-An answer that is still None (or still `...`) is "not tried yet", so a notebook with open exercises runs to its end.
+An answer that is still None (or still `...`) is "not tried yet", so a notebook with open exercises runs to its end. Library code is
+shown by `show`, never pasted.
 """
 
 from __future__ import annotations
 
+import html
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+
+from mpm_lite.core.runtime import UserError
 
 
 def answer(name: str, yours: Any, ours: Any, tolerance: float = 1e-6, hint: str = "") -> None:
@@ -69,3 +74,28 @@ def _numeric(value: Any) -> bool:
 def _say(name: str, passed: bool | None, hint: str) -> None:
     word = {True: "PASS", False: "not yet", None: "not tried yet"}[passed]
     print(f"[{word}] {name}" + (f". Hint: {hint}" if hint and not passed else ""))
+
+
+class ShownSource:
+    """The source of a function or class: set as code in a notebook, plain elsewhere."""
+
+    def __init__(self, thing: Any) -> None:
+        try:
+            self.code = inspect.getsource(thing)
+            self.where = f"{inspect.getmodule(thing).__name__}"
+        except (TypeError, OSError) as error:
+            raise UserError(
+                f"show() needs a function, class or module of Python source; {thing!r} has none."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"# {self.where}\n{self.code}"
+
+    def _repr_html_(self) -> str:
+        # Without colours of its own it is legible on light and dark pages alike.
+        return f"From <code>{html.escape(self.where)}</code>:<pre><code>{html.escape(self.code)}</code></pre>"
+
+
+def show(thing: Any) -> ShownSource:
+    """The source of a library function, class or module. Raises UserError where there is none."""
+    return ShownSource(thing)

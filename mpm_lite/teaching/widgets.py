@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from IPython.display import HTML
 
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name
 from mpm_lite.data.picture import data_uri
-from mpm_lite.runtime import UserError
 from mpm_lite.towers.features import image_features
 
 SIDE = 64  # pixels of a thumbnail
@@ -85,7 +85,7 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str], caption: str) ->
 
 
 @dataclass(frozen=True)
-class Found:
+class Hits:
     """One query and the numbers of the pictures found for it, best first."""
 
     language: str
@@ -116,13 +116,13 @@ class Search:
         """Similarity of every query to every picture, (Q, N)."""
         return self._predict("text", torch.from_numpy(self.text_tower.encode(queries))) @ self.pictures.T
 
-    def __call__(self, queries: dict[str, str], top: int = 6) -> list[Found]:
+    def __call__(self, queries: dict[str, str], top: int = 6) -> list[Hits]:
         """The `top` pictures for each query; queries: {BCP 47 code: text}."""
         order = self.scores(list(queries.values())).argsort(dim=1, descending=True, stable=True)[:, :top].tolist()
-        return [Found(code, text, row) for (code, text), row in zip(queries.items(), order, strict=True)]
+        return [Hits(code, text, row) for (code, text), row in zip(queries.items(), order, strict=True)]
 
 
-def gallery(captions: CaptionSet, found: list[Found], asked: Collection[str] = (), side: int = SIDE) -> Page:
+def gallery(captions: CaptionSet, found: list[Hits], asked: Collection[str] = (), side: int = SIDE) -> Page:
     """A row of pictures a query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
     names = captions.captions["en"]
     data = {i: data_uri(captions.images[i], side) for row in found for i in row.pictures}

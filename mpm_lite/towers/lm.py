@@ -3,7 +3,8 @@
 The small models of the toy world are checkpoints like any other: what loads them loads a transformers causal model, and
 an encoder-decoder in the manner of mT0, from a folder or the hub.
 
-Shapes: N prompts, T tokens of the longest one, P soft tokens, D the model's width, V its vocabulary, L its layers.
+Shapes: N prompts, T tokens of the longest one, P soft tokens, D the model's width, V its vocabulary, L its layers. A model of two halves, such as mT0, has the same face: what its
+encoder reads, its decoder answers.
 """
 
 from __future__ import annotations
@@ -12,47 +13,31 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mpm_lite import ops, runtime
-from mpm_lite.towers import attention, toys
-from mpm_lite.towers.fingerprints import Fingerprinted
-from mpm_lite.towers.halves import frozen, in_halves
+from mpm_lite import ops
+from mpm_lite.core import runtime
+from mpm_lite.towers import inference
+from mpm_lite.towers.features import Fingerprinted
+from mpm_lite.towers.inference import (
+    Begin,
+    beginning,
+    context_of,
+    ends_of,
+    frozen,
+    in_halves,
+    settings,
+    unsettled,
+    until,
+)
 from mpm_lite.towers.text import bar, check_texts, check_vocabulary
-from mpm_lite.towers.writing import Begin, beginning, context_of, ends_of, settings, unsettled, until
 
 IGNORE = -100
 WAYS = ("greedy", "beam", "sample")
-
-
-def load_lm(
-    name: str, seed: int = 0, device: str | torch.device | None = None, *, bits: int | None = None, revision: str | None = None
-) -> LM:  # fmt: skip
-    """The language model of that name, frozen, in float32.
-
-    `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`, and those that
-    `mpm-lite pretrain` makes, such as `toy-mixed` and `toy-parallel-70`; `seed` picks one of those pretrained apart), a
-    folder written by transformers, or a hub id such as `bigscience/mt0-small`;
-    `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU.
-    Raises UserError for a name nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its
-    tokenizer, a hub that cannot be reached, or bits without a GPU or bitsandbytes.
-    """
-    from mpm_lite.towers import hub, quantised, snapshots
-
-    name, on = str(name), runtime.device(device)
-    quantised.options(bits, on)  # before anything is fetched
-    if name in toys.NAMES:
-        snapshots.unpinned("lm", name, revision)
-        return hub.lm_from_folder(toys.folder(name, seed), f"{name}:{seed}" if seed else name, on, bits)
-    if "/" in name or Path(name).expanduser().is_dir():
-        bare, revision = snapshots.named(name, revision)
-        return hub.lm_from_folder(hub.folder("lm", bare, revision), snapshots.shown(bare, revision), on, bits)
-    raise runtime.unknown("language model", name, toys.NAMES)
 
 
 @dataclass
@@ -239,7 +224,7 @@ class LM(Fingerprinted):
         embeds = torch.cat([context.embeds, self.embed(ids)], dim=1)
         mask = torch.cat([context.mask, there], dim=1)
         inputs = self._inputs(embeds, mask)
-        with attention.chosen(self.model.config, self.device):
+        with inference.chosen(self.model.config, self.device):
             out = self.model.base_model(**inputs).last_hidden_state if self._plain else self.model(**inputs).logits
         first = context.embeds.shape[1] - 1
         return out[:, first : first + ids.shape[1]]
@@ -320,7 +305,7 @@ class LM(Fingerprinted):
         def written(place: slice) -> list[str]:
             context = self.read(prompts[place], None if soft is None else soft[place])
             self._fits(context.embeds.shape[1] if self.kind == "causal" else 0, new_tokens)
-            with warnings.catch_warnings(), attention.chosen(self.model.config, self.device), unsettled(self.model):
+            with warnings.catch_warnings(), inference.chosen(self.model.config, self.device), unsettled(self.model):
                 warnings.simplefilter("ignore")
                 ids = self.model.generate(
                     inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
@@ -357,3 +342,43 @@ class LM(Fingerprinted):
         return self.model.base_model(
             **self._inputs(context.embeds, context.mask), output_hidden_states=True
         ).hidden_states
+
+
+class EncoderDecoder(LM):
+    """A model whose encoder reads and whose decoder writes, such as mT0: soft tokens go before the encoder's input."""
+
+    kind = "encoder-decoder"
+    given = 1  # the decoder's start token, which in some models is the end-of-text token
+
+    def __init__(self, name: str, model: Any, *args: Any, **options: Any) -> None:
+        """Raises UserError for a model whose configuration does not say with which token its decoder starts."""
+        if getattr(model.config, "decoder_start_token_id", None) is None:
+            raise runtime.UserError(
+                f"{name} does not load: its config.json names no decoder_start_token_id; set it to the one of its kind "
+                "(T5 and mT5 start with the pad token)."
+            )
+        super().__init__(name, model, *args, **options)
+
+    def _head_is_plain(self) -> bool:
+        """Never taken for plain: some of these scale their states before the head."""
+        return False
+
+    def _fits(self, read: int, write: int) -> None:
+        if max(read, write) > self.context:
+            raise runtime.UserError(
+                f"{self.name} holds {self.context} tokens a side: {read} to read or {write} to write are more."
+            )
+
+    def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
+        start = ids.new_full((len(ids), 1), self.model.config.decoder_start_token_id)
+        read = torch.cat([start, ids[:, :-1]], dim=1)
+        self._fits(context.embeds.shape[1], ids.shape[1])
+        return self.model(
+            inputs_embeds=context.embeds, attention_mask=context.mask.long(), decoder_input_ids=read, use_cache=False
+        ).logits
+
+    def all_layers(self, context: Context) -> tuple[Tensor, ...]:
+        """The encoder's states after every layer, the embeddings first, each (N, T, D)."""
+        encoder = self.model.get_encoder()
+        mask = context.mask.long()
+        return encoder(inputs_embeds=context.embeds, attention_mask=mask, output_hidden_states=True).hidden_states

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpm_lite import runtime
-from mpm_lite.towers import reading, snapshots
+from mpm_lite.core import runtime
+from mpm_lite.towers import folders
 from mpm_lite.towers.image import TorchImageTower
 from mpm_lite.towers.text import TransformerTower, check_vocabulary
 
@@ -35,7 +35,7 @@ def snapshot(kind: str, name: str, revision: str | None = None) -> Path:
     if not repo:
         raise runtime.unknown("open_clip model on the hub", name, pairs)
     patterns = [CONFIG, WEIGHTS] if kind == "image" else ["*.json", "*.txt", "*.model", WEIGHTS]
-    return snapshots.snapshot(kind, repo, patterns, revision)
+    return folders.snapshot(kind, repo, patterns, revision)
 
 
 def _model(kind: str, root: Path) -> tuple[Any, dict[str, Any]]:
@@ -43,17 +43,17 @@ def _model(kind: str, root: Path) -> tuple[Any, dict[str, Any]]:
     import open_clip
 
     if not (root / WEIGHTS).exists():
-        reading.whole(root)  # says what to do with pickled weights
+        folders.whole(root)  # says what to do with pickled weights
         raise runtime.UserError(f"{root} has no {WEIGHTS}: only safetensors are read.")
-    reading.whole(root)
-    said = dict((reading.read(root / CONFIG).get("model_cfg") or {}).get("text_cfg") or {})
+    folders.whole(root)
+    said = dict((folders.read(root / CONFIG).get("model_cfg") or {}).get("text_cfg") or {})
     of_text = said | {"hf_model_name": str(_encoder(kind, root, said)), "hf_model_pretrained": False}
     options = {"text_cfg": of_text} if said.get("hf_model_name") else {}
     try:
         with torch.random.fork_rng(devices=[]):
             return open_clip.create_model(f"local-dir:{root}", device="cpu", **options).eval(), said
-    except reading.BROKEN as error:
-        raise reading.broken(root, error) from error
+    except folders.BROKEN as error:
+        raise folders.broken(root, error) from error
 
 
 def _encoder(kind: str, root: Path, said: dict[str, Any]) -> Path | None:
@@ -62,9 +62,9 @@ def _encoder(kind: str, root: Path, said: dict[str, Any]) -> Path | None:
     if not named:
         return None
     for place in (root / named, Path(named).expanduser(), root):
-        if reading.read(place / "config.json").get("model_type"):
+        if folders.read(place / "config.json").get("model_type"):
             return place
-    return snapshots.snapshot(kind, named, ["config.json"])
+    return folders.snapshot(kind, named, ["config.json"])
 
 
 def image_half(name: str, root: Path, device: torch.device) -> TorchImageTower:
@@ -93,7 +93,7 @@ def image_half(name: str, root: Path, device: torch.device) -> TorchImageTower:
     # What is not how every tower was read before has its mark.
     bilinear = said.get("interpolation") == "bilinear"
     marks = ["bilinear"] * bilinear + ([] if isinstance(size, int) or size[0] == size[-1] else [f"{size}"])
-    mark, how = reading.mark(root, *marks), "bilinear" if bilinear else "bicubic"
+    mark, how = folders.mark(root, *marks), "bilinear" if bilinear else "bicubic"
     return TorchImageTower(name, visual, forward, size, said["mean"], said["std"], mark, device, how)
 
 
@@ -193,17 +193,17 @@ def text_half(name: str, root: Path, device: torch.device) -> TransformerTower:
     model, said = _model("text", root)
     context = int(said.get("context_length") or 77)
     kwargs = dict(said.get("tokenizer_kwargs") or {})
-    mark = reading.mark(root, "text half")
-    languages = frozenset(reading.read(root / "card.json").get("languages", ()))
+    mark = folders.mark(root, "text half")
+    languages = frozenset(folders.read(root / "card.json").get("languages", ()))
     if said.get("hf_model_name"):
-        tokenizer, text = reading.tokenizer(root), model.text
+        tokenizer, text = folders.tokenizer(root), model.text
         tokenizer.padding_side = "right"
         inner, clean = text.transformer, _clean(kwargs, root, said)
         return TransformerTower(
             name, inner, tokenizer, mark, context, device, languages, pool=_Projected(text), clean=clean
         )
     if said.get("hf_tokenizer_name"):
-        tokenizer, clean = reading.tokenizer(root), _clean(kwargs, root, said)
+        tokenizer, clean = folders.tokenizer(root), _clean(kwargs, root, said)
         tokenizer.padding_side = "right"
         if tokenizer.pad_token_id is None:  # this half has no mask that would hide its padding
             raise runtime.UserError(

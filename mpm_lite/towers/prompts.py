@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mpm_lite import cache
-from mpm_lite.keys import Key, digest
-from mpm_lite.runtime import UserError
-from mpm_lite.towers import toys
-from mpm_lite.towers.lm import LM, load_lm
-from mpm_lite.towers.text import bar, check_texts, load_text_tower
+from mpm_lite.core import store
+from mpm_lite.core.keys import Key, digest
+from mpm_lite.core.runtime import UserError
+from mpm_lite.towers import catalogue
+from mpm_lite.towers.lm import LM
+from mpm_lite.towers.load import load_lm, load_text_tower
+from mpm_lite.towers.text import bar, check_texts
 
 LAST = -1
 UNREADABLE = 0.5  # share of unknown pieces from which on a prompt counts as not read
@@ -80,7 +81,7 @@ class PromptEncoder:
         ids = self._ids(check_texts(prompts))
         decides = {"kind": "prompt states", "weights": self.fingerprint, "prompts": digest(prompts)}
         key = Key("states of prompts", decides)
-        flat = cache.features(key, lambda: self.states(prompts, progress).flat.numpy())
+        flat = store.features(key, lambda: self.states(prompts, progress).flat.numpy())
         return States(torch.from_numpy(flat), [len(row) for row in ids])
 
     def unread(self, prompt: str) -> bool:
@@ -127,7 +128,7 @@ def load_prompt_encoder(name: str, seed: int = 0, layer: int = LAST) -> PromptEn
     Raises UserError for a tower that has sentence vectors only, and whatever its loader raises.
     """
     folder = Path(name).expanduser()
-    if name in toys.NAMES or (folder.is_dir() and _writes(folder)):
+    if name in catalogue.NAMES or (folder.is_dir() and _writes(folder)):
         return PromptEncoder(load_lm(name, seed), layer)
     return PromptEncoder(load_text_tower(name), layer)
 

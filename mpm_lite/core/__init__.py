@@ -1,0 +1,3 @@
+"""Core: the device and the machine's presets, errors, what is kept and under which key, provenance, worker processes, the style of figures."""
+
+__version__ = "0.1.0"

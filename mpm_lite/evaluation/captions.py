@@ -1,0 +1,147 @@
+"""How good a reply about a picture is: exact by the parser, attribute by attribute, by n-grams, and in which language.
+
+Content and language are scored apart. A system that understands German and replies in English says the right thing in
+the wrong language; a score that saw only German words would call that blindness.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.data.toyworld.scenes import Scene
+
+SLOTS = ("shape", "colour", "size", "count", "place")
+UNSPACED = ("zh", "ja", "th", "lo", "km", "my", "yue")
+
+
+def exact(said: str, scene: Scene, language: str) -> bool:
+    """Whether a text states, in the grammar of that language, exactly what a picture of the scene shows.
+
+    What the parser cannot read is wrong. In which order things are named does not matter.
+    """
+    return grammar.parse(said, language) == grammar.shown(scene)
+
+
+def slots_right(said: str, gold: str, language: str) -> float:
+    """The share of the gold caption's attributes that a text names too, whatever else it gets wrong."""
+    return _shared(named(said, language), named(gold, language))
+
+
+def content(said: str, scene: Scene, languages: Sequence[str] = grammar.LANGUAGES) -> float:
+    """The share of the picture's attributes that a text names, in whichever one language it names most of them."""
+    gold = _gold(scene)
+    return max(_shared(named(said, language), gold) for language in languages)
+
+
+def _shared(found: Counter, wanted: Counter) -> float:
+    return (wanted & found).total() / max(1, wanted.total())
+
+
+def named(said: str, language: str) -> Counter:
+    """How often a text names each attribute: (slot, value) -> times."""
+    spotted = grammar.spot(said, language)
+    return Counter((slot, value) for slot in SLOTS for value in getattr(spotted, slot))
+
+
+@lru_cache(maxsize=4096)
+def _gold(scene: Scene) -> Counter:
+    """The picture's attributes, as a caption that tells it in full names them (each thing once)."""
+    shown = grammar.shown(scene)
+    found = Counter()
+    for thing in shown.things:
+        found.update({("shape", thing.shape): 1, ("colour", thing.colour): 1, ("size", thing.size): 1})
+        if thing.count > 1:
+            found["count", str(thing.count)] += 1
+    found.update(("place", place) for _, place in shown.places)
+    return found
+
+
+def caption_scores(said: str, scene: Scene, language: str, apart: frozenset[str] = frozenset()) -> dict[str, float]:
+    """exact, slots (in the language asked), content (in any), agreement (NaN where it cannot be judged), reply_language.
+
+    All between 0 and 1; reply_language is 1 where the reply is in the language asked. `withheld` and `paired` are the
+    share right of the shapes and colours in `apart` and of the others, NaN where the picture shows none of them.
+    """
+    agreement = grammar.agreement(said, language) if said else None
+    found, gold = named(said, language), _gold(scene)
+    sorts: dict[bool, Counter] = {True: Counter(), False: Counter()}
+    for (slot, value), times in gold.items():
+        if slot in ("shape", "colour"):
+            sorts[value in apart][slot, value] = times
+    return {
+        "withheld": _shared(found, sorts[True]) if sorts[True] else float("nan"),
+        "paired": _shared(found, sorts[False]) if sorts[False] else float("nan"),
+        "exact": float(exact(said, scene, language)),
+        "slots": _shared(found, gold),
+        "content": content(said, scene),
+        "agreement": float("nan") if agreement is None else agreement,
+        "reply_language": float(reply_language(said) == language),
+    }
+
+
+@lru_cache(maxsize=4)
+def _identifier(languages: tuple[str, ...]) -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    found = LanguageIdentifier.from_model_file(MODEL_FILE)
+    found.set_languages(list(languages))
+    return found
+
+
+def reply_language(said: str, languages: Sequence[str] = grammar.LANGUAGES) -> str:
+    """The language of a sentence among `languages` (py3langid); "" for an empty one.
+
+    Single words are beyond any identifier ("no" is English and Spanish): ask this of sentences.
+    """
+    return _identifier(tuple(languages)).classify(said)[0] if said.strip() else ""
+
+
+def tokens(said: str, language: str) -> list[str]:
+    """Words for n-gram scores: segmented by the grammar in toyworld's languages, elsewhere by sacrebleu's rules, and
+    into characters where a script writes no spaces."""
+    if language in grammar.LANGUAGES:
+        return grammar.grammar(language).tokens(said)
+    if language.split("-")[0] in UNSPACED:
+        return [letter for letter in said.lower() if not letter.isspace()]
+    from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
+
+    return Tokenizer13a()(said.lower()).split()
+
+
+def cider_d(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> np.ndarray:
+    """CIDEr-D (1411.5726; pycocoevalcap) of each text against its references, float64 (N,); 10 is the most.
+
+    Document frequencies are those of these references, so scores of different sets do not compare.
+    """
+    from pycocoevalcap.cider.cider import Cider
+
+    def joined(text: str) -> str:
+        return " ".join(tokens(text, language))
+
+    gold = {i: [joined(one) for one in few] for i, few in enumerate(references)}
+    return np.asarray(
+        Cider().compute_score(gold, {i: [joined(one)] for i, one in enumerate(said)})[1], dtype=np.float64
+    )
+
+
+def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Mapping[str, float]:
+    """chrf and bleu (0 to 100; sacrebleu) of texts against several references each."""
+    from sacrebleu.metrics import BLEU, CHRF
+
+    most = max(len(few) for few in references)
+    columns = [[few[min(k, len(few) - 1)] for few in references] for k in range(most)]
+
+    def spaced(text: str) -> str:
+        return " ".join(tokens(text, language))
+
+    bleu = BLEU(tokenize="none", effective_order=True, force=True)  # said: these texts are in tokens
+    return {
+        "chrf": CHRF().corpus_score(list(said), columns).score,
+        "bleu": bleu.corpus_score([spaced(s) for s in said], [[spaced(s) for s in column] for column in columns]).score,
+    }

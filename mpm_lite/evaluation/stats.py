@@ -1,0 +1,266 @@
+"""How a claim is judged: scores with all their bootstrap draws, arithmetic on them, and a claim as data.
+
+A figure here is a value with its draws; differences, ratios and means of figures keep the draws paired, so that an
+interval of a retention knows that its English and its German come from the same models and the same pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mpm_lite.core.runtime import UserError
+from mpm_lite.evaluation import retrieval
+from mpm_lite.evaluation.retrieval import Interval
+from mpm_lite.evaluation.text_only import SEEN
+
+DRAWS = 2000
+FOR, AGAINST, OPEN, BROKEN, PENDING = "for", "against", "undecided", "control failed", "pending"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A value and its bootstrap draws (B,). Draw b is the same draw of seeds and pictures in every figure of a sample."""
+
+    value: float
+    draws: np.ndarray
+
+    def __sub__(self, other: Drawn) -> Drawn:
+        return Drawn(self.value - other.value, self.draws - other.draws)
+
+    def __truediv__(self, other: Drawn) -> Drawn:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            draws = np.where(other.draws > 1e-9, self.draws / other.draws, np.nan)
+        return Drawn(self.value / other.value if other.value > 1e-9 else float("nan"), draws)
+
+    @property
+    def interval(self) -> Interval:
+        """95 %, by percentiles of the draws."""
+        return retrieval.summarise(self.value, self.draws)
+
+
+def mean(figures: Iterable[Drawn]) -> Drawn:
+    """The mean of several figures, paired. UserError for none."""
+    many = list(figures)
+    if not many:
+        raise UserError("A mean of no figures: no language or arm was left to average.")
+    return Drawn(float(np.mean([f.value for f in many])), np.mean([f.draws for f in many], axis=0))
+
+
+READ = 0.05  # what the other languages must surely gain from the caption before e, a ratio over that gain, is said
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Retention as the product of what a language model brings and what sight adds: retention = t * e.
+
+    Four gains over the blind look: of other languages (their mean) and of the pivot language, from the picture and from
+    the gold pivot caption as text in the picture's place. *Text transfer* t is how much of what the pivot gains from that
+    caption the others gain; it is about the language model, and pictures are in it by their mean only, which is the chance
+    that is taken off. *Pivot efficiency* e is how much of what the others gain from the caption they gain from the picture,
+    over the same for the pivot; it is about the pivot.
+    """
+
+    picture: Drawn
+    text: Drawn
+    pivot_picture: Drawn
+    pivot_text: Drawn
+
+    @property
+    def transfer(self) -> Drawn:
+        """t = text / pivot_text."""
+        return self.text / self.pivot_text
+
+    @property
+    def efficiency(self) -> Drawn:
+        """e = (picture / text) / (pivot_picture / pivot_text)."""
+        return (self.picture / self.text) / (self.pivot_picture / self.pivot_text)
+
+    @property
+    def retention(self) -> Drawn:
+        """picture / pivot_picture, which is t * e."""
+        return self.picture / self.pivot_picture
+
+    @property
+    def said(self) -> bool:
+        """Whether the pivot language gains enough, from the picture and from text, for the ratios to be said."""
+        return min(self.pivot_picture.value, self.pivot_text.value) >= SEEN
+
+    @property
+    def read(self) -> bool:
+        """Whether the others surely gain from the caption, at least READ: else e divides by what may be nothing."""
+        return self.text.interval.low >= READ
+
+    def table(self) -> dict[str, Interval]:
+        """What to print: the three ratios with intervals of joint draws; without e where `read` is False, and the four gains
+        where `said` is False."""
+        if self.said:
+            named = {"retention": self.retention, "t": self.transfer}
+            named |= {"e": self.efficiency} if self.read else {}
+        else:
+            named = {
+                "gain, picture": self.picture,
+                "gain, English caption": self.text,
+                "gain in English, picture": self.pivot_picture,
+                "gain in English, English caption": self.pivot_text,
+            }
+        return {name: figure.interval for name, figure in named.items()}
+
+
+class Sample:
+    """All that was measured for a claim: `items` of every arm, with a column `arm`; every arm has the same seeds and
+    pictures. Figures are means over both, by arm, language, metric and look; draws take language models, then the
+    seeds that share one, and concepts, then their pictures."""
+
+    def __init__(self, items: pd.DataFrame, draws: int = DRAWS) -> None:
+        self.items = items
+        known = items.drop_duplicates("item")[["item", "concept"]]
+        self.seeds = sorted(items["seed"].unique())
+        self.names = {item: i for i, item in enumerate(known["item"])}
+        self.weights, _ = retrieval.bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
+        self.seed_weights = _seed_weights(items, self.seeds, draws)
+        self._rows = items.groupby(["arm", "language", "look"], sort=False).indices
+        number = {seed: i for i, seed in enumerate(self.seeds)}
+        self._place = items["seed"].map(number).to_numpy() * len(known) + items["item"].map(self.names).to_numpy()
+        self._scores: dict[tuple[str, str, str, str], Drawn] = {}
+
+    @property
+    def n(self) -> int:
+        """Pictures asked about."""
+        return len(self.names)
+
+    def score(self, arm: str, language: str, metric: str, look: str = "real") -> Drawn:
+        """The mean of a metric over the pictures where it has a value. UserError where it was not measured."""
+        asked = (arm, language, metric, look)
+        if asked not in self._scores:
+            self._scores[asked] = self._score(*asked)
+        return self._scores[asked]
+
+    def _score(self, arm: str, language: str, metric: str, look: str) -> Drawn:
+        if (arm, language, look) not in self._rows:
+            raise UserError(f"No rows of arm {arm!r} in {language!r}, {look}: run that arm first.")
+        rows = self._rows[arm, language, look]
+        if metric not in self.items or not self.items[metric].iloc[rows].notna().any():
+            raise UserError(
+                f"{metric!r} of arm {arm!r} in {language!r}, {look}, was not asked for: ask for it in the claim."
+            )
+        if len(np.unique(self._place[rows])) < len(rows):
+            raise UserError(
+                f"Arm {arm!r} has a picture twice in {language!r}, {look}, of one seed: run that arm again."
+            )
+        values = self.items[metric].to_numpy()[rows]
+        hits = np.full((len(self.seeds), len(self.names)), np.nan, np.result_type(values, np.float32))  # (S, N)
+        hits.flat[self._place[rows]] = values
+        there = np.isfinite(hits).astype(float)
+        over, share = (
+            retrieval.resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there)
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
+            return Drawn(float(np.nanmean(hits)), over / share)
+
+    def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
+        """The score above what the same models score in that language by chance, blind if no other look is named."""
+        return self.score(arm, language, metric, look) - self.score(arm, language, metric, chance)
+
+    def rho(
+        self, arm: str, language: str, metric: str, pivot: str = "en", look: str = "real", chance: str = "blind"
+    ) -> Drawn:
+        """Retention: the gain in a language over the gain, under a real look, in the pivot language."""
+        return self.gain(arm, language, metric, look, chance) / self.gain(arm, pivot, metric, chance=chance)
+
+    def identity(
+        self, arm: str, languages: Sequence[str], metric: str, pivot: str = "en", chance: str = "blind"
+    ) -> Identity:
+        """Retention of a metric, mean over `languages`, and its two factors; see `Identity`.
+
+        Needs the looks "real", "english" and `chance`, of the languages and of the pivot.
+        """
+        picture, text = (
+            {code: self.gain(arm, code, metric, look, chance) for code in (pivot, *languages)}
+            for look in ("real", "english")
+        )
+        others = [mean(of[code] for code in languages) for of in (picture, text)]
+        return Identity(others[0], others[1], picture[pivot], text[pivot])
+
+
+def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.ndarray:
+    """How often each seed is drawn, (B, S): language models first, with replacement, then the seeds that share one.
+
+    Five connectors on three language models are three witnesses of what language models do, not five. Of three, a
+    bootstrap says too little rather than too much: its intervals are short.
+    """
+    rng = np.random.default_rng(1)
+    models = items.groupby("seed").apply(lambda of: tuple(of.groupby("arm")["lm_seed"].first()), include_groups=False)
+    groups = [np.flatnonzero([models[seed] == model for seed in seeds]) for model in dict.fromkeys(models)]
+    drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (B, models)
+    weights = np.zeros((draws, len(seeds)))
+    for g, members in enumerate(groups):
+        within_one = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
+        weights[:, members] = drawn[:, [g]] * within_one / len(members)
+    return weights
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the runs of a claim say: the effect, the control's, whether the control held, and the verdict on the effect.
+
+    `details` are further figures worth a row of their own.
+    """
+
+    effect: Interval
+    control: Interval
+    control_holds: bool
+    verdict: str  # FOR, AGAINST or OPEN
+    details: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper as data. Rule and arms are committed before the runs that judge it.
+
+    `theirs` is the paper's own figure with its tag, "" where none is verified. `judge` reads a Sample of all arms.
+    """
+
+    id: str
+    source: str
+    statement: str
+    theirs: str
+    control: str
+    rule: str
+    arms: Mapping[str, Any]  # of the bench's kind
+    judge: Callable[[Sample], Found]
+    asked: Mapping[str, Any]  # what the bench's `test` is asked
+    effect: str  # what the effect is, in a few words
+    bench: Callable[[], Any]  # what trains and tests the arms
+
+
+def above(figure: Interval, bar: float) -> str:
+    """FOR where the whole interval lies at or above the bar, AGAINST where it lies below, else OPEN."""
+    if figure.low >= bar:
+        return FOR
+    return AGAINST if figure.high < bar else OPEN
+
+
+def both(verdicts: Sequence[str]) -> str:
+    """A rule of several parts: FOR where each is, AGAINST where any is, else OPEN."""
+    if AGAINST in verdicts:
+        return AGAINST
+    return FOR if all(v == FOR for v in verdicts) else OPEN
+
+
+def within(figure: Interval, margin: float) -> str:
+    """FOR where the whole interval lies within -margin and +margin, AGAINST where it lies outside, else OPEN."""
+    if -margin <= figure.low and figure.high <= margin:
+        return FOR
+    return AGAINST if figure.low > margin or figure.high < -margin else OPEN
+
+
+def below(figure: Interval, bar: float) -> str:
+    """FOR where the whole interval lies below the bar, AGAINST where it lies at or above, else OPEN."""
+    if figure.high < bar:
+        return FOR
+    return AGAINST if figure.low >= bar else OPEN

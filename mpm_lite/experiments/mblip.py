@@ -1,0 +1,199 @@
+"""mBLIP on the toy world as an experiment: an English Q-Former, re-aligned to a multilingual language model.
+
+bench = Bench()
+bench.test(bench.train(Realigning(), seed=0), seed=0, split="val")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.data import load_captions, toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.data.toyworld.exchanges import Exchange, captions_asked
+from mpm_lite.data.toyworld.noise import Noise
+from mpm_lite.evaluation.choice import captioned
+from mpm_lite.experiments import mpm_chat
+from mpm_lite.experiments.mpm_chat import language_model
+from mpm_lite.recipes.base import build_options
+from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
+from mpm_lite.recipes.modules.qformer import QFormer
+from mpm_lite.recipes.mpm_chat import Exchanges
+from mpm_lite.towers.features import patch_features
+from mpm_lite.towers.lm import LM
+from mpm_lite.training.trained import trained
+
+STARTS = ("english", "random")
+GENERATION = {"warm_steps": 0, "rank": 0, "steps": 600}  # BLIP-2's second stage, in mBLIP's terms
+
+
+@dataclass(frozen=True)
+class Realigning:
+    """One arm. `start`: the Q-Former of BLIP-2, which learned from `english` captioned pictures, by itself and then before
+    the English language model `first`; or a "random" one. Re-alignment to `lm` takes `pairs` new examples, on pictures of
+    which BLIP-2 saw none: a mix of `tasks` in `languages`, shared out by `rule`; what is not English was translated with
+    `noise`. Raises UserError for anything nobody knows."""
+
+    lm: str = "toy-multilingual"
+    lm_seed: int | None = None
+    start: str = "english"
+    first: str = "toy-english"
+    english: int = 12_000
+    languages: tuple[str, ...] = grammar.LANGUAGES
+    rule: str = "proportional"
+    pairs: int = 8_000
+    tasks: tuple[str, ...] = exchanges.TASKS
+    noise: float = 0.05
+    options: dict[str, Any] = field(default_factory=dict)
+    english_options: dict[str, Any] = field(default_factory=dict)
+    generation_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.start not in STARTS:
+            raise unknown("Q-Former to start from", self.start, STARTS)
+        exchanges.shares(self.languages, self.rule)
+        most = toyworld.COUNTS["train"]
+        if not 2 <= self.english + self.pairs <= most:
+            raise UserError(f"{self.english} + {self.pairs} pictures: toyworld has {most} training pictures.")
+
+    @property
+    def recipe_options(self) -> MblipOptions:
+        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return build_options(MblipOptions, {"bf16": runtime.fast_bf16()} | self.options)
+
+    @property
+    def blip2_options(self) -> Blip2Options:
+        """Those of the Q-Former and of BLIP-2's first stage, checked."""
+        return build_options(Blip2Options, {"bf16": runtime.fast_bf16()} | self.english_options)
+
+    def start_told(self, first: LM) -> list[Any]:
+        """What decides the English Q-Former beside the seed."""
+        return [self.english, self.english_options, self.generation_options, first.fingerprint]
+
+    @property
+    def total(self) -> int:
+        """Image-text pairs in all, those of the English Q-Former included."""
+        return self.pairs + (self.english if self.start == "english" else 0)
+
+
+class MblipBench(mpm_chat.ChatBench):
+    """Trains Q-Formers in English, once a seed, and re-aligns them; asks in mBLIP's words. Everything that was trained is
+    kept in MPM_LITE_HOME/realigned."""
+
+    def open_prompt(self, language: str) -> str:
+        """mBLIP's."""
+        return exchanges.caption_prompt(language)
+
+    def closed_prompt(self, question: str, language: str) -> str:
+        """mBLIP's."""
+        return exchanges.answer_prompt(question, language)
+
+    # the English Q-Former
+
+    def blip2(self, arm: Realigning, seed: int) -> Blip2:
+        """BLIP-2's first stage."""
+        lm = language_model(arm.first, None, seed)
+        recipe = self._blip2(arm, seed)
+
+        def data() -> Any:
+            seen = self.seen("train", arm.english)
+            return captioned(seen, arm.english, seed, lambda texts: lm.encode(list(texts)))
+
+        return self._kept(recipe, data, seed, "Q-Former", [arm.english])
+
+    def _blip2(self, arm: Realigning, seed: int) -> Blip2:
+        words = language_model(arm.first, None, seed).vocabulary
+        torch.manual_seed(seed)
+        return Blip2(self.tower.width, self.seen("val").shape[1], words, arm.blip2_options)
+
+    def english(self, arm: Realigning, seed: int) -> QFormer:
+        """The Q-Former that an arm starts from: a random one as it begins, else after BLIP-2's two stages."""
+        random = arm.start == "random"
+        return self._blip2(arm, seed).qformer if random else self.generation(arm, seed).visual.qformer
+
+    def generation(self, arm: Realigning, seed: int) -> Mblip:
+        """BLIP-2's second stage, before the English language model; the first is made, or read back, only where this one has to
+        be trained."""
+        lm, qformer = language_model(arm.first, None, seed), self._blip2(arm, seed).qformer
+        told = {"bf16": runtime.fast_bf16()} | GENERATION | arm.generation_options
+        torch.manual_seed(seed)
+        recipe = Mblip(lm, qformer, self.tower.width, build_options(MblipOptions, told)).to(lm.device)
+
+        def data() -> Exchanges:
+            asked = self._described(toyworld.split_scenes("train")[: arm.english], ["en"], None, seed)
+            return self._exchanges(lm, asked, 0, arm.english)
+
+        before = lambda: qformer.load_state_dict(self.blip2(arm, seed).qformer.state_dict())  # noqa: E731
+        return self._kept(recipe, data, seed, "generation", arm.start_told(lm), before)
+
+    # re-alignment
+
+    def train(self, arm: Realigning, seed: int) -> Mblip:  # type: ignore[override]
+        """The re-aligned recipe; the Q-Former that it starts from is made, or read back, only where it has to be trained."""
+        lm, options = language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options
+        qformer = self._blip2(arm, seed).qformer
+        torch.manual_seed(seed)
+        recipe = Mblip(lm, qformer, self.tower.width, options).to(lm.device)
+
+        before = lambda: qformer.load_state_dict(self.english(arm, seed).state_dict())  # noqa: E731
+
+        def data() -> list[Exchanges]:
+            many = toyworld.split_scenes("train")[arm.english : arm.english + arm.pairs]
+            noise = Noise.alike(arm.noise)
+            mixed = exchanges.mix(many, arm.languages, arm.rule, noise, arm.tasks, seed)
+            each = [mixed]
+            if options.warm_steps:  # on captions of the same pictures, in the same languages
+                codes = [e.language for e in mixed]
+                each = [self._described(many, codes, noise, seed, one_each=True), mixed]
+            return [self._exchanges(lm, asked, arm.english, arm.pairs) for asked in each]
+
+        if options.learns != "qformer":  # then its weights are not among those that are kept
+            before()
+        told = {k: v for k, v in asdict(arm).items() if not k.endswith("options")}
+        first = arm.start_told(language_model(arm.first, None, seed)) if arm.start == "english" else []
+        return self._kept(recipe, data, seed, arm.lm, [told, lm.fingerprint, *first], before)
+
+    def _described(
+        self, scenes: Sequence[Any], languages: Sequence[str], noise: Noise | None, seed: int, one_each: bool = False
+    ) -> list[Exchange]:
+        """Captions, asked for in mBLIP's words."""
+        if one_each:
+            pairs = enumerate(zip(scenes, languages, strict=True))
+            found = [
+                (i, captions_asked([s], [c], seed * 1_000_003 + i, noise if c != "en" else None)[0])
+                for i, (s, c) in pairs
+            ]
+        else:
+            found = list(enumerate(captions_asked(scenes, languages, seed, noise)))
+        return [Exchange(i, e.language, exchanges.caption_prompt(e.language), e.reply) for i, e in found]
+
+    def _exchanges(self, lm: LM, asked: Sequence[Exchange], first: int, count: int) -> Exchanges:
+        """Exchanges on training pictures from the number `first` on, as a recipe reads them."""
+        seen = self._between(first, count)
+        return Exchanges(lm, seen, [e.picture for e in asked], [e.prompt for e in asked], [e.reply for e in asked])
+
+    def _between(self, first: int, count: int) -> Tensor:
+        """Patches of training pictures from the number `first` on, float16 (M, P, D_in); no others have to be encoded."""
+        key = (f"train from {first}", count)
+        if key not in self._seen:
+            few = load_captions("toyworld", "train").take(np.arange(first, first + count))
+            self._seen[key] = torch.from_numpy(patch_features(few, self.tower, self.progress))
+        return self._seen[key]
+
+    def _kept(
+        self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Sequence[Any],
+        before: Callable[[], Any] | None = None,
+    ) -> Any:  # fmt: skip
+        told = [self.tower.fingerprint, toyworld.RENDER, *told]
+        return trained(recipe, data, seed, "realigned", what, told, self.progress, before)
+
+
+SHARED = Realigning(rule="uniform")

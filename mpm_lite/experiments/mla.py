@@ -1,0 +1,247 @@
+"""MLA on the toy world as an experiment: the English dual encoder, what each language learns from, and the common task.
+
+bench = Bench()
+bench.test(bench.train(Acquiring(), seed=0), seed=0, split="val")
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.data import emoji, toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.data.toyworld.noise import Noise, noisy_caption
+from mpm_lite.data.toyworld.scenes import Scene
+from mpm_lite.evaluation.choice import Pictured, captioned
+from mpm_lite.experiments.experiment import text_tower
+from mpm_lite.recipes.base import build_options
+from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
+from mpm_lite.recipes.mla import EXPOSURE, Mla, MlaOptions, Spoken
+from mpm_lite.towers.text import padded
+from mpm_lite.training.trained import mark, trained
+
+SHORT_ENGLISH = {"steps": 800}
+
+
+OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
+# Text towers: the one that becomes the English encoder, and the one whose table of words others begin with.
+ENGLISH, MULTILINGUAL = "toy-en", "toy"
+WORLDS = {"toyworld": grammar.LANGUAGES, "real": emoji.LANGUAGES}
+
+
+def check_languages(languages: Sequence[str], world: str) -> None:
+    """UserError for a world that nobody knows, and for languages that it has not."""
+    if world not in WORLDS:
+        raise unknown("world", world, WORLDS)
+    for language in languages:
+        if language not in WORLDS[world]:
+            raise unknown(f"{world} language", language, WORLDS[world])
+
+
+@dataclass(frozen=True)
+class Acquiring:
+    """One arm. The English dual encoder learns from `english` captioned pictures. Languages then learn together, from
+    `parallel` sentences a language that translate English captions (none of whose pictures is shown), and from `pairs`
+    captioned pictures a language; `noise` spoils what is not English, `shuffled` gives each sentence another's translation,
+    and each caption another's picture. `then` are languages that come later, one by one, when the embedding has stopped
+    learning. For `afterwards` steps the English encoder is trained on, with all pictures of train, and the acquirers stay
+    as they are. Raises UserError for anything nobody knows."""
+
+    languages: tuple[str, ...] = OTHERS
+    then: tuple[str, ...] = ()
+    english: int = 12_000
+    parallel: int = 4_000
+    pairs: int = 4_000
+    noise: float = 0.0
+    shuffled: bool = False
+    afterwards: int = 0
+    world: str = "toyworld"  # or "real": emoji, stamps and clip art, as `real` has them
+    options: dict[str, Any] = field(default_factory=dict)
+    english_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_languages((*self.languages, *self.then), self.world)
+        if "en" in (*self.languages, *self.then):
+            raise UserError("English is what the dual encoder was trained on: name other languages.")
+        most = toyworld.COUNTS["train"]
+        if max(self.english, self.parallel, self.pairs) > most:
+            raise UserError(f"toyworld has {most} training pictures: take no more captions of them.")
+
+    @property
+    def recipe_options(self) -> MlaOptions:
+        """The recipe's options, checked."""
+        return build_options(MlaOptions, self.options)
+
+    @property
+    def dual_options(self) -> DualOptions:
+        """The English dual encoder's, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return build_options(DualOptions, {"bf16": runtime.fast_bf16()} | self.english_options)
+
+
+class Sentences(NamedTuple):
+    """Texts, the language of each, and the number of the picture or of the English sentence that it tells."""
+
+    texts: list[str]
+    languages: list[str]
+    of: list[int]
+
+
+class MlaBench(Pictured):
+    """Trains English dual encoders and their acquirers; whatever was trained is kept in MPM_LITE_HOME/acquired."""
+
+    def text(self, name: str = MULTILINGUAL) -> Any:
+        """A text tower: its model, and what cuts texts for it."""
+        return text_tower(name, "cpu")
+
+    def ids(self, captions: Sequence[str], name: str = MULTILINGUAL) -> list[list[int]]:
+        """Token ids of captions, as that tower's model reads them."""
+        return self.text(name).tokenizer(list(captions))["input_ids"]
+
+    def ids_for(self, recipe: Any, captions: Sequence[str], language: str) -> list[list[int]]:
+        """Token ids, for whichever encoder reads them: the English one, or what stands beside it."""
+        return self.ids(captions, ENGLISH if language == "en" else MULTILINGUAL)
+
+    # the English model
+
+    def dual(self, arm: Acquiring, seed: int) -> Dual:
+        """The English dual encoder of an arm: computed, or read back."""
+        torch.manual_seed(seed)
+        recipe = self._dual(arm.dual_options)
+        return self._fitted(recipe, lambda: self.captioned(arm.english, seed), seed, "English", arm.english)
+
+    def _dual(self, options: DualOptions) -> Dual:
+        return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(self.text(ENGLISH).model), options)
+
+    def captioned(self, count: int, seed: int) -> Captioned:
+        """What the English dual encoder learns from."""
+        return captioned(self.seen("train", count), count, seed, lambda texts: self.ids(texts, ENGLISH))
+
+    # the other languages
+
+    def train(self, arm: Acquiring, seed: int) -> Mla:
+        """The English dual encoder with its acquirers. Arms that differ in what comes later share what came first."""
+        self.check_world(arm)
+        english = self.dual(arm, seed)
+        start, before = mark(english), copy.deepcopy(english)
+        first = json.dumps(asdict(replace(arm, then=(), afterwards=0)), sort_keys=True)
+
+        def acquired(recipe: Mla, languages: Sequence[str], told: str) -> Mla:
+            data = lambda: self.stages(arm, before, recipe.names, languages, seed)  # noqa: E731
+            return self._fitted(recipe, data, seed, " ".join(languages), [first, told])
+
+        recipe = acquired(self._mla(english, arm.languages, arm, seed), arm.languages, start)
+        for language in arm.then:
+            wider = self._mla(english, (*recipe.names, language), arm, seed)
+            wider.load_state_dict(recipe.state_dict(), strict=False)
+            wider.adding = language
+            recipe = acquired(wider, (language,), mark(recipe))
+        recipe.adding = ""
+        if arm.afterwards:
+            later = copy.copy(english)  # of the same weights
+            later.options = replace(arm.dual_options, steps=arm.afterwards, text="trained")
+            many = toyworld.COUNTS["train"]
+            self._fitted(later, lambda: self.captioned(many, seed + 1), seed, "English, afterwards", start)
+        return recipe.eval()
+
+    def _mla(self, english: Dual, languages: Sequence[str], arm: Acquiring, seed: int) -> Mla:
+        torch.manual_seed(seed)
+        return Mla(english, languages, self.text().model.get_input_embeddings().weight, arm.recipe_options)
+
+    def stages(
+        self, arm: Acquiring, english: Dual, names: Sequence[str], languages: Sequence[str], seed: int
+    ) -> list[Spoken]:
+        """What each stage learns from, in `languages` of the recipe's `names`."""
+        o, found = arm.recipe_options, []
+        for stage in o.order.split():
+            if stage == EXPOSURE:
+                said, near = self.exposed(languages, arm.pairs, arm.noise, seed), self.seen("train", arm.pairs)
+            else:
+                said, near = self.translated(english, languages, arm.parallel, arm.noise, seed)
+            found.append(self.spoken(said, near, names, o.batch, seed if arm.shuffled else None))
+        return found
+
+    def spoken(
+        self, said: Sentences, near: Tensor, names: Sequence[str], batch: int, shuffled: int | None = None
+    ) -> Spoken:
+        """Texts beside what each should come `near`; with a seed in `shuffled`, beside another's."""
+        of = said.of
+        if shuffled is not None:
+            of = np.random.default_rng([shuffled, 25]).permutation(len(near))[of].tolist()
+        return Spoken(self.ids(said.texts), said.languages, near, of, batch, names)
+
+    def translated(
+        self, english: Dual, languages: Sequence[str], count: int, noise: float, seed: int
+    ) -> tuple[Sentences, Tensor]:
+        """Parallel sentences, which tell the last pictures of train and show none: those of other languages, spoilt by noise,
+        and where the English dual encoder puts the English ones, (M, D)."""
+        scenes = toyworld.split_scenes("train")[-count:]
+        vectors = self.vectors(english, [exchanges.caption(scene, "en") for scene in scenes])
+        return self._told(scenes, languages, noise, seed), vectors
+
+    def exposed(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
+        """Captions of the first pictures of train."""
+        return self._told(toyworld.split_scenes("train")[:count], languages, noise, seed)
+
+    @staticmethod
+    def _told(scenes: Sequence[Scene], languages: Sequence[str], noise: float, seed: int) -> Sentences:
+        """Each scene told in full in every language, perhaps spoilt; which caption, is drawn anew with each seed."""
+        rng = lambda scene, code: np.random.default_rng([seed, 17, int(scene.id, 16), *code.encode()])  # noqa: E731
+        how = Noise.alike(noise)
+        texts = [noisy_caption(s, code, how, rng(s, code), in_order=True) for code in languages for s in scenes]
+        return Sentences(texts, [code for code in languages for _ in scenes], list(range(len(scenes))) * len(languages))
+
+    @torch.no_grad()
+    def vectors(self, english: Dual, captions: Sequence[str]) -> Tensor:
+        """Where the English dual encoder puts English captions, (M, D)."""
+        rows = self.ids(captions, ENGLISH)
+        english.eval()
+        return torch.cat([english.text(padded(rows[k : k + 256])) for k in range(0, len(rows), 256)])
+
+    # asking
+
+    def languages(self, recipe: Any) -> Sequence[str]:
+        """English, and those that were acquired."""
+        return [code for code in grammar.LANGUAGES if code == "en" or code in getattr(recipe, "names", OTHERS)]
+
+    @torch.no_grad()
+    def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+        """Cosines of pictures and captions."""
+        image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
+        return self.cosines(recipe, image, captions, language)
+
+    @torch.no_grad()
+    def fits_text(
+        self, recipe: Any, given: Sequence[str], captions: Sequence[Sequence[str]], language: str
+    ) -> np.ndarray:
+        """Cosines of English captions and captions."""
+        return self.cosines(recipe, self.texts(recipe, given, "en"), captions, language)
+
+    def cosines(self, recipe: Any, of: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
+        """Cosines of N vectors (N, D) and K captions each, float64 (N, K)."""
+        flat = [caption for few in captions for caption in few]
+        text = self.texts(recipe, flat, language).view(len(captions), -1, of.shape[-1])  # (N, K, D)
+        return (of[:, None] * text).sum(dim=-1).double().numpy()
+
+    @torch.no_grad()
+    def texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:
+        """Where captions lie, (M, D) unit norm; equal ones are computed once."""
+        once = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+        rows = self.ids_for(recipe, list(once), language)
+        parts = (padded(rows[k : k + 256]) for k in range(0, len(rows), 256))
+        found = torch.cat([F.normalize(recipe.text(ids, language), dim=-1) for ids in parts])
+        return found[[once[caption] for caption in captions]]
+
+    def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
+        told = [self.tower.fingerprint, toyworld.RENDER, told]
+        return trained(recipe, data, seed, "acquired", what, told, self.progress)

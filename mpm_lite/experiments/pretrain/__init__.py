@@ -1,0 +1,1 @@
+"""What ships and is pretrained here: language models, towers, the painter, connectors; each with its card."""

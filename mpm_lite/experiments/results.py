@@ -1,0 +1,385 @@
+"""Results: a tidy table that knows its intervals, joins, saves and plots itself.
+
+Does retention follow alignment? Rank correlations over languages, with a bootstrap over language families, say so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import save as to_safetensors
+
+from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.core.store import write_atomic
+from mpm_lite.data.languages import REGIONAL
+from mpm_lite.evaluation import retrieval
+
+NEVER = ("relative read", "no relative read", "unreadable pieces")
+
+
+def rank(x: np.ndarray) -> np.ndarray:
+    """Ranks with ties averaged, (K,) -> (K,); of a matrix (K, B), column by column."""
+    return (pd.Series(x) if x.ndim == 1 else pd.DataFrame(x)).rank().to_numpy()
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's correlation; NaN where one side does not vary."""
+    a, b = rank(x), rank(y)
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else float("nan")
+
+
+def partial_spearman(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
+    """Spearman's correlation of x and y with z held fixed: what is left of the ranks after a line in z's ranks."""
+    a, b, c = rank(x), rank(y), rank(z)
+    if c.std() == 0:
+        return spearman(x, y)
+    left, right = (v - np.polyval(np.polyfit(c, v, 1), c) for v in (a, b))
+    return float(np.corrcoef(left, right)[0, 1]) if left.std() > 1e-9 and right.std() > 1e-9 else float("nan")
+
+
+def by_family(rows: pd.DataFrame, statistic: str, draws: int = 2000) -> retrieval.Interval:
+    """A correlation with an interval from drawing whole families: languages of one family are not independent."""
+
+    def value(of: pd.DataFrame) -> float:
+        x, y, z = (of[c].to_numpy() for c in ("alignment", "rho", "unknown_rate"))
+        return partial_spearman(x, y, z) if statistic == "partial" else spearman(x, y)
+
+    rng = np.random.default_rng(0)
+    groups = [g for _, g in rows.groupby("family")]
+    drawn = [value(pd.concat([groups[i] for i in rng.integers(len(groups), size=len(groups))])) for _ in range(draws)]
+    return retrieval.summarise(value(rows), np.array(drawn))
+
+
+def association_table(rho: pd.DataFrame, results: Results, draws: int = 2000) -> pd.DataFrame:
+    """One row a statement: what, text, languages, families, value, low, high. rho: retention with alignment and cells."""
+    of = rho[rho["counts"] & (rho["language"] != "en") & rho["alignment"].notna() & rho["rho"].notna()]
+    rows = []
+    for text, mine in of.groupby("text"):
+        parts = {
+            "within read": mine[mine["cell"] == "read"],
+            "within never-read": mine[mine["cell"].isin(NEVER)],
+            "pooled": mine,
+        }
+        for where, some in parts.items():
+            for statistic in ("spearman", "partial"):
+                if len(some) < 6:
+                    continue
+                found = by_family(some, statistic, draws)
+                rows.append(
+                    {
+                        "what": f"{statistic} of alignment and retention, {where}",
+                        "text": text,
+                        "languages": len(some),
+                        "families": some["family"].nunique(),
+                        "value": found.value,
+                        "low": found.low,
+                        "high": found.high,
+                    }
+                )
+    towers = list(of["text"].unique())
+    if len(towers) == 2:
+        rows.append(difference_in_differences(of, results, towers, draws))
+    return pd.DataFrame(rows)
+
+
+def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[str], draws: int) -> dict[str, object]:
+    """(second - first tower's retention) in languages only the second read, less the same in languages both read.
+
+    The interval draws seeds, concepts and items, jointly over towers; the languages are taken as given. Two towers only.
+    """
+    cells = of.pivot(index="language", columns="text", values="cell")
+    less, more = sorted(towers, key=lambda t: int((cells[t] == "read").sum()))
+    only = cells.index[(cells[less] != "read") & (cells[more] == "read")].tolist()
+    both = cells.index[(cells[less] == "read") & (cells[more] == "read")].tolist()
+    test = of["test"].iloc[0]
+    mean = {
+        (t, g): results.where(text=t, test=test).mean_retention_draws(codes, draws=draws)
+        for t in towers
+        for g, codes in (("only", only), ("both", both))
+    }
+
+    def contrast(i: int) -> np.ndarray:
+        return (mean[more, "only"][i] - mean[less, "only"][i]) - (mean[more, "both"][i] - mean[less, "both"][i])
+
+    found = retrieval.summarise(float(contrast(0)), contrast(1))
+    return {
+        "what": f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read",
+        "text": f"{more} - {less}",
+        "languages": len(only) + len(both),
+        "families": of["family"].nunique(),
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+    }
+
+
+MIN_QUERIES = 100  # fewer are shown, but enter no mean, count or correlation
+ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
+
+
+class Results:
+    """Scores of one or many experiments.
+
+    table: one row a score (recipe, text, image, lm, train, test, condition, seed, language, metric, value, n, chance).
+    items: one row a query, the same fields and a column a metric. models: the trained recipes by seed.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        items: pd.DataFrame,
+        models: dict[Any, Any] | None = None,
+        meta: dict[str, Any] | None = None,
+        galleries: dict[str, Any] | None = None,
+    ) -> None:
+        self.table, self.items = table, items
+        self.models, self.meta, self.galleries = models or {}, meta or {}, galleries or {}
+
+    def mark(self, **columns: Any) -> Results:
+        """The same results with these columns added to both tables (a sweep's dials)."""
+        new = {k: v for k, v in columns.items() if k not in ARM}
+        return Results(self.table.assign(**new), self.items.assign(**new), self.models, self.meta, self.galleries)
+
+    def relabel(self, **columns: str) -> Results:
+        """The same results with other names in these columns of both tables."""
+        return Results(
+            self.table.assign(**columns), self.items.assign(**columns), self.models, self.meta, self.galleries
+        )
+
+    @staticmethod
+    def join(several: list[Results]) -> Results:
+        """Several results as one; models and galleries are those of the first."""
+        first = several[0]
+        table = pd.concat([r.table for r in several], ignore_index=True)
+        items = pd.concat([r.items for r in several], ignore_index=True)
+        return Results(table, items, first.models, {"joined": [r.meta for r in several]}, first.galleries)
+
+    def where(self, **equal: Any) -> Results:
+        """Only the rows whose columns have these values."""
+        table, items = self.table, self.items
+        for column, value in equal.items():
+            table = table[table[column] == value]
+            items = items[items[column] == value] if column in items else items
+        return Results(table, items, self.models, self.meta, self.galleries)
+
+    def arms(self) -> list[str]:
+        """The columns that tell one arm from another: those of the contract and the dials of a sweep."""
+        hits = {*retrieval.METRICS, *(f"{p} {m}" for m in retrieval.METRICS for p in ("pivot", "chance"))}
+        return [c for c in self.items.columns if c not in hits and c not in {"seed", "language", "item", "concept"}]
+
+    def retention(self, metric: str = "t2i_r@10", floor: str | None = None, draws: int = 2000) -> pd.DataFrame:
+        """rho by arm and language: (score_L - chance) / (score_P - chance), English asked exactly L's queries.
+
+        Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly (DESIGN.md 5).
+        p: one-sided, score above chance; p_holm over the languages of an arm. With `floor` (the name of an English-only
+        text tower among these results) rho_floor puts its score in L in the place of chance. `counts`: at least 100
+        queries and no regional variant of another row. Raises UserError where the floor's rows are missing, and where the
+        pivot is not among the test sets' languages.
+        """
+        self._has_pivot(metric)
+        rows, arms = [], self.arms()
+        for arm, items in self.items.groupby(arms, sort=False, dropna=False):
+            rows += self._arm(dict(zip(arms, arm, strict=True)), items, metric, floor, draws)
+        return pd.DataFrame(rows)
+
+    def _has_pivot(self, metric: str) -> None:
+        if f"pivot {metric}" not in self.items:
+            raise UserError(
+                "Retention compares with the pivot language (English unless `pivot` says otherwise), but these results were not "
+                "asked in it, or not for this metric: put it among the languages of `test`, and run again."
+            )
+
+    def _arm(
+        self, arm: dict[str, Any], items: pd.DataFrame, metric: str, floor: str | None, draws: int
+    ) -> list[dict[str, Any]]:
+        weights, seed_weights, place = _resample(items, draws)
+        rows = []
+        for language, said in items.groupby("language", sort=False):
+            mean, drawn, n = {}, {}, said["item"].nunique()
+            for name in ("", "pivot ", "chance "):
+                mean[name], drawn[name] = _score(said, name + metric, weights, seed_weights, place)
+            rho = retrieval.summarise(
+                _ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "])
+            )
+            above = retrieval.summarise(mean[""] - mean["chance "], drawn[""] - drawn["chance "])
+            row = {
+                **arm,
+                "language": language,
+                "rho": rho.value,
+                "low": rho.low,
+                "high": rho.high,
+                "score": mean[""],
+                "pivot_score": mean["pivot "],
+                "chance": mean["chance "],
+                "n": n,
+                "p": above.p,
+                "counts": n >= MIN_QUERIES and language not in REGIONAL,
+            }
+            if floor is not None:
+                row |= self._above_floor(arm, language, metric, floor, mean, drawn, (weights, seed_weights, place))
+            rows.append(row)
+        for row, p in zip(rows, retrieval.holm(np.array([r["p"] for r in rows])), strict=True):
+            row["p_holm"] = p
+        return rows
+
+    def _above_floor(
+        self, arm: dict[str, Any], language: str, metric: str, floor: str, mean: dict, drawn: dict, sample: tuple
+    ) -> dict[str, float]:
+        same = self.items[
+            (self.items["text"] == floor)
+            & (self.items["condition"] == "real")
+            & (self.items["test"] == arm["test"])
+            & (self.items["language"] == language)
+        ]
+        if same.empty:
+            raise UserError(
+                f"No rows of the floor {floor!r} on {arm['test']} in {language}; run it on the same test first."
+            )
+        low, low_drawn = _score(same, metric, *sample)
+        found = retrieval.summarise(
+            _ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "])
+        )
+        return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
+
+    def scores(
+        self, metric: str = "t2i_r@10", languages: Sequence[str] | None = None, draws: int = 2000
+    ) -> pd.DataFrame:
+        """The score by arm and language with its interval, resampled over seed, concept and item: the arm's columns, then
+        language, value, low, high, chance, n. Raises UserError for a language without rows."""
+        if missing := sorted(set(languages or ()) - set(self.items["language"])):
+            raise unknown("language of these results", missing[0], sorted(set(self.items["language"])))
+        rows, arms = [], self.arms()
+        for arm, items in self.items.groupby(arms, sort=False, dropna=False):
+            sample = _resample(items, draws)
+            for language, said in items.groupby("language", sort=False):
+                if languages is not None and language not in languages:
+                    continue
+                found = retrieval.summarise(*_score(said, metric, *sample))
+                chance = float(said[f"chance {metric}"].mean())
+                row = {"value": found.value, "low": found.low, "high": found.high, "chance": chance}
+                rows.append(
+                    dict(zip(arms, arm, strict=True)) | {"language": language, **row, "n": said["item"].nunique()}
+                )
+        return pd.DataFrame(rows)
+
+    def compare(self, by: str | Sequence[str], languages: Sequence[str] = ("en",), metric: str = "t2i_r@10") -> Any:
+        """Arms beside each other: a point with its interval for each value of the columns `by` and each language; returns the
+        matplotlib figure. Raises UserError for a column that is not there, and where one point would be several arms."""
+        from mpm_lite.core import figures
+
+        by = [by] if isinstance(by, str) else list(by)
+        table = self.scores(metric, languages)
+        if missing := [column for column in by if column not in table]:
+            raise unknown("column of these results", missing[0], self.arms())
+        if table.duplicated([*by, "language"]).any():
+            more = [c for c in self.arms() if c not in by and table[c].nunique(dropna=False) > 1]
+            raise UserError(
+                f"The arms differ in {', '.join(more)} too: name that in `by`, or narrow down with .where()."
+            )
+        said = table[by].astype(str).agg(", ".join, axis=1)
+        shown = table.assign(name=said + ": " + table["language"], group=table["language"])
+        return figures.intervals(shown, f"{metric}, by {', '.join(by)}")
+
+    def mean_retention(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> retrieval.Interval:
+        """Mean rho over languages (those with enough queries), resampled jointly. One arm only.
+
+        Raises UserError where the results hold several arms or none of the languages counts.
+        """
+        return retrieval.summarise(*self.mean_retention_draws(languages, metric, draws))
+
+    def mean_retention_draws(
+        self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
+    ) -> tuple[float, np.ndarray]:
+        """What `mean_retention` summarises: the value and its bootstrap draws (B,). Draw b is the same draw in every arm."""
+        self._has_pivot(metric)
+        if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
+            raise UserError("mean_retention needs one arm; narrow down with .where(text=..., test=..., condition=...).")
+        sample = _resample(self.items, draws)
+        values, draws_of = [], []
+        for language, said in self.items.groupby("language", sort=False):
+            if language in languages and said["item"].nunique() >= MIN_QUERIES:
+                mean, drawn = zip(*(_score(said, p + metric, *sample) for p in ("", "chance ", "pivot ")), strict=True)
+                values.append(_ratio(*mean))
+                draws_of.append(_ratio(*drawn))
+        if not values:
+            raise UserError(f"None of {', '.join(languages)} has {MIN_QUERIES} queries here.")
+        return float(np.mean(values)), np.mean(draws_of, axis=0)
+
+    def mean_score_draws(
+        self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
+    ) -> tuple[float, np.ndarray]:
+        """The mean score over languages and its bootstrap draws (B,), paired as those of `mean_retention_draws`. One arm only."""
+        if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
+            raise UserError("mean_score needs one arm; narrow down with .where(text=..., test=..., condition=...).")
+        sample = _resample(self.items, draws)
+        found = [_score(said, metric, *sample) for code, said in self.items.groupby("language") if code in languages]
+        if not found:
+            raise UserError(f"None of {', '.join(languages)} is among these results.")
+        return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write model.safetensors (first seed), results.parquet, items.parquet and config.json, each whole or not at all."""
+        folder = Path(folder)
+        for name, frame in (("results", self.table), ("items", self.items)):
+            write_atomic(folder / f"{name}.parquet", frame.to_parquet())
+        if self.models:
+            recipe = next(iter(self.models.values()))
+            write_atomic(
+                folder / "model.safetensors",
+                to_safetensors({k: v.contiguous() for k, v in recipe.state_dict().items()}),
+            )
+        write_atomic(folder / "config.json", json.dumps(self.meta, indent=1, default=str).encode())
+        return folder
+
+    @staticmethod
+    def load(folder: str | Path) -> Results:
+        """What `save` wrote, without the models. Raises UserError where it is not there or cannot be read."""
+        folder = Path(folder)
+        try:
+            table, items = (pd.read_parquet(folder / f"{name}.parquet") for name in ("results", "items"))
+            meta = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if not isinstance(meta, dict):
+                raise ValueError("config.json holds no dictionary")
+            return Results(table, items, meta=meta)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} holds no readable results ({error}); run the experiment again.") from error
+
+    def plot(self, metric: str = "t2i_r@10") -> Any:
+        """Bars of the score by language with chance; returns the matplotlib figure."""
+        from mpm_lite.core import figures
+
+        return figures.language_bars(self.table[self.table["metric"] == metric])
+
+    def _repr_html_(self) -> str:
+        shown = self.table.pivot_table(index="language", columns=["text", "condition", "metric"], values="value")
+        return shown.round(3).to_html()
+
+
+def _resample(items: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Bootstrap weights over all items of a test, and each item's column."""
+    known = items.drop_duplicates("item")[["item", "concept"]]
+    weights, seed_weights = retrieval.bootstrap_weights(known["concept"].tolist(), items["seed"].nunique(), draws)
+    return weights, seed_weights, {item: i for i, item in enumerate(known["item"])}
+
+
+def _score(
+    said: pd.DataFrame, column: str, weights: np.ndarray, seed_weights: np.ndarray, place: dict[str, int]
+) -> tuple[float, np.ndarray]:
+    """The mean of a column over seeds and items, and the same under every draw. `said` is one language of one arm."""
+    said = said.sort_values(["seed", "item"])
+    hits = said[column].to_numpy().reshape(said["seed"].nunique(), -1)  # (S, Q): every seed asks the same
+    columns = [place[item] for item in said["item"].iloc[: hits.shape[1]]]
+    return float(hits.mean()), retrieval.resampled_mean(hits, weights[:, columns], seed_weights)
+
+
+def _ratio(score: Any, chance: Any, pivot: Any) -> Any:
+    """(score - chance) / (pivot - chance); NaN where English itself is not above chance."""
+    over = np.asarray(pivot - chance)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = np.where(over > 1e-9, (score - chance) / over, np.nan)
+    return found if found.ndim else float(found)

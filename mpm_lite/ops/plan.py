@@ -1,0 +1,295 @@
+"""The one place that decides which implementation runs, in which chunks and with which precision; what a call would cost
+before it is made (operations, bytes, the floor they set); and what the ops refuse, each with one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IMPLS = ("auto", "reference", "chunked", "triton")
+MIB = 1 << 20
+# What a chunk may take: large enough that the products run at full speed, small beside the inputs.
+BUDGET = {  # op: (CPU, CUDA)
+    "clip_loss": (16 * MIB, 256 * MIB),
+    "siglip_loss": (16 * MIB, 256 * MIB),
+    "retrieval_ranks": (64 * MIB, 256 * MIB),
+    "linear_cross_entropy": (64 * MIB, 1024 * MIB),
+}
+# Chunk-sized buffers that are alive at once.
+LIVE = {"clip_loss": 2, "siglip_loss": 2, "retrieval_ranks": 2, "linear_cross_entropy": 1}
+# Ops whose kernel is slower than chunks (83 ms beside 68 on an H100, seven runs: assets/bench/provisional).
+CHUNKS_WIN = ("siglip_loss",)
+
+
+@dataclass(frozen=True)
+class ChunkPlan:
+    """How one call runs."""
+
+    op: str
+    impl: str  # reference | chunked | triton
+    why: str  # the reason, for people
+    rows: int  # of the first matrix in a chunk
+    row_bytes: int  # what each of them takes while it is worked on
+    exact: torch.dtype  # of loss, scalar gradients and accumulators
+    elementwise: bool  # chunked: the work between two products runs in one Triton kernel
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """(major, minor) of a CUDA device; (0, 0) elsewhere."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
+
+
+def plan(
+    op: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    columns: int,
+    impl: str = "auto",
+    chunk_bytes: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+) -> ChunkPlan:
+    """Decide for one op on this device, for matrices of `columns` columns (M, or V)."""
+    from mpm_lite.ops.kernels import ready
+
+    return decide(op, device.type, capability(device), ready(device), dtype, columns, impl, chunk_bytes, accum_dtype)
+
+
+def decide(
+    op: str,
+    kind: str,
+    able: tuple[int, int],
+    missing: str,
+    dtype: torch.dtype,
+    columns: int,
+    impl: str = "auto",
+    chunk_bytes: int | None = None,
+    accum_dtype: torch.dtype | None = None,
+) -> ChunkPlan:
+    """The rule, on a machine that need not be here: kind cpu or cuda, its capability, why Triton is missing ("": it is not).
+
+    auto: triton on CUDA from capability 8.0 on (below, tl.dot has no tensor cores) but for CHUNKS_WIN, chunked everywhere
+    else. float64 always runs chunked: it is there to be exact. Raises ValueError or RuntimeError where it cannot be.
+    """
+    if impl not in IMPLS:
+        raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}.")
+    exact = accum_dtype or torch.promote_types(dtype, torch.float32)
+    if exact not in (torch.float32, torch.float64) or torch.promote_types(exact, dtype) != exact:
+        raise ValueError(f"{op}: accum_dtype must be float32 or float64 and hold {dtype}; got {exact}.")
+    no_kernel = missing or ("there is no float64 kernel" if exact == torch.float64 else "")
+    old = "" if able >= (8, 0) or kind == "cpu" else "tl.dot has no tensor cores before capability 8.0"
+    if impl == "triton" and (no_kernel or old):
+        raise RuntimeError(
+            f"{op}: impl='triton' cannot run: {(no_kernel or old).rstrip('.')}. Use impl='chunked' or 'auto'."
+        )
+    why = "asked for"
+    if impl == "auto" and kind == "cuda" and not no_kernel and not old and op not in CHUNKS_WIN:
+        impl, why = "triton", "CUDA from capability 8.0 on"
+    elif impl == "auto":
+        slower = "its kernel measured slower than chunks" if kind == "cuda" else "on a CPU kernels are only interpreted"
+        impl, why = "chunked", no_kernel or old or slower
+    # On CUDA logits of a vocabulary stay in the input dtype and are overwritten by their gradient.
+    row = columns * (dtype.itemsize if kind == "cuda" and op == "linear_cross_entropy" else LIVE[op] * exact.itemsize)
+    budget = chunk_bytes if chunk_bytes is not None else BUDGET[op][kind == "cuda"]
+    if impl != "reference" and budget < row:
+        raise ValueError(f"{op}: chunk_bytes={budget} is too small for a row of {columns} columns; give {row} or more.")
+    elementwise = impl == "chunked" and kind == "cuda" and not no_kernel
+    return ChunkPlan(op, impl, why, max(1, budget // row), row, exact, elementwise)
+
+
+# capability, and what a card sustains, not what its sheet says: dense half-precision TFLOP/s and TB/s, from published
+# measurements. A T4 is held at about 24 of its 65 TFLOP/s by its 70 W limit.
+MACHINES = {
+    "h200": ((9, 0), 790.0, 4.3),
+    "h100": ((9, 0), 740.0, 3.0),
+    "a100": ((8, 0), 280.0, 1.8),
+    "l4": ((8, 9), 90.0, 0.28),
+    "t4": ((7, 5), 24.0, 0.30),
+}
+# Operations that the answer needs, in N M D: three products forward and back, or one to rank. Made-twice work is not useful.
+USEFUL = {"clip_loss": 6, "siglip_loss": 6, "linear_cross_entropy": 6, "retrieval_ranks": 2}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The account of one call, forward and gradients. Print it."""
+
+    op: str
+    shape: str
+    impl: str
+    why: str
+    rows: int  # of a chunk
+    tile: str  # of the Triton kernel, "" where none runs
+    tflop_useful: float
+    tflop_done: float
+    bytes_inputs: int  # inputs and their gradients, in the input dtype
+    bytes_matrix: int  # the N x M matrix the naive form keeps for its backward, float32
+    bytes_chunk: int  # what the chosen implementation holds beside inputs and gradients
+    floor_ms: (
+        float | None
+    )  # useful work at the machine's rate or bytes at its bandwidth, the longer; None without rates
+    machine: str
+
+    def __str__(self) -> str:
+        lines = [f"{self.op} {self.shape} on {self.machine}: {self.impl} ({self.why})"]
+        lines.append(f"  work   {self.tflop_useful:.3g} TFLOP useful, {self.tflop_done:.3g} done")
+        lines.append(
+            f"  bytes  {_bytes(self.bytes_inputs)} inputs and gradients; {_bytes(self.bytes_chunk)} beside them in chunks of"
+            f" {self.rows} rows, where the naive form keeps {_bytes(self.bytes_matrix)}"
+        )
+        floor = "give rate=(TFLOP/s, TB/s) to have one" if self.floor_ms is None else f"{self.floor_ms:.3g} ms"
+        lines.append(f"  floor  {floor}")
+        return "\n".join([*lines, f"  tile   {self.tile}"] if self.tile else lines)
+
+
+def explain(
+    fn: str | Callable,
+    *,
+    N: int,
+    M: int | None = None,
+    D: int,
+    V: int | None = None,
+    dtype: torch.dtype | None = None,
+    machine: str | None = None,
+    impl: str = "auto",
+    chunk_bytes: int | None = None,
+    rate: tuple[float, float] | None = None,
+) -> Cost:
+    """FLOPs, bytes, the floor in milliseconds, and which implementation and tile would run; nothing is computed.
+
+    fn: an op or its name. N rows, M columns (default N) or V tokens, D width. machine: "cpu" or one of MACHINES; default
+    the one at hand. dtype: default float32 on a CPU, bfloat16 elsewhere (float16 on a T4). rate: (TFLOP/s, TB/s) of a
+    machine whose rates are not listed. Raises ValueError on unknown names.
+    """
+    op = fn if isinstance(fn, str) else fn.__name__
+    if op not in USEFUL:
+        raise ValueError(f"explain knows {', '.join(USEFUL)}; got {op!r}.")
+    machine = machine or _here()
+    if machine != "cpu" and machine not in MACHINES:
+        raise ValueError(f"explain knows the machines cpu, {', '.join(MACHINES)}; got {machine!r}.")
+    able, *listed = MACHINES.get(machine, ((0, 0), None, None))
+    dtype = dtype or (torch.float32 if machine == "cpu" else torch.bfloat16 if able >= (8, 0) else torch.float16)
+    columns = V or M or N
+    kind, missing = ("cpu", "there is no CUDA device") if machine == "cpu" else ("cuda", "")
+    layout = decide(op, kind, able, missing, dtype, columns, impl, chunk_bytes)
+    rows, matrix = min(N, layout.rows), 4 * N * columns
+    work = 1e-12 * N * columns * D
+    inputs = (1 if op == "retrieval_ranks" else 2) * dtype.itemsize * D * (N + columns)
+    held = rows * layout.row_bytes
+    if layout.impl == "reference":
+        held = 2 * matrix
+    elif layout.impl == "triton" and op != "linear_cross_entropy":
+        held = rows * columns * dtype.itemsize if op != "retrieval_ranks" else 24 * N
+    tflops, tbs = rate or listed
+    floor = None if tflops is None else 1e3 * max(USEFUL[op] * work / tflops, inputs * 1e-12 / tbs)
+    return Cost(
+        op=op,
+        shape=f"{N} x {columns} x {D} {str(dtype).removeprefix('torch.')}",
+        impl=layout.impl,
+        why=layout.why,
+        rows=rows,
+        tile=_tile(op, able, dtype, D) if layout.impl == "triton" else "",
+        tflop_useful=USEFUL[op] * work,
+        tflop_done=(8 if op == "clip_loss" and layout.impl != "reference" else USEFUL[op]) * work,
+        bytes_inputs=inputs,
+        bytes_matrix=matrix,
+        bytes_chunk=held,
+        floor_ms=floor,
+        machine=machine,
+    )
+
+
+def _here() -> str:
+    """The name in MACHINES of the card at hand, or cpu."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    name = torch.cuda.get_device_name().lower()
+    for known in MACHINES:
+        if known in name:
+            return known
+    raise ValueError(f"explain has no rates for {name!r}; name the nearest of {', '.join(MACHINES)} as machine.")
+
+
+def _tile(op: str, able: tuple[int, int], dtype: torch.dtype, width: int) -> str:
+    """The tile of the kernel that does the product, in words."""
+    from mpm_lite.ops.kernels import tiles
+
+    kernel = {"clip_loss": "clip_grad", "siglip_loss": "siglip_grad", "retrieval_ranks": "rank"}.get(op)
+    if kernel is None:
+        return "cuBLAS products, one elementwise kernel in place"
+    tile = tiles.pick(kernel, able, dtype, width)
+    return f"{tile.bm} x {tile.bn} x {tile.bd}, {tile.warps} warps, {tile.stages} stages"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.3g} {unit}"
+        count /= 1024
+    return ""
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def matrices(op: str, **named: Tensor) -> None:
+    """Two matrices (N, D) and (M, D): one width, one float dtype, one device, nothing empty. Raises ValueError."""
+    (a, x), (b, y) = named.items()
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor) or tensor.ndim != 2:
+            got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{op} needs {name} as a matrix (rows, width); got {got}.")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(f"{op} needs {name} in a float dtype; got {tensor.dtype}: call .float() on it.")
+        if 0 in tensor.shape:
+            raise ValueError(f"{op} needs at least one row and one column in {name}; got {tuple(tensor.shape)}.")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"{op}: {a} {tuple(x.shape)} and {b} {tuple(y.shape)} differ in width; both need D columns.")
+    if x.dtype != y.dtype:
+        raise ValueError(f"{op}: {a} is {x.dtype} and {b} is {y.dtype}; convert one, or run under torch.autocast.")
+    if x.device != y.device:
+        raise ValueError(f"{op}: {a} is on {x.device} and {b} on {y.device}; move one with .to().")
+
+
+def scalar(op: str, name: str, value: Tensor) -> None:
+    """One number. Raises ValueError."""
+    if value.numel() != 1 or not value.is_floating_point():
+        raise ValueError(f"{op} needs {name} as one float; got {value.dtype} {tuple(value.shape)}.")
+
+
+def offset(op: str, rows: int, columns: int, label_offset: int) -> None:
+    """Labels label_offset ... label_offset + rows - 1 must be columns. Raises ValueError."""
+    if not 0 <= label_offset <= columns - rows:
+        raise ValueError(
+            f"{op}: {rows} rows matched from column {label_offset} on do not fit {columns} columns; "
+            "give a label_offset between 0 and M - N."
+        )
+
+
+def targets(op: str, target: Tensor, rows: int, device: torch.device) -> None:
+    """int64 (N,), on the same device. Raises ValueError."""
+    if target.dtype != torch.int64 or target.shape != (rows,):
+        raise ValueError(f"{op} needs target as int64 ({rows},); got {target.dtype} {tuple(target.shape)}.")
+    if target.device != device:
+        raise ValueError(f"{op}: target is on {target.device}, the rest on {device}; move it with .to().")
+
+
+def in_range(op: str, target: Tensor, top: int) -> None:
+    """Every target names one of `top` columns. Reads values: a sync on CUDA. Raises ValueError."""
+    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < top:
+        raise ValueError(
+            f"{op}: targets run from {int(target.min())} to {int(target.max())}; {top} columns allow 0 to {top - 1}."
+        )
+
+
+def finite(op: str, **named: Tensor | None) -> None:
+    """No NaN or infinity in any of them. Reads values: a sync on CUDA. Raises ValueError."""
+    for name, tensor in named.items():
+        # A sum needs no second tensor, and only one that is not finite calls for a closer look.
+        if tensor is None or bool(torch.isfinite(tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32)))):
+            continue
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{op}: {name} holds NaN or infinity; look at what made it.")

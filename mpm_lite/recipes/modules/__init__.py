@@ -1,0 +1,1 @@
+"""Modules that recipes are built of: connectors, the Q-Former, acquirers, parts of the diffusion model."""

@@ -1,0 +1,229 @@
+"""Connectors: image features in, soft tokens out, at the scale of the language model's own embeddings.
+
+Three of them, from the plainest to the paper's. `Projector` turns every patch into a soft token (LLaVA, 2304.08485,
+section 4.1). `Resampler` lets a few learned queries look at all patches (Flamingo, 2204.14198, section 3.1).
+`QueriesInTower` is the arrangement of MPM (2308.12038, section 3.2): the queries stand behind the patches *inside* the
+image tower and pass through its layers with them.
+
+Shapes: N pictures, P patches, Q queries (soft tokens), D_in the tower's width, D the language model's width.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mpm_lite.core.runtime import UserError, unknown
+
+CONNECTORS = ("mlp", "resampler", "queries")
+
+
+class LikeEmbeddings(nn.Module):
+    """(..., D) -> (..., D): soft tokens as long as the embeddings of a language model are, in its embeddings' middle.
+
+    A language model reads vectors of the size it was trained on; soft tokens much longer or shorter than those are no
+    words to it, and the gradient that should make them words is lost in its first norm.
+    """
+
+    def __init__(self, embeddings: Tensor) -> None:
+        """`embeddings` is the model's table, (V, D)."""
+        super().__init__()
+        table = embeddings.detach().float()
+        self.register_buffer("middle", table.mean(dim=0))  # (D,)
+        self.register_buffer("spread", table.std(dim=0, correction=0).square().mean().sqrt())
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Length of each vector by the root mean square of its entries, direction kept."""
+        return self.middle + self.gain * self.spread * F.rms_norm(x, x.shape[-1:])
+
+
+class Mixture(LikeEmbeddings):
+    """(..., D) -> (..., D): soft tokens as mixtures of the rows of a language model's embedding table.
+
+    What is mixed is always between words, so that a soft token cannot lie where no text leads. Weights begin nearly flat.
+    """
+
+    def __init__(self, embeddings: Tensor) -> None:
+        super().__init__(embeddings)
+        self.register_buffer("table", embeddings.detach().float(), persistent=False)  # (V, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weights are the softmax of how alike the vector and each embedding are; `gain` sharpens them."""
+        scores = self.gain * F.rms_norm(x, x.shape[-1:]) @ (self.table / self.spread).T / x.shape[-1] ** 0.5  # (..., V)
+        return scores.softmax(dim=-1) @ self.table
+
+
+SOFT = {"free": LikeEmbeddings, "mixture": Mixture}
+
+
+class Projector(nn.Module):
+    """Linear, GELU, linear on every patch: (N, P, D_in) -> (N, P, D)."""
+
+    def __init__(self, d_in: int, patches: int, embeddings: Tensor) -> None:
+        super().__init__()
+        d = embeddings.shape[1]
+        self.queries = patches
+        self.project = nn.Sequential(nn.LayerNorm(d_in), nn.Linear(d_in, d), nn.GELU(), nn.Linear(d, d))
+        self.like = LikeEmbeddings(embeddings)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """One soft token a patch."""
+        return self.like(self.project(patches))
+
+
+def quick_attention(q: Tensor) -> Any:
+    """A context for scaled_dot_product_attention: in its parts where the fused kernel's gradient, in bfloat16 on a CPU,
+    costs more than all else in the resampler."""
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
+
+
+class Look(nn.Module):
+    """One layer of the resampler: queries look at the patches and at each other, then think. (N, Q, W) -> the same."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))  # of queries, of patches, before thinking
+        self.ask, self.tell = nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.merge = nn.Linear(width, width)
+        self.think = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor, patches: Tensor) -> Tensor:
+        """x (N, Q, W), patches (N, P, W)."""
+        q, k, v = self._asked_and_told(x, patches)
+        with quick_attention(q):
+            seen = F.scaled_dot_product_attention(q, k, v)  # (N, H, Q, W / H)
+        x = x + self.merge(seen.transpose(1, 2).flatten(2))
+        return x + self.think(self.norms[2](x))
+
+    def weights(self, x: Tensor, patches: Tensor) -> Tensor:
+        """How much each query looks at each patch and each query, mean over heads: (N, Q, P + Q)."""
+        q, k, _ = self._asked_and_told(x, patches)
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
+
+    def _asked_and_told(self, x: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        own = self.norms[0](x)
+        seen = torch.cat([self.norms[1](patches), own], dim=1)  # (N, P + Q, W)
+        k, v = self.tell(seen).chunk(2, dim=-1)
+        return tuple(t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (self.ask(own), k, v))
+
+
+class Resampler(nn.Module):
+    """Learned queries look at the patches, layer by layer: (N, P, D_in) -> (N, Q, D)."""
+
+    def __init__(
+        self,
+        d_in: int,
+        patches: int,
+        embeddings: Tensor,
+        queries: int = 16,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise UserError(f"width={width} is no multiple of heads={heads}: choose another width.")
+        self.queries = queries
+        self.enter = nn.Sequential(nn.LayerNorm(d_in), nn.Linear(d_in, width))
+        # Where a patch lies must be as loud as what it shows: a scene is told by both.
+        self.places = nn.Parameter(torch.randn(patches, width))
+        self.asks = nn.Parameter(torch.randn(queries, width))
+        self.layers = nn.ModuleList(Look(width, heads) for _ in range(layers))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, embeddings.shape[1]))
+        self.like = LikeEmbeddings(embeddings)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """One soft token a query."""
+        x, seen = self._begin(patches)
+        for layer in self.layers:
+            x = layer(x, seen)
+        return self.like(self.leave(x))
+
+    def _begin(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        if patches.shape[1] != len(self.places):
+            raise UserError(f"This connector was made for {len(self.places)} patches and got {patches.shape[1]}.")
+        return self.asks.expand(len(patches), -1, -1), self.enter(patches) + self.places
+
+    @torch.no_grad()
+    def attention(self, patches: Tensor) -> Tensor:
+        """How much each query looks at each patch in the last layer, of what it spends on patches: (N, Q, P)."""
+        x, seen = self._begin(patches)
+        for layer in self.layers[:-1]:
+            x = layer(x, seen)
+        on_patches = self.layers[-1].weights(x, seen)[..., : seen.shape[1]]
+        return on_patches / on_patches.sum(dim=-1, keepdim=True)
+
+
+class QueriesInTower(nn.Module):
+    """Queries behind the patches inside a vision transformer, then linear, GELU, linear: pixels -> (N, Q, D).
+
+    `tower` is a copy of the image tower's transformers model; what of it learns is the recipe's to say. In MPM the
+    queries pass through layers of experts of their own; here they share the layers of the patches.
+    """
+
+    def __init__(self, tower: nn.Module, embeddings: Tensor, queries: int = 16) -> None:
+        super().__init__()
+        if not (hasattr(tower, "embeddings") and hasattr(tower, "layernorm")):
+            raise UserError(
+                f"Queries inside the tower need a vision transformer of transformers, not {type(tower).__name__}: "
+                "take connector='resampler', which works on the patches of any tower."
+            )
+        self.queries, self.tower = queries, tower
+        d_in, d = tower.config.hidden_size, embeddings.shape[1]
+        with torch.no_grad():
+            size = tower.config.image_size
+            spread = tower.embeddings(torch.zeros(1, tower.config.num_channels, size, size)).std()  # as loud as patches
+        self.asks = nn.Parameter(spread * torch.randn(queries, d_in))
+        self.project = nn.Sequential(nn.Linear(d_in, d), nn.GELU(), nn.Linear(d, d))
+        self.like = LikeEmbeddings(embeddings)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Prepared pixels (N, 3, S, S) -> one soft token a query."""
+        x = self.tower.embeddings(pixels)  # (N, 1 + P, D_in)
+        x = torch.cat([x, self.asks.expand(len(x), -1, -1)], dim=1)
+        for layer in _layers(self.tower):
+            out = layer(x)
+            x = out[0] if isinstance(out, tuple) else out
+        return self.like(self.project(self.tower.layernorm(x)[:, -self.queries :]))
+
+
+def _layers(tower: Any) -> Any:
+    """The blocks of a vision transformer, under whichever name this version of transformers keeps them."""
+    blocks = getattr(tower, "layers", None)
+    return tower.encoder.layer if blocks is None else blocks
+
+
+def connector(
+    kind: str,
+    d_in: int,
+    patches: int,
+    embeddings: Tensor,
+    tower: nn.Module | None = None,
+    soft: str = "free",
+    **sizes: int,
+) -> nn.Module:
+    """The connector of that name: "mlp", "resampler" or "queries" (which takes `tower`), whose soft tokens are "free" or a
+    "mixture" of word embeddings. UserError for another."""
+    if soft not in SOFT:
+        raise unknown("kind of soft tokens", soft, SOFT)
+    if kind == "mlp":
+        made: nn.Module = Projector(d_in, patches, embeddings)
+    elif kind == "resampler":
+        made = Resampler(d_in, patches, embeddings, **sizes)
+    elif kind == "queries":
+        if tower is None:
+            raise UserError("connector='queries' puts the queries inside the image tower: give that tower's model too.")
+        made = QueriesInTower(tower, embeddings, sizes.get("queries", 16))
+    else:
+        raise unknown("connector", kind, CONNECTORS)
+    if soft != "free":
+        made.like = SOFT[soft](embeddings)
+    return made

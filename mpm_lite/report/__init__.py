@@ -1,0 +1,1 @@
+"""Reports: the blocks of the README, generated pages, the tour."""

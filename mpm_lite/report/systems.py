@@ -1,0 +1,143 @@
+"""The block on the four systems and their rivals, from the committed comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mpm_lite.core import figures
+from mpm_lite.core.provenance import card, has, markdown_table, read, span
+
+FIGURE = "figures/head-to-head.png"
+NAME, BUDGETS, REAL = "head-to-head", "head-to-head-budgets", "head-to-head-real"
+TITLES = {"pairs": "equal pairs", "updates": "equal updates too", "parameters": "equal parameters"}
+IGLUE = {"retrieval": "retrieval", "true": "true or false", "either": "true of either", "english": "answers in English"}
+
+# What somebody has beside English pairs, what for, and whom to take.
+ADVICE = (
+    ("sentences translated from English", "choosing, matching, retrieving; English stays as it is", "MLA"),
+    ("sentences translated, and a text encoder of many languages", "the same, with one text encoder", "teacher"),
+    ("captions translated", "the same, with one text encoder", "translate-train"),
+    ("a text encoder of many languages, no translations", "the same, in every language that it has read", "pivot"),
+    ("a translator whenever it is asked", "the same, from an English model alone", "translate-test"),
+    ("a language model of many languages", "captions and answers in words", "MPM"),
+    ("that, and captions translated", "captions, answers, and replies in the language asked in", "mBLIP"),
+    ("a dictionary", "choosing and matching, a little", "M3P"),
+)
+
+
+def titles() -> dict[str, str]:
+    """The tables that have run, and what each is called."""
+    return {name: title for name, title in TITLES.items() if name in card(NAME)["tables"]}
+
+
+def joined(metric: str = "choice", language: str = "others") -> pd.DataFrame:
+    """A line a table and system: a score with its interval, beside what the system cost and read."""
+    scores = read(NAME).query("metric == @metric and language == @language")
+    return scores.merge(read(BUDGETS), on=["table", "system"])
+
+
+Table = tuple[list[str], list[list[str]]]  # a header, and lines
+
+
+def table(name: str) -> Table:
+    """One of the three tables, best first."""
+    english = joined(language="en").query("table == @name").set_index("system")["value"]
+    header = ["system", "nine languages", "English", "blind", "updates", "learn at a time", "TFLOP", "pairs not English",
+              "texts read", "translations read"]  # fmt: skip
+    lines = []
+    for row in joined().query("table == @name").sort_values("value", ascending=False).itertuples():
+        counts = [f"{n:,}" for n in (row.updates, row.trainable)]
+        read_too = [f"{n:,}" for n in (row.abroad, row.sentences, row.translations)]
+        scores = [span(row.value, row.low, row.high), f"{english[row.system]:.2f}", f"{row.chance:.2f}"]
+        lines.append([row.system, *scores, *counts, f"{1e-12 * row.flops:.0f}", *read_too])
+    return header, lines
+
+
+def iglue() -> Table:
+    """Toy-IGLUE, at equal pairs: a line a system, English beside the nine others' mean and chance."""
+    rows, lines = read(NAME).query("table == 'pairs'").set_index(["system", "metric", "language"]), []
+    for system in rows.index.unique("system"):
+        cells = [system]
+        for metric in IGLUE:
+            if (system, metric, "en") not in rows.index:
+                cells.append("-")
+                continue
+            english, others = (rows.loc[(system, metric, code)] for code in ("en", "others"))
+            cells.append(f"{english.value:.2f}, {others.value:.2f} ({others.chance:.2f})")
+        lines.append(cells)
+    return ["system", *IGLUE.values()], lines
+
+
+def real() -> Table:
+    """On real pictures: a line a system."""
+    lines = []
+    for system, of in read(REAL).groupby("system", sort=False):
+        by = of.set_index(["metric", "language"])
+        cells = [system]
+        for metric in ("recall", "choice"):
+            if (metric, "others") not in by.index:  # M3P scores pairs: it has no vectors to retrieve by
+                cells += ["-", "-", "-"]
+                continue
+            english, others = by.loc[(metric, "en"), "value"], by.loc[(metric, "others")]
+            cells += [f"{english:.2f}", span(others.value, others.low, others.high), f"{others.chance:.2f}"]
+        lines.append([*cells, f"{int(of['trainable'].iloc[0]):,}", f"{1e-12 * of['flops'].iloc[0]:,.0f}"])
+    header = ["system", "R@10, English", "others", "blind", "one of ten, English", "others", "blind", "learn at a time", "TFLOP"]  # fmt: skip
+    return header, lines
+
+
+def advice() -> Table:
+    """What to choose when: a line a situation, with what its system reached at equal pairs."""
+    scores = {
+        metric: joined(metric).query("table == 'pairs'").set_index("system") for metric in ("choice", "retrieval")
+    }
+    lines = []
+    for given, purpose, system in ADVICE:
+        reached = [f"{of['value'][system]:.2f}" for of in scores.values()]
+        lines.append([system, given, purpose, *reached])
+    return ["take", "if beside English pairs you have", "for", "choices right, nine languages", "retrieval"], lines
+
+
+def reals() -> str:
+    """On real pictures: what was asked, the table, how it was made."""
+    if not has(REAL):
+        return "On real pictures, `mpm-lite run head_to_head_real`, they have not been compared yet."
+    told, count = card(REAL), len(set(read(REAL)["language"]) - {"en", "others"})
+    return "\n\n".join([
+        f"On real pictures: {told['pictures']:,} of emoji, stamps and clip art with one caption each, {len(told['seeds'])} seeds, held-out stamps asked about in English and {count} other languages. *Translate-test* is a perfect translator, *untranslated* none, *pivot* MPM's way with two towers.",
+        markdown_table(*real()),
+        f"Run at commit `{told['commit']}`: `{told['command']}`.",
+    ])  # fmt: skip
+
+
+def markdown() -> str:
+    """The block on the systems."""
+    return toys() + "\n\n" + reals()
+
+
+def toys() -> str:
+    """On the toy world: figure, three tables, toy-IGLUE."""
+    if not has(NAME):
+        return "The comparison, `mpm-lite run head_to_head`, has not run yet."
+    told = card(NAME)
+    parts = [
+        f"Which of ten captions belongs to the picture: choices right on test, {len(told['seeds'])} seeds, {told['pairs']:,} image-caption pairs each.",
+        f"![{figure().mpm_alt}](assets/{FIGURE})",
+    ]  # fmt: skip
+    for name, title in titles().items():
+        parts += [f"*{title[0].upper()}{title[1:]}:*", markdown_table(*table(name))]
+    parts += [
+        "*Toy-IGLUE, at equal pairs (English, mean of the nine others, chance of those):*",
+        markdown_table(*iglue()),
+        "The second picture of *true of either* is drawn at random and seldom fits better, so that task tells little that *true or false* does not.",
+        "*What to choose when, by these figures:*",
+        markdown_table(*advice()),
+        f"Run at commit `{told['commit']}`: `{told['command']}`.",
+    ]
+    return "\n\n".join(parts)
+
+
+def figure() -> Any:
+    """The comparison as a figure."""
+    return figures.head_to_head(joined(), titles())

@@ -1,0 +1,307 @@
+"""What notebooks show of MPM chat, MPM paint and all systems: composed scenes, replies, what a lens reads, grids, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpm_lite.claims import ledger
+from mpm_lite.core import figures
+from mpm_lite.core.runtime import UserError
+from mpm_lite.data import toyworld
+from mpm_lite.data.languages import display_name
+from mpm_lite.data.picture import data_uri
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
+from mpm_lite.evaluation import captions, chat
+from mpm_lite.experiments.mpm_chat import ChatBench
+from mpm_lite.experiments.mpm_paint import GUIDANCE, PaintBench
+from mpm_lite.recipes import fidelity
+from mpm_lite.recipes.base import Recipe
+from mpm_lite.recipes.modules import diffusion
+from mpm_lite.recipes.mpm_chat import MpmChat
+from mpm_lite.recipes.mpm_paint import MpmPaint
+from mpm_lite.report import readme, systems
+from mpm_lite.teaching import widgets
+
+SIDE = 144  # pixels of the picture shown
+
+
+def fidelity_table(recipe: Recipe) -> widgets.Page:
+    """The fidelity table of a recipe as a page."""
+    rows = [(r.part, r.paper, r.here, r.why, r.effect) for r in fidelity.table(recipe)]
+    return widgets.table(rows, ["", "in the paper", "here", "why", "known effect"], f"Fidelity of {recipe.name!r}")
+
+
+def replies_curve() -> widgets.Page:
+    """Reply language and content against the share of other languages in tuning, from the ledger; a sentence till then."""
+    table = ledger.replies_by_share()
+    if table is None:
+        return widgets.Page("<p>C3 has not run yet; its curve will stand here.</p>", "C3 has not run yet.")
+    return widgets.figure(figures.reply_language(table, readme.PANELS))
+
+
+def compose(*things: str) -> Scene:
+    """A scene from words, left to right: compose("large red circle", "small blue star"). One to three things.
+
+    UserError for other words, and for two things that are alike.
+    """
+    if not 1 <= len(things) <= 3:
+        raise UserError(f"A scene holds one to three things, not {len(things)}.")
+    columns = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}[len(things)]
+    made = []
+    for text, column in zip(things, columns, strict=True):
+        words = text.split()
+        if len(words) != 3 or words[0] not in SIZES or words[1] not in COLOURS or words[2] not in SHAPES:
+            raise UserError(
+                f"{text!r} is no thing of this world: give a size ({', '.join(SIZES)}), a colour ({', '.join(COLOURS)}) "
+                f"and a shape ({', '.join(SHAPES)}), such as 'large red circle'."
+            )
+        made.append(Thing(words[2], words[1], words[0], column, 1))
+    if len({thing.pair for thing in made}) < len(made):
+        raise UserError("Two things are alike in colour and shape: change one, so that each has a name of its own.")
+    return Scene(tuple(made))
+
+
+def seen(bench: ChatBench, picture: np.ndarray) -> torch.Tensor:
+    """Features of one picture uint8 (H, W, 3), as the recipe takes them: (1, P, D_in)."""
+    return torch.from_numpy(bench.tower.patches(np.array(picture)[None]))
+
+
+def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: int = 4) -> widgets.Page:
+    """One page: the picture, the reply in the asked language and what is right in it, where the queries looked, and what
+    the lens reads at the `reads` queries that look most sharply. UserError for a language the model never read."""
+    if recipe.lm.languages and language not in recipe.lm.languages:
+        known = ", ".join(sorted(recipe.lm.languages))
+        raise UserError(f"{recipe.lm.name} never read {language!r}: ask in one of {known}.")
+    picture = toyworld.render(scene)
+    features = seen(bench, picture)
+    with torch.inference_mode():
+        soft = recipe.predict({"seen": features})["soft"]
+    said = bench.say(recipe, soft, [scene], language)[0]
+    scores = captions.caption_scores(said, scene, language)
+    verdict = "exactly right" if scores["exact"] else f"{100 * scores['slots']:.0f} % of the attributes right"
+    question = grammar.describe(language)
+    header = (
+        f'<div style="display:flex;gap:1em;align-items:flex-start;flex-wrap:wrap">'
+        f"{_image(picture, grammar.in_order(scene, 'en')[0])}"
+        f"<div><b>{display_name(language)}</b><br>{widgets.native(question, language)}<br>"
+        f"{widgets.native(said, language)}<br><i>{verdict}</i></div></div>"
+    )
+    return widgets.Page(
+        header + _queries(recipe, features, soft, picture, question, reads), f"{question} {said} ({verdict})"
+    )
+
+
+def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page:
+    """One page: the picture, and what the model replies when it is asked about it in each language of the toy world."""
+    picture = toyworld.render(scene)
+    with torch.inference_mode():
+        soft = recipe.predict({"seen": seen(bench, picture)})["soft"]
+    rows, right = [], []
+    for code in grammar.LANGUAGES:
+        said = bench.say(recipe, soft, [scene], code)[0]
+        right.append(captions.caption_scores(said, scene, code)["slots"])
+        rows.append([display_name(code), widgets.Text(said, code), f"{100 * right[-1]:.0f} %"])
+    title = grammar.in_order(scene, "en")[0]
+    page = widgets.table(rows, ["asked in", "reply", "right in that language"], f"{recipe.lm.name} is shown: {title}")
+    words = f"{recipe.lm.name}, asked in ten languages about: {title} On average {100 * np.mean(right):.0f} % right."
+    return widgets.Page(_image(picture, title) + page.data, words)
+
+
+def dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
+    """A slider over named pages, with the chosen page below it; an ipywidgets box."""
+    import ipywidgets
+
+    slider = ipywidgets.SelectionSlider(options=list(pages), value=start, description="model")
+    shown = ipywidgets.HTML(value=pages[start].data)
+
+    def redraw(change: dict[str, Any]) -> None:
+        shown.value = pages[change["new"]].data
+
+    slider.observe(redraw, names="value")
+    return ipywidgets.VBox([slider, shown])
+
+
+def _queries(
+    recipe: MpmChat, features: torch.Tensor, soft: torch.Tensor, picture: np.ndarray, question: str, reads: int
+) -> str:
+    """A table: where a query looked, and the likeliest token behind each layer."""
+    if not hasattr(recipe.visual, "attention"):
+        return ""
+    where = recipe.visual.attention(features)[0].numpy()  # (Q, P)
+    sharpest = np.argsort(-where.max(axis=1), kind="stable")[:reads]
+    read = chat.words(recipe.lm, soft, question, top=1).set_index(["query", "layer"])["token"]
+    layers = sorted({layer for _, layer in read.index})
+    rows = []
+    for q in sharpest.tolist():
+        said = [read[q, layer].replace("\n", "(line break)") for layer in layers]
+        tokens = "".join(f"<td>{widgets.safe(token)}</td>" for token in said)
+        rows.append(
+            f'<tr><th scope="row">{_image(_lit(picture, where[q]), f"where query {q} looks", 72)}</th>{tokens}</tr>'
+        )
+    names = ["where a query looks", "as it is", *(f"behind layer {layer}" for layer in layers[1:])]
+    head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in names)
+    caption = "Logit lens: the likeliest token at each query"
+    return f'<table><caption style="text-align:left">{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _lit(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The picture, dark where a query does not look; `where` (P,) over a square grid."""
+    side = int(len(where) ** 0.5)
+    grid = torch.from_numpy(where.reshape(1, 1, side, side) / where.max())
+    light = torch.nn.functional.interpolate(grid, size=picture.shape[:2], mode="nearest")[0, 0].numpy()
+    return (picture * (0.25 + 0.75 * light[..., None])).astype(np.uint8)
+
+
+def _image(picture: np.ndarray, alt: str, side: int = SIDE) -> str:
+    data = data_uri(picture, side, "png", sharp=True)
+    return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" src="{data}">'
+
+
+def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, ...] = grammar.LANGUAGES) -> Any:
+    """Menus for two things and a language, and below them what `draw(scene, language)` shows; an ipywidgets box."""
+    import ipywidgets
+
+    first, second = (
+        [
+            ipywidgets.Dropdown(options=names, value=value, layout={"width": "8em"})
+            for names, value in zip((SIZES, COLOURS, SHAPES), chosen, strict=True)
+        ]
+        for chosen in (("large", "red", "star"), ("small", "blue", "heart"))
+    )
+    code = ipywidgets.Dropdown(options=[(display_name(c), c) for c in languages], value="de", layout={"width": "10em"})
+    shown = ipywidgets.HTML()
+
+    def redraw(change: Any = None) -> None:
+        try:
+            scene = compose(*(" ".join(menu.value for menu in row) for row in (first, second)))
+            shown.value = draw(scene, code.value).data
+        except UserError as error:
+            shown.value = widgets.safe(str(error))
+
+    for menu in (*first, *second, code):
+        menu.observe(redraw, names="value")
+    redraw()
+    return ipywidgets.VBox([ipywidgets.HBox(first), ipywidgets.HBox(second), code, shown])
+
+
+CAPTIONS = {
+    "iglue": "Toy-IGLUE at equal pairs: English, mean of nine others (chance of those)",
+    "advice": "What to choose when: figures of nine languages at equal pairs",
+    "real": "Real pictures, equal pairs",
+}
+
+
+def comparison() -> widgets.Page:
+    """The comparison at equal budgets as a figure, a panel a table that has run; a sentence till then."""
+    if not systems.has(systems.NAME):
+        return _not_yet(systems.NAME, "figure")
+    return widgets.figure(systems.figure())
+
+
+def table(name: str) -> widgets.Page:
+    """A table of the comparison: what is held equal (pairs, updates or parameters), "iglue", "advice", or "real"; a sentence
+    where it has not run."""
+    of = systems.REAL if name == "real" else systems.NAME
+    if not systems.has(of) or (name in systems.TITLES and name not in systems.titles()):
+        return _not_yet(of, "table")
+    made = {"iglue": systems.iglue, "advice": systems.advice, "real": systems.real}
+    header, lines = made[name]() if name in made else systems.table(name)
+    return widgets.table(lines, header, CAPTIONS.get(name) or f"Choices right: {systems.TITLES[name]}")
+
+
+def _not_yet(name: str, what: str) -> widgets.Page:
+    """The sentence in the place of what a comparison has not made yet."""
+    said = f"The comparison, mpm-lite run {name.replace('-', '_')}, has not run yet; its {what} will stand here."
+    return widgets.Page(f"<p>{said}</p>", said)
+
+
+PAINTED_SIDE = 84  # pixels of a picture shown
+
+
+def picture(pixels: np.ndarray, alt: str, side: int = PAINTED_SIDE) -> str:
+    """A picture uint8 (H, H, 3) as HTML, its pixels left sharp."""
+    data = data_uri(pixels, len(pixels), "png", sharp=True)  # as it is: the page enlarges it
+    # A narrow page scrolls, and does not squeeze some pictures more than others.
+    kept = f"min-width:{3 * side // 4}px;image-rendering:pixelated"
+    return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" style="{kept}" src="{data}">'
+
+
+def grid(
+    bench: PaintBench, recipe: MpmPaint, scenes: Sequence[Scene], languages: Sequence[str], seed: int = 0,
+    guidance: float = GUIDANCE,
+) -> widgets.Page:  # fmt: skip
+    """A row a scene, a column a language: what is painted after its prompt there, from the same noise along a row. Below
+    each picture: the attributes that are right, read by the network that judges."""
+    columns, noise = [], [seed * 100_003 + i for i in range(len(scenes))]
+    for code in languages:
+        prompts = [grammar.in_order(scene, code)[0] for scene in scenes]
+        found = bench.paint(recipe, prompts, noise, guidance=guidance)
+        columns.append((prompts, found, bench.scored(found, scenes)["attributes"].tolist()))
+    head = "".join(
+        f'<th scope="col" style="text-align:center">{widgets.safe(display_name(code))}</th>' for code in languages
+    )
+    body = []
+    for i, scene in enumerate(scenes):
+        english = grammar.in_order(scene, "en")[0]
+        cells = "".join(
+            f'<td style="text-align:center" title="{widgets.safe(said[i])}">'
+            f"{picture(found[i], f'painted after: {said[i]}')}<br><small>{100 * right[i]:.0f} %</small></td>"
+            for said, found, right in columns
+        )
+        name = f'<th scope="row" style="text-align:left;max-width:9em">{widgets.safe(english)}</th>'
+        body.append(f"<tr>{name}{cells}</tr>")
+    mean = ", ".join(
+        f"{code} {100 * np.mean(right):.0f} %" for code, (_, _, right) in zip(languages, columns, strict=True)
+    )
+    caption = f"Attributes right: {mean}"
+    table = f'<table><caption style="text-align:left">{widgets.safe(caption)}</caption>'
+    return widgets.Page(
+        f"{table}<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>", caption
+    )
+
+
+def row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> widgets.Page:
+    """Pictures side by side, each above its name."""
+    cells = "".join(
+        f'<td style="text-align:center">{picture(one, name)}<br><small>{widgets.safe(name)}</small></td>'
+        for one, name in zip(pictures, names, strict=True)
+    )
+    top = f'<caption style="text-align:left">{widgets.safe(caption)}</caption>'
+    return widgets.Page(f"<table>{top}<tr>{cells}</tr></table>", f"{caption}: {', '.join(names)}")
+
+
+def between(
+    bench: PaintBench, recipe: MpmPaint, first: str, second: str, shares: Sequence[float], seed: int = 0
+) -> list[np.ndarray]:  # fmt: skip
+    """Pictures uint8 (H, H, 3) on the way from one prompt to another, all from one noise: token states are mixed in their
+    order, (1 - share) of the first prompt's and share of the second's. UserError for a share outside 0 to 1."""
+    if not all(0 <= share <= 1 for share in shares):
+        raise UserError("A share lies between 0 (the first prompt) and 1 (the second).")
+    states, there = recipe.encoder.states([first, second]).batch([0, 1])  # (2, T, W), (2, T)
+    weight = torch.tensor([[1 - share, share] for share in shares])  # (K, 2)
+    mixed = torch.einsum("ks,stw->ktw", weight, states)
+    mask = torch.einsum("ks,st->kt", weight, there.float()) > 0
+    x = diffusion.sample(*recipe.parts, mixed, mask, [seed] * len(shares), GUIDANCE, bench.steps)
+    return list(diffusion.to_pictures(bench.vae, x))
+
+
+def slider(draw: Callable[[float], widgets.Page], start: float = GUIDANCE) -> Any:
+    """A slider of guidance, and below it what `draw(guidance)` shows; an ipywidgets box."""
+    import ipywidgets
+
+    lowest, highest = diffusion.GUIDANCE
+    menu = ipywidgets.FloatSlider(
+        start, min=lowest, max=highest, step=0.5, description="guidance", continuous_update=False
+    )
+    shown = ipywidgets.HTML(value=draw(start).data)
+
+    def redraw(change: dict[str, Any]) -> None:
+        shown.value = draw(change["new"]).data
+
+    menu.observe(redraw, names="value")
+    return ipywidgets.VBox([menu, shown])

@@ -1,0 +1,233 @@
+"""How a pretrained model computes: attention, padding, halves of a batch that is too large, 4 and 8 bits, where writing ends.
+
+Rows of tokens of different lengths share a batch: something fills the shorter ones, and some models take notice of it. The
+usual attention kernel is slow or wrong in some places. What does not fit in a GPU's memory is computed in halves, or said in
+one sentence. What a language model writes has a beginning and an end. Shapes: T tokens of a row.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from mpm_lite.core import runtime
+
+# How far states may move when padding is put behind them, as a share of the largest: rounding moves them by less.
+ROUNDING = 1e-4
+
+
+def padding_id(tokenizer: Any) -> int:
+    """The token id that fills shorter rows; 0 for a tokenizer without a pad token: the mask hides what it is."""
+    pad = tokenizer.pad_token_id
+    return 0 if pad is None else int(pad)
+
+
+@torch.inference_mode()
+def hides_padding(model: Any, ids: Sequence[int], pad: int, device: torch.device) -> bool:
+    """Whether the states of a row of token ids (T) are the same with padding behind it.
+
+    Models that mix neighbouring tokens by convolution, or all of them by a Fourier transform, do not look at the mask.
+    """
+    row = torch.tensor([list(ids)], device=device)
+    padded = torch.nn.functional.pad(row, (0, 3), value=pad)
+    mask = torch.nn.functional.pad(torch.ones_like(row), (0, 3))
+    alone = model(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state
+    behind = model(input_ids=padded, attention_mask=mask).last_hidden_state[:, : row.shape[1]]
+    return bool((alone - behind).abs().max() <= ROUNDING * alone.abs().max())
+
+
+def batches(lengths: Sequence[int], size: int, mixed: bool) -> list[list[int]]:
+    """The rows of each batch, at most `size`, shorter rows first; rows of equal length keep their order.
+
+    Without `mixed` every batch holds rows of one length, so that none is padded.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])  # stable, so deterministic
+    groups = [order] if mixed else [list(rows) for _, rows in groupby(order, key=lambda i: lengths[i])]
+    return [rows[start : start + size] for rows in groups for start in range(0, len(rows), size)]
+
+
+# All but cuDNN's.
+SOUND = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+
+@contextmanager
+def chosen(config: Any, device: torch.device) -> Iterator[None]:
+    """While it lasts, a transformers model of this configuration attends in a way that suits the device.
+
+    CPU, where a recipe trains in bfloat16: not fused, since that kernel's gradient costs more than all else there. CUDA: not
+    by cuDNN. Prompts are padded to the left, so that under a causal mask the first places of a row see nothing, and the
+    gradient that cuDNN's kernel gives of such rows is NaN at times (H100, torch 2.11; the other kernels' is right).
+    """
+    usual = config._attn_implementation
+    slow = device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
+    config._attn_implementation = "eager" if slow and usual == "sdpa" else usual
+    try:
+        if device.type == "cuda":
+            with sdpa_kernel(SOUND):
+                yield
+        else:
+            yield
+    finally:
+        config._attn_implementation = usual
+
+
+def in_halves(compute: Callable[[int, int], Any], start: int, stop: int, name: str) -> list[Any]:
+    """What `compute(start, stop)` gives: in one piece, or, where memory runs out, in as many as it takes, in order.
+
+    Raises UserError where not even one item fits.
+    """
+    try:
+        return [compute(start, stop)]
+    except torch.cuda.OutOfMemoryError as error:
+        if stop - start < 2:
+            raise runtime.UserError(
+                f"{name}: the GPU's memory holds not even one item: free some (other models, other processes), lower the "
+                "batch with MPM_LITE_PRESET=t4 or cpu, or use device='cpu'."
+            ) from error
+    # Not within `except`: there the failed attempt's tensors would still be alive.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = (start + stop) // 2
+    return in_halves(compute, start, middle, name) + in_halves(compute, middle, stop, name)
+
+
+def frozen(model: torch.nn.Module, device: torch.device, name: str) -> torch.nn.Module:
+    """The model on the device, in float32, without gradients and dropout. Raises UserError where it does not fit there."""
+    try:
+        return model.to(device).float().eval().requires_grad_(False)
+    except torch.cuda.OutOfMemoryError as error:
+        raise too_large(name) from error
+
+
+def too_large(name: str) -> runtime.UserError:
+    """The error for a model that the GPU's memory does not hold."""
+    return runtime.UserError(f"{name} does not fit in the GPU's memory: load a smaller model, or device='cpu'.")
+
+
+BITS = (4, 8)
+
+
+def options(bits: int | None, device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told: nothing without `bits`. What is not quantised (embeddings, norms, head) is float32,
+    so that states go in and come out as of any other model.
+
+    Raises UserError, in this order, for other bits, without a CUDA GPU, and without bitsandbytes.
+    """
+    if bits is None:
+        return {}
+    if bits not in BITS:
+        raise runtime.UserError(
+            f"bits={bits!r}: a language model is quantised to 4 or 8 bits; leave bits out for float32."
+        )
+    if device.type != "cuda":
+        raise runtime.UserError(
+            f"bits={bits} takes a CUDA GPU and the device is {device.type!r}: leave bits out, or load a smaller model."
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise runtime.UserError(f"bits={bits} takes bitsandbytes: pip install 'mpm_lite[quant]', or leave bits out.")
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        config = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=runtime.compute_dtype(device)
+        )
+    return {"quantization_config": config, "device_map": {"": device}, "torch_dtype": torch.float32}
+
+
+class Begin:
+    """A logits processor of transformers: the first token that is written must be one of `ids`; then anything goes."""
+
+    def __init__(self, ids: Sequence[int]) -> None:
+        self.ids = torch.tensor(sorted(set(ids)))
+        self.before: int | None = None
+
+    def __call__(self, written: Tensor, scores: Tensor) -> Tensor:
+        """`written` int64 (N, T) so far; `scores` (N, V) of the next token, those of others at minus infinity."""
+        # An encoder-decoder's writing starts with a token that says so; a causal model's, behind embeddings, with none.
+        self.before = written.shape[1] if self.before is None else self.before
+        if written.shape[1] > self.before:
+            return scores
+        ids = self.ids.to(scores.device)
+        return torch.full_like(scores, -torch.inf).index_copy(1, ids, scores[:, ids])
+
+
+def settings(
+    lm: Any, new_tokens: int, cache: bool, ends: Sequence[int], how: str, beams: int, temperature: float, top_p: float
+) -> Any:
+    """What transformers is told of one way to write: `greedy`, `beam` or `sample`. Raises UserError for impossible numbers."""
+    from transformers import GenerationConfig
+
+    for wrong, said in (
+        (new_tokens < 1, f"new_tokens={new_tokens}: ask for one new token or more"),
+        (how == "beam" and beams < 1, f"beams={beams}: take one beam or more"),
+        (how == "sample" and not temperature > 0, f"temperature={temperature}: take one above 0, or how='greedy'"),
+        (
+            how == "sample" and not 0 < top_p <= 1,
+            f"top_p={top_p}: it is a share of the probability, above 0 and up to 1",
+        ),
+    ):
+        if wrong:
+            raise runtime.UserError(f"{said}.")
+    return GenerationConfig(
+        max_new_tokens=new_tokens, use_cache=cache, do_sample=how == "sample",
+        num_beams=beams if how == "beam" else 1, eos_token_id=list(ends) or None, pad_token_id=padding_id(lm.tokenizer),
+        decoder_start_token_id=getattr(lm.model.config, "decoder_start_token_id", None),
+        # transformers would draw from the 50 likeliest tokens only.
+        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if how == "sample" else {}),
+    )  # fmt: skip
+
+
+@contextmanager
+def unsettled(model: Any) -> Iterator[None]:
+    """Without the settings that a checkpoint brings for its own writing.
+
+    transformers puts them wherever `settings` says nothing: a penalty on repetition, or an end-of-text token that the
+    tokenizer does not know, would change what is written without a word.
+    """
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def beginning(encode: Any, texts: Sequence[str]) -> list[int]:
+    """The tokens with which texts begin, each once."""
+    return sorted({row[0] for row in encode(list(texts), special=False) if row})
+
+
+def ends_of(lm: Any, stop: str | None) -> list[int]:
+    """The token ids at which writing ends: the tokenizer's end-of-text token, if it has one, and `stop`, if it is given.
+
+    Raises UserError for a stop of more than one token.
+    """
+    last = lm.tokenizer.eos_token_id
+    ids = [] if stop is None else lm.encode([stop], special=False)[0]
+    if stop is not None and len(ids) != 1:
+        raise runtime.UserError(f"{lm.name} writes {stop!r} as {len(ids)} tokens: stop takes a text of one.")
+    return ids if last is None else [last, *ids]
+
+
+def until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """The ids before the first end."""
+    return ids[: next((i for i, one in enumerate(ids) if one in ends), len(ids))]
+
+
+def context_of(config: Any) -> int:
+    """The most tokens a model was made for; models without a table of positions say none, and get 2,048."""
+    for name in ("max_position_embeddings", "n_positions", "seq_length", "n_ctx"):
+        if getattr(config, name, None):
+            return int(getattr(config, name))
+    return 2048

@@ -1,0 +1,124 @@
+"""One update's gradient, whoever computes it: a batch shared out among processes and, in each, computed in parts.
+
+What comes out is the gradient of the whole batch, whatever the number of processes and parts. Where the objective is a mean,
+each share counts as many times as it holds things that the mean is over. Where examples are compared with each other, their
+features are computed in parts without a graph, compared once, and computed again with one to carry the gradient on (GradCache,
+2101.06983): memory for a part, negatives of the whole batch, one more forward pass.
+
+Shapes: N examples of an update, W processes, K parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from mpm_lite.core.runtime import UserError
+from mpm_lite.ops import distributed
+from mpm_lite.recipes.base import Recipe, TrainData
+
+Batch = dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """A recipe as Accelerate wraps it: called with a batch it returns the loss, with `pull` what carries a gradient on."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+
+    def forward(self, batch: Batch, pull: Batch | None = None) -> Tensor:
+        if pull is None:
+            return self.recipe.loss(batch)
+        features = self.features(batch)
+        return torch.stack([(features[name] * of).sum() for name, of in pull.items()]).sum()
+
+    def features(self, batch: Batch) -> Batch:
+        """What the recipe compares by."""
+        return self.recipe.features(batch) or {}
+
+
+def check(recipe: Recipe, batch: int, parts: int) -> None:
+    """UserError where a batch of that many examples cannot be shared out among the processes and `parts`."""
+    among = distributed.world() * parts
+    if batch % among:
+        raise UserError(
+            f"A batch of {batch} cannot be shared out evenly among {distributed.world()} processes of {parts} parts each: take a "
+            f"multiple of {among}."
+        )
+    if parts > 1 and recipe.compares and type(recipe).features is Recipe.features:
+        raise UserError(f"Recipe {recipe.name!r} compares the examples of a batch and has no features(): set parts=1.")
+
+
+def shares(data: TrainData, indices: Tensor, parts: int, device: torch.device) -> list[Batch]:
+    """This process's examples of an update, in parts."""
+    own = indices.chunk(distributed.world())[distributed.rank()] if distributed.world() > 1 else indices
+    return [{k: v.to(device) for k, v in data.batch(few).items()} for few in (own.chunk(parts) if parts > 1 else [own])]
+
+
+def backward(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batches: Sequence[Batch]) -> float:
+    """Leave the gradient of the whole batch on what learns; returns its loss, the same in every process."""
+    if len(batches) > 1 and recipe.compares:
+        return _compared(accelerator, model, recipe, batches)
+    weights = torch.tensor([float(recipe.weight(batch)) for batch in batches], dtype=torch.float64)
+    one = next(iter(batches[0].values())).device
+    every = float(distributed.total(weights.sum().to(one))) if distributed.world() > 1 else float(weights.sum())
+    lost = 0.0
+    for k, batch in enumerate(batches):
+        last = k == len(batches) - 1
+        with nullcontext() if last else accelerator.no_sync(model):
+            loss = model(batch)
+            # Gradients are averaged over processes, so that a share counts W times what it is of the whole.
+            share = float(weights[k]) * distributed.world() / every if every else 1.0
+            accelerator.backward(loss if share == 1.0 else share * loss)
+        lost += share * float(loss.detach())
+    return _mean(lost, one)
+
+
+def _compared(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batches: Sequence[Batch]) -> float:
+    seen: list[Batch] = []
+    states = []
+    with torch.no_grad():
+        for batch in batches:
+            states.append(_random(batch))
+            with accelerator.autocast():
+                seen.append(accelerator.unwrap_model(model).features(batch))
+    # What has a row an example is joined; what is one for all, such as a temperature, is the same in every part.
+    whole = {k: torch.cat([few[k] for few in seen]) if v.ndim else v for k, v in seen[0].items()}
+    whole = {k: v.detach().requires_grad_(v.is_floating_point()) for k, v in whole.items()}
+    loss = recipe.compared(whole)
+    named = {k: v for k, v in whole.items() if v.requires_grad}
+    scale = getattr(accelerator, "scaler", None)
+    grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    pulls = {k: g for k, g in zip(named, grads, strict=True) if g is not None}
+    ends = {k: g.chunk(len(batches)) for k, g in pulls.items() if g.ndim}
+    for k, (batch, state) in enumerate(zip(batches, states, strict=True)):
+        last = k == len(batches) - 1
+        pull = {name: parts[k] for name, parts in ends.items()}
+        pull |= {name: g for name, g in pulls.items() if not g.ndim and last}
+        _random(batch, state)  # the same dropout as before
+        with nullcontext() if last else accelerator.no_sync(model):
+            carried = model(batch, pull)
+            (scale.scale(carried) if scale else carried).backward()
+    return _mean(float(loss.detach()), loss.device)
+
+
+def _mean(value: float, on: torch.device) -> float:
+    """A number's mean over processes."""
+    if distributed.world() == 1:
+        return value
+    return float(distributed.total(torch.tensor(value, dtype=torch.float64, device=on))) / distributed.world()
+
+
+def _random(batch: Batch, state: tuple[Tensor, Tensor | None] | None = None) -> tuple[Tensor, Tensor | None]:
+    """The state of the random numbers that a batch's forward pass draws; first set back to `state`, if one is given."""
+    on = next(iter(batch.values())).device
+    if state is not None:
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], on)
+    return torch.get_rng_state(), torch.cuda.get_rng_state(on) if on.type == "cuda" else None

@@ -1,0 +1,319 @@
+"""What to train on which card: sizes, batch and parts, each from a memory estimate, and the minutes to expect.
+
+A preset is a row of plain numbers. What it takes comes from `cost.py`: what a language model saves a token was counted
+once, at its real width, and lies in assets/presets/layers.csv, which `python -m mpm_lite.training.presets` writes. Minutes are
+operations over what the card's data sheet says times a utilisation: a frozen weight costs 4 a token and parameter (2
+forward, 2 for the gradient that passes through), a learning one 6. No number here was measured on a card; one that was goes
+to assets/presets/measured.csv (preset, gib, minutes) and then stands in the table's last column.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from mpm_lite import ops
+from mpm_lite.core import runtime
+from mpm_lite.core.store import write_atomic
+from mpm_lite.recipes.align import Align, AlignOptions
+from mpm_lite.recipes.modules.connectors import connector
+from mpm_lite.recipes.mpm_chat import MpmChatOptions
+from mpm_lite.training import cost
+from mpm_lite.training.cost import MARGIN, Memory, Shape
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+LAYERS, MEASURED = "presets/layers.csv", "presets/measured.csv"
+GIB, UTILISATION = 2**30, 0.35
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Language:
+    """A language model by its sizes."""
+
+    hub: str
+    kind: str  # as transformers calls it
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+
+    def config(self) -> PretrainedConfig:
+        """The transformers configuration; nothing is fetched."""
+        from transformers import AutoConfig
+
+        return AutoConfig.for_model(
+            self.kind,
+            hidden_size=self.hidden,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            intermediate_size=self.intermediate,
+            vocab_size=self.vocabulary,
+            tie_word_embeddings=self.tied,
+        )
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A frozen tower by its sizes: what it reads of one picture or text, its width, the parameters of its layers."""
+
+    hub: str
+    tokens: int
+    width: int
+    parameters: int
+
+
+TOY = Language("toy-multilingual", "llama", 128, 4, 8, 8, 256, 1705, False)
+SMALL = Language("Qwen/Qwen2.5-0.5B", "qwen2", 896, 24, 14, 2, 4864, 151936, True)
+MIDDLE = Language("Qwen/Qwen2.5-1.5B", "qwen2", 1536, 28, 12, 2, 8960, 151936, True)
+LARGE = Language("Qwen/Qwen2.5-7B", "qwen2", 3584, 28, 28, 4, 18944, 152064, False)
+TOY_IMAGE = Tower("toy", 36, 128, 576_256)
+BASE = Tower("google/siglip-base-patch16-224", 196, 768, 93_000_000)
+BIG = Tower("google/siglip-large-patch16-256", 256, 1024, 316_000_000)
+TEXT = Tower("intfloat/multilingual-e5-small", 32, 384, 21_300_000)
+
+
+@dataclass(frozen=True)
+class TrainingPreset:
+    """What a card trains. Products in `precision`, weights in float32 as `load_lm` holds them, the head in float32."""
+
+    name: str
+    card: str
+    gib: float  # of the card, as the driver reports it
+    precision: str  # "fp32", "fp16" or "bf16", of matrix products
+    tflops: float  # dense, in that precision, by the card's data sheet
+    tflops_fp32: float  # by the same sheet, without tensor cores
+    language: Language
+    image: Tower
+    batch: int  # exchanges an update of mpm_chat
+    parts: int
+    steps: int
+    text: int  # tokens of a prompt and its reply
+    reply: int  # how many of them the loss is taken of
+    learns: str  # beside the connector: "connector" is nothing, "lora", "all"
+    pairs: int  # a batch of align, two heads over cached features
+    align_steps: int
+    pictures: int  # of the training set: a tower sees each once, its features are kept
+
+    @property
+    def tokens(self) -> int:
+        """What the language model reads an update: text and soft tokens."""
+        return self.batch * (self.text + MpmChatOptions.queries)
+
+
+PRESETS = {
+    # Two threads, of which UTILISATION is the 0.07 TFLOP/s that assets/bench/cpu.csv holds.
+    "cpu": TrainingPreset("cpu", "CPU", 4.0, "fp32", 0.2, 0.2, TOY, TOY_IMAGE, 32, 1, 1900, 64, 32, "connector", 256, 200, 3_000),
+    "t4": TrainingPreset("t4", "T4", 14.6, "fp16", 65, 8.1, SMALL, BASE, 128, 2, 1900, 64, 32, "connector", 1024, 400, 30_000),
+    # 242 TFLOP/s on the sheet is with sparsity; dense is half of it.
+    "l4": TrainingPreset("l4", "L4", 22.0, "bf16", 121, 30.3, MIDDLE, BASE, 128, 4, 1900, 64, 32, "connector", 2048, 400, 50_000),
+    "a100": TrainingPreset("a100", "A100", 39.4, "bf16", 312, 19.5, MIDDLE, BIG, 256, 4, 1900, 64, 32, "lora", 4096, 400, 100_000),
+    "h200": TrainingPreset("h200", "H200", 139.0, "bf16", 989, 67, LARGE, BIG, 256, 2, 1900, 64, 32, "lora", 8192, 400, 200_000),
+}  # fmt: skip
+
+
+def named(name: str) -> TrainingPreset:
+    """The preset of that name, `big` being a100's. UserError for another."""
+    if name not in runtime.PRESETS:
+        raise runtime.unknown("preset", name, runtime.PRESETS)
+    return PRESETS[runtime.PRESETS[name].name]
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What was counted once: of the language model, and of the resampler before it."""
+
+    lm: Shape
+    parameters: int  # of the resampler
+    fixed: int  # bytes that autograd saves of it whatever the batch
+    example: float  # and of an example
+
+
+def count(preset: TrainingPreset) -> Counted:
+    """Build a layer and two of the language model, and the resampler, and count. A minute and 6 GiB for the 7B."""
+    dtype = DTYPES[preset.precision]
+    lm = cost.shape_of(preset.language.config(), dtype, preset.learns, bits=32)
+    options = MpmChatOptions()
+    sizes = {"queries": options.queries, "width": options.width, "layers": options.layers, "heads": options.heads}
+    made = connector(
+        "resampler", preset.image.width, preset.image.tokens, torch.randn(8, preset.language.hidden), **sizes
+    )
+
+    def at(n: int) -> int:
+        seen = torch.zeros(n, preset.image.tokens, preset.image.width)
+        with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
+            return cost.saved(lambda: made(seen), [*made.parameters(), *made.buffers()], [seen])
+
+    return Counted(lm, sum(p.numel() for p in made.parameters()), *cost.line(at, 2, 4))
+
+
+@lru_cache(maxsize=1)
+def _rows() -> pd.DataFrame:
+    return pd.read_csv(runtime.asset(LAYERS)).set_index("preset")
+
+
+def counted(preset: TrainingPreset) -> Counted:
+    """The same from the committed file. UserError where that was made for other sizes."""
+    rows = _rows()
+    if preset.name not in rows.index or rows.loc[preset.name, "made_for"] != _made_for(preset):
+        raise runtime.UserError(
+            f"{LAYERS} says nothing of {_made_for(preset)}: run `python -m mpm_lite.training.presets`."
+        )
+    row = rows.loc[preset.name]
+    shape = Shape(**{f.name: row[f.name].item() for f in fields(Shape)})
+    return Counted(shape, int(row["resampler"]), int(row["resampler_fixed"]), float(row["resampler_example"]))
+
+
+def _made_for(preset: TrainingPreset) -> str:
+    return f"{preset.language.hub} {preset.image.hub} {preset.precision} {preset.learns}"
+
+
+def of_chat(preset: TrainingPreset, batch: int | None = None, parts: int | None = None) -> Memory:
+    """What mpm_chat takes on that preset: language model, connector, and the image tower that stays on the card."""
+    batch, parts = batch or preset.batch, parts or preset.parts
+    of, each = counted(preset), batch / parts
+    lm = cost.of_lm(
+        preset.language.config(),
+        batch * (preset.text + MpmChatOptions.queries),
+        DTYPES[preset.precision],
+        preset.learns,
+        bits=32,
+        predicted=batch * preset.reply,
+        parts=parts,
+        machine=preset.name,
+        shape=of.lm,
+    )
+    picture = 4 * preset.image.tokens * preset.image.width  # the others of the batch wait on the card
+    own = 4 * of.parameters
+    waits = picture * (batch - each)
+    return lm + Memory(own + of.fixed + 4 * preset.image.parameters, own, 2 * own, round(of.example * each + waits), 0)
+
+
+def of_align(preset: TrainingPreset) -> Memory:
+    """What align takes: two heads over features, and the two towers that stay on the card. Counted on small batches."""
+    recipe = Align(preset.image.width, TEXT.width, AlignOptions(batch=preset.pairs))
+
+    def batch_of(n: int) -> dict[str, torch.Tensor]:
+        return {"image": torch.zeros(n, preset.image.width), "text": torch.zeros(n, TEXT.width)}
+
+    towers = Memory(4 * (preset.image.parameters + TEXT.parameters), 0, 0, 0, 0)
+    return cost.of_recipe(recipe, batch_of, preset.pairs) + towers
+
+
+def room(preset: TrainingPreset) -> int:
+    """Bytes of the card that an estimate may fill."""
+    return round((1 - MARGIN) * preset.gib * GIB)
+
+
+def parts_for(memory_bytes: int, batch: int, of: Callable[[int], Memory]) -> int:
+    """The smallest number of parts, a divisor of `batch`, in which what `of(parts)` estimates is no more than those bytes.
+
+    Raises UserError where not even one example at a time fits.
+    """
+    for parts in range(1, batch + 1):
+        if batch % parts == 0 and of(parts).total <= memory_bytes:
+            return parts
+    least = of(batch).total / GIB
+    raise runtime.UserError(
+        f"{memory_bytes / GIB:.1f} GiB are too few: one example at a time takes {least:.1f} GiB. Take a smaller model."
+    )
+
+
+def fits(name: str) -> bool:
+    """Whether both recipes leave `MARGIN` of the card free, by their estimates."""
+    preset = named(name)
+    return max(of_chat(preset).total, of_align(preset).total) <= room(preset)
+
+
+def minutes_of_chat(preset: TrainingPreset) -> float:
+    """Each picture through its tower once, and every update; the tower's and the head's products run in float32."""
+    of, embedded = counted(preset), preset.language.hidden * preset.language.vocabulary
+    body = 4 * of.lm.linear if preset.learns != "all" else 6 * of.lm.linear
+    adapters = 6 * (of.lm.learning if preset.learns == "lora" else 0)
+    update = (body + adapters) * preset.tokens
+    update += 6 * of.parameters * preset.batch * preset.image.tokens
+    head = 4 * embedded * preset.batch * preset.reply
+    updates = preset.steps * (_minutes(update, preset.tflops) + _minutes(head, preset.tflops_fp32))
+    return updates + _minutes(_read(preset, preset.image), preset.tflops_fp32)
+
+
+def minutes_of_align(preset: TrainingPreset) -> float:
+    """Each picture and its caption through their towers once, and every update of the two heads; all in float32."""
+    width, n = AlignOptions.width, preset.pairs
+    towers = _read(preset, preset.image) + _read(preset, TEXT)
+    heads = 6 * n * width * (preset.image.width + TEXT.width)
+    loss = 1e12 * ops.explain("clip_loss", N=n, D=width, machine=preset.name).tflop_done
+    return _minutes(towers + preset.align_steps * (heads + loss), preset.tflops_fp32)
+
+
+def _read(preset: TrainingPreset, tower: Tower) -> float:
+    """Operations of a frozen tower on the training set, once."""
+    return 2 * tower.parameters * tower.tokens * preset.pictures
+
+
+def _minutes(operations: float, tflops: float) -> float:
+    return operations / (tflops * 1e12 * UTILISATION) / 60
+
+
+def table() -> pd.DataFrame:
+    """A row a preset: what it trains, the memory and minutes estimated for it, and what was measured."""
+    seen: dict[str, Any] = {}
+    try:
+        seen = pd.read_csv(runtime.asset(MEASURED)).set_index("preset").to_dict("index")
+    except runtime.UserError:
+        pass  # nobody has measured yet, and the column says so
+    rows = []
+    for name, preset in PRESETS.items():
+        found = seen.get(name)
+        rows.append(
+            {
+                "preset": name,
+                "card": preset.card,
+                "precision": preset.precision,
+                "language model": preset.language.hub,
+                "image tower": preset.image.hub,
+                "learns": preset.learns,
+                "batch": preset.batch,
+                "parts": preset.parts,
+                "GiB, estimated": round(of_chat(preset).total / GIB, 1),
+                "GiB of card": preset.gib,
+                "minutes of mpm_chat, estimated": round(minutes_of_chat(preset), 1),
+                "minutes of align, estimated": round(minutes_of_align(preset), 1),
+                "measured": f"{found['gib']:g} GiB, {found['minutes']:g} min" if found else "not measured",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def main(path: Path | None = None) -> Path:
+    """Count for every preset and write the file; returns its path. Minutes."""
+    rows = []
+    for preset in PRESETS.values():
+        of = count(preset)
+        rest = {"resampler": of.parameters, "resampler_fixed": of.fixed, "resampler_example": of.example}
+        rows.append({"preset": preset.name, "made_for": _made_for(preset)} | vars(of.lm) | rest)
+        print(rows[-1], file=sys.stderr, flush=True)
+    path = path or runtime.asset("presets") / Path(LAYERS).name
+    out = io.StringIO()
+    pd.DataFrame(rows).to_csv(out, index=False, lineterminator="\n")
+    write_atomic(path, out.getvalue().encode())
+    return path
+
+
+if __name__ == "__main__":
+    print(main())
