@@ -1,10 +1,12 @@
-"""The four systems and their rivals under one budget, by the task that all can do: which caption belongs to the picture?
+"""The four systems and their rivals under one budget: on the toy world, on real pictures, and as painters.
+
+*On the toy world*, by the task that all can do: which caption belongs to the picture?
 
     mpm-lite run head_to_head --seeds 3 --out assets/results
 
 Three tables: equal image-caption pairs, English ones and translated ones together, each system with updates and parameters
 of its own; as many updates besides; as many parameters that learn besides. Beside the scores stands what each system cost
-and what it read. A system is a `System`: whatever has a bench (`choice.Pictured`) and an arm a table joins in.
+and what it read. A system is a `System`: whatever has a bench (`choice.Pictured`), and an arm for each table, joins in.
 
 *On real pictures*, M3P, MLA and rivals at equal pairs: emoji, stamps and clip art learned from, held-out stamps asked about.
 
@@ -17,11 +19,12 @@ that the language has: a perfect translator. *Untranslated* asks the English mod
 MPM chat and mBLIP need a language model of many languages, of which no package brings one. A text encoder that stays frozen
 reads each caption once, before the updates, as the image tower reads each picture; FLOPs count neither.
 
-*Painters*: what else could paint from prompts in L, beside the arms of claim C6, each with the same steps unless it says otherwise.
+*Painters*: what else could paint from prompts in L, beside the arms of claim C6, each with the same steps unless it says
+otherwise. Scores are of test pictures, in all ten languages.
 
     mpm-lite run mpm_paint_rivals --seeds 3 --out assets/results
 
-A rival that was tested with a seed is not run again. Scores are of test pictures, in all ten languages.
+What was tested with a seed is not run again.
 """
 
 from __future__ import annotations
@@ -321,6 +324,8 @@ def gathered(
     return Gathered(pd.concat(rows, ignore_index=True), {name: found[name, seeds[0]][1] for name in names})
 
 
+# On real pictures.
+
 TABLE = "real"
 TEXT_ALONE = {"bottleneck": 96, "order": "transfer", "transfer_steps": 600}  # at equal pairs no picture is left for it
 
@@ -357,6 +362,8 @@ def run_real(
     return written(out, "head_to_head_real", {"head-to-head-real": table.merge(spent, on="system")}, card,
                    "head-to-head-real", version, many)  # fmt: skip
 
+
+# Painters.
 
 PAINTED_SCENES = 100  # pictures of test
 METRICS = ("attributes", "bound", "one", "pair", "r_precision", "fid", "kid")

@@ -1,4 +1,4 @@
-"""The claims ledger: runswhat a claim needs, keeps rows as they finish, judges, and writes the table.
+"""The claims ledger: runs what a claim needs, keeps rows as they finish, judges, and writes the table.
 
     mpm-lite claims run C1 --seeds 5     resumes per arm and seed; OUT/claims holds a file for each
     mpm-lite claims table                the ledger; under five seeds a claim is pending
@@ -7,8 +7,8 @@
 
 Every arm that two claims share is run once.
 
-Later studies disagree with the four papers, or with each other: a dispute is a question, who answers it how with which figure,
-and the figure of the ledger and the bar that decide it. Above the bar, with the whole interval, the answer here is yes; below,
+Where later studies disagree with the four papers, or with each other, there is a `Dispute`: a question, who answers it how
+and with which figure, and the figure of the ledger and the bar that decide it. Above the bar, with the whole interval, the answer here is yes; below,
 no; else it stays open.
 """
 
@@ -113,6 +113,8 @@ def dispute_told(one: Dispute, row: Mapping[str, Any]) -> str:
     value, low, high = interval(one, row)
     return f"disputed: {one.question} Yes: {one.yes}. No: {one.no}. Here {answer(one, row)}: {value:.2f} [{low:.2f}, {high:.2f}] {one.said} (bar {one.bar:g})."
 
+
+# The ledger.
 
 _ALL = mpm.CHAT_CLAIMS | mpm.PAINT_CLAIMS | m3p.CLAIMS | mla.CLAIMS | mblip.CLAIMS
 CLAIMS = {

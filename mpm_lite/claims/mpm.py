@@ -329,9 +329,8 @@ CHAT_CLAIMS = {
 }
 
 
-PAINTER = (
-    Paint()
-)  # a UNet that learned with an English encoder, re-aligned with English prompts to a multilingual model
+# Text to image: a UNet that learned with an English encoder, re-aligned with English prompts to a multilingual model.
+PAINTER = Paint()
 PAINTED = 100  # pictures of test
 
 

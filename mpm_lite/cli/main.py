@@ -1,5 +1,6 @@
-"""The command line: mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | presets | doctor. A mistake gives one
-sentence and exit code 2.
+"""The command line: `mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | presets | doctor`.
+
+A mistake gives one sentence and exit code 2.
 """
 
 from __future__ import annotations
@@ -406,6 +407,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     return 0
 
+
+# What `mpm-lite presets` prints.
 
 SHORT = {
     "GiB, estimated": "est. GiB",

@@ -1,5 +1,6 @@
-"""What `mpm-lite run` does for each system, and `mpm-lite claims`: `--set key=value` is sorted into what an arm says, the options of
-its recipe, and what is asked of it.
+"""What `mpm-lite run` does for each system, and `mpm-lite claims`.
+
+`--set key=value` is sorted into what an arm says, the options of its recipe, and what is asked of it.
 """
 
 from __future__ import annotations
@@ -203,6 +204,8 @@ def emoji(settings: dict[str, Any], args: argparse.Namespace) -> None:
 
 PAINT_RUNS = {"mpm_paint": paint, "mpm_paint_rivals": rivals, "mpm_paint_emoji": emoji}
 
+
+# The other three systems, and comparisons.
 
 ASKING = ("split", "count")
 SCORES = ("choice", "recall", "hard", "slots", "exact", "reply_language", "answers")

@@ -1,4 +1,4 @@
-"""One house style and the few figures that recur. Takes tables, imports nobody of the house.
+"""One house style and the few figures that recur. They take tables and import nothing else of the package.
 
 Accessible: colour-blind safe colours, each with a marker or hatch of its own; language codes, never native script, on
 axes (fonts); every function returns the figure and leaves a one-sentence description in `figure.mpm_alt` for alt text.

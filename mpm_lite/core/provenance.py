@@ -1,4 +1,4 @@
-"""Where something came from: the version, the commit, the machine and the command; and what was committed, read back."""
+"""Where something came from: the version, the commit, the machine and the command; and what was committed, read back and written as tables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Where things run and where things live: device, dtype, presets, folders, worker processes, errors of one sentence.
 
-A GPU that trains one toy model is hardly busy, and a CPU with many cores computes many such models side by side faster than
-one with all of them. What two worker processes share, such as a Q-Former, one of them makes while the other waits
-(`store.alone`).
+Worker processes are there because a GPU that trains one toy model is hardly busy, and because a CPU with many cores computes
+many such models side by side faster than one with all its cores. What two of them share, such as a Q-Former, one of them
+makes while the other waits (`store.alone`).
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ UNDER = {"t4": 20, "l4": 30, "a100": 100}  # GiB of memory under which a card is
 def preset(on: torch.device | None = None) -> Preset:
     """The preset of this machine: `cpu`, else by the card's memory: `t4` (under 20 GiB), `l4` (30), `a100` (100), `h200`.
 
-    MPM_LITE_PRESET overrides it; UserError where that names none. What each trains, and in what memory, is in `presets.py`.
+    MPM_LITE_PRESET overrides it; UserError where that names none. What each trains, and in what memory, is in `training/presets.py`.
     """
     asked = os.environ.get("MPM_LITE_PRESET")
     if asked:
@@ -231,6 +231,8 @@ def reachable() -> bool:
     offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
     return not (offline or constants.HF_HUB_OFFLINE) and _answers()
 
+
+# Worker processes.
 
 Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of a module, and what it is called with
 

@@ -206,6 +206,8 @@ def write_json(path: Path, said: dict[str, Any]) -> None:
     write_atomic(path, (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+# Rows of results.
+
 DIGITS = 3  # of a score in a packed row
 
 

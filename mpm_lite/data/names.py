@@ -1,6 +1,6 @@
 """Names of real things in many languages as text: what a language model may read before it sees a picture of any.
 
-The counterpart of `data/text.py` for emoji and stamps. A document is a name, a question, and the name again, in the same
+The counterpart of `toyworld/text_mix.py` for emoji and stamps. A document is a name, a question, and the name again, in the same
 language or in another; the share of the latter is a dial. Names of held-out pictures are read too: else nobody could say
 them in a language that no picture is captioned in. So a model may recite without seeing, and every score needs its blind
 control.

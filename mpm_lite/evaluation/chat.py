@@ -1,4 +1,4 @@
-"""What MPM chat is askedabout pictures, in which ways it may look, and the scores of its replies, picture by picture.
+"""What MPM chat is asked about pictures, in which ways it may look, and the scores of its replies, picture by picture.
 
 Pictures are looked at in three ways: *real*; *shuffled*, each with another's picture; *blind*, one mean picture for all.
 Three looks are none, for a caption stands where the picture was: in *english* the gold caption in English, which is what
@@ -7,9 +7,9 @@ model's own English caption of the picture (translate-test by the same model). *
 begin as captions of the language asked do, with one token: "answer in this language", as a condition of its own. Chance
 is what a model scores blind, in the same language.
 
-A logit lens shows which words the frozen language model takes its soft tokens for, layer by layer: the state at a soft token is
-put through the model's last norm and its head. Whether sight passes through English on its way to a German reply is then a
-matter of counting how much of what the lens reads belongs to words of which language.
+*A logit lens* shows which words the frozen language model takes its soft tokens for, layer by layer: the state at a soft
+token is put through the model's last norm and its head. Whether sight passes through English on its way to a German reply
+is then a matter of counting how much of what the lens reads belongs to words of which language.
 
 Shapes: N pictures, Q soft tokens, L layers of the model, V its vocabulary, K languages.
 """
@@ -35,6 +35,8 @@ from mpm_lite.evaluation import captions
 from mpm_lite.recipes.mpm_chat import MpmChat
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.lm import LM
+
+# The logit lens.
 
 _NORMS = ("norm", "final_layer_norm", "ln_f")  # what families of models call the norm before the head
 
@@ -109,6 +111,8 @@ def languages_read(
     rows = [(layer, code, of[layer, k]) for layer in range(len(of)) for k, code in enumerate(languages)]
     return pd.DataFrame(rows, columns=["layer", "language", "share"])
 
+
+# How pictures are looked at, and replies are scored.
 
 LOOKS = ("real", "shuffled", "blind", "english", "text", "translated", "begun")
 WITHOUT_PICTURE = ("english", "text", "translated")

@@ -3,7 +3,8 @@
 A bench says how well captions fit a picture, in whatever measure its system has (log-likelihood, matching logit, cosine);
 the rest is the same for all. The captions are those of `exchanges.choices`, in ten languages.
 
-Toy-IGLUE: the tasks of IGLUE (2201.11732) on the toy world, in ten languages, for every system that can do them.
+*Toy-IGLUE* stands below: the tasks of IGLUE (2201.11732) on the toy world, in ten languages, for every system that can do
+them.
 
 * `retrieval`, as xFlickr: among a hundred pictures and their captions, by the system's own measure; recall, both directions.
 * `true`, as XVNLI: is a statement true of a picture? False ones are wrong in one attribute.
@@ -145,6 +146,8 @@ def captioned(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[st
     wrong = [[exchanges.caption(other, "en") for other in neighbours(scene, rng, WRONG)] for scene in many]
     return Captioned.encoded(seen, [exchanges.caption(scene, "en") for scene in many], wrong, encode)
 
+
+# Toy-IGLUE.
 
 RANKS = (1, 5, 10)
 GALLERY = 100

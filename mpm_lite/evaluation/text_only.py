@@ -3,10 +3,10 @@
 Alignment is how well a text tower already puts translations together, measured on training concepts only. With it go the
 cells: which languages a tower can be expected to know at all, fixed before any pivot is judged.
 
-A language model has to pass two gates. The first gate is monolingual: in each language that the model read, paraphrase a scene and answer questions on it. A
-model that cannot read a scene from its context cannot read it from a picture either.
+A language model has to pass two gates. The first is monolingual: in each language that the model read, it paraphrases a
+scene and answers questions on it. A model that cannot read a scene from its context cannot read it from a picture either.
 
-The second gate is bilingual, and is the premise of the pivot: an English caption stands in the context, and a question
+The second is bilingual, and is the premise of the pivot: an English caption stands in the context, and a question
 on it is asked and answered in another language. *Text transfer* is how much of what English gains from that caption the
 other language gains, t = (s_L - b_L) / (s_en - b_en), where s is the share of closed questions right and b the share
 right with no caption at all. (Once a connector is trained, `stats.Identity` takes the mean picture's score for b.) A
@@ -37,6 +37,8 @@ from mpm_lite.evaluation import retrieval
 from mpm_lite.evaluation.captions import named, slots_right
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.text import unit
+
+# The alignment of text towers.
 
 CELLS = ("read", "relative read", "no relative read", "unreadable pieces")
 UNKNOWN_PIECES = 0.05  # from this share of unknown pieces on, the tokenizer hides the language
@@ -108,6 +110,8 @@ def table(
         )
     return pd.DataFrame(rows)
 
+
+# The gates of language models.
 
 # Fixed before the models that the project ships were trained. On answers, whoever knows only what kind of question it is
 # gets two in five right, and whoever mixes up the things of a scene four in five: the bar lies between.

@@ -1,6 +1,6 @@
 """M3P on the toy world as an experiment: text, code-switched captions, fine-tuning, and the common task by matching logits.
 
-bench = Bench()
+bench = M3pBench()
 bench.test(bench.train(Matching(), seed=0), seed=0, split="val")
 """
 
@@ -53,7 +53,7 @@ class Matching:
     fine: tuple[str, ...] = ()
     shuffled: bool = False
     layers: int = 2  # of the encoder
-    world: str = "toyworld"  # or "real", as `real_matching` has it
+    world: str = "toyworld"  # or "real", as `worlds.MatchingReal` has it
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

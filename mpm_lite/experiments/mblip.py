@@ -1,6 +1,6 @@
 """mBLIP on the toy world as an experiment: an English Q-Former, re-aligned to a multilingual language model.
 
-bench = Bench()
+bench = MblipBench()
 bench.test(bench.train(Realigning(), seed=0), seed=0, split="val")
 """
 

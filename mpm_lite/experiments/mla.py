@@ -1,6 +1,6 @@
 """MLA on the toy world as an experiment: the English dual encoder, what each language learns from, and the common task.
 
-bench = Bench()
+bench = MlaBench()
 bench.test(bench.train(Acquiring(), seed=0), seed=0, split="val")
 """
 
@@ -66,7 +66,7 @@ class Acquiring:
     noise: float = 0.0
     shuffled: bool = False
     afterwards: int = 0
-    world: str = "toyworld"  # or "real": emoji, stamps and clip art, as `real` has them
+    world: str = "toyworld"  # or "real": emoji, stamps and clip art, as `worlds.AcquiringReal` has them
     options: dict[str, Any] = field(default_factory=dict)
     english_options: dict[str, Any] = field(default_factory=dict)
 

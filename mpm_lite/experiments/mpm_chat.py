@@ -87,7 +87,7 @@ class Chat:
         return build_options(MpmChatOptions, {"bf16": runtime.fast_bf16()} | self.options)
 
     def run(self, seeds: Sequence[int] = (0,), bench: ChatBench | None = None, **asked: Any) -> ChatResults:
-        """Train and test once per seed; `asked` goes to `Bench.test`."""
+        """Train and test once per seed; `asked` goes to `ChatBench.test`."""
         bench, found, models = bench or ChatBench(self.image), [], {}
         for seed in seeds:
             models[seed] = bench.train(self, seed)
@@ -182,7 +182,7 @@ class ChatBench(Asking, Pictured):
         return recipe
 
     def align(self, arm: Chat, seed: int) -> MpmChat:
-        """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned, or from the few that ship (`pretrain/shipped.py`)."""
+        """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned, or from the few that ship (`experiments/pretrain/shipped.py`)."""
         lm, options = language_model(arm.lm, arm.lm_seed, seed), replace(arm.recipe_options, tuned="none")
         torch.manual_seed(seed)
         recipe = self.recipe(lm, options)

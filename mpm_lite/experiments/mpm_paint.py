@@ -5,14 +5,14 @@
 
 Every arm is asked with the same prompts, and paints each from the same noise in every language. Nothing is painted more
 often than asked, and nothing is chosen afterwards unless `best_of` asks for it. What a picture shows is read off by
-a `SceneReader`; how near the pictures of a test are to drawings, by a `Likeness`.
+a `SceneReader`.
 
-How painted pictures compare with drawn ones, as sets (FID, KID) and beside prompts (R-precision), on frozen features.
-
-FID (1706.08500) and KID (1801.01401) are torchmetrics', on the toy image tower's features in Inception's place; they say
-nothing outside this world, and little without the floor of drawings against other drawings of the same scenes, at the
-same n. R-precision (1711.10485): is a picture's own English caption the nearest of a hundred, by an alignment that learned
-English captions? It is asked in English whatever language the prompt was in, so that no judge's grasp of a language counts.
+A `Likeness` compares painted pictures with drawn ones on frozen features: as sets (FID, KID) and beside prompts
+(R-precision). FID (1706.08500) and KID (1801.01401) are torchmetrics', on the toy image tower's features in Inception's
+place; they say nothing outside this world, and little without the floor of drawings against other drawings of the same
+scenes, at the same n. R-precision (1711.10485): is a picture's own English caption the nearest of a hundred, by an alignment
+that learned English captions? It is asked in English whatever language the prompt was in, so that no judge's grasp of a
+language counts.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ from mpm_lite.towers.folders import loaded_once
 from mpm_lite.towers.prompts import LAST, PromptEncoder, load_prompt_encoder
 from mpm_lite.training import loop
 from mpm_lite.training.trained import dials, mark
+
+# How near painted pictures are to drawn ones.
 
 CANDIDATES = 100  # captions to choose from, the right one among them
 SUBSETS = 50  # of KID, each of half the pictures
@@ -143,6 +145,8 @@ class Likeness:
             found[i] = float(near[i, i] > near[i, rivals].max())
         return found
 
+
+# The experiment.
 
 LOOKS = ("real", "wrong", "none", "drawn", "decoded")
 PROMPTED = ("real", "wrong")  # the scene's own prompt, or another scene's; the others have none, and no language:

@@ -62,7 +62,7 @@ PRETRAINED = MpmPaintOptions(learns="all", steps=15_000, batch=32, average=0.999
 REALIGNED = MpmPaintOptions(batch=32)
 SORTS = ("learned", "held out")
 COUNT = 100  # emoji of each sort: as many as R-precision chooses among
-LOOKS = ("real", "wrong", "drawn", "decoded")  # as in `painting`
+LOOKS = ("real", "wrong", "drawn", "decoded")  # as in `mpm_paint`
 
 
 def small(captions: CaptionSet, side: int = SIDE) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Results: a tidy table that knows its intervals, joins, saves and plots itself.
 
-Does retention follow alignment? Rank correlations over languages, with a bootstrap over language families, say so.
+Whether retention follows alignment is asked here too: by rank correlations over languages, with a bootstrap over language
+families.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data.languages import REGIONAL
 from mpm_lite.evaluation import retrieval
+
+# Does retention follow alignment?
 
 NEVER = ("relative read", "no relative read", "unreadable pieces")
 
@@ -118,6 +121,8 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
     }
 
 
+# The table of results.
+
 MIN_QUERIES = 100  # fewer are shown, but enter no mean, count or correlation
 ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
 
@@ -175,7 +180,7 @@ class Results:
     def retention(self, metric: str = "t2i_r@10", floor: str | None = None, draws: int = 2000) -> pd.DataFrame:
         """rho by arm and language: (score_L - chance) / (score_P - chance), English asked exactly L's queries.
 
-        Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly (DESIGN.md 5).
+        Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly.
         p: one-sided, score above chance; p_holm over the languages of an arm. With `floor` (the name of an English-only
         text tower among these results) rho_floor puts its score in L in the place of chance. `counts`: at least 100
         queries and no regional variant of another row. Raises UserError where the floor's rows are missing, and where the

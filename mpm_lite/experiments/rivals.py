@@ -1,6 +1,6 @@
 """The rivals of MLA on the toy world: dual encoders that learn from captions in other languages, or hide behind a translator.
 
-bench = Bench()
+bench = RivalBench()
 bench.test(bench.train(Pairing("translate-train"), seed=0), seed=0, split="val")
 """
 
@@ -46,7 +46,7 @@ class Pairing:
     pairs: int = 12_000
     parallel: int = 4_000
     noise: float = 0.05
-    world: str = "toyworld"  # or "real", as `real` has it
+    world: str = "toyworld"  # or "real", as `worlds.PairingReal` has it
     options: dict[str, Any] = field(default_factory=dict)
     english_options: dict[str, Any] = field(default_factory=dict)  # of the dual encoder that a teacher is
 

@@ -1,23 +1,27 @@
-"""MLA and its rivals on real pictures: emoji, stamps and clip art, with encoders that pip brings.
+"""The systems on real pictures, emoji, stamps and clip art, with encoders that pip brings: MLA and its rivals, and M3P.
+
+Training pictures are those of `load_captions`, which share no concept with held-out stamps; patches are
+`efficientnet-lite0`'s, averaged to a grid of nine.
+
+*MLA and its rivals.*
 
     bench = AcquiringReal()
     bench.test(bench.train(Acquiring(**REAL), seed=0), seed=0, split="val")
 
-The English text encoder is `minilm-en`, the multilingual one `e5-small`, both frozen unless an arm says otherwise; patches are
-`efficientnet-lite0`'s, averaged to a grid of nine. Training pictures are those of `load_captions`, which share no concept
-with held-out stamps. Captions are people's: a "translation" is the caption of the same picture in that language.
+The English text encoder is `minilm-en`, the multilingual one `e5-small`, both frozen unless an arm says otherwise. Captions
+are people's: a "translation" is the caption of the same picture in that language.
 
-M3P on real pictures: `e5-small`'s lower layers read regions of emoji, stamps and clip art beside English or switched names.
+*M3P*: `e5-small`'s lower layers read regions of the pictures beside English or switched names.
 
     bench = MatchingReal()
     bench.test(bench.train(Matching(**REAL_M3P), seed=0), seed=0, split="val")
 
-A region is a cell of a grid over `efficientnet-lite0`'s patches; its class, as a detector's would be, is the ImageNet class
-that the tower's own head gives it. Captions are switched by the names of training emoji. xMLM reads the captions of the
-training pictures in all languages, sampled by their numbers to the power of alpha. Two things are not the paper's, for two
-thousand pairs are not its three million: a name is told apart from others of its own collection, since the style of a name
-gives emoji, stamps and clip art away and little else was learned; and regions start near their pictures' names.
-Fine-tuning, where an arm asks for it (`fine=("en",)`, `fine_steps`), trains matching alone on the same switched names.
+A region is a cell of the grid; its class, as a detector's would be, is the ImageNet class that the tower's own head gives it.
+Captions are switched by the names of training emoji. xMLM reads the captions of the training pictures in all languages,
+sampled by their numbers to the power of alpha. Two things are not the paper's, because two thousand pairs are not its three
+million: a name is told apart from others of its own collection, since the style of a name gives emoji, stamps and clip art
+away and little else was learned; and regions start near their pictures' names. Fine-tuning, where an arm asks for it
+(`fine=("en",)`, `fine_steps`), trains matching alone on the same switched names.
 """
 
 from __future__ import annotations
@@ -276,6 +280,8 @@ class PairingReal(Real, rivals.RivalBench):
             return there
         return [ours if theirs else "" for ours, theirs in zip(captions(split).captions["en"], there, strict=True)]
 
+
+# M3P.
 
 CLASSES = 1 + 1000
 RIDGE = 0.3  # of the regression that regions start from, in shares of a feature's mean power

@@ -1,11 +1,11 @@
 """The GPU-bound core: contrastive losses, the loss over a large vocabulary, ranking against a large gallery.
 
 Every op has a readable form (reference.py), one in chunks that runs everywhere (chunked.py) and Triton kernels for recent
-cards (kernels/); choose.py picks. Importable with torch alone; triton is imported when a kernel first runs.
+cards (kernels/); plan.py picks one. Importable with torch alone; triton is imported when a kernel first runs.
 
 The public functions take, beside what reference.py documents:
   impl         "auto", "reference", "chunked" or "triton"
-  chunk_bytes  what a chunk may take; default 16 to 64 MiB on a CPU, 256 MiB to 1 GiB on CUDA (choose.BUDGET)
+  chunk_bytes  what a chunk may take; default 16 to 64 MiB on a CPU, 256 MiB to 1 GiB on CUDA (plan.BUDGET)
   accum_dtype  dtype of sums and losses; default float32, or float64 for float64 inputs
   check        look for NaN and for targets out of range; default only on a CPU: reading values makes Python wait for CUDA
 They raise ValueError for inputs that do not fit and RuntimeError where an implementation cannot run here. Gradients are

@@ -1,10 +1,10 @@
-"""The benchmark: every provideron the same tensors, in turn, with its float64 error and its memory beside its time.
+"""The benchmark: every provider on the same tensors, in turn, with its float64 error and its memory beside its time.
 
 Importable with torch alone. Times are medians with their 20th and 80th percentile over rounds in which the providers take
 turns, so that a slow moment of the machine falls on all of them; on CUDA by events, with the L2 cache flushed before each
 run. Memory is the peak above what was there before, without the gradients that the caller asked for. TFLOP/s count useful
-work for everybody alike (plan.USEFUL); the first run of a provider (compilation included) is not timed. Peers are imported only here and only where they
-are installed; one that cannot run on a device is left out.
+work for everybody alike (plan.USEFUL); the first run of a provider (compilation included) is not timed. Peers are imported
+only here and only where they are installed; one that cannot run on a device is left out.
 """
 
 from __future__ import annotations
@@ -166,7 +166,6 @@ COLUMNS = (
     "loss_error grad_error tflops floor_ms"
 ).split()
 KEY = ("hardware", "op", "n", "m", "d", "dtype", "data", "direction")
-Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)

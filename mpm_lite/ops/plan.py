@@ -100,7 +100,9 @@ def decide(
     return ChunkPlan(op, impl, why, max(1, budget // row), row, exact, elementwise)
 
 
-# capability, and what a card sustains, not what its sheet says: dense half-precision TFLOP/s and TB/s, from published
+# What a call would cost.
+
+# Capability, and what a card sustains, not what its sheet says: dense half-precision TFLOP/s and TB/s, from published
 # measurements. A T4 is held at about 24 of its 65 TFLOP/s by its 70 W limit.
 MACHINES = {
     "h200": ((9, 0), 790.0, 4.3),
@@ -231,6 +233,8 @@ def _bytes(count: float) -> str:
         count /= 1024
     return ""
 
+
+# What the ops refuse.
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

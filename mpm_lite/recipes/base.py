@@ -61,7 +61,7 @@ class Recipe(nn.Module):
 
     def features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Of a recipe that compares: what it compares by, rows (N, ...) by example, and () where it is one for all. With
-        `compared`, a batch can be computed in parts; see `gradcache.py`."""
+        `compared`, a batch can be computed in parts; see `training/gradcache.py`."""
         raise UserError(f"Recipe {self.name!r} has no features that could be compared; define features(batch).")
 
     def compared(self, features: dict[str, Tensor]) -> Tensor:

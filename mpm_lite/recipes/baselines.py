@@ -1,11 +1,12 @@
 """Baselines that are recipes of their own: teacher learning, and the re-mapping of one text encoder into another's space.
 
-*Teacher learning* is the plainest rival of language acquirers: a multilingual encoder learns where English captions lie. Method (M-CLIP, 2022.lrec-1.739, section 3). The English dual encoder is the teacher and stays as it is. A multilingual
-encoder, mean-pooled, with a linear head, learns to put a machine-translated caption where the teacher puts the English one,
-by squared error. No picture is seen, and no English either. The other rivals need no recipe of their own: translate-train
-and in-language training are `Dual` on other captions, translate-test is `Dual` behind a translator.
+The other rivals need no recipe of their own: translate-train and in-language training are `Dual` on other captions,
+translate-test is `Dual` behind a translator.
 
-Shapes: N texts, T tokens, D the shared space's width.
+*Teacher learning* is the plainest rival of language acquirers: a multilingual encoder learns where English captions lie.
+Method (M-CLIP, 2022.lrec-1.739, section 3). The English dual encoder is the teacher and stays as it is. A multilingual
+encoder, mean-pooled, with a linear head, learns to put a machine-translated caption where the teacher puts the English one,
+by squared error. No picture is seen, and no English either.
 
 *Re-mapping* a second text encoder into the first one's space lets what was trained on the first read the second. Method
 (GlueGen, 2303.10056). The painter and its own text encoder stay as they are; only text is learned from. A small
@@ -14,7 +15,8 @@ Objective: the squared error of those states, in units of their spread. In the p
 tokens, is trained on text in every language wanted, and has a reconstruction and an adversarial term beside; here learned
 queries read however many tokens there are and say where a text ends, and by default the text is English only.
 
-Shapes: N texts, T tokens of the new encoder, W its width; U and V the same of the old one; D the network's width.
+Shapes: N texts, T tokens. Of a teacher and its pupil, D is the shared space's width. Of a re-mapping, W is the new encoder's
+width, U and V are tokens and width of the old one, and D is the network's width.
 """
 
 from __future__ import annotations
@@ -83,6 +85,9 @@ class Taught(Recipe):
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"seen": (N, P, D_in)} -> {"image": (N, D)} unit norm; texts take `text`."""
         return self.english.predict({"seen": inputs["seen"]})
+
+
+# Re-mapping.
 
 
 @dataclass(frozen=True)

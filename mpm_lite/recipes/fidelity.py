@@ -207,6 +207,8 @@ def _mpm_paint(recipe: MpmPaint) -> list[FidelityRow]:
 _TABLES: dict[str, Callable[..., list[FidelityRow]]] = {MpmChat.name: _mpm_chat, MpmPaint.name: _mpm_paint}
 
 
+# The other three systems.
+
 SMALL = "fits a CPU; nothing else differs between arms"
 TRUTH = "the truth is known, in every language alike"
 SCALE = "their figures and ours are not on one scale"

@@ -1,22 +1,20 @@
-"""mBLIP: an English Q-Formeris re-aligned to a multilingual language model, with machine-translated data (2307.06930).
+"""mBLIP: an English Q-Former is re-aligned to a multilingual language model, with machine-translated data (2307.06930).
 
-Method (section 3). The Q-Former comes from BLIP-2, which learned from English pairs with an English language model. Its
-soft tokens are put before another, multilingual one. *Warm-up*: on translated captions the projection between the two
+*What comes before*: BLIP-2's first stage, in which a Q-Former learns from English pairs what of a picture a text asks for
+(2301.12597, section 3.2). The image tower is frozen. Three objectives, summed, on the same pairs. *Contrast*: the queries see
+the picture, the words each other; the query nearest to the caption's first state stands for the picture (InfoNCE).
+*Matching*: queries and words see each other; does the caption belong? Wrong ones differ in one attribute. *Telling*: words
+see the queries and the words before them, and are foretold. What the queries say afterwards is what a language model is
+shown.
+
+*mBLIP itself* (section 3). The Q-Former comes from BLIP-2, which learned from English pairs with an English language model.
+Its soft tokens are put before another, multilingual one. *Warm-up*: on translated captions the projection between the two
 learns alone. *Re-alignment*: on a mix of eight types of task, translated, Q-Former and projection learn, and LoRA on the
 language model. The objective is the cross-entropy of the reply's tokens, nothing else. BLIP-2's own second stage
 (2301.12597, section 3.3) is the same without warm-up and LoRA: stage *generation*, with an English language model.
 
-Shapes: N exchanges, P patches, Q soft tokens, D_in the image tower's width, D the language model's width.
-
-Before it comes BLIP-2's first stage: a Q-Former learns what of a picture a text asks for, from English pairs (2301.12597, section 3.2).
-
-Method. The image tower is frozen. Three objectives, summed, on the same pairs. *Contrast*: the queries see the picture, the
-words each other; the query nearest to the caption's first state stands for the picture (InfoNCE). *Matching*: queries and
-words see each other; does the caption belong? Wrong ones differ in one attribute. *Telling*: words see the queries and the
-words before them, and are foretold. What the queries say afterwards is what a language model is shown.
-
-Shapes: N pictures, P patches, Q queries, K wrong captions a picture, T tokens, D_in the image tower's width, D the shared
-space's.
+Shapes: N pictures or exchanges, P patches, Q queries or the soft tokens made of them, K wrong captions a picture, T tokens,
+D_in the image tower's width, D the shared space's or the language model's.
 """
 
 from __future__ import annotations
@@ -131,6 +129,8 @@ class Blip2(Recipe):
         logits = self.fit(inputs["seen"].float(), inputs["ids"])
         return {"match": logits[:, 1] - logits[:, 0]}
 
+
+# mBLIP itself.
 
 LEARNS = ("qformer", "projection")
 

@@ -143,6 +143,11 @@ def reads(card: dict[str, Any]) -> str:
     return f"{text}; {card['parameters'] / 1e6:.1f} M parameters, {card['documents_read'] / 1e6:.1f} M documents"
 
 
+def ladder_alt() -> str:
+    """What the figure of the ladder shows, in a sentence."""
+    return str(figures.ladder(read("ladder"), ladder.METRICS, ladder.towers()).mpm_alt)
+
+
 def ladder_markdown() -> str:
     """The block on the ladder: the figure, what the models say together, and a line a model."""
     if not has("ladder"):
@@ -175,7 +180,7 @@ def ladder_markdown() -> str:
     by_text = e.groupby("mixed")["value"].agg(["mean", "size"])
     return "\n\n".join(
         [
-            f"![{figures.ladder(scores, ladder.METRICS, ladder.towers()).mpm_alt}](assets/{LADDER_FIGURE})",
+            f"![{ladder_alt()}](assets/{LADDER_FIGURE})",
             "Each point is a language model that read text only, with the same connector before it, which learned to see from English captions only. *Text transfer t*: an English caption stands as text in the picture's place; how much of what it tells the model in English it also tells it in the other languages? *Pivot efficiency e*: does a picture serve the other languages as well as that caption does? *Retention* is their product. The papers' premise is a language model with t near 1; their hypothesis is that e is near 1.",
             "Over all models (intervals from drawing models):",
             markdown_table(["score", "figure", "value", "models"], across),
@@ -413,11 +418,12 @@ BLOCKS = {
     "paint": paint_markdown,
     "speed": bench_markdown,
     "numbers": numbers,
+    "ladder_alt": ladder_alt,
 }
 TEMPLATES = "templates"  # among the assets; a page is called as its template
 HANDBOOK = "assets/handbook.md"
 PAGES = {"README.md": "README.md", HANDBOOK: "handbook.md"} | {
-    f"assets/results/{name}.md": f"{name}.md" for name in BLOCKS if name != "numbers"
+    f"assets/results/{name}.md": f"{name}.md" for name in BLOCKS if name not in ("numbers", "ladder_alt")
 }
 
 

@@ -1,4 +1,4 @@
-"""The tour: heads trained on English captions only, asked in every language there is; one table, two figures, and a page, in
+"""The tour: heads trained on English captions only, asked in every language there is; one table, two figures, and a page on
 which you pick a query in any language and see the pictures that they find for it.
 """
 
@@ -28,6 +28,8 @@ from mpm_lite.experiments.experiment import Experiment, image_tower, text_tower
 from mpm_lite.experiments.experiment import image_tower as tower_of
 from mpm_lite.experiments.results import Results
 from mpm_lite.towers.features import image_features, text_features
+
+# The page.
 
 TOP, SIDE = 8, 88
 
@@ -127,6 +129,9 @@ $('dice').onclick = () => { $('query').selectedIndex = Math.floor(Math.random() 
 languages(); $('dice').onclick();
 </script></body></html>
 """
+
+
+# The tour.
 
 
 def training_sets() -> str:

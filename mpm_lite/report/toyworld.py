@@ -3,11 +3,11 @@
 The page is made from the grammars and from committed measures, never typed. The command shows a picture, ten captions, and
 what each language model makes of them.
 
-mpm-lite world            a scene of test, its captions, and each model's answers
-mpm-lite world --seed 3   another
+    mpm-lite world            a scene of test, its captions, and each model's answers
+    mpm-lite world --seed 3   another
 
-python -m mpm_lite.report.toyworld            rewrites the page and its figure
-python -m mpm_lite.report.toyworld noise      measures the noise dials again first (a minute)
+    python -m mpm_lite.report.toyworld            rewrites the page and its figure
+    python -m mpm_lite.report.toyworld noise      measures the noise dials again first (a minute)
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ def lines(
                 right = grammar.parse(reply, code) == pairs[code][0]
                 yield f"  {what} > {code}  {reply}{'  (right)' if right else ''}"
 
+
+# The page.
 
 PAGE = "toyworld.md"
 NOISE = "results/noise.csv"

@@ -1,4 +1,4 @@
-"""What notebooks show of MPM chat, MPM paint and all systems: composed scenes, replies, what a lens reads, grids, comparisons."""
+"""What notebooks show of the systems: composed scenes and replies to them, what a lens reads, painted grids, comparisons."""
 
 from __future__ import annotations
 
@@ -189,6 +189,8 @@ def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, .
     return ipywidgets.VBox([ipywidgets.HBox(first), ipywidgets.HBox(second), code, shown])
 
 
+# All systems beside each other.
+
 CAPTIONS = {
     "iglue": "Toy-IGLUE at equal pairs: English, mean of nine others (chance of those)",
     "advice": "What to choose when: figures of nine languages at equal pairs",
@@ -219,6 +221,8 @@ def _not_yet(name: str, what: str) -> widgets.Page:
     said = f"The comparison, mpm-lite run {name.replace('-', '_')}, has not run yet; its {what} will stand here."
     return widgets.Page(f"<p>{said}</p>", said)
 
+
+# MPM paint.
 
 PAINTED_SIDE = 84  # pixels of a picture shown
 

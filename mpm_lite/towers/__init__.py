@@ -1,1 +1,3 @@
-"""Pretrained towers: `text`, `image` and `lm`. `packaged` reads the weights that pip brings, `hub` hubs and folders."""
+"""Pretrained towers: `text`, `image` and `lm`. `packaged` reads the weights that pip brings, `pretrained` hubs and folders, and
+`load` opens either by name.
+"""

@@ -109,6 +109,8 @@ def _bytes(weight: Any) -> bytes:
     return weight.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes() if weight.numel() else b""
 
 
+# Features, encoded and kept block by block.
+
 CHUNK = 512  # a whole number of batches in every preset
 KEEP = 2048  # pictures of a part, whole chunks, that are drawn for several towers at once (400 MB) and cached together
 

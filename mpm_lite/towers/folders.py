@@ -162,6 +162,8 @@ def loaded_once(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
     return wrap
 
 
+# How a checkpoint is read.
+
 CODE = "hub-1"
 # What the libraries raise on a checkpoint that is torn, pickled, or not what its config says.
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, SafetensorError)

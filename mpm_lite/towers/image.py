@@ -1,6 +1,6 @@
 """Frozen image towers behind one face: one vector a picture, and one a patch where the tower has them.
 
-Transformers wrote some of them: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model. What such a
+Some are checkpoints of transformers: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model. What such a
 checkpoint's preprocessor_config.json says is followed in its mean, its standard deviation and its interpolation
 (bilinear or bicubic). Its crop is not: a tower sees the whole picture, at the size that the model's positions were learned
 at, or, for models that read any size, at the one that the file crops or resizes to. On square pictures that is what the

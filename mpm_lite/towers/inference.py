@@ -1,8 +1,10 @@
 """How a pretrained model computes: attention, padding, halves of a batch that is too large, 4 and 8 bits, where writing ends.
 
 Rows of tokens of different lengths share a batch: something fills the shorter ones, and some models take notice of it. The
-usual attention kernel is slow or wrong in some places. What does not fit in a GPU's memory is computed in halves, or said in
-one sentence. What a language model writes has a beginning and an end. Shapes: T tokens of a row.
+usual attention kernel is slow or wrong in some places. What does not fit in a GPU's memory is computed in halves, or refused
+in one sentence. What a language model writes has a beginning and an end.
+
+Shapes: T tokens of a row.
 """
 
 from __future__ import annotations
@@ -111,6 +113,8 @@ def too_large(name: str) -> runtime.UserError:
     return runtime.UserError(f"{name} does not fit in the GPU's memory: load a smaller model, or device='cpu'.")
 
 
+# Weights in 4 or 8 bits.
+
 BITS = (4, 8)
 
 
@@ -141,6 +145,9 @@ def options(bits: int | None, device: torch.device) -> dict[str, Any]:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=runtime.compute_dtype(device)
         )
     return {"quantization_config": config, "device_map": {"": device}, "torch_dtype": torch.float32}
+
+
+# How a language model writes: where it begins, and where it ends.
 
 
 class Begin:

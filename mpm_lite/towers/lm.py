@@ -1,10 +1,10 @@
 """Language models behind one face: read a prompt (and soft tokens), score a continuation, write one, choose one.
 
 The small models of the toy world are checkpoints like any other: what loads them loads a transformers causal model, and
-an encoder-decoder in the manner of mT0, from a folder or the hub.
+an encoder-decoder in the manner of mT0, from a folder or the hub. An encoder-decoder has the same face: what its encoder
+reads, its decoder answers.
 
-Shapes: N prompts, T tokens of the longest one, P soft tokens, D the model's width, V its vocabulary, L its layers. A model of two halves, such as mT0, has the same face: what its
-encoder reads, its decoder answers.
+Shapes: N prompts, T tokens of the longest one, P soft tokens, D the model's width, V its vocabulary, L its layers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Context:
 
 
 class LM(Fingerprinted):
-    """A causal language model. `encoder_decoder.py` has the other kind; a recipe does not ask which it has.
+    """A causal language model. `EncoderDecoder` is the other kind; a recipe does not ask which it has.
 
     Members beside the methods: name, width (D), vocabulary (V), context (the most tokens it reads and writes together),
     languages (BCP 47 codes it was trained on, empty where nobody says), fingerprint (SHA-256 of weights and code),

@@ -23,6 +23,8 @@ from mpm_lite.towers.image import TorchImageTower, timm_tower, vision_tower
 from mpm_lite.towers.lm import EncoderDecoder
 from mpm_lite.towers.text import TransformerTower, mean
 
+__all__ = ["folder", "image_tower", "lm_from_folder", "reachable", "text_from_folder", "text_tower", "toy_folder"]
+
 MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
 POOLED = ("mean", "cls", "max", "mean_sqrt_len_tokens", "lasttoken")
 # How older files say the same, one flag each.
@@ -169,9 +171,6 @@ def _prefix(root: Path, prompt: str | None) -> str:
         return name
     choices = [*known, "or a text that ends in a colon or a space"]
     raise runtime.unknown("prompt", name, choices)
-
-
-__all__ = ["folder", "image_tower", "lm_from_folder", "reachable", "text_from_folder", "text_tower", "toy_folder"]
 
 
 def lm_from_folder(root: Path, name: str, device: torch.device, bits: int | None = None) -> lm.LM:

@@ -1,7 +1,8 @@
 """Stable Diffusion from a diffusers folder or the hub, part by part, for MPM's painter to be re-aligned to another text model.
 
-`recipes.mpm_paint.MpmPaint(parts.unet, width, options, parts.scheduler)` takes its UNet and schedule, `diffusion.to_latents` and
-`diffusion.PaintPipeline` its autoencoder; a text tower's states (`prompts.PromptEncoder`) take the place of its own encoder's.
+The recipe `MpmPaint(parts.unet, width, options, parts.scheduler)` takes its UNet and schedule; `to_latents` and `PaintPipeline`
+of `recipes.modules.diffusion` take its autoencoder; a text tower's states (`prompts.PromptEncoder`) take the place of its
+own encoder's.
 
 Shapes: N prompts, T tokens of the longest the text encoder reads, W its width, which is that of the UNet's cross-attention.
 """

@@ -4,10 +4,10 @@
         bench.train(arm, seed)
     cost.table(book)
 
-Whatever is trained while it lasts is written down, and what was trained before and is read back, too.
+Whatever is trained while the book is open is written down, and so is what was trained before and is read back.
 
-Memory in bytes is that of weights, gradients, the optimizer's state, activations and the head. No figure is a rule of thumb. What a backward pass needs is what autograd saves for it, and that is counted: at two small
-batches, which gives a line a + b N, since every example saves as much as the next. Of a language model too large to build,
+Memory in bytes is that of weights, gradients, the optimizer's state, activations and the head. No figure is a rule of thumb.
+What a backward pass needs is what autograd saves for it, and that is counted: at two small batches, which gives a line a + b N, since every example saves as much as the next. Of a language model too large to build,
 one layer and two are built, at their real width: what the second adds, every further one adds.
 
 The sum is an upper bound where much learns: gradients appear while activations go. Left out are the scratch space of single
@@ -94,6 +94,8 @@ def table(book: Sequence[Entry]) -> pd.DataFrame:
     """The book as a table, a line a stage."""
     return pd.DataFrame([asdict(entry) for entry in book])
 
+
+# Memory, before it is tried.
 
 MARGIN = 0.15  # of a card's memory
 LEARNS = ("connector", "lora", "all")

@@ -1,4 +1,4 @@
-"""Toy world: scenes of `mpm_lite.data.toyworld.scenes`, drawn here and captioned in ten languages by `mpm_lite.data.toyworld.grammar`.
+"""Toy world: the scenes of `toyworld.scenes`, drawn here and captioned in ten languages by `toyworld.grammar`.
 
 Nothing is stored: scenes, pictures and captions follow from seeds. A caption is one of those that tell the picture in
 full and in the order of reading, chosen by a hash of scene and language, so that languages do not move in step.

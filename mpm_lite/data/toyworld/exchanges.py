@@ -2,12 +2,14 @@
 
 No exchange names its language: that a German question wants a German reply, the model has to see from the question.
 
-*mBLIP's instruction mix* (2307.06930, section 3.2): eight types of task in many languages. Prompts are English and say in which language to reply, as mBLIP's do; what is in another language was "machine-translated",
-with mistakes where `noise` says so. How many examples a language gets is the sampling rule's to say.
+The exception is *mBLIP's instruction mix* (2307.06930, section 3.2): eight types of task in many languages. Prompts are
+English and say in which language to reply, as mBLIP's do; what is in another language was "machine-translated", with
+mistakes where `noise` says so. How many examples a language gets is the sampling rule's to say.
 
-*Choices* are the task that every system can do: which of ten captions belongs to the picture? Beside its own caption stand five that are wrong in one attribute of one thing, and four of other pictures. The same ten
-scenes are told in every language, so that a system's score in two languages differs by the language alone. What a caption
-alone betrays is measured, by asking without the picture.
+*Choices* are the task that every system can do: which of ten captions belongs to the picture? Beside its own caption stand
+five that are wrong in one attribute of one thing, and four of other pictures. The same ten scenes are told in every
+language, so that a system's score in two languages differs by the language alone. What a caption alone betrays is measured,
+by asking without the picture.
 """
 
 from __future__ import annotations
@@ -105,6 +107,8 @@ def questions_asked(
             found.append(Exchange(i, language, asked, answer, question.kind, told, options))
     return found
 
+
+# mBLIP's instruction mix.
 
 NAMES = {
     "en": "English", "de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese", "ja": "Japanese", "ar": "Arabic",
@@ -217,6 +221,8 @@ def _bare(language: str) -> str:
     one = grammar.grammar(language)
     return one.all_patterns["exists", ""][0].slots[0][1]
 
+
+# Choices.
 
 CANDIDATES, HARD = 10, 5
 

@@ -2,7 +2,7 @@
 
     mpm-lite pretrain toy-multilingual:0 --out assets      one model
     mpm-lite pretrain all --out assets                     every one; stopped and called again, it goes on
-    mpm-lite pretrain --ladder                             those of the ladder (`ladder.py`)
+    mpm-lite pretrain --ladder                             those of the ladder (`claims/ladder.py`)
 
 All variants share the tokenizer. What differs is what the documents are and, for some of the ladder, size and steps. One
 language takes a tenth of the steps that ten take, and is read as often as each of them.

@@ -167,7 +167,7 @@ def painter(place: Path, arm: Paint) -> tuple[dict[str, Any], str]:
 
 
 def realigned(place: Path, arms: Mapping[str, Paint]) -> tuple[dict[str, Any], str]:
-    """What that painter's cross-attention learned anew with each arm's text model, as files that `Bench.train` finds there."""
+    """What that painter's cross-attention learned anew with each arm's text model, as files that `PaintBench.train` finds there."""
     bench, said, found = PaintBench(), {}, {}
     for name, arm in arms.items():
         began = time.perf_counter()

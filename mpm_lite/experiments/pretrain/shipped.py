@@ -70,6 +70,8 @@ def build_connectors(out: Path) -> list[Path]:
     return found
 
 
+# The other three systems.
+
 CARD = "card.json"
 
 

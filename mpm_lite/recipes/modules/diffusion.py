@@ -1,7 +1,7 @@
 """Text-conditioned diffusion on diffusers' UNet, autoencoder and schedulers: the parts, their folder, and sampling.
 
-The toy world's own autoencoder is a recipe here (2112.10752, section 3.1). An encoder makes each square of 8 x 8 pixels one small vector, drawn from a Gaussian; a
-decoder makes pixels of it. Objective: the error of the pixels, and a faint pull of the Gaussian towards the standard one.
+The toy world's own autoencoder is a recipe here (2112.10752, section 3.1). An encoder makes each square of 8 x 8 pixels one
+small vector, drawn from a Gaussian; a decoder makes pixels of it. Objective: the error of the pixels, and a faint pull of the Gaussian towards the standard one.
 The paper's adversarial and perceptual terms are left out: these pictures are flat drawings. They are mostly background,
 so what stands before it counts more.
 
@@ -298,6 +298,8 @@ def load_painter(folder: str | Path) -> PaintPipeline:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise UserError(f"The painter at {path} cannot be read ({error}): delete it and make it again.") from error
 
+
+# The toy world's autoencoder as a recipe.
 
 FIGURE = 0.1  # difference from the background, of the half range of a pixel, from which on a pixel is figure
 
