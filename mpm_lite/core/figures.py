@@ -182,7 +182,7 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, fontsize=8)
     axes[0, 0].set_ylabel("share of what English gains")
     means = table[table["figure"] == "e"].groupby("metric")["value"].mean()
-    told = ", ".join(f"{named[m]}: mean e {v:.2f}" for m, v in means.items() if m in named)
+    told = "Mean e: " + ", ".join(f"{named[m]} {v:.2f}" for m, v in means.items() if m in named)
     models = len(table[["lm", "lm_seed"]].drop_duplicates())
     return describe(figure, f"Retention and pivot efficiency against text transfer, {models} language models. {told}.")
 

@@ -161,6 +161,10 @@ def ladder_markdown() -> str:
         figures_of = [
             span(*of.loc[what, ["value", "low", "high"]]) if what in of.index else "-" for what in SHOWN_OF_LADDER
         ]
+        answers = scores[(scores["metric"] == "answers") & (scores["lm"] == name) & (scores["lm_seed"] == seed)]
+        answers = answers.set_index("figure")
+        kept = "retention" in answers.index
+        figures_of.append(span(*answers.loc["retention", ["value", "low", "high"]]) if kept else "-")
         strength = float(of["value"].get("t", 0.0))
         rows.append((strength, [f"`{name}:{seed}`", reads(cards[name, seed]), *figures_of]))
     by_strength = [row for _, row in sorted(rows)]
@@ -186,8 +190,10 @@ def ladder_markdown() -> str:
             markdown_table(["score", "figure", "value", "models"], across),
             "Closed questions come out as the papers say: retention follows t, and e is about 1 in strong and weak language models alike. Captions do not: there, e depends on the language model too. "
             f"For the words of captions it is {by_text.loc[False, 'mean']:.2f} on average over the {by_text.loc[False, 'size']} language models that read translation pairs alone, and {by_text.loc[True, 'mean']:.2f} over the {by_text.loc[True, 'size']} that also read conversations in two languages. (t can be above 1: a blind reply names fewer right words in the other languages than in English, so there is more to gain.)",
-            f"Words of captions, by language model, from weak to strong (mean of nine languages, {scores['n'].max()} test pictures; intervals from drawing pictures; '-' where the ratio would be one of noise):",
-            markdown_table(["language model", "what it read", *SHOWN_OF_LADDER], by_strength),
+            f"By language model, from weak to strong: t, e and retention of the words of captions, and retention of closed questions (mean of nine languages, {scores['n'].max()} test pictures; intervals from drawing pictures; '-' where the ratio would be one of noise):",
+            markdown_table(
+                ["language model", "what it read", *SHOWN_OF_LADDER, "retention, closed questions"], by_strength
+            ),
             f"Made by `mpm-lite run ladder` at commit `{told['commit']}`.",
         ]
     )
