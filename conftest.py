@@ -13,17 +13,17 @@ import pytest
 LONGEST = (
     "test_cli.py",
     "test_lm.py",
-    "test_real.py",
+    "test_worlds.py",
     "test_kernels.py",
-    "test_painting_rivals.py",
-    "test_across.py",
+    "test_painters.py",
+    "test_distributed.py",
     "05_which_language_does_it_answer.ipynb",
     "test_claims.py",
     "test_ops_chunked.py",
     "06_mpm_paint.ipynb",
     "test_pretrain.py",
     "test_data_properties.py",
-    "test_naming.py",
+    "test_picture_names.py",
     "test_head_to_head.py",
 )
 

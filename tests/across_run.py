@@ -1,4 +1,4 @@
-"""One process of several that train together; test_across.py starts it. `out` gets what each kind of recipe learns in one
+"""One process of several that train together; test_distributed.py starts it. `out` gets what each kind of recipe learns in one
 update, and in STEPS."""
 
 import torch

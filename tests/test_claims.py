@@ -17,7 +17,7 @@ from mpm_lite.claims.mpm import OTHERS
 from mpm_lite.cli import main
 from mpm_lite.core import figures, runtime
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation import choice, retrieval, stats
+from mpm_lite.evaluation import choice, stats
 from mpm_lite.evaluation.chat import METRICS as OF_CHAT
 from mpm_lite.evaluation.stats import AGAINST, FOR, OPEN, Sample, above, below, both, within
 from mpm_lite.experiments import mpm_paint
@@ -80,7 +80,7 @@ def test_a_score_is_the_resampled_mean_over_a_table_of_seeds_and_pictures():
     s = Sample(known, draws=300)
     hits = known.pivot(index="seed", columns="item", values="slots").loc[s.seeds, list(s.names)].to_numpy()
     over, share = (
-        retrieval.resampled_mean(x, s.weights, s.seed_weights)
+        stats.resampled_mean(x, s.weights, s.seed_weights)
         for x in (np.nan_to_num(hits), np.isfinite(hits).astype(float))
     )
     found = s.score("a", "en", "slots")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from mpm_lite import ops
-from mpm_lite.evaluation import retrieval
+from mpm_lite.evaluation import retrieval, stats
 
 
 def pairs(n=17, d=8, dtype=torch.float64, seed=0):
@@ -95,21 +95,21 @@ def test_equal_captions_are_equal_answers_across_languages():
 
 
 def test_bootstrap_draws_concepts_whole_and_covers():
-    weights, seeds = retrieval.bootstrap_weights(["a", "a", "b", "c"], seeds=3, draws=500)
+    weights, seeds = stats.bootstrap_weights(["a", "a", "b", "c"], seeds=3, draws=500)
     assert weights.shape == (500, 4) and seeds.shape == (500, 3)
     assert (seeds.sum(axis=1) == 3).all()
     assert ((weights[:, :2].sum(axis=1) % 2) == 0).all(), "a drawn concept brings as many items as it has"
     rng, covered = np.random.default_rng(0), 0
     for trial in range(60):
         hits = (rng.random((3, 80)) < 0.4).astype(float)
-        drawn = retrieval.resampled_mean(hits, *retrieval.bootstrap_weights([str(i) for i in range(80)], 3, 300, trial))
-        found = retrieval.summarise(hits.mean(), drawn)
+        drawn = stats.resampled_mean(hits, *stats.bootstrap_weights([str(i) for i in range(80)], 3, 300, trial))
+        found = stats.summarise(hits.mean(), drawn)
         covered += found.low <= 0.4 <= found.high
     assert covered >= 50
 
 
 def test_holm_by_hand():
-    assert np.allclose(retrieval.holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
+    assert np.allclose(stats.holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
 
 
 def test_translation_recall():

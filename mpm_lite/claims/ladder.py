@@ -26,9 +26,8 @@ from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError
 from mpm_lite.core.runtime import run as share_out
 from mpm_lite.core.store import Shelf, name_of, written
-from mpm_lite.evaluation import retrieval
-from mpm_lite.evaluation.retrieval import Interval
-from mpm_lite.evaluation.stats import DRAWS, Sample, mean
+from mpm_lite.evaluation import stats
+from mpm_lite.evaluation.stats import DRAWS, Interval, Sample, mean
 from mpm_lite.experiments.experiment import rows_key
 from mpm_lite.experiments.mpm_chat import Chat, ChatBench
 from mpm_lite.experiments.pretrain import language_models
@@ -238,7 +237,7 @@ def across_models(scores: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
                 continue
             picks = rng.integers(len(of), size=(draws, len(of)))
             drawn = np.array([statistic(of.iloc[pick]) for pick in picks])
-            one: Interval = retrieval.summarise(float(statistic(of)), drawn)
+            one: Interval = stats.summarise(float(statistic(of)), drawn)
             found.append(
                 {
                     "metric": metric,

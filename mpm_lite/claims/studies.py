@@ -21,7 +21,7 @@ from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import unknown
 from mpm_lite.core.store import written
-from mpm_lite.evaluation import retrieval, text_only
+from mpm_lite.evaluation import stats, text_only
 from mpm_lite.experiments import results
 from mpm_lite.experiments.experiment import Experiment, text_tower
 from mpm_lite.experiments.results import Results
@@ -157,8 +157,8 @@ def control_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
             gain = items[METRIC] - items[f"chance {METRIC}"]
             by_item = gain.groupby([items["seed"], items["item"]]).mean().unstack()
             concepts = items.drop_duplicates("item").set_index("item")["concept"].loc[by_item.columns].tolist()
-            drawn = retrieval.resampled_mean(by_item.to_numpy(), *retrieval.bootstrap_weights(concepts, len(by_item)))
-            over = retrieval.summarise(float(by_item.to_numpy().mean()), drawn)
+            drawn = stats.resampled_mean(by_item.to_numpy(), *stats.bootstrap_weights(concepts, len(by_item)))
+            over = stats.summarise(float(by_item.to_numpy().mean()), drawn)
             rows.append(
                 {
                     "text": named["text"],
@@ -194,7 +194,7 @@ def crossing_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
                 )
                 size = size or done[name].meta["pairs"]["en"]
                 curves.setdefault(arm, []).append((size, value, drawn))
-                found = retrieval.summarise(value, drawn)
+                found = stats.summarise(value, drawn)
                 rows.append(
                     {
                         "language": code,
@@ -216,7 +216,7 @@ def _score(result: Results, code: str) -> tuple[float, np.ndarray, int, float]:
     items = result.items[result.items["language"] == code].sort_values(["seed", "item"])
     hits = items[METRIC].to_numpy().reshape(items["seed"].nunique(), -1)
     concepts = items["concept"].iloc[: hits.shape[1]].tolist()
-    drawn = retrieval.resampled_mean(hits, *retrieval.bootstrap_weights(concepts, len(hits)))
+    drawn = stats.resampled_mean(hits, *stats.bootstrap_weights(concepts, len(hits)))
     return float(hits.mean()), drawn, hits.shape[1], float(items[f"chance {METRIC}"].mean())
 
 

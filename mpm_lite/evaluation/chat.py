@@ -31,7 +31,7 @@ from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar, text_mix
 from mpm_lite.data.toyworld.exchanges import questions_asked
 from mpm_lite.data.toyworld.scenes import Scene
-from mpm_lite.evaluation import captions
+from mpm_lite.evaluation import reply_scores
 from mpm_lite.recipes.mpm_chat import MpmChat
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.lm import LM
@@ -243,10 +243,10 @@ class Asking(ABC):
         chrF and BLEU a hundredth; these two are of all replies together and the same in each row.
         """
         pairs = zip(said, many, strict=True)
-        frame = pd.DataFrame([captions.caption_scores(one, scene, language, apart) for one, scene in pairs])
+        frame = pd.DataFrame([reply_scores.caption_scores(one, scene, language, apart) for one, scene in pairs])
         gold = [grammar.in_order(scene, language) for scene in many]
-        corpus = captions.corpus_scores(said, gold, language)
-        by_picture = captions.cider_d(said, gold, language) / 10
+        corpus = reply_scores.corpus_scores(said, gold, language)
+        by_picture = reply_scores.cider_d(said, gold, language) / 10
         return frame.assign(cider_d=by_picture, chrf=corpus["chrf"] / 100, bleu=corpus["bleu"] / 100)
 
     def say(

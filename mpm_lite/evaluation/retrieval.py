@@ -1,13 +1,10 @@
-"""Scores and what may be said of them: expected recall over ties, chance, retention, and a bootstrap that respects
-seeds, concepts and items.
+"""Scores of retrieval: recall that counts ties fairly, chance, and how often a translation is found.
 
 The whole held-out gallery is ranked whatever the language of the query; equal captions are equal answers; a candidate
 tied with the right one counts as if the tie were broken at random, so that a constant image tower scores chance.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -123,59 +120,3 @@ def translation_recall(pivot: np.ndarray, other: np.ndarray, groups: np.ndarray)
         return_ties=True,
     )
     return float(expected_hits(ranks, 1).mean())
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its 95 % bootstrap interval and a one-sided p for being above zero."""
-
-    value: float
-    low: float
-    high: float
-    p: float = float("nan")
-
-
-def bootstrap_weights(
-    concepts: list[str], seeds: int, draws: int = 2000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """How often each item and each seed is drawn: float64 (B, N) and (B, S).
-
-    Hierarchical: concepts with replacement, then as many items as a drawn concept has, with replacement; seeds apart.
-    """
-    rng = np.random.default_rng(seed)
-    names, place = np.unique(np.asarray(concepts), return_inverse=True)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)  # (B, C)
-    weights = np.zeros((draws, len(concepts)))
-    for c in range(len(names)):
-        members = np.flatnonzero(place == c)
-        if len(members) == 1:
-            weights[:, members[0]] = drawn[:, c]
-        else:
-            weights[:, members] = rng.multinomial(drawn[:, c] * len(members), np.full(len(members), 1 / len(members)))
-    return weights, rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(float)
-
-
-def resampled_mean(hits: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray) -> np.ndarray:
-    """The mean of hits (S, Q) under every draw: weights (B, Q), seed_weights (B, S) -> (B,)."""
-    total = weights.sum(axis=1)
-    by_seed = weights @ hits.T / np.maximum(total, 1e-12)[:, None]  # (B, S)
-    mean = (by_seed * seed_weights).sum(axis=1) / seed_weights.sum(axis=1)
-    return np.where(total > 0, mean, np.nan)
-
-
-def summarise(value: float, draws: np.ndarray) -> Interval:
-    """Percentile interval of the draws around `value`; p = share of draws at or below zero (never under 1/(B+1))."""
-    fine = draws[np.isfinite(draws)]
-    if not len(fine):
-        return Interval(value, float("nan"), float("nan"))
-    low, high = np.percentile(fine, [2.5, 97.5])
-    return Interval(value, float(low), float(high), float((1 + (fine <= 0).sum()) / (1 + len(fine))))
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p values, (K,) -> (K,)."""
-    order = np.argsort(p)
-    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    out = np.empty_like(adjusted)
-    out[order] = np.minimum(adjusted, 1.0)
-    return out

@@ -1,4 +1,4 @@
-"""How a claim is judged: scores with all their bootstrap draws, arithmetic on them, and a claim as data.
+"""Intervals and verdicts: the bootstrap, scores with all their draws, arithmetic on them, and a claim as data.
 
 A figure here is a value with its draws; differences, ratios and means of figures keep the draws paired, so that an
 interval of a retention knows that its English and its German come from the same models and the same pictures.
@@ -14,12 +14,68 @@ import numpy as np
 import pandas as pd
 
 from mpm_lite.core.runtime import UserError
-from mpm_lite.evaluation import retrieval
-from mpm_lite.evaluation.retrieval import Interval
-from mpm_lite.evaluation.text_only import SEEN
 
 DRAWS = 2000
 FOR, AGAINST, OPEN, BROKEN, PENDING = "for", "against", "undecided", "control failed", "pending"
+
+
+SEEN = 0.2  # what the pivot language must gain before a ratio over that gain says anything
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95 % bootstrap interval and a one-sided p for being above zero."""
+
+    value: float
+    low: float
+    high: float
+    p: float = float("nan")
+
+
+def bootstrap_weights(
+    concepts: list[str], seeds: int, draws: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """How often each item and each seed is drawn: float64 (B, N) and (B, S).
+
+    Hierarchical: concepts with replacement, then as many items as a drawn concept has, with replacement; seeds apart.
+    """
+    rng = np.random.default_rng(seed)
+    names, place = np.unique(np.asarray(concepts), return_inverse=True)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)  # (B, C)
+    weights = np.zeros((draws, len(concepts)))
+    for c in range(len(names)):
+        members = np.flatnonzero(place == c)
+        if len(members) == 1:
+            weights[:, members[0]] = drawn[:, c]
+        else:
+            weights[:, members] = rng.multinomial(drawn[:, c] * len(members), np.full(len(members), 1 / len(members)))
+    return weights, rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(float)
+
+
+def resampled_mean(hits: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray) -> np.ndarray:
+    """The mean of hits (S, Q) under every draw: weights (B, Q), seed_weights (B, S) -> (B,)."""
+    total = weights.sum(axis=1)
+    by_seed = weights @ hits.T / np.maximum(total, 1e-12)[:, None]  # (B, S)
+    mean = (by_seed * seed_weights).sum(axis=1) / seed_weights.sum(axis=1)
+    return np.where(total > 0, mean, np.nan)
+
+
+def summarise(value: float, draws: np.ndarray) -> Interval:
+    """Percentile interval of the draws around `value`; p = share of draws at or below zero (never under 1/(B+1))."""
+    fine = draws[np.isfinite(draws)]
+    if not len(fine):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.percentile(fine, [2.5, 97.5])
+    return Interval(value, float(low), float(high), float((1 + (fine <= 0).sum()) / (1 + len(fine))))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p values, (K,) -> (K,)."""
+    order = np.argsort(p)
+    adjusted = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
+    out = np.empty_like(adjusted)
+    out[order] = np.minimum(adjusted, 1.0)
+    return out
 
 
 @dataclass(frozen=True)
@@ -40,7 +96,7 @@ class Drawn:
     @property
     def interval(self) -> Interval:
         """95 %, by percentiles of the draws."""
-        return retrieval.summarise(self.value, self.draws)
+        return summarise(self.value, self.draws)
 
 
 def mean(figures: Iterable[Drawn]) -> Drawn:
@@ -121,7 +177,7 @@ class Sample:
         known = items.drop_duplicates("item")[["item", "concept"]]
         self.seeds = sorted(items["seed"].unique())
         self.names = {item: i for i, item in enumerate(known["item"])}
-        self.weights, _ = retrieval.bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
+        self.weights, _ = bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
         self.seed_weights = _seed_weights(items, self.seeds, draws)
         self._rows = items.groupby(["arm", "language", "look"], sort=False).indices
         number = {seed: i for i, seed in enumerate(self.seeds)}
@@ -156,9 +212,7 @@ class Sample:
         hits = np.full((len(self.seeds), len(self.names)), np.nan, np.result_type(values, np.float32))  # (S, N)
         hits.flat[self._place[rows]] = values
         there = np.isfinite(hits).astype(float)
-        over, share = (
-            retrieval.resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there)
-        )
+        over, share = (resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there))
         with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
             return Drawn(float(np.nanmean(hits)), over / share)
 

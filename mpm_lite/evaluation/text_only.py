@@ -34,7 +34,8 @@ from mpm_lite.data.toyworld.exchanges import questions_asked
 from mpm_lite.data.toyworld.grammar import Facts
 from mpm_lite.data.toyworld.scenes import Scene, scenes
 from mpm_lite.evaluation import retrieval
-from mpm_lite.evaluation.captions import named, slots_right
+from mpm_lite.evaluation.reply_scores import named, slots_right
+from mpm_lite.evaluation.stats import SEEN
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.text import unit
 
@@ -117,7 +118,6 @@ def table(
 # gets two in five right, and whoever mixes up the things of a scene four in five: the bar lies between.
 GATE = {"paraphrase": 0.90, "answers": 0.70}
 STRONG = 0.90  # text transfer in the lowest language
-SEEN = 0.2  # what the pivot language must gain before a ratio over that gain says anything
 FROM_ENGLISH, FROM_NOTHING = "answers from English", "answers from nothing"
 COLUMNS = ("metric", "language", "to", "layer", "value", "n")
 SCENES = 200

@@ -18,7 +18,7 @@ from safetensors.torch import save as to_safetensors
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data.languages import REGIONAL
-from mpm_lite.evaluation import retrieval
+from mpm_lite.evaluation import retrieval, stats
 
 # Does retention follow alignment?
 
@@ -45,7 +45,7 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
     return float(np.corrcoef(left, right)[0, 1]) if left.std() > 1e-9 and right.std() > 1e-9 else float("nan")
 
 
-def by_family(rows: pd.DataFrame, statistic: str, draws: int = 2000) -> retrieval.Interval:
+def by_family(rows: pd.DataFrame, statistic: str, draws: int = 2000) -> stats.Interval:
     """A correlation with an interval from drawing whole families: languages of one family are not independent."""
 
     def value(of: pd.DataFrame) -> float:
@@ -55,7 +55,7 @@ def by_family(rows: pd.DataFrame, statistic: str, draws: int = 2000) -> retrieva
     rng = np.random.default_rng(0)
     groups = [g for _, g in rows.groupby("family")]
     drawn = [value(pd.concat([groups[i] for i in rng.integers(len(groups), size=len(groups))])) for _ in range(draws)]
-    return retrieval.summarise(value(rows), np.array(drawn))
+    return stats.summarise(value(rows), np.array(drawn))
 
 
 def association_table(rho: pd.DataFrame, results: Results, draws: int = 2000) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
     def contrast(i: int) -> np.ndarray:
         return (mean[more, "only"][i] - mean[less, "only"][i]) - (mean[more, "both"][i] - mean[less, "both"][i])
 
-    found = retrieval.summarise(float(contrast(0)), contrast(1))
+    found = stats.summarise(float(contrast(0)), contrast(1))
     return {
         "what": f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read",
         "text": f"{more} - {less}",
@@ -208,10 +208,10 @@ class Results:
             mean, drawn, n = {}, {}, said["item"].nunique()
             for name in ("", "pivot ", "chance "):
                 mean[name], drawn[name] = _score(said, name + metric, weights, seed_weights, place)
-            rho = retrieval.summarise(
+            rho = stats.summarise(
                 _ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "])
             )
-            above = retrieval.summarise(mean[""] - mean["chance "], drawn[""] - drawn["chance "])
+            above = stats.summarise(mean[""] - mean["chance "], drawn[""] - drawn["chance "])
             row = {
                 **arm,
                 "language": language,
@@ -228,7 +228,7 @@ class Results:
             if floor is not None:
                 row |= self._above_floor(arm, language, metric, floor, mean, drawn, (weights, seed_weights, place))
             rows.append(row)
-        for row, p in zip(rows, retrieval.holm(np.array([r["p"] for r in rows])), strict=True):
+        for row, p in zip(rows, stats.holm(np.array([r["p"] for r in rows])), strict=True):
             row["p_holm"] = p
         return rows
 
@@ -246,9 +246,7 @@ class Results:
                 f"No rows of the floor {floor!r} on {arm['test']} in {language}; run it on the same test first."
             )
         low, low_drawn = _score(same, metric, *sample)
-        found = retrieval.summarise(
-            _ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "])
-        )
+        found = stats.summarise(_ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "]))
         return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
 
     def scores(
@@ -264,7 +262,7 @@ class Results:
             for language, said in items.groupby("language", sort=False):
                 if languages is not None and language not in languages:
                     continue
-                found = retrieval.summarise(*_score(said, metric, *sample))
+                found = stats.summarise(*_score(said, metric, *sample))
                 chance = float(said[f"chance {metric}"].mean())
                 row = {"value": found.value, "low": found.low, "high": found.high, "chance": chance}
                 rows.append(
@@ -290,12 +288,12 @@ class Results:
         shown = table.assign(name=said + ": " + table["language"], group=table["language"])
         return figures.intervals(shown, f"{metric}, by {', '.join(by)}")
 
-    def mean_retention(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> retrieval.Interval:
+    def mean_retention(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> stats.Interval:
         """Mean rho over languages (those with enough queries), resampled jointly. One arm only.
 
         Raises UserError where the results hold several arms or none of the languages counts.
         """
-        return retrieval.summarise(*self.mean_retention_draws(languages, metric, draws))
+        return stats.summarise(*self.mean_retention_draws(languages, metric, draws))
 
     def mean_retention_draws(
         self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
@@ -368,7 +366,7 @@ class Results:
 def _resample(items: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Bootstrap weights over all items of a test, and each item's column."""
     known = items.drop_duplicates("item")[["item", "concept"]]
-    weights, seed_weights = retrieval.bootstrap_weights(known["concept"].tolist(), items["seed"].nunique(), draws)
+    weights, seed_weights = stats.bootstrap_weights(known["concept"].tolist(), items["seed"].nunique(), draws)
     return weights, seed_weights, {item: i for i, item in enumerate(known["item"])}
 
 
@@ -379,7 +377,7 @@ def _score(
     said = said.sort_values(["seed", "item"])
     hits = said[column].to_numpy().reshape(said["seed"].nunique(), -1)  # (S, Q): every seed asks the same
     columns = [place[item] for item in said["item"].iloc[: hits.shape[1]]]
-    return float(hits.mean()), retrieval.resampled_mean(hits, weights[:, columns], seed_weights)
+    return float(hits.mean()), stats.resampled_mean(hits, weights[:, columns], seed_weights)
 
 
 def _ratio(score: Any, chance: Any, pivot: Any) -> Any:

@@ -16,7 +16,7 @@ from mpm_lite.data.languages import display_name
 from mpm_lite.data.picture import data_uri
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
-from mpm_lite.evaluation import captions, chat
+from mpm_lite.evaluation import chat, reply_scores
 from mpm_lite.experiments.mpm_chat import ChatBench
 from mpm_lite.experiments.mpm_paint import GUIDANCE, PaintBench
 from mpm_lite.recipes import fidelity
@@ -82,7 +82,7 @@ def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: 
     with torch.inference_mode():
         soft = recipe.predict({"seen": features})["soft"]
     said = bench.say(recipe, soft, [scene], language)[0]
-    scores = captions.caption_scores(said, scene, language)
+    scores = reply_scores.caption_scores(said, scene, language)
     verdict = "exactly right" if scores["exact"] else f"{100 * scores['slots']:.0f} % of the attributes right"
     question = grammar.describe(language)
     header = (
@@ -104,7 +104,7 @@ def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page
     rows, right = [], []
     for code in grammar.LANGUAGES:
         said = bench.say(recipe, soft, [scene], code)[0]
-        right.append(captions.caption_scores(said, scene, code)["slots"])
+        right.append(reply_scores.caption_scores(said, scene, code)["slots"])
         rows.append([display_name(code), widgets.Text(said, code), f"{100 * right[-1]:.0f} %"])
     title = grammar.in_order(scene, "en")[0]
     page = widgets.table(rows, ["asked in", "reply", "right in that language"], f"{recipe.lm.name} is shown: {title}")
