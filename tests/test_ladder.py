@@ -153,6 +153,7 @@ def test_what_the_readme_says_of_the_ladder_is_so():
     for metric in ("slots", "choice"):
         here = e.index.get_level_values("metric") == metric
         assert e.loc[here & mixed, "low"].min() > e.loc[here & ~mixed, "high"].max()
+    assert e.loc["exact", "high"].max() < 0.7
 
 
 def test_two_models_are_too_few_to_speak_for_all():

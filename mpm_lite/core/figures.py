@@ -139,10 +139,10 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
     """Retention and pivot efficiency against text transfer: a panel a metric, a point with its interval a language model.
 
     table: lm, lm_seed, metric, figure ("retention", "t", "e"), value, low, high. `named`: what each metric is called.
-    towers: text, t, rho, low, high of real towers, drawn into the last panel.
+    towers: text, t, rho, low, high of real towers, drawn into the panel of "choice", or the last one.
     """
     plt = house()
-    figure, axes = plt.subplots(1, len(named), figsize=(3.9 * len(named), 4.3), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(named), figsize=(3.3 * len(named), 4.1), sharey=True, squeeze=False)
     top, right = 1.35, max(1.12, table[table["figure"] == "t"]["value"].max() + 0.04)
     for axis, (metric, name) in zip(axes[0], named.items(), strict=True):
         rows = table[table["metric"] == metric].set_index(["figure", "lm", "lm_seed"])[["value", "low", "high"]]
@@ -161,10 +161,11 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
         # Where the papers' statement lies: a strong language model, and hardly anything lost.
         axis.fill_between([0.9, 1.1], 0.9, 1.1, color="grey", alpha=0.2, lw=0, label="what the papers state")
         models = rows.loc["t"].index.nunique() if "t" in there else 0
-        axis.set(title=f"{name}, {models} language models", xlabel="text transfer t")
+        axis.set(title=f"{name} ({models} models)", xlabel="text transfer t")
         axis.set(xlim=(-0.05, right), ylim=(-0.05, top))
     if towers is not None:
-        axis, bars = axes[0, -1], [towers["rho"] - towers["low"], towers["high"] - towers["rho"]]
+        panel = list(named).index("choice") if "choice" in named else -1  # they, too, choose among candidates
+        axis, bars = axes[0, panel], [towers["rho"] - towers["low"], towers["high"] - towers["rho"]]
         axis.errorbar(towers["t"], towers["rho"], yerr=bars, fmt="none", ecolor="black", alpha=0.4, lw=1)
         axis.scatter(
             towers["t"],

@@ -306,29 +306,31 @@ class Asking(ABC):
     def free_answers(
         self,
         recipe: MpmChat,
-        soft: Tensor,
+        soft: Tensor | None,
         many: Sequence[Scene],
         language: str,
         each: int = 4,
         kinds: Sequence[str] = grammar.KINDS,
+        told: Sequence[str] | None = None,
     ) -> pd.DataFrame:
         """Several different questions about each picture, answered in the model's own words: one row a question.
 
         Columns: language, item, kind, question, reply, answer, and two scores of 0 or 1. `understood`: the reply is the right
         answer to this very question, in whichever of the ten languages. `in_language`: it is the right answer in the language
-        asked. `soft` is (N, Q, D), one row for each scene.
+        asked. `soft` is (N, Q, D), one row for each scene; or None, and `told` has a caption to stand in each picture's place.
         """
         ways = {code: questions_asked(many, [code], seed=5, each=each, kinds=kinds) for code in grammar.LANGUAGES}
         asked = ways[language]
-        seen = soft[torch.tensor([e.picture for e in asked])]
-        prompts = [f"\n{self.closed_prompt(e.question, language)}\n" for e in asked]
+        seen = None if soft is None else soft[torch.tensor([e.picture for e in asked])]
+        before = [told[e.picture] if told else "" for e in asked]
+        prompts = [f"{one}\n{self.closed_prompt(e.question, language)}\n" for one, e in zip(before, asked, strict=True)]
         replies = recipe.lm.generate(prompts, seen, stop="\n", new_tokens=64)
         rows = []
         for k, (one, reply) in enumerate(zip(asked, replies, strict=True)):
             right = {code: ways[code][k].reply for code in ways}
             scores = {"understood": float(reply in right.values()), "in_language": float(reply == right[language])}
-            told = {"language": language, "item": many[one.picture].id, "kind": one.kind, "question": one.question}
-            rows.append(told | {"reply": reply, "answer": one.reply} | scores)
+            known = {"language": language, "item": many[one.picture].id, "kind": one.kind, "question": one.question}
+            rows.append(known | {"reply": reply, "answer": one.reply} | scores)
         return pd.DataFrame(rows)
 
     def nats(self, recipe: MpmChat, many: Sequence[Scene], language: str) -> np.ndarray:

@@ -138,7 +138,7 @@ def reads(card: dict[str, Any]) -> str:
         text = "English only"
     else:
         text = f"{100 * card['parallel']:.0f} % translation pairs"
-        text += ", three words in none of them" if card["parallel"] and card.get("withheld") != 0 else ""
+        text += ", none of which holds three of the words" if card["parallel"] and card.get("withheld") != 0 else ""
         text += f", {100 * card['mixed']:.0f} % of discourse in two languages" if card.get("mixed") else ""
     return f"{text}; {card['parameters'] / 1e6:.1f} M parameters, {card['documents_read'] / 1e6:.1f} M documents"
 
@@ -186,11 +186,12 @@ def ladder_markdown() -> str:
         [
             f"![{ladder_alt()}](assets/{LADDER_FIGURE})",
             "Each point is a language model that read text only, with the same connector before it, which learned to see from English captions only. *Text transfer t*: an English caption stands as text in the picture's place; how much of what it tells the model in English it also tells it in the other languages? *Pivot efficiency e*: does a picture serve the other languages as well as that caption does? *Retention* is their product. The papers' premise is a language model with t near 1; their hypothesis is that e is near 1.",
-            "Over all models (intervals from drawing models):",
+            "Over all models (*retention against t* is Spearman's rank correlation; intervals from resampling models):",
             markdown_table(["score", "figure", "value", "models"], across),
-            "Closed questions come out as the papers say: retention follows t, and e is about 1 in strong and weak language models alike. Captions do not: there, e depends on the language model too. "
+            "*Closed questions* are short questions with a factual answer, decided by likelihood. *One of ten captions*: is the picture's own caption the likeliest of ten? *Words of captions*: how many of the picture's attributes a free reply names. *Captions exactly right*: whether the reply says exactly what the picture shows; this score was added after the first run on test, from the same rows.",
+            "Closed questions come out as the papers say: retention follows t, and e is near 1 or above it. Captions behave differently: there, e depends on the language model too, and for captions that have to be exactly right it is low even in the strongest model, which names the right attributes and then often mixes up which thing has which. "
             f"For the words of captions it is {by_text.loc[False, 'mean']:.2f} on average over the {by_text.loc[False, 'size']} language models that read translation pairs alone, and {by_text.loc[True, 'mean']:.2f} over the {by_text.loc[True, 'size']} that also read conversations in two languages. (t can be above 1: a blind reply names fewer right words in the other languages than in English, so there is more to gain.)",
-            f"By language model, from weak to strong: t, e and retention of the words of captions, and retention of closed questions (mean of nine languages, {scores['n'].max()} test pictures; intervals from drawing pictures; '-' where the ratio would be one of noise):",
+            f"By language model, from weak to strong: t, e and retention of the words of captions, and retention of closed questions (mean of nine languages, {scores['n'].max()} test pictures; intervals from resampling pictures; '-' where the ratio would be one of noise):",
             markdown_table(
                 ["language model", "what it read", *SHOWN_OF_LADDER, "retention, closed questions"], by_strength
             ),

@@ -101,14 +101,21 @@ def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page
     picture = toyworld.render(scene)
     with torch.inference_mode():
         soft = recipe.predict({"seen": seen(bench, picture)})["soft"]
-    rows, right = [], []
+    rows, named, exact = [], [], []
     for code in grammar.LANGUAGES:
         said = bench.say(recipe, soft, [scene], code)[0]
-        right.append(reply_scores.caption_scores(said, scene, code)["slots"])
-        rows.append([display_name(code), widgets.Text(said, code), f"{100 * right[-1]:.0f} %"])
+        scores = reply_scores.caption_scores(said, scene, code)
+        named.append(scores["slots"])
+        exact.append(bool(scores["exact"]))
+        told = "yes" if exact[-1] else "no"
+        rows.append([display_name(code), widgets.Text(said, code), f"{100 * named[-1]:.0f} %", told])
     title = grammar.in_order(scene, "en")[0]
-    page = widgets.table(rows, ["asked in", "reply", "right in that language"], f"{recipe.lm.name} is shown: {title}")
-    words = f"{recipe.lm.name}, asked in ten languages about: {title} On average {100 * np.mean(right):.0f} % right."
+    header = ["asked in", "reply", "attributes named in that language", "exactly right"]
+    page = widgets.table(rows, header, f"{recipe.lm.name} is shown: {title}")
+    words = (
+        f"{recipe.lm.name}, asked in ten languages about: {title} On average {100 * np.mean(named):.0f} % of the attributes "
+        f"are named; {sum(exact)} of 10 replies are exactly right."
+    )
     return widgets.Page(_image(picture, title) + page.data, words)
 
 
