@@ -86,12 +86,11 @@ def present() -> list[Rung]:
 
 def known(out: Path, split: str) -> list[Rung]:
     """Those of which something can be said: their weights are here, or their rows lie under `out` already."""
-    here, carded = present(), [rung for rung in rungs() if rung.seed in catalogue.seeds(rung.name)]
-    absent = {name_of(key(rung, split)): rung for rung in carded if rung not in here}
-    missing = shelf(out).missing(absent)
-    return [
-        rung for rung in rungs() if rung in here or rung in [absent[name] for name in absent if name not in missing]
-    ]
+    every, here = rungs(), present()
+    carded = [rung for rung in every if rung not in here and rung.seed in catalogue.seeds(rung.name)]
+    keys = {rung: name_of(key(rung, split)) for rung in carded}
+    missing = set(shelf(out).missing(keys.values()))
+    return [rung for rung in every if rung in here or rung in keys and keys[rung] not in missing]
 
 
 def connector_rungs() -> list[Rung]:

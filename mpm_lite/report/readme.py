@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,13 @@ def reads(card: dict[str, Any]) -> str:
 
 def ladder_alt() -> str:
     """What the figure of the ladder shows, in a sentence."""
-    return str(figures.ladder(read("ladder"), ladder.METRICS, ladder.towers()).mpm_alt)
+    return str(ladder_figure().mpm_alt)
+
+
+@lru_cache(maxsize=1)
+def ladder_figure() -> Any:
+    """The figure of the ladder, drawn once: two pages and its file want it."""
+    return figures.ladder(read("ladder"), ladder.METRICS, ladder.towers())
 
 
 def ladder_markdown() -> str:
@@ -451,7 +458,7 @@ def claim_figures() -> dict[str, Any]:
     """The figures that come from the ledger, those whose claims have run."""
     replies, drawn = ledger.replies_by_share(), {}
     if has("ladder"):
-        drawn[LADDER_FIGURE] = figures.ladder(read("ladder"), ladder.METRICS, ladder.towers())
+        drawn[LADDER_FIGURE] = ladder_figure()
     drawn |= {} if replies is None else {REPLY_FIGURE: figures.reply_language(replies, PANELS)}
     return drawn | ({systems.FIGURE: systems.figure()} if has(systems.NAME) else {})
 
