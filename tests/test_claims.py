@@ -333,13 +333,13 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ledger.run("C1", tmp_path, [20], "val", stopping)
+        ledger.run_claim("C1", tmp_path, [20], "val", stopping)
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "claims").iterdir()}
     assert len(kept) == 2
     with pytest.raises(UserError, match="delete that file, and `mpm-lite claims run C1`"):
         ledger.judged(tiny, tmp_path, [20], "val")
     said.clear()
-    found = ledger.run("C1", tmp_path, [20], "val", said.append)
+    found = ledger.run_claim("C1", tmp_path, [20], "val", said.append)
     assert len(said) == 1 and all(p.stat().st_mtime_ns == t for p, t in kept.items())
     assert found["verdict"] == "pending" and found["seeds"] == 1 and found["n"] == 6
     ledger.enter(found, tmp_path / "claims.json")
@@ -351,10 +351,10 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
     packed = ledger.shelf(loose).pack()
     assert not list((loose / "claims").iterdir()) and packed.name == "claims.parquet"
     said.clear()
-    again = ledger.run("C1", loose, [20], "val", said.append)
+    again = ledger.run_claim("C1", loose, [20], "val", said.append)
     assert not said, "what is packed is not run again"
     assert again.keys() == found.keys() and again["effect"] == pytest.approx(found["effect"], abs=0.01, nan_ok=True)
-    ledger.run("C1", loose, [20, 21], "val", said.append)
+    ledger.run_claim("C1", loose, [20, 21], "val", said.append)
     assert len(said) == 3
     assert len(pd.read_parquet(ledger.shelf(loose).pack())) == 2 * len(ledger.items(tiny, tmp_path, [20], "val"))
     with pytest.raises(UserError, match="No rows lie under"):
@@ -424,7 +424,7 @@ def test_the_ledger_that_ships_is_what_its_rows_say():
 
 def test_disputes_are_decided_by_figures_of_the_ledger():
     row = {"effect": 0.3, "low": 0.2, "high": 0.4, "details": {"closed answers": [0.0, -0.02, 0.02]}}
-    pairs, closed, *_ = ledger.DISPUTES
+    pairs, closed = (next(d for d in ledger.DISPUTES if d.claim == c and d.bar == 0.05) for c in ("C5", "C15"))
     assert ledger.answer(pairs, row) == "yes" and ledger.answer(closed, row) == "no"
     assert ledger.answer(replace(closed, bar=0.01), row) == "open"
     assert "Here no: 0.00 [-0.02, 0.02]" in ledger.dispute_told(closed, row)

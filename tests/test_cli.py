@@ -170,8 +170,12 @@ def test_the_other_systems_run_from_the_command_line(system, settings, tmp_path,
     said = capsys.readouterr().out
     assert "real" in said and "Written" in said
     rows = pd.read_parquet(tmp_path / "out" / "items.parquet")
-    assert set(rows["look"]) >= {"real"} and rows["item"].nunique() == 25
+    assert set(rows["condition"]) >= {"real"} and rows["item"].nunique() == 25
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert config["recipe"] == system and config["asked"] == {**config["asked"], "split": "val", "count": 25}
+    assert config["experiment"]["recipe"] == system and config["asked"] == {
+        **config["asked"],
+        "split": "val",
+        "count": 25,
+    }
     assert main.main(["run", system, "--set", "pears=3"]) == 2
     assert "Did you mean 'pairs'" in capsys.readouterr().err

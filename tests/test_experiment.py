@@ -6,12 +6,12 @@ import pytest
 from worlds import Constant, Meaning
 
 import mpm_lite as mpm
-from mpm_lite.claims import studies
+from mpm_lite.claims import retention
 from mpm_lite.core import figures
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
 from mpm_lite.evaluation import text_only
-from mpm_lite.experiments import experiment, results
+from mpm_lite.experiments import alignment, results
 
 
 class Polyglot(Meaning):
@@ -73,7 +73,7 @@ def world(monkeypatch, tmp_path):
         codes = ["en", "de", "fi"] if languages == "all" else list(languages)
         return CaptionSet([(PARTS[split], np.arange(len(PARTS[split])))], codes)
 
-    monkeypatch.setattr(experiment, "load_captions", load)
+    monkeypatch.setattr(alignment, "load_captions", load)
     monkeypatch.setattr(text_only, "load_captions", load)
     return tmp_path
 
@@ -136,8 +136,8 @@ def test_controls_are_at_chance(world, change):
 def test_same_seed_same_table_and_pairs_nest(world):
     a, b = (made_experiment(seeds=1, pairs=50).run(progress=False) for _ in range(2))
     pd.testing.assert_frame_equal(a.table, b.table)
-    small = experiment._Bench(made_experiment(pairs=20), False).pairs(0)
-    large = experiment._Bench(made_experiment(pairs=50), False).pairs(0)
+    small = made_experiment(pairs=20).system.bench(False).pairs(0)
+    large = made_experiment(pairs=50).system.bench(False).pairs(0)
     assert np.array_equal(small.texts.numpy(), large.texts.numpy()[:20])
 
 
@@ -292,21 +292,21 @@ def test_rank_correlations():
 
 
 def test_crossing_interpolates_in_log_and_is_bounded():
-    assert studies.crossing([100, 1000], [0.2, 0.4], 0.3) == pytest.approx(10**2.5)
+    assert retention.crossing([100, 1000], [0.2, 0.4], 0.3) == pytest.approx(10**2.5)
     assert (
-        studies.crossing([100, 1000], [0.2, 0.4], 0.1) == 100
-        and studies.crossing([100, 1000], [0.2, 0.4], 0.5) == np.inf
+        retention.crossing([100, 1000], [0.2, 0.4], 0.1) == 100
+        and retention.crossing([100, 1000], [0.2, 0.4], 0.5) == np.inf
     )
 
 
 def test_an_arm_that_was_run_is_not_run_again(world, monkeypatch):
     arms = {"one": made_experiment(seeds=1, steps=5)}
-    first = studies.run_arms(arms, world / "study", 1, progress=False)
+    first = retention.run_arms(arms, world / "study", 1, progress=False)
     monkeypatch.setattr(mpm.Experiment, "run", lambda *a, **k: pytest.fail("run again"))
-    second = studies.run_arms(arms, world / "study", 1, progress=False)
+    second = retention.run_arms(arms, world / "study", 1, progress=False)
     pd.testing.assert_frame_equal(first["one"].table, second["one"].table)
     with pytest.raises(UserError, match="another configuration"):
-        studies.run_arms({"one": made_experiment(seeds=1, steps=6)}, world / "study", 1, progress=False)
+        retention.run_arms({"one": made_experiment(seeds=1, steps=6)}, world / "study", 1, progress=False)
 
 
 def test_figures_describe_themselves():

@@ -9,9 +9,9 @@ import torch
 from worlds import own_home
 
 from mpm_lite.claims import comparisons
-from mpm_lite.claims.comparisons import PAIRS, SYSTEMS, TABLES, UPDATES, System
+from mpm_lite.claims.comparisons import COMPETITORS, PAIRS, TABLES, UPDATES, Competitor
 from mpm_lite.cli import main
-from mpm_lite.experiments import m3p, mblip, mla, mpm_chat, rivals
+from mpm_lite.experiments import m3p, mblip, mla, mpm_chat
 from mpm_lite.experiments.m3p import Matching
 from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.experiments.rivals import Pairing
@@ -29,8 +29,8 @@ def of_tables(arm, few):  # the second's arm is the first's, and is not run agai
 
 
 SMALL = {
-    "pivot": System(rivals.RivalBench, of_tables(PIVOT, replace(PIVOT, pairs=29)), stands_on=("toy-text",)),
-    "M3P": System(m3p.M3pBench, of_tables(M3P, replace(M3P, layers=1))),
+    "pivot": Competitor(of_tables(PIVOT, replace(PIVOT, pairs=29)), stands_on=("toy-text",)),
+    "M3P": Competitor(of_tables(M3P, replace(M3P, layers=1))),
 }
 
 
@@ -71,20 +71,20 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
         return recipe.eval()
 
     def _learns(recipe, stage):
-        return sum(p.numel() for p in comparisons.cost.loop.freeze_all_but(recipe, stage.learns))
+        return sum(p.numel() for p in cost.loop.freeze_all_but(recipe, stage.learns))
 
     for module in (mla, m3p, mblip):
         monkeypatch.setattr(module, "trained", noted)
     monkeypatch.setattr(mpm_chat.ChatBench, "align", lambda self, arm, seed: noted(
         self.recipe(mpm_chat.language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options)))  # fmt: skip
-    for name, system in SYSTEMS.items():
+    for name, competitor in COMPETITORS.items():
         for table in ("updates", "parameters"):
             key = name, table
-            system.bench().train(system.arms[table], 0)
-    assert {updates[name, "updates"] for name in SYSTEMS} == {UPDATES}
+            competitor.arms[table].bench().train(competitor.arms[table], 0)
+    assert {updates[name, "updates"] for name in COMPETITORS} == {UPDATES}
     goal = most["M3P", "parameters"]
-    assert all(abs(most[name, "parameters"] / goal - 1) < 0.06 for name in SYSTEMS), most
-    for system in SYSTEMS.values():
+    assert all(abs(most[name, "parameters"] / goal - 1) < 0.06 for name in COMPETITORS), most
+    for system in COMPETITORS.values():
         for arm in system.arms.values():
             pairs = arm.pairs
             if isinstance(arm, Acquiring):
@@ -97,10 +97,10 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
 
 
 def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
-    monkeypatch.setattr(comparisons, "SYSTEMS", SMALL)
+    monkeypatch.setattr(comparisons, "COMPETITORS", SMALL)
     # M3P reads ten captions beside each picture in every language.
     monkeypatch.setattr(m3p.M3pBench, "languages", lambda *_: ("en", "zh", "sw"))
-    run = lambda: comparisons.run(home / "out", seeds=2, split="val", count=20, systems=tuple(SMALL))  # noqa: E731
+    run = lambda: comparisons.compare_systems(home / "out", seeds=2, split="val", count=20)  # noqa: E731
     files = run()
     scores, budgets = (pd.read_csv(home / "out" / f"{name}.csv") for name in ("head-to-head", "head-to-head-budgets"))
     assert {path.name for path in files} == {"head-to-head.csv", "head-to-head-budgets.csv", "head-to-head.json"}
@@ -130,7 +130,7 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     def never(*_):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(comparisons, "SYSTEMS", {k: replace(v, bench=never) for k, v in SMALL.items()})
+    monkeypatch.setattr(comparisons, "shared_bench", never)
     run()
     assert pd.read_csv(home / "out" / "head-to-head.csv").to_csv() == before
     assert main.main(["claims", "pack", "--out", str(home / "out")]) == 0
@@ -145,7 +145,7 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
 
 
 def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, monkeypatch):
-    monkeypatch.setattr(comparisons, "SYSTEMS", SMALL)
+    monkeypatch.setattr(comparisons, "COMPETITORS", {"pivot": SMALL["pivot"]})
 
     def stopping(line):
         assert "equal updates" not in line
@@ -153,7 +153,7 @@ def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, mo
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        comparisons.run(home / "out", 1, "val", 20, stopping, ("pivot",))
+        comparisons.compare_systems(home / "out", 1, "val", stopping, count=20)
     assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs", "updates"}
     monkeypatch.setattr(systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
     assert list(systems.titles()) == ["pairs", "updates"]

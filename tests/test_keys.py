@@ -26,6 +26,7 @@ from mpm_lite.core.keys import Key, OtherRun
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
 from mpm_lite.experiments import experiment
+from mpm_lite.experiments.system import Trial
 from mpm_lite.recipes import Align
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.features import image_features, text_features
@@ -374,9 +375,9 @@ def test_rows_of_a_claim_stand_on_the_weights_of_their_language_models(tmp_path,
     one = ledger.claim("C1")
     arm = next(arm for arm in one.arms.values() if arm.lm == "toy-multilingual")
     asked = {**one.asked, "split": "test"}
-    before = ledger.key(arm, 20, asked)
+    before = Trial(arm, 20, asked).key()
     monkeypatch.setattr(catalogue, "weights", lambda name, seed: f"other weights of {name}:{seed}")
-    after = ledger.key(arm, 20, asked)
+    after = Trial(arm, 20, asked).key()
     assert keys.differences(before.describe(), after.describe()) == ["weights of lm"]
 
 
@@ -387,12 +388,12 @@ def test_the_committed_rows_are_those_of_todays_arms():
         one, seeds = ledger.claim(name), range(row["first_seed"], row["first_seed"] + row["seeds"])
         for arm in one.arms.values():
             asked = {**one.asked, "split": row["split"]}
-            assert {store.name_of(ledger.key(arm, seed, asked)) for seed in seeds} <= there
+            assert {store.name_of(Trial(arm, seed, asked).key()) for seed in seeds} <= there
 
 
 def test_a_claim_names_a_missing_language_model_before_the_first_unit(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(ledger, "share_out", lambda *a, **k: pytest.fail("a unit was run"))
+    monkeypatch.setattr(runtime, "run", lambda *a, **k: pytest.fail("a unit was run"))
     gone = [
         f"toy-english:{seed}" for seed in catalogue.seeds("toy-english") if seed not in catalogue.shipped("toy-english")
     ]

@@ -119,9 +119,9 @@ def test_no_efficiency_is_said_where_the_others_read_nothing():
 
 def test_other_options_of_the_recipe_are_other_rows(monkeypatch):
     rung = next(r for r in ladder.rungs() if catalogue.present(r.name, r.seed))
-    before = ladder.key(rung, "test")
+    before = ladder.trial(rung, "test").key()
     monkeypatch.setattr(ladder, "RECIPE", Chat(options={"queries": 8}))
-    assert ladder.key(rung, "test") != before
+    assert ladder.trial(rung, "test").key() != before
 
 
 def test_the_ladder_that_ships_is_what_its_rows_say():
@@ -130,7 +130,7 @@ def test_the_ladder_that_ships_is_what_its_rows_say():
     said, card = pd.read_csv(out / "ladder.csv"), json.loads((out / "ladder.json").read_text())
     told = [rung for rung in ladder.rungs() if str(rung) in card["models"]]
     assert len(told) == len(card["models"]) == len(said.drop_duplicates(["lm", "lm_seed"])) >= 8
-    assert not ladder.shelf(out).missing([ladder.name_of(ladder.key(rung, "test")) for rung in told])
+    assert not ladder.shelf(out).missing([ladder.name_of(ladder.trial(rung, "test").key()) for rung in told])
     one = next(rung for rung in told if rung.name == "toy-mixed")
     again = ladder.table(ladder.items([one], out))
     lines = said[(said["lm"] == one.name) & (said["lm_seed"] == one.seed)].reset_index(drop=True)
@@ -170,7 +170,7 @@ def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(catalogue, "shipped", lambda name: [])
     monkeypatch.setattr(catalogue, "_there", lambda name: catalogue._in(tmp_path / "lm", name))
     with pytest.raises(UserError, match="toy-mixed-short:0 is not here"):
-        ladder.run(tmp_path / "out")
+        ladder.run_ladder(tmp_path / "out")
     model = LanguageModel(
         len(tokenizer), TINY, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id
     )
@@ -184,7 +184,7 @@ def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
     card = json.loads((tmp_path / "out/ladder.json").read_text())
     assert card["models"] == ["toy-mixed-short:0"]
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/ladder").iterdir()}
-    ladder.run(tmp_path / "out")
+    ladder.run_ladder(tmp_path / "out")
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "out/ladder").iterdir()}, "nothing again"
 
     monkeypatch.setattr(ladder, "STRONGEST", "toy-mixed-short")
@@ -213,10 +213,10 @@ def test_every_connector_is_held_against_the_papers():
 
 
 def test_connectors_differ_in_one_option_each_and_read_english_only():
-    arms = {name: ladder.Rung(ladder.STRONGEST, 0, name).arm for name in ladder.CONNECTORS}
-    assert arms[ladder.PAPER] == ladder.Rung(ladder.STRONGEST, 0).arm == Chat(lm=ladder.STRONGEST, lm_seed=0)
+    arms = {name: ladder.Rung(ladder.STRONGEST, 0, name).system for name in ladder.CONNECTORS}
+    assert arms[ladder.PAPER] == ladder.Rung(ladder.STRONGEST, 0).system == Chat(lm=ladder.STRONGEST, lm_seed=0)
     assert all(arm.languages == ("en",) and not arm.also for arm in arms.values())
-    keys = {ladder.key(rung, "test").digest for rung in ladder.connector_rungs()}
+    keys = {ladder.trial(rung, "test").key().digest for rung in ladder.connector_rungs()}
     assert len(keys) == len(ladder.connector_rungs()) > 0 and len(keys) % len(ladder.CONNECTORS) == 0
 
 

@@ -141,7 +141,7 @@ def test_switched_captions_are_foreign_with_pictures_or_as_text(bench):
 def test_text_follows_zipf_to_the_power_of_alpha(bench):
     def count(alpha):
         return sum(text.isascii() and grammar.parse(text, "en") is not None
-                   for text in m3p.sentences(300, alpha, 0))  # fmt: skip
+                   for text in bench.world.sentences(300, alpha, 0))  # fmt: skip
 
     assert count(0.0) < 60 < count(1.0)
 

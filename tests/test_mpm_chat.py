@@ -11,6 +11,7 @@ from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.evaluation import chat
+from mpm_lite.experiments.experiment import Experiment
 from mpm_lite.experiments.mpm_chat import Chat, ChatBench, language_model
 
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
@@ -88,16 +89,10 @@ def test_stage_1_can_be_spoilt_mixed_and_shuffled(bench):
 
 
 def test_scores_by_look_language_and_picture(bench):
-    done = ARM.run(
-        seeds=[3, 4],
-        bench=bench,
-        split="val",
-        languages=("en", "de"),
-        count=12,
-        looks=("real", "shuffled", "blind", "text"),
-        nats=True,
-    )
-    items = done.items
+    asked = {"languages": ("en", "de"), "count": 12, "looks": ("real", "shuffled", "blind", "text"), "nats": True}
+    own = {"lm": "toy-english", "pairs": 32, "options": TINY | {"lm_seed": 0}, "asked": asked}
+    done = Experiment("mpm_chat", seed=3, seeds=2, **own).run(progress=False)
+    items = done.items.rename(columns={"condition": "look"})
     assert len(items) == 2 * 4 * 2 * 12 and set(items["lm"]) == {"toy-english"}
     by = items.groupby(["look", "language"])
     assert by["nats"].mean()["text", "en"] < by["nats"].mean()["text", "de"], "it never read German"
@@ -107,10 +102,11 @@ def test_scores_by_look_language_and_picture(bench):
     assert items[["cider_d", "chrf", "bleu"]].stack().between(0, 1 + 1e-9).all()
     assert by["chrf"].mean()["text", "en"] > by["chrf"].mean()["blind", "en"], "n-grams of the right picture"
     # Blind, every picture gets the same reply, so on equal scenes scores are equal whatever is shown.
-    scores = done.scores
-    assert set(scores.columns) == {"lm", "look", "language", "metric", "value", "chance", "n"}
-    blind = scores[(scores["look"] == "blind") & scores["value"].notna()]
-    assert np.allclose(blind["value"], blind["chance"]) and (scores["n"] == 12).all()
+    scores = done.table
+    assert {"recipe", "lm", "condition", "seed", "language", "metric", "value", "chance", "n"} <= set(scores.columns)
+    blind = scores[(scores["condition"] == "blind") & scores["value"].notna()]
+    assert np.allclose(blind["value"], blind["chance"]) and scores["n"].max() == 12
+    assert set(done.models) == {3, 4} and {"lm_seed", "system", "asked"} <= {*items, *done.meta}
 
 
 def test_an_english_caption_stands_in_the_pictures_place_in_every_language(bench):
@@ -225,7 +221,7 @@ def test_mistakes_are_said_before_anything_runs():
         with pytest.raises(UserError, match=says):
             Chat(**wrong)
     with pytest.raises(UserError, match="Unknown language model"):
-        Chat(lm="toy-multi").run(bench=ChatBench(progress=False))
+        Experiment("mpm_chat", lm="toy-multi", pairs=32).run(progress=False)
 
 
 def test_a_tower_without_patches_is_refused(bench):

@@ -1,5 +1,6 @@
 """Re-mapping by text alone, the rivals' table, and the command that trains one painter."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,12 +10,12 @@ import torch
 
 from mpm_lite import UserError
 from mpm_lite.claims import comparisons
-from mpm_lite.claims.comparisons import Rival
 from mpm_lite.cli import main
 from mpm_lite.data import load_captions
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.experiments import mpm_paint
 from mpm_lite.experiments.mpm_paint import Paint
+from mpm_lite.experiments.rivals import RemapBench, Remapped
 from mpm_lite.recipes.baselines import Glue, GlueOptions, Translated
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.pretraining import scene_reader
@@ -62,32 +63,31 @@ def assets(tmp_path_factory):
 
 
 def test_a_painter_reads_another_encoder_through_a_re_mapping(assets):
-    bench = mpm_paint.PaintBench(progress=False)
-    arm = Paint(pairs=20)
-    recipe = comparisons.glued(bench, arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
+    bench, arm = RemapBench(progress=False), Remapped(pairs=20)
+    recipe = bench.train(arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
     states = recipe.encoder.states(["A red circle.", "Ein roter Kreis."])
     assert states.flat.shape[1] == 384 and recipe.encoder.name == "re-mapped toy-multilingual:1"
     assert bench.paint(recipe, ["Ein roter Kreis."], [0]).shape == (1, 48, 48, 3)
-    again = comparisons.glued(bench, arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
+    again = bench.train(arm, 1, GlueOptions(width=32, layers=1, steps=3, batch=8))
     assert torch.equal(again.encoder.states(["A red circle."]).flat, recipe.encoder.states(["A red circle."]).flat)
     weights = diffusion.load_painter(diffusion.TOY).unet.state_dict()
     assert all(torch.equal(v, recipe.painter["unet"].state_dict()[k]) for k, v in weights.items())
 
 
 def test_rivals_are_tested_once_and_stand_in_one_table(assets, tmp_path, monkeypatch):
-    few = {"MPM": Rival(Paint(pairs=8, options=TINY)), "best": Rival(Paint(pairs=8, options=TINY), best_of=2)}
-    monkeypatch.setattr(comparisons, "RIVALS", few)
+    few = dict.fromkeys(("MPM", "best"), Paint(pairs=8, options=TINY))
+    study = replace(comparisons.PAINTERS, arms=few, asked_of={"best": {"best_of": 2}})
     monkeypatch.setattr(grammar, "LANGUAGES", ("en", "de"))
     asked, test = [], mpm_paint.PaintBench.test
 
-    def small(bench, recipe, seed, split, looks, count, best_of, as_sets):
+    def small(bench, recipe, seed, split, looks, count, as_sets, best_of=1):
         asked.append(best_of)
         rows = test(bench, recipe, seed, split, ("en", "de"), looks, count)
         return rows.assign(fid=1.0, kid=0.1, r_precision=0.5)
 
     monkeypatch.setattr(mpm_paint.PaintBench, "test", small)
     for _ in range(2):
-        written = comparisons.run_painters(tmp_path, 1, "val", 12, rivals=tuple(few))
+        written = replace(study, asked=study.asked | {"count": 12}).run(tmp_path, 1, "val")
     assert asked == [1, 2], "a rival that was tested is not tested again"
     rows = pd.read_csv(written[0])
     assert set(rows["arm"]) == set(few) and set(rows["language"]) == {"en", "de"}
@@ -100,7 +100,7 @@ def test_the_command_writes_a_painter_that_loads(assets, tmp_path, capsys):
     assert "attributes" in capsys.readouterr().out
     pipe = diffusion.load_painter(tmp_path / "seed-0" / "painter")
     assert pipe("Ein roter Kreis.", seeds=3).shape == (1, 48, 48, 3) and pipe.config.encoder == "toy-multilingual"
-    assert len(pd.read_parquet(tmp_path / "seed-0" / "items.parquet")) == 2 * 10 * 3
+    assert len(pd.read_parquet(tmp_path / "items.parquet")) == 2 * 10 * 3
     assert main.main(["run", "mpm_paint", "--set", "guidence=3"]) == 2
     assert "Did you mean 'guidance'" in capsys.readouterr().err
     assert main.main(["run", "mpm_paint_rivals", "--set", "steps=3"]) == 2
@@ -135,23 +135,23 @@ def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, m
     few_emoji(monkeypatch, emoji, 150)
     monkeypatch.setattr(emoji, "AUTOENCODER", AutoencoderOptions(widths="16", steps=2))
     monkeypatch.setattr(emoji, "PRETRAINED", MpmPaintOptions(learns="all", steps=2, batch=4, average=0.0))
-    monkeypatch.setattr(emoji, "REALIGNED", MpmPaintOptions(steps=2, batch=4, average=0.0))
+    arm = emoji.PaintedEmoji("e5-small", {"steps": 2, "batch": 4, "average": 0.0})
     bench = emoji.EmojiBench(progress=False)
     captions, which = bench.asked("learned", 12)
     assert (
         len(which) == 12 and len(captions.languages) == 14 and captions.concepts != bench.asked("held out")[0].concepts
     )
     monkeypatch.setattr(emoji.EmojiBench, "likeness", Judge({12: emoji.small(captions)[which]}))
-    recipe = bench.train("e5-small", 0)
+    recipe = bench.train(arm, 0)
     assert recipe.encoder.name == "e5-small" and recipe.options.learns == "cross-attention"
     first, now = bench.english.painter["unet"].state_dict(), recipe.painter["unet"].state_dict()
     moved = {name for name, of in now.items() if not torch.equal(of, first[name])}
     assert moved and all(".attn2." in name for name in moved)
     assert bench.vae.config.scaling_factor == emoji.EmojiBench(progress=False).vae.config.scaling_factor  # read back
-    rows = bench.test(recipe, 0, ("learned",), 12)
+    rows = bench.test(recipe, 0, sorts=("learned",), count=12)
     assert set(rows["language"]) == set(captions.languages) and len(set(rows["item"])) == 12
     assert rows[rows["look"] == "drawn"]["r_precision"].mean() == 1
-    found = emoji.table(rows.assign(arm="e5-small"), 50)
+    found = emoji.emoji_table(rows.assign(arm="e5-small"), 50)
     assert len(found) == 14 and (found["low"] <= found["value"]).all() and (found["chance"] == 0.01).all()
     english = found.set_index("language").loc["en"]
     assert english["drawn"] == 1 and found["wrong"].notna().sum() == 1

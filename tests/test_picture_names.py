@@ -1,6 +1,7 @@
 """MPM chat on real pictures, small: a language model that reads names, a connector on English ones, scores, baselines."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,10 @@ import torch
 from worlds import own_home
 
 from mpm_lite import UserError
+from mpm_lite.claims import studies
 from mpm_lite.cli import main
 from mpm_lite.data import available, load_captions, names
-from mpm_lite.experiments import picture_names
+from mpm_lite.experiments import picture_names, system
 from mpm_lite.towers.features import pooled
 
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
@@ -80,7 +82,7 @@ def test_scores_of_every_look_and_of_the_nearest_picture(bench, recipe):
     train = [load_captions(one, "train", "all").captions["de"] for one in picture_names.TESTED if available(one)]
     assert set(near[near["language"] == "de"]["said"]) <= {name for of in train for name in of}
     assert near[near["language"] == "en"]["choice"].mean() > 0.1, "the nearest picture's name is better than a coin"
-    shown = picture_names.table(items, draws=50)
+    shown = picture_names.name_table(items, draws=50)
     assert len(shown) == 2 * 3 and {"real", "blind", "shuffled", "nearest", "rho", "rho_low", "n"} <= set(shown)
     english = shown[(shown["language"] == "en") & (shown["metric"] == "chrf")].iloc[0]
     own = items[(items["language"] == "en") & (items["look"] == "real")]
@@ -115,15 +117,17 @@ def test_a_square_of_patches_is_averaged():
 
 
 def test_a_run_is_written_and_resumes(bench, home, tmp_path, monkeypatch):
-    monkeypatch.setattr(picture_names, "NameBench", lambda image: bench)
+    monkeypatch.setattr(picture_names.Naming, "bench", lambda self, progress=True: bench)
+    monkeypatch.setattr(system, "_BENCH", {})
     monkeypatch.setattr(picture_names, "TESTED", ("emoji",))
-    monkeypatch.setattr(picture_names.NameBench(""), "test", lambda *a, **k: naming_items(), raising=True)
-    files = picture_names.run(tmp_path, [1], "val", ARM)
+    monkeypatch.setattr(bench, "test", lambda *a, **k: naming_items())
+    study = replace(studies.NAMES, arms={"mpm": ARM}, first=1)
+    files = study.run(tmp_path, 1, "val")
     assert [p.name for p in files] == ["names.csv", "names-said.csv", "names.json"]
     card = json.loads(files[2].read_text())
     assert card["seeds"] == [1] and card["pairs"] == len(load_captions("emoji", "train")) and card["split"] == "val"
     monkeypatch.setattr(bench, "train", lambda *a: pytest.fail("it was tested before"))
-    assert picture_names.run(tmp_path, [1], "val", ARM) == files
+    assert study.run(tmp_path, 1, "val") == files
     assert "stamps" not in files[1].read_text()
 
 

@@ -16,7 +16,7 @@ from mpm_lite.core import runtime, store
 from mpm_lite.core.keys import OtherRun
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import Part
-from mpm_lite.experiments import experiment, sweep
+from mpm_lite.experiments import alignment, experiment, sweep
 from mpm_lite.recipes import Align, build_options
 
 
@@ -52,17 +52,17 @@ def test_a_number_that_cannot_be_meant_is_refused_as_the_experiment_is_made(chan
     "key, value", [("pairs", "-30"), ("pairs", "0.5"), ("steps", "0"), ("steps", "-5"), ("batch", "1")]
 )
 def test_the_command_line_refuses_the_same_numbers(key, value, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "load_captions", never)
+    monkeypatch.setattr(alignment, "load_captions", never)
     assert main.main(["run", "align", "--set", f"{key}={value}", "--out", str(tmp_path)]) == 2
     assert f"{key}={value} is no whole number" in capsys.readouterr().err
 
 
 def test_pairs_by_language_mean_that_language_however_it_is_written(world):  # noqa: F811
     one = made_experiment(train=("made", ["en", "de"]), pairs={"EN": 5, "de": None})
-    bench = experiment._Bench(one, False)
+    bench = one.system.bench(False)
     assert len(bench.pairs(0)) == 5 + 119 and bench.n_pairs == {"en": 5, "de": 119}
     chinese = mpm.Experiment(train=("emoji", ["en", "zh-CN"]), pairs={"en": 5, "zh-CN": 5})
-    assert [chinese.pairs_of(code) for code in ("en", "zh")] == [5, 5]
+    assert [chinese.system.pairs_of(code) for code in ("en", "zh")] == [5, 5]
 
 
 def test_a_contrast_needs_two_examples_and_options_have_least_values(world):  # noqa: F811
@@ -141,7 +141,7 @@ def test_weights_of_another_precision_are_not_taken(world, tmp_path):  # noqa: F
 
 
 def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(experiment, "load_captions", never)
+    monkeypatch.setattr(alignment, "load_captions", never)
     with pytest.raises(UserError, match="parts=0"):
         made_experiment().run(progress=False, parts=0)
     for device, said in (
@@ -172,7 +172,7 @@ def emptied(split):
 
 def test_no_step_is_chosen_on_a_set_without_validation_pictures(world, monkeypatch):  # noqa: F811
     monkeypatch.setitem(PARTS, "val", emptied("val"))
-    monkeypatch.setattr(experiment, "image_features", never)
+    monkeypatch.setattr(alignment, "image_features", never)
     with pytest.raises(UserError, match="no captioned pictures for validation.*val=None"):
         made_experiment().run(progress=False)
 
@@ -182,7 +182,7 @@ def test_no_step_is_chosen_on_a_set_without_validation_pictures(world, monkeypat
 )
 def test_an_empty_split_is_said_before_anything_is_encoded(world, monkeypatch, split, said):  # noqa: F811
     monkeypatch.setitem(PARTS, split, emptied(split))
-    monkeypatch.setattr(experiment, "image_features", never)
+    monkeypatch.setattr(alignment, "image_features", never)
     with pytest.raises(UserError, match=said):
         made_experiment().run(progress=False)
 
@@ -253,33 +253,25 @@ def test_an_experiment_reads_a_set_of_ones_own_as_it_is_told(tmp_path, monkeypat
 # worlds
 
 
-@pytest.mark.parametrize("system, bench", [("mla", "AcquiringReal"), ("m3p", "MatchingReal")])
-def test_the_world_decides_the_data(system, bench, tmp_path, monkeypatch):
-    from mpm_lite.cli import runs
-    from mpm_lite.experiments import m3p, mla, worlds
-
+@pytest.mark.parametrize("system", ["mla", "m3p"])
+def test_the_world_decides_the_data(system, tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr(runs, "_run", lambda name, bench, arm, asked, args: taken.append((bench, arm.world)))
-    kinds = {"real": getattr(worlds, bench), "toyworld": {"mla": mla.MlaBench, "m3p": m3p.M3pBench}[system]}
-    for world_name in kinds:
-        assert (
-            main.main(
-                ["run", system, "--set", f"world={world_name}", "languages=de" if system == "mla" else "layers=2"]
-            )
-            == 0
-        )
-    assert taken == [(kinds["real"], "real"), (kinds["toyworld"], "toyworld")]
+    monkeypatch.setattr(experiment.Experiment, "run", lambda one, **_: taken.append(one.system) or never)
+    monkeypatch.chdir(tmp_path)
+    for name in ("real", "toyworld"):
+        more = "languages=de" if system == "mla" else "layers=2"
+        with pytest.raises(AttributeError):  # nothing was run, so there is nothing to save
+            main.main(["run", system, "--set", f"world={name}", more])
+        assert taken[-1].world == name == taken[-1].bench(progress=False).world.name
 
 
 def test_a_bench_refuses_an_arm_of_another_world():
-    from mpm_lite.experiments.m3p import M3pBench as MatchingBench
-    from mpm_lite.experiments.m3p import Matching
+    from mpm_lite.experiments.m3p import M3pBench, Matching
     from mpm_lite.experiments.mla import Acquiring, MlaBench
-    from mpm_lite.experiments.rivals import Pairing
-    from mpm_lite.experiments.rivals import RivalBench as PairingBench
+    from mpm_lite.experiments.rivals import Pairing, RivalBench
 
-    for bench, arm in ((MlaBench(), Acquiring(languages=("de",), world="real")), (MatchingBench(), Matching(world="real")),
-                       (PairingBench(), Pairing(kind="pivot", languages=("de",), world="real"))):  # fmt: skip
+    for bench, arm in ((MlaBench(), Acquiring(languages=("de",), world="real")), (M3pBench(), Matching(world="real")),
+                       (RivalBench(), Pairing(kind="pivot", languages=("de",), world="real"))):  # fmt: skip
         with pytest.raises(UserError, match="cannot be trained on the pictures of 'toyworld'"):
             bench.train(arm, 0)
 
@@ -318,7 +310,7 @@ def test_results_whose_settings_are_torn_are_named(world, tmp_path):  # noqa: F8
 
 @pytest.mark.parametrize("flag", ["--set", "--vary"])
 def test_a_setting_given_twice_is_refused(flag, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "load_captions", never)
+    monkeypatch.setattr(alignment, "load_captions", never)
     other = ["--vary", "lr=0.1"] if flag == "--set" else []
     given = ["sweep", "align", *other, flag, "pairs=20", flag, "pairs=30", "--out", str(tmp_path)]
     assert main.main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
@@ -326,7 +318,9 @@ def test_a_setting_given_twice_is_refused(flag, tmp_path, monkeypatch, capsys):
 
 def test_of_several_values_the_wrong_one_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment.Experiment, "run", never)
-    monkeypatch.setattr(sweep, "run_kept", lambda one, *_: build_options(Align.Options, one.all_options) and never())
+    monkeypatch.setattr(
+        sweep, "run_kept", lambda one, *_: build_options(Align.Options, one.system.all_options) and never()
+    )
     with pytest.raises(pytest.fail.Exception):
         main.main(["sweep", "align", "--vary", "lr=0.001,1e-4", "--out", str(tmp_path)])
     assert main.main(["sweep", "align", "--vary", "lr=0.1e,0.001", "--out", str(tmp_path)]) == 2
@@ -368,7 +362,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
     from mpm_lite.report import tour
 
     monkeypatch.setattr(tour, "run", never)
-    monkeypatch.setattr(experiment, "load_captions", never)
+    monkeypatch.setattr(alignment, "load_captions", never)
     for command in (
         ["tour"],
         ["run", "align"],
@@ -406,7 +400,7 @@ def test_a_reader_that_goes_away_and_a_terminal_without_letters():
     name = f"{sys.executable} -m mpm_lite.cli claims show C1 C2 C3 C4"
     done = piped(f"set -o pipefail; {name} | true")
     assert "Traceback" not in done.stderr and "Error" not in done.stderr and done.returncode in (0, 141)
-    code = "from mpm_lite.cli import main as cli; cli.write_presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
+    code = "from mpm_lite.cli import main as cli; cli.presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
     done = piped(f'{sys.executable} -c "{code}"', PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and done.stdout.strip() == r"\u732b \u732b \u732b"
 

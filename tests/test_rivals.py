@@ -49,7 +49,7 @@ def test_captions_are_in_the_languages_that_an_arm_names(bench):
         return [bench_text(row[0]) for row in data.rows]
 
     def bench_text(row):
-        return bench.text().tokenizer.decode(row, skip_special_tokens=True).strip()
+        return bench.world.text().tokenizer.decode(row, skip_special_tokens=True).strip()
 
     assert all(text.isascii() for text in first("pivot"))
     assert all(grammar.parse(text, "zh") or not text.isascii() for text in first("in-language"))

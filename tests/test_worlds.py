@@ -13,23 +13,20 @@ from need import require
 
 from mpm_lite import UserError
 from mpm_lite.claims import comparisons as compared
-from mpm_lite.claims.comparisons import TABLE, System
+from mpm_lite.claims.comparisons import TABLE, Competitor
 from mpm_lite.core import runtime
 from mpm_lite.data import load_captions
 from mpm_lite.experiments import worlds
 from mpm_lite.experiments.experiment import text_tower
-from mpm_lite.experiments.m3p import Matching
-from mpm_lite.experiments.mla import ENGLISH, MULTILINGUAL, Acquiring
-from mpm_lite.experiments.rivals import Pairing
+from mpm_lite.experiments.m3p import REAL_M3P, M3pBench, Matching
+from mpm_lite.experiments.mla import ENGLISH, MULTILINGUAL, Acquiring, MlaBench
+from mpm_lite.experiments.rivals import Pairing, RivalBench
 from mpm_lite.experiments.worlds import (
     DUAL,
     LANGUAGES,
     REAL,
-    REAL_M3P,
-    AcquiringReal,
-    MatchingReal,
-    PairingReal,
-    region_classes,
+    RealWorld,
+    imagenet_classes,
 )
 from mpm_lite.recipes.m3p import FINE, PRETRAIN
 from mpm_lite.report import systems
@@ -57,16 +54,16 @@ def few(tmp_path_factory):
         patch.setattr(worlds, "ENOUGH", 20)
         worlds.encoder.cache_clear()
         worlds.mark.cache_clear()
-        region_classes.cache_clear()
+        imagenet_classes.cache_clear()
         yield
-        region_classes.cache_clear()
+        imagenet_classes.cache_clear()
         worlds.encoder.cache_clear()
         worlds.mark.cache_clear()
 
 
 @pytest.fixture(scope="module")
 def bench(few):
-    return AcquiringReal(progress=False)
+    return MlaBench(False, RealWorld(False))
 
 
 @pytest.mark.parametrize("name", [ENGLISH, MULTILINGUAL])
@@ -95,7 +92,7 @@ def test_languages_are_acquired_beside_english_and_asked_on_held_out_stamps(benc
 
 
 def test_what_a_language_learns_from_is_the_same_pictures_captions(bench):
-    said = bench.exposed(("de", "zh"), 30, 0.0, 0)
+    said = bench.world.captions(("de", "zh"), 30, 0.0, 0)
     many = worlds.captions("train").captions
     assert all(text == many[code][i] for text, code, i in zip(*said, strict=True)) and max(said.of) < 30
     english = bench.dual(Acquiring(**ARM), 0)
@@ -104,7 +101,7 @@ def test_what_a_language_learns_from_is_the_same_pictures_captions(bench):
 
 
 def test_behind_a_perfect_translator_a_language_scores_as_english(few):
-    bench = PairingReal(progress=False)
+    bench = RivalBench(False, RealWorld(False))
     arm = Pairing("translate-test", LANGUAGES, world="real", pairs=40, options=SHORT)
     rows = bench.test(bench.train(arm, 0), 0, "val", languages=("en", "de"), looks=("real",))
     both = rows.pivot(index="item", columns="language", values="recall").dropna()
@@ -116,7 +113,7 @@ def test_behind_a_perfect_translator_a_language_scores_as_english(few):
 
 
 def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
-    bench = PairingReal(progress=False)
+    bench = RivalBench(False, RealWorld(False))
     data = bench._captions(Pairing("in-language", ("zh",), world="real", pairs=40, noise=0.0), 0)
     assert len(data) == sum(map(bool, worlds.captions("train").captions["zh"]))
 
@@ -137,9 +134,9 @@ def test_a_frozen_encoder_reads_each_caption_once_and_what_learns_sees_no_differ
 
 def test_both_looks_and_scores_read_a_caption_once(bench, monkeypatch):
     recipe, read = bench.dual(Acquiring(**ARM), 0), []
-    ids_for = AcquiringReal.ids_for
+    ids_for = MlaBench.ids_for
     monkeypatch.setattr(
-        AcquiringReal, "ids_for", lambda self, r, said, code: read.extend(said) or ids_for(self, r, said, code)
+        MlaBench, "ids_for", lambda self, r, said, code: read.extend(said) or ids_for(self, r, said, code)
     )
     rows = bench.choose(recipe, 0, "val", languages=("en",))
     assert len(read) == len(set(read)) == len(set(worlds.captions("val").captions["en"])) and bench._read is None
@@ -148,7 +145,7 @@ def test_both_looks_and_scores_read_a_caption_once(bench, monkeypatch):
 
 
 def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
-    bench = MatchingReal(progress=False)
+    bench = M3pBench(False, RealWorld(False))
     arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     data = bench.data(arm, PRETRAIN, 0)
     batch = data.batch(torch.arange(4))
@@ -168,12 +165,10 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
 def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monkeypatch):
     both = load_captions("emoji+stamps", "train", ("en", *LANGUAGES), 60)
     monkeypatch.setattr(worlds, "captions", lambda split: both)
-    monkeypatch.setattr(MatchingReal, "seen", lambda self, split, count=None: torch.zeros(len(both), 9, 1280))
-    monkeypatch.setattr(
-        "mpm_lite.experiments.worlds.region_classes", lambda: torch.ones(len(both), 9, dtype=torch.long)
-    )
+    monkeypatch.setattr(RealWorld, "seen", lambda self, split, count=None: torch.zeros(len(both), 9, 1280))
+    monkeypatch.setattr(worlds, "imagenet_classes", lambda: torch.ones(len(both), 9, dtype=torch.long))
     arm = Matching(**REAL_M3P | {"switch": None, "options": ONE_STEP | {"fine_steps": 1}})
-    told, own = MatchingReal(progress=False).data(arm, FINE, 0).told, both.captions["en"]
+    told, own = M3pBench(False, RealWorld(False)).data(arm, FINE, 0).told, both.captions["en"]
     of = [part.name for part, indices in both.parts for _ in indices]
     said = {name: {text for text, part in zip(own, of, strict=True) if part == name} for name in of}
     emoji, stamps = said.values()
@@ -184,9 +179,9 @@ def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monke
 
 
 def test_m3ps_regions_start_near_their_pictures_names(few):
-    bench, arm = MatchingReal(progress=False), Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
+    bench, arm = M3pBench(False, RealWorld(False)), Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     torch.manual_seed(0)
-    recipe = bench.untrained(arm.recipe_options)
+    recipe = bench.untrained(arm.recipe_options, arm.layers)
     seen, ids = bench.seen("train").float(), bench.reads.encode(worlds.captions("train").captions["en"])
     told = ~torch.isin(ids, bench.reads.special)[..., None]
 
@@ -206,7 +201,7 @@ def test_m3ps_regions_start_near_their_pictures_names(few):
 
 
 def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
-    bench = MatchingReal(progress=False)
+    bench = M3pBench(False, RealWorld(False))
     arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     tuned = replace(arm, fine=("en",), options=ONE_STEP | {"fine_steps": 1})
     data = bench.data(tuned, FINE, 0)
@@ -229,12 +224,12 @@ def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path,
     arm = Pairing("translate-train", LANGUAGES, world="real", pairs=40, noise=0.0, options=SHORT)
     m3p = Matching(**REAL_M3P | {"fine": (), "pairs": 40, "options": ONE_STEP})
     small = {
-        "M3P": System(MatchingReal, {TABLE: m3p}),
-        "MLA": System(AcquiringReal, {TABLE: Acquiring(**ARM)}),
-        "all": System(PairingReal, {TABLE: arm}),
+        "M3P": Competitor({TABLE: m3p}),
+        "MLA": Competitor({TABLE: Acquiring(**ARM)}),
+        "all": Competitor({TABLE: arm}),
     }
-    monkeypatch.setattr(compared, "REAL_SYSTEMS", small)
-    run = lambda: compared.run_real(tmp_path, seeds=2, split="val", systems=tuple(small))  # noqa: E731
+    monkeypatch.setattr(compared, "REAL_COMPETITORS", small)
+    run = lambda: compared.compare_real(tmp_path, seeds=2, split="val")  # noqa: E731
     run()
     rows = pd.read_csv(tmp_path / "head-to-head-real.csv")
     assert set(rows["system"]) == set(small) and set(rows["metric"]) == {"recall", "choice"}
@@ -245,14 +240,14 @@ def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path,
     block = systems.reals()
     assert "| MLA | " in block and "head_to_head_real --seeds 2" in block
     assert "| M3P | - | - | - | " in block  # it chooses, and retrieves nothing
-    monkeypatch.setattr(AcquiringReal, "train", None)  # read back
+    monkeypatch.setattr(MlaBench, "train", None)  # read back
     run()
     assert pd.read_csv(tmp_path / "head-to-head-real.csv").equals(rows)
 
 
 def test_what_real_pictures_lack_is_said(bench):
     with pytest.raises(UserError, match="people's"):
-        bench.exposed(("de",), 10, 0.1, 0)
+        bench.world.captions(("de",), 10, 0.1, 0)
     with pytest.raises(UserError, match="real language 'sw'"):
         Acquiring(languages=("sw",), world="real")
     with pytest.raises(UserError, match="Unknown world 'moon'"):

@@ -30,70 +30,52 @@ What was tested with a seed is not run again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from mpm_lite.claims.mpm import OTHERS
+from mpm_lite.claims.study import Say, Study, silent
 from mpm_lite.core import runtime
-from mpm_lite.core.keys import Key
 from mpm_lite.core.provenance import commit
-from mpm_lite.core.runtime import run as share_out
-from mpm_lite.core.store import Shelf, learned, name_of, write_table, written
+from mpm_lite.core.store import Shelf, written
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import choice
 from mpm_lite.evaluation.stats import Drawn, Sample, mean
-from mpm_lite.experiments import m3p, mblip, mla, mpm_chat, rivals
-from mpm_lite.experiments.experiment import FIRST_SEED, rows_key
-from mpm_lite.experiments.m3p import Matching
+from mpm_lite.experiments import m3p
+from mpm_lite.experiments.experiment import FIRST_SEED
+from mpm_lite.experiments.m3p import REAL_M3P, Matching
 from mpm_lite.experiments.mblip import Realigning
 from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.experiments.mpm_chat import Chat
-from mpm_lite.experiments.mpm_paint import Paint, PaintBench, encoder_of, kept_file
-from mpm_lite.experiments.rivals import Pairing
-from mpm_lite.experiments.worlds import (
-    DUAL,
-    LANGUAGES,
-    MOST,
-    REAL,
-    REAL_M3P,
-    AcquiringReal,
-    MatchingReal,
-    PairingReal,
-    captions,
-    data_key,
-)
-from mpm_lite.recipes.baselines import Glue, Glued, GlueOptions, Translated
-from mpm_lite.recipes.modules import diffusion
-from mpm_lite.recipes.mpm_paint import MpmPaint
-from mpm_lite.training import cost, loop
+from mpm_lite.experiments.mpm_paint import Paint
+from mpm_lite.experiments.rivals import Pairing, Remapped
+from mpm_lite.experiments.system import System, Trial, read_trials, run_trials, shared_bench
+from mpm_lite.experiments.worlds import DUAL, LANGUAGES, MOST, REAL, captions
 
 COUNT = 100  # pictures of test
 PAIRS = 12_000  # image-caption pairs in all, whatever their languages
 UPDATES = 1_500  # in the second table
 NOISE = 0.05  # of the translator that made what is not English, for whoever reads it (M3P reads a dictionary)
 TABLES = ("pairs", "updates", "parameters")
+SEEDS = 3
 SCORES = ("choice", "hard")
 IGLUE = ("retrieval", "true", "either", "english")
 OTHER_LANGUAGES = len(OTHERS)
 
 
 @dataclass(frozen=True)
-class System:
-    """One that is compared: its bench, its arm in each table, how many of its pairs are not English, how many
-    translated sentences a language it learns from beside them, what it stands on (models of `pretrain` that have
-    read text), and, where its world is not the toy world, what decides the data of a split."""
+class Competitor:
+    """One that is compared: its system in each table, how many of its pairs are not English, how many translated sentences a
+    language it learns from beside them, and what it stands on (models of `pretrain` that have read text)."""
 
-    bench: Callable[[], Any]
-    arms: Mapping[str, Any]
+    arms: Mapping[str, System]
     abroad: int = 0
     translated: int = 0
     stands_on: tuple[str, ...] = ()
-    data: Callable[[str], Mapping[str, str]] | None = None
 
 
 def _arms(kind: type, given: Mapping[str, Any], updates: Mapping[str, Any], few: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,18 +101,15 @@ def _paired(kind: str) -> dict[str, Any]:
     return _arms(Pairing, {"kind": kind, "pairs": PAIRS, "noise": NOISE}, {}, {"options": _LARGE})
 
 
-SYSTEMS = {
-    "MPM": System(
-        mpm_chat.ChatBench,
+COMPETITORS = {
+    "MPM": Competitor(
         _arms(Chat, {"pairs": PAIRS}, {"options": {"steps": UPDATES}}, {"options": {"layers": 6}}),
         stands_on=("toy-multilingual",),
     ),
-    "M3P": System(
-        m3p.M3pBench,
+    "M3P": Competitor(
         _arms(Matching, {"pairs": PAIRS, "switch": {"words": 0.5}}, {"options": {"steps": UPDATES}}, {"layers": 4}),
     ),
-    "MLA": System(
-        mla.MlaBench,
+    "MLA": Competitor(
         _arms(
             Acquiring,
             # 500 captions in each of nine languages, and English ones for the rest.
@@ -142,8 +121,7 @@ SYSTEMS = {
         translated=500,
         stands_on=("toy-text-en",),
     ),
-    "mBLIP": System(
-        mblip.MblipBench,
+    "mBLIP": Competitor(
         _arms(
             Realigning,
             {"english": PAIRS // 2, "pairs": PAIRS // 2, "rule": "uniform", "noise": NOISE},
@@ -157,24 +135,20 @@ SYSTEMS = {
         abroad=PAIRS // 2 * OTHER_LANGUAGES // (1 + OTHER_LANGUAGES),
         stands_on=("toy-english", "toy-multilingual"),
     ),
-    "pivot": System(
-        rivals.RivalBench,
+    "pivot": Competitor(
         _paired("pivot"),
         stands_on=("toy-text",),
     ),
-    "translate-train": System(
-        rivals.RivalBench,
+    "translate-train": Competitor(
         _paired("translate-train"),
         abroad=PAIRS * OTHER_LANGUAGES // (1 + OTHER_LANGUAGES),
         stands_on=("toy-text",),
     ),
-    "translate-test": System(
-        rivals.RivalBench,
+    "translate-test": Competitor(
         _paired("translate-test"),
         stands_on=("toy-text-en",),
     ),
-    "teacher": System(
-        rivals.RivalBench,
+    "teacher": Competitor(
         _arms(
             Pairing,
             {"kind": "teacher", "pairs": PAIRS, "parallel": 500, "noise": NOISE},
@@ -193,36 +167,29 @@ def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
     return Shelf(out, f"{name}-rows", command), Shelf(out, f"{name}-costs", command, rounded=False)
 
 
-def key(system: System, table: str, seed: int, split: str, count: int | None) -> Key:
-    """What decides a run's rows; tables whose arms are the same have the same rows."""
-    told = {"split": split, "count": count, "toy-IGLUE": _first(system, table)}
-    return rows_key(system.arms[table], seed, told, system.data(split) if system.data else None)
+@dataclass(frozen=True)
+class Comparison(Trial):
+    """A trial by the common task, and, in the first table, by toy-IGLUE too."""
+
+    iglue: bool = False
+
+    def run(self, bench: Any = None) -> pd.DataFrame:
+        """Train, let it choose captions, and return the rows."""
+        bench, asked = bench or shared_bench(self.system), self.asked
+        recipe = bench.train(self.system, self.seed)
+        rows = bench.choose(recipe, self.seed, asked["split"], count=asked["count"])
+        if not self.iglue:
+            return rows
+        more = choice.scores(bench, recipe, self.seed, asked["split"], bench.languages(recipe), count=asked["count"])
+        return rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
 
 
-def _first(system: System, table: str) -> bool:
-    """Whether a run belongs to the first table, where toy-IGLUE is asked too."""
-    return system.arms[table] == system.arms.get(TABLES[0])
-
-
-def items(
-    system: System, table: str, seed: int, split: str, count: int | None, kept: tuple[Shelf, Shelf]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of a system in a table with a seed, in the first table with those of toy-IGLUE, and what its training cost:
-    computed, or read back from where they are `kept`, which no session's end empties."""
-    arm, which, (scores, costs) = system.arms[table], key(system, table, seed, split, count), kept
-    name = name_of(which)
-    if scores.missing([name]):
-        bench = system.bench()
-        with cost.kept() as book:
-            recipe = bench.train(arm, seed)
-        rows = bench.choose(recipe, seed, split, count=count)
-        if _first(system, table):
-            more = choice.scores(bench, recipe, seed, split, bench.languages(recipe), count=count)
-            rows = rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
-        costs.put(which, cost.table(book))
-        scores.put(which, rows)
-    what = {name: f"{type(arm).__name__}, equal {table}, seed {seed}"}
-    return scores.read(what)[name], costs.read(what)[name]
+def comparison(competitor: Competitor, table: str, seed: int, split: str, count: int | None) -> Comparison:
+    """An competitor's run in a table. Tables whose arms are the same have the same rows; toy-IGLUE is asked for the first table."""
+    system = competitor.arms[table]
+    iglue = system == competitor.arms.get(TABLES[0])
+    asked = {"split": split, "count": count}
+    return Comparison(system, seed, asked, asked | {"toy-IGLUE": iglue}, iglue)
 
 
 def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
@@ -246,24 +213,24 @@ def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SC
 def budget(name: str, costs: pd.DataFrame) -> dict[str, Any]:
     """A line: pairs, and how many of them are not English; updates in all, most parameters that learn at a time, FLOPs of
     training; texts and translations that it, and what it stands on, has read."""
-    system = SYSTEMS[name]
+    competitor = COMPETITORS[name]
     return {
-        "system": name, "pairs": PAIRS, "abroad": system.abroad, "updates": int(costs["updates"].sum()),
-        "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()), **texts(system),
+        "system": name, "pairs": PAIRS, "abroad": competitor.abroad, "updates": int(costs["updates"].sum()),
+        "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()), **texts_read(competitor),
     }  # fmt: skip
 
 
-def texts(system: System) -> dict[str, int]:
+def texts_read(competitor: Competitor) -> dict[str, int]:
     """What a system, and what it stands on, has read: texts in one language, and translations."""
-    pretrained = [read(model) for model in system.stands_on]
-    own = 0 if system.stands_on else m3p.SENTENCES  # M3P reads its text itself
+    pretrained = [texts_of(model) for model in competitor.stands_on]
+    own = 0 if competitor.stands_on else m3p.SENTENCES  # M3P reads its text itself
     return {
         "sentences": own + sum(one["sentences"] for one in pretrained),
-        "translations": OTHER_LANGUAGES * system.translated + sum(one["translations"] for one in pretrained),
+        "translations": OTHER_LANGUAGES * competitor.translated + sum(one["translations"] for one in pretrained),
     }
 
 
-def read(model: str) -> dict[str, int]:
+def texts_of(model: str) -> dict[str, int]:
     """What a text model of `pretrain` has read, by its card: texts in one language, and pairs of translations."""
     asset = runtime.asset()
     if model.startswith("toy-text"):
@@ -277,51 +244,44 @@ def read(model: str) -> dict[str, int]:
     return {"sentences": sum(sum(one.values()) for one in kinds) - pairs, "translations": pairs}
 
 
-def run(
-    out: Path, seeds: int = 3, split: str = "test", count: int = COUNT, say: Callable[[str], None] = lambda line: None,
-    systems: Sequence[str] = tuple(SYSTEMS), tables: Sequence[str] = TABLES, workers: int = 1,
+def compare_systems(
+    out: Path, seeds: int | None = None, split: str = "test", say: Say = silent, workers: int = 1, count: int = COUNT,
+    tables: Sequence[str] = TABLES,
 ) -> list[Path]:  # fmt: skip
     """Train and test what is missing, in so many processes, table by table, and after each write OUT/head-to-head.csv,
     OUT/head-to-head-budgets.csv and a card of those that are whole; rows are kept under OUT, so that it goes on there."""
-    version, many = commit(), range(FIRST_SEED, FIRST_SEED + seeds)
+    version, many = commit(), range(FIRST_SEED, FIRST_SEED + (seeds or SEEDS))
     scores: list[pd.DataFrame] = []
     budgets: list[dict[str, Any]] = []
     files: list[Path] = []
     for table in tables:
-        found = gathered(SYSTEMS, systems, table, many, split, count, shelves(out), say, workers)
+        rows, costs = compared(COMPETITORS, table, many, split, count, shelves(out), say, workers)
         metrics = (*SCORES, *IGLUE) if table == TABLES[0] else SCORES
-        scores.append(scored(found.rows, metrics=metrics).assign(table=table))
-        budgets += [{"table": table, **budget(name, cost)} for name, cost in found.costs.items()]
+        scores.append(scored(rows, metrics=metrics).assign(table=table))
+        budgets += [{"table": table, **budget(name, cost)} for name, cost in costs.items()]
         every = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": pd.DataFrame(budgets)}
         card = {"split": split, "pairs": PAIRS, "updates": UPDATES, "tables": list(tables[: len(scores)])}
         files = written(out, "head_to_head", every, card, "head-to-head", version, many)
     return files
 
 
-@dataclass(frozen=True)
-class Gathered:
-    """The rows of all systems and seeds, with a column `arm`, and what the first seed's training cost, by system."""
-
-    rows: pd.DataFrame
-    costs: dict[str, pd.DataFrame]
-
-
-def gathered(
-    every: Mapping[str, System], names: Sequence[str], table: str, seeds: Sequence[int], split: str, count: int | None,
-    kept: tuple[Shelf, Shelf], say: Callable[[str], None], workers: int = 1,
-) -> Gathered:  # fmt: skip
-    """A table's runs, those that are missing first made. Seeds come first; among several workers systems do: what one seed of
-    two systems shares is then not waited for."""
-    pairs = [(name, seed) for seed in seeds for name in names]
-    pairs = sorted(pairs, key=lambda pair: names.index(pair[0])) if workers > 1 else pairs
-    told = {pair: (every[pair[0]], table, pair[1], split, count, kept) for pair in pairs}
-    keys = {pair: name_of(key(*told[pair][:-1])) for pair in pairs}
-    missing = set(kept[0].missing(keys.values()))
-    jobs = {f"{n}, equal {table}, seed {s}": (items, told[n, s]) for n, s in pairs if keys[n, s] in missing}
-    share_out(jobs, workers, say)
-    found = {pair: items(*told[pair]) for pair in pairs}
-    rows = [rows.assign(arm=name) for (name, _), (rows, _) in found.items()]
-    return Gathered(pd.concat(rows, ignore_index=True), {name: found[name, seeds[0]][1] for name in names})
+def compared(
+    competitors: Mapping[str, Competitor], table: str, seeds: Sequence[int], split: str, count: int | None,
+    kept: tuple[Shelf, Shelf], say: Say = silent, workers: int = 1,
+) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:  # fmt: skip
+    """A table's rows of all competitors and seeds, with a column `arm`, those that are missing first made; and what the first seed's
+    training cost, by competitor."""
+    shelf, costs = kept
+    trials = {
+        f"{name}, equal {table}, seed {seed}": comparison(competitor, table, seed, split, count)
+        for seed in seeds
+        for name, competitor in competitors.items()
+    }
+    run_trials(trials, shelf, workers, say, costs=costs)
+    names = [name for _ in seeds for name in competitors]
+    rows = [of.assign(arm=name) for name, of in zip(names, read_trials(trials, shelf).values(), strict=True)]
+    first = dict(list(trials.items())[: len(competitors)])
+    return pd.concat(rows, ignore_index=True), dict(zip(competitors, read_trials(first, costs).values(), strict=True))
 
 
 # On real pictures.
@@ -330,14 +290,14 @@ TABLE = "real"
 TEXT_ALONE = {"bottleneck": 96, "order": "transfer", "transfer_steps": 600}  # at equal pairs no picture is left for it
 
 
-def _rival(kind: str, **given: object) -> System:
+def _rival(kind: str, **given: Any) -> Competitor:
     shared = {"world": "real", "pairs": MOST, "parallel": MOST, "noise": 0.0, "options": DUAL}
-    return System(PairingReal, {TABLE: Pairing(kind, LANGUAGES, **(shared | given))}, data=data_key)
+    return Competitor({TABLE: Pairing(kind, LANGUAGES, **(shared | given))})
 
 
-REAL_SYSTEMS = {
-    "M3P": System(MatchingReal, {TABLE: Matching(**REAL_M3P)}, data=data_key),
-    "MLA": System(AcquiringReal, {TABLE: Acquiring(**REAL | {"pairs": 0, "options": TEXT_ALONE})}, data=data_key),
+REAL_COMPETITORS = {
+    "M3P": Competitor({TABLE: Matching(**REAL_M3P)}),
+    "MLA": Competitor({TABLE: Acquiring(**REAL | {"pairs": 0, "options": TEXT_ALONE})}),
     "pivot": _rival("pivot"),
     "teacher": _rival("teacher", english_options=DUAL, options={"steps": 500, "lr": 1e-4}),
     "translate-train": _rival("translate-train"),
@@ -346,130 +306,58 @@ REAL_SYSTEMS = {
 }
 
 
-def run_real(
-    out: Path, seeds: int = 3, split: str = "test", say: Callable[[str], None] = lambda line: None,
-    systems: Sequence[str] = tuple(REAL_SYSTEMS), workers: int = 1,
-) -> list[Path]:  # fmt: skip
+def compare_real(
+    out: Path, seeds: int | None = None, split: str = "test", say: Say = silent, workers: int = 1
+) -> list[Path]:
     """Train and test what is missing, in so many processes, and write OUT/head-to-head-real.csv and its card."""
-    version, many, kept = commit(), range(FIRST_SEED, FIRST_SEED + seeds), shelves(out, "head_to_head_real")
-    found = gathered(REAL_SYSTEMS, systems, TABLE, many, split, None, kept, say, workers)
-    table = scored(found.rows, metrics=("recall", "choice"))
+    version, many, kept = commit(), range(FIRST_SEED, FIRST_SEED + (seeds or SEEDS)), shelves(out, "head_to_head_real")
+    rows, costs = compared(REAL_COMPETITORS, TABLE, many, split, None, kept, say, workers)
     spent = pd.DataFrame([
         {"system": name, "updates": cost["updates"].sum(), "trainable": cost["trainable"].max(), "flops": cost["flops"].sum()}
-        for name, cost in found.costs.items()
+        for name, cost in costs.items()
     ])  # fmt: skip
+    table = scored(rows, metrics=("recall", "choice")).merge(spent, on="system")
     card = {"split": split, "pictures": len(captions("train"))}
-    return written(out, "head_to_head_real", {"head-to-head-real": table.merge(spent, on="system")}, card,
-                   "head-to-head-real", version, many)  # fmt: skip
+    return written(out, "head_to_head_real", {"head-to-head-real": table}, card, "head-to-head-real", version, many)
 
 
 # Painters.
 
-PAINTED_SCENES = 100  # pictures of test
-METRICS = ("attributes", "bound", "one", "pair", "r_precision", "fid", "kid")
+PAINTED = ("attributes", "bound", "one", "pair", "r_precision", "fid", "kid")
 TENTH, HALF = 2_400, 12_000  # of the 24,000 training pictures
 
 
-@dataclass(frozen=True)
-class Rival:
-    """An arm, how many pictures it paints to keep one, and whether it is re-mapped by text alone instead of re-aligned."""
-
-    arm: Paint
-    best_of: int = 1
-    glued: bool = False
-
-
-RIVALS = {
-    "MPM": Rival(Paint()),
-    "MPM, best of four": Rival(Paint(), best_of=4),
-    "MPM, a tenth of the pairs": Rival(Paint(pairs=TENTH)),
-    "Chinese pairs": Rival(Paint(languages=("zh",))),
-    "Chinese pairs, a tenth": Rival(Paint(languages=("zh",), pairs=TENTH)),
-    "MPM, half the pairs": Rival(Paint(pairs=HALF)),
-    "nine languages' pairs on top of that": Rival(Paint(pairs=HALF, also=OTHERS, also_pairs=HALF)),
-    "MPM, states behind layer 1": Rival(Paint(layer=1)),
-    "from scratch": Rival(Paint(start="", options={"learns": "all"})),
-    "e5-small": Rival(Paint("e5-small")),
-    "minilm-en, the floor": Rival(Paint("minilm-en")),
-    "re-mapped by text": Rival(Paint(), glued=True),
-}
-
-
-def glued(bench: PaintBench, arm: Paint, seed: int, options: GlueOptions = GlueOptions()) -> MpmPaint:
-    """The painter as it was pretrained, reading an arm's text model through states re-mapped into its own encoder's; the
-    re-mapping learned from the arm's prompts alone, computed or read back from MPM_LITE_HOME/painted."""
-    pipe, new = (
-        diffusion.load_painter(runtime.asset() / diffusion.TOY),
-        encoder_of(arm.encoder, arm.encoder_seed, seed, arm.layer),
-    )
-    prompts, old = bench.pairs(arm, seed), pipe.prompt_encoder
-    wanted = old.cached(prompts, bench.progress)
-    torch.manual_seed(seed)
-    glue = Glue(new.width, wanted, options)
-    key = glue_key(new, old, options, seed, prompts)
-
-    def learn(work: Path) -> dict[str, torch.Tensor]:
-        plan = loop.Plan(seed, work, 250, progress=bench.progress, label=f"re-mapping, seed {seed}")
-        loop.fit(glue, Translated(new.cached(prompts, bench.progress), wanted), plan)
-        return glue.state_dict()
-
-    glue.load_state_dict(learned(kept_file(key), learn, key))
-    recipe = MpmPaint(pipe.unet.float(), old.width)
-    recipe.painter.load_state_dict({f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
-                                   | {f"bridge.{k}": v for k, v in pipe.bridge.float().state_dict().items()})  # fmt: skip
-    recipe.encoder = Glued(new, glue.eval())
-    return recipe.eval()
-
-
-def glue_key(new: Any, old: Any, options: GlueOptions, seed: int, prompts: Sequence[str]) -> Key:
-    """Everything that a re-mapping of a prompt encoder's states into another's depends on."""
-    decides = {
-        "prompt encoder": new.fingerprint,
-        "painter's prompt encoder": old.fingerprint,
-        "options": json.dumps(asdict(options), sort_keys=True),
-        "seed": str(seed),
-        "prompts": list(prompts),
-    }
-    return Key("weights of a re-mapping", decides)
-
-
-def painter_items(rival: Rival, bench: PaintBench, seed: int, split: str, count: int) -> pd.DataFrame:
-    """The rows of a rival and a seed: computed, or read back."""
-    told = {"rival": json.dumps(asdict(rival), sort_keys=True), "split": split, "count": str(count), "seed": str(seed)}
-    key = Key("rows of painted pictures", told | {"weights": bench.key(rival.arm, seed).digest})
-    path = runtime.home() / "painted" / f"items-{key.digest[:16]}.parquet"
-    if not path.exists():
-        recipe = (glued if rival.glued else PaintBench.train)(bench, rival.arm, seed)
-        rows = bench.test(
-            recipe, seed, split, looks=("real", "wrong"), count=count, best_of=rival.best_of, as_sets=True
-        )
-        write_table(path, rows, key, index=False)
-    return pd.read_parquet(path)
-
-
-def table(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
+def painter_table(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
     """A line a rival, language and metric: value with its interval; chance, which is what another scene's prompt scores."""
     sample, found = Sample(rows, draws), []
     for arm in dict.fromkeys(rows["arm"]):
         for language in grammar.LANGUAGES:
-            for metric in METRICS:
+            for metric in PAINTED:
                 of, chance = (sample.score(arm, language, metric, look).interval for look in ("real", "wrong"))
                 line = {"arm": arm, "language": language, "metric": metric, "value": of.value, "low": of.low}
                 found.append(line | {"high": of.high, "chance": chance.value, "n": sample.n})
     return pd.DataFrame(found)
 
 
-def run_painters(
-    out: Path, seeds: int = 3, split: str = "test", count: int = PAINTED_SCENES, say: Callable[[str], None] = lambda line: None,
-    rivals: Sequence[str] = tuple(RIVALS),
-) -> list[Path]:  # fmt: skip
-    """Train and test what is missing and write OUT/paint.csv and its card. Seeds come first: after one round of all rivals
-    there is one seed of everything."""
-    bench, version, frames = PaintBench(), commit(), []
-    for seed in range(FIRST_SEED, FIRST_SEED + seeds):
-        for name in rivals:
-            say(f"{name}, seed {seed}")
-            frames.append(painter_items(RIVALS[name], bench, seed, split, count).assign(arm=name))
-    card = {"split": split, "options": asdict(Paint().recipe_options)}
-    rows, many = table(pd.concat(frames, ignore_index=True)), range(FIRST_SEED, FIRST_SEED + seeds)
-    return written(out, "mpm_paint_rivals", {"paint": rows}, card, "paint", version, many)
+PAINTERS = Study(
+    "mpm_paint_rivals",
+    "paint",
+    {
+        "MPM": Paint(),
+        "MPM, best of four": Paint(),
+        "MPM, a tenth of the pairs": Paint(pairs=TENTH),
+        "Chinese pairs": Paint(languages=("zh",)),
+        "Chinese pairs, a tenth": Paint(languages=("zh",), pairs=TENTH),
+        "MPM, half the pairs": Paint(pairs=HALF),
+        "nine languages' pairs on top of that": Paint(pairs=HALF, also=OTHERS, also_pairs=HALF),
+        "MPM, states behind layer 1": Paint(layer=1),
+        "from scratch": Paint(start="", options={"learns": "all"}),
+        "e5-small": Paint("e5-small"),
+        "minilm-en, the floor": Paint("minilm-en"),
+        "re-mapped by text": Remapped(),
+    },
+    lambda rows: {"paint": painter_table(rows)},
+    asked={"looks": ("real", "wrong"), "count": COUNT, "as_sets": True},
+    asked_of={"MPM, best of four": {"best_of": 4}},
+    card=lambda arms: {"options": asdict(Paint().recipe_options)},
+)

@@ -20,18 +20,17 @@ import numpy as np
 import pandas as pd
 
 from mpm_lite.claims.mpm import OTHERS
+from mpm_lite.claims.study import Say, silent
 from mpm_lite.core import runtime
-from mpm_lite.core.keys import Key
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError
-from mpm_lite.core.runtime import run as share_out
 from mpm_lite.core.store import Shelf, name_of, written
 from mpm_lite.evaluation import stats
-from mpm_lite.evaluation.stats import DRAWS, Interval, Sample, mean
-from mpm_lite.experiments.experiment import rows_key
-from mpm_lite.experiments.mpm_chat import Chat, ChatBench
+from mpm_lite.evaluation.stats import DRAWS, Sample, mean
+from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.experiments.results import spearman
+from mpm_lite.experiments.system import Trial, read_trials, run_trials
 from mpm_lite.towers import catalogue
 
 METRICS = {
@@ -68,7 +67,7 @@ class Rung:
         return f"{self.name}:{self.seed}" + ("" if self.connector == PAPER else f", {self.connector}")
 
     @property
-    def arm(self) -> Chat:
+    def system(self) -> Chat:
         """The recipe on that model, with that connector."""
         options = RECIPE.options | CONNECTORS[self.connector]
         return replace(RECIPE, lm=self.name, lm_seed=self.seed, options=options)
@@ -88,7 +87,7 @@ def known(out: Path, split: str) -> list[Rung]:
     """Those of which something can be said: their weights are here, or their rows lie under `out` already."""
     every, here = rungs(), present()
     carded = [rung for rung in every if rung not in here and rung.seed in catalogue.seeds(rung.name)]
-    keys = {rung: name_of(key(rung, split)) for rung in carded}
+    keys = {rung: name_of(trial(rung, split).key()) for rung in carded}
     missing = set(shelf(out).missing(keys.values()))
     return [rung for rung in every if rung in here or rung in keys and keys[rung] not in missing]
 
@@ -104,18 +103,14 @@ def shelf(out: Path) -> Shelf:
     return Shelf(out, "ladder", "mpm-lite run ladder")
 
 
-def key(rung: Rung, split: str) -> Key:
-    """What decides the rows of one model."""
-    options = {k: v for k, v in asdict(rung.arm.recipe_options).items() if k != "bf16"}
-    return rows_key(rung.arm, SEED, {"asked": ASKED, "split": split, "options": options})
+def trial(rung: Rung, split: str) -> Trial:
+    """One model with its connector, and what it is asked."""
+    options = {k: v for k, v in asdict(rung.system.recipe_options).items() if k != "bf16"}
+    told = {"asked": ASKED, "split": split, "options": options}
+    return Trial(rung.system, SEED, {**ASKED, "split": split}, told)
 
 
-def run(
-    out: Path,
-    split: str = "test",
-    say: Callable[[str], None] = lambda line: None,
-    workers: int = 1,
-) -> list[Path]:
+def run_ladder(out: Path, split: str = "test", say: Say = silent, workers: int = 1) -> list[Path]:
     """Train and test what is missing of the models that are here, and write OUT/ladder.csv, OUT/ladder-models.csv and a
     card. Rows are kept under OUT, so that a stopped run goes on, and a model whose weights are gone still counts. UserError
     where no model of the ladder is here."""
@@ -124,55 +119,40 @@ def run(
         raise UserError("No language model of the ladder is here: `mpm-lite pretrain --ladder` makes them.")
     if gone := [str(rung) for rung in rungs() if rung not in many]:
         say(f"Left out, because they are not on this machine: {', '.join(gone)}")
-    version = commit()
-    complete(many, out, split, say, workers)
-    scores = table(items(many, out, split))
-    tables = {"ladder": scores, "ladder-models": across_models(scores)}
-    return written(out, "ladder", tables, _card(many, "ladder", split), "ladder", version, [SEED])
+
+    def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        scores = table(rows)
+        return {"ladder": scores, "ladder-models": across_models(scores)}
+
+    return _run("ladder", many, tables, out, split, say, workers)
 
 
-def run_connectors(
-    out: Path,
-    split: str = "test",
-    say: Callable[[str], None] = lambda line: None,
-    workers: int = 1,
-) -> list[Path]:
+def run_connectors(out: Path, split: str = "test", say: Say = silent, workers: int = 1) -> list[Path]:
     """The same for every connector on each of the strongest models that are here: OUT/connectors.csv and a card. UserError
     where none of these models is here."""
     many = connector_rungs()
     if not many:
         raise UserError(f"No {STRONGEST} is here: `mpm-lite pretrain {STRONGEST}` makes it.")
+    tables = lambda rows: {"connectors": connectors_table(rows)}  # noqa: E731
+    return _run("connectors", many, tables, out, split, say, workers)
+
+
+def _run(
+    study: str, many: Sequence[Rung], tables: Callable[[pd.DataFrame], dict[str, pd.DataFrame]], out: Path, split: str,
+    say: Say, workers: int,
+) -> list[Path]:  # fmt: skip
     version = commit()
-    complete(many, out, split, say, workers)
-    tables = {"connectors": connectors_table(items(many, out, split))}
-    return written(out, "connectors", tables, _card(many, "connectors", split), "connectors", version, [SEED])
-
-
-def _card(many: Sequence[Rung], study: str, split: str) -> dict[str, object]:
-    command = f"mpm-lite run {study} --out assets/results"
+    run_trials({str(rung): trial(rung, split) for rung in many}, shelf(out), workers, say)
     models = list(dict.fromkeys(f"{rung.name}:{rung.seed}" for rung in many))
-    return {"split": split, "models": models, "asked": ASKED, "command": command}
-
-
-def complete(many: Sequence[Rung], out: Path, split: str, say: Callable[[str], None], workers: int = 1) -> None:
-    """Train and test those of `many` whose rows are not kept under `out` yet."""
-    of_key = {name_of(key(rung, split)): rung for rung in many}
-    missing = shelf(out).missing(of_key)
-    share_out({str(of_key[name]): (_run, (of_key[name], split, out)) for name in missing}, workers, say)
-
-
-def _run(rung: Rung, split: str, out: Path) -> None:
-    bench = ChatBench(progress=False)
-    rows = bench.test(bench.train(rung.arm, SEED), SEED, split, **ASKED)
-    shelf(out).put(key(rung, split), rows)
+    card = {"split": split, "models": models, "asked": ASKED, "command": f"mpm-lite run {study} --out assets/results"}
+    return written(out, study, tables(items(many, out, split)), card, study, version, [SEED])
 
 
 def items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
     """The rows of these models, with columns `arm` and `connector`. UserError where some are missing."""
-    keys = {name_of(key(rung, split)): rung for rung in many}
-    found = shelf(out).read({name: f"the ladder's {rung}" for name, rung in keys.items()})
-    frames = [rows.assign(arm=str(keys[name]), connector=keys[name].connector) for name, rows in found.items()]
-    return pd.concat(frames, ignore_index=True)
+    rows = read_trials({f"the ladder's {rung}": trial(rung, split) for rung in many}, shelf(out)).values()
+    told = [of.assign(arm=str(rung), connector=rung.connector) for rung, of in zip(many, rows, strict=True)]
+    return pd.concat(told, ignore_index=True)
 
 
 def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
@@ -225,31 +205,19 @@ def across_models(scores: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     no correlation of these is taken.)"""
     wide = scores.pivot_table(index=["metric", "lm", "lm_seed"], columns="figure", values="value")
     wide = wide.reindex(columns=["t", "e", "retention"]).reset_index()
+    said = {
+        "mean e": (["e"], lambda few: few["e"].mean()),
+        "retention against t": (["t", "retention"], lambda few: spearman(*few[["t", "retention"]].to_numpy().T)),
+    }
     rng, found = np.random.default_rng(3), []
-    for metric, of in wide.groupby("metric", sort=False):
-        said = {
-            "mean e": (["e"], lambda few: few["e"].mean()),
-            "retention against t": (
-                ["t", "retention"],
-                lambda few: spearman(few["t"].to_numpy(), few["retention"].to_numpy()),
-            ),
-        }
-        every = of
+    for metric, every in wide.groupby("metric", sort=False):
         for figure, (needs, statistic) in said.items():
             of = every.dropna(subset=needs)
             if len(of) < 3:
                 continue
             picks = rng.integers(len(of), size=(draws, len(of)))
             drawn = np.array([statistic(of.iloc[pick]) for pick in picks])
-            one: Interval = stats.summarise(float(statistic(of)), drawn)
-            found.append(
-                {
-                    "metric": metric,
-                    "figure": figure,
-                    "value": one.value,
-                    "low": one.low,
-                    "high": one.high,
-                    "models": len(of),
-                }
-            )
+            one = stats.summarise(float(statistic(of)), drawn)
+            told = {"metric": metric, "figure": figure, "value": one.value, "low": one.low, "high": one.high}
+            found.append(told | {"models": len(of)})
     return pd.DataFrame(found, columns=["metric", "figure", "value", "low", "high", "models"])

@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -26,15 +25,14 @@ import pandas as pd
 
 from mpm_lite.claims import m3p, mblip, mla, mpm
 from mpm_lite.claims.mpm import SHARES
+from mpm_lite.claims.study import claim_texts
 from mpm_lite.core import runtime
-from mpm_lite.core.keys import Key
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.runtime import run as share_out
-from mpm_lite.core.store import Shelf, name_of, write_atomic
+from mpm_lite.core.store import Shelf, write_atomic
 from mpm_lite.evaluation.stats import BROKEN, PENDING, Claim, Found, Sample
-from mpm_lite.experiments.experiment import FIRST_SEED, SEEDS, rows_key
-from mpm_lite.towers import catalogue
+from mpm_lite.experiments.experiment import FIRST_SEED, SEEDS
+from mpm_lite.experiments.system import Trial, missing_models, read_trials, run_trials
 
 
 @dataclass(frozen=True)
@@ -48,50 +46,6 @@ class Dispute:
     figure: str
     said: str  # what that figure is, in a few words
     bar: float
-
-
-_REPLIES = "LLaVA 1.5 answers Chinese questions in Chinese after English tuning (its issue 238) [R]"
-_ENGLISH = (
-    "VisCPM: understood, and answered in English [R]; Centurio: 0.2-6.2 % of captions in the language asked for [S]"
-)
-DISPUTES = (
-    Dispute(
-        claim="C5",
-        question="Beside English pairs, do pairs in other languages help those languages much?",
-        yes="Centurio (Phi-3.5, SigLIP): half of pretraining in other languages takes five groups of languages from 19.3-34.5 to 22.8-39.5 [S]; Pangea: best at 40 % English, a sharp drop at 100 % [S]",
-        no="VisCPM: native and translated Chinese pairs on top take Chinese chat from 86.3 to 88.2 [R]",
-        figure="",
-        said="slots right in nine languages, their pairs on top of English ones",
-        bar=0.05,
-    ),
-    Dispute(
-        claim="C15",
-        question="Do closed answers in other languages need tuning data in them?",
-        yes="mBLIP, whose mix translates questions' answers too [R]",
-        no="Centurio: 33.0-42.9 with English alone, 36.1-42.7 with 100 languages [S]",
-        figure="closed answers",
-        said="closed answers right in nine languages, translated mix over English alone",
-        bar=0.05,
-    ),
-    Dispute(
-        claim="C2",
-        question="Tuned on English alone and asked in another language, does a model reply in it?",
-        yes=_REPLIES,
-        no=_ENGLISH,
-        figure="",
-        said="replies in the language asked, mean of nine languages, questions in that language",
-        bar=0.5,
-    ),
-    Dispute(
-        claim="C15",
-        question="And asked in English for a caption in another language?",
-        yes=_REPLIES,
-        no=_ENGLISH,
-        figure="reply_language, others, english",
-        said="captions in the language asked for, mean of nine languages",
-        bar=0.5,
-    ),
-)  # fmt: skip
 
 
 def interval(one: Dispute, row: Mapping[str, Any]) -> tuple[float, float, float]:
@@ -120,6 +74,7 @@ _ALL = mpm.CHAT_CLAIMS | mpm.PAINT_CLAIMS | m3p.CLAIMS | mla.CLAIMS | mblip.CLAI
 CLAIMS = {
     name: _ALL[name] for name in sorted(_ALL, key=lambda name: int(name.removeprefix("C")) if name[0] == "C" else 0)
 }
+DISPUTES = tuple(Dispute(name, **one) for name in CLAIMS for one in claim_texts()[name].get("disputes", ()))
 LEDGER = "results/claims.json"
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")
 
@@ -136,76 +91,43 @@ def shelf(out: Path, name: str = "") -> Shelf:
     return Shelf(out, "claims", f"mpm-lite claims run {name}".strip())
 
 
-def key(arm: Any, seed: int, asked: Mapping[str, Any]) -> Key:
-    """What decides one arm's rows of one seed; arms and questions that are the same have the same key."""
-    return rows_key(arm, seed, {"asked": dict(asked), "split": asked["split"]})
+def trials(one: Claim, seeds: Sequence[int], split: str = "test") -> dict[str, Trial]:
+    """Every arm of a claim with every seed, by a label. Seeds come first: after one round of all arms there is one seed of
+    everything."""
+    asked = {**one.asked, "split": split}
+    every = [(arm, seed) for seed in seeds for arm in one.arms]
+    return {f"{one.id}, {arm}, seed {seed}": Trial(one.arms[arm], seed, asked) for arm, seed in every}
 
 
-def run(
-    name: str,
-    out: Path,
-    seeds: Sequence[int] = range(FIRST_SEED, FIRST_SEED + SEEDS),
-    split: str = "test",
-    say: Callable[[str], None] = lambda line: None,
-    bench: Any = None,
-    workers: int = 1,
-) -> dict[str, Any]:
+def run_claim(
+    name: str, out: Path, seeds: Sequence[int] = range(FIRST_SEED, FIRST_SEED + SEEDS), split: str = "test",
+    say: Callable[[str], None] = lambda line: None, bench: Any = None, workers: int = 1,
+) -> dict[str, Any]:  # fmt: skip
     """Run whatever of a claim's arms and seeds is missing, in so many processes, and judge. Returns the row for the ledger.
 
-    Stopped at any time, the same call goes on with the next arm and seed. Seeds come first: after one round of all arms
-    there is one seed of everything.
+    Stopped at any time, the same call goes on with the next arm and seed.
     """
-    one, rows, jobs = claim(name), shelf(out), {}
+    one = claim(name)
     check_models(one, out, seeds, split)
-    asked = {**one.asked, "split": split}
-    todo = {(seed, arm): name_of(key(one.arms[arm], seed, asked)) for seed in seeds for arm in one.arms}
-    missing = set(rows.missing(todo.values()))
-    bench = bench or (one.bench() if workers == 1 and missing else None)  # others make one of their own
-    # Among several, seeds begin side by side: arms of one seed would wait for what they share.
-    order = sorted(todo, key=lambda pair: list(one.arms).index(pair[1])) if workers > 1 else todo
-    for seed, arm in order:
-        if (which := todo[seed, arm]) in missing:
-            missing.remove(which)  # two arms of one name are one
-            jobs[f"{name}, {arm}, seed {seed}"] = (_run, (name, arm, seed, split, out, bench))
-    share_out(jobs, workers, say)
+    run_trials(trials(one, seeds, split), shelf(out), workers, say, bench)
     return judged(one, out, seeds, split)
 
 
 def check_models(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> None:
     """UserError for language models that runs of a claim stand on and that are not here, unless their rows are kept already."""
-    asked = {**one.asked, "split": split}
-    todo = {name_of(key(arm, seed, asked)): (arm, seed) for arm in one.arms.values() for seed in seeds}
-    stood_on = {model for run in shelf(out).missing(todo) for model in catalogue.models_of(*todo[run]).values()}
-    gone = sorted(f"{name}:{seed}" for name, seed in stood_on if not catalogue.present(name, seed))
-    if gone:
+    if gone := missing_models(list(trials(one, seeds, split).values()), shelf(out)):
         raise UserError(
             f"{one.id} stands on language models that are not here: `mpm-lite pretrain {' '.join(gone)}` makes them (an hour "
             "each on a CPU)."
         )
 
 
-def _run(name: str, arm: str, seed: int, split: str, out: Path, bench: Any = None) -> None:
-    """One arm with one seed: train, test, keep the rows."""
-    one = claim(name)
-    bench, asked = bench or _bench(name), {**one.asked, "split": split}
-    shelf(out).put(key(one.arms[arm], seed, asked), bench.test(bench.train(one.arms[arm], seed), seed, **asked))
-
-
-@lru_cache(maxsize=1)
-def _bench(name: str) -> Any:
-    """A claim's bench, made once in a process."""
-    return claim(name).bench()
-
-
 def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
     """The rows of all arms of a claim, with a column `arm`. UserError where one is missing or torn."""
-    runs = [
-        (arm, seed, name_of(key(what, seed, {**one.asked, "split": split})))
-        for arm, what in one.arms.items()
-        for seed in seeds
-    ]
-    rows = shelf(out, one.id).read({name: f"arm {arm!r}, seed {seed}" for arm, seed, name in runs})
-    return pd.concat([rows[name].assign(arm=arm) for arm, _, name in runs], ignore_index=True)
+    many = trials(one, seeds, split)
+    arms = [arm for _ in seeds for arm in one.arms]
+    rows = zip(arms, read_trials(many, shelf(out, one.id)).values(), strict=True)
+    return pd.concat([of.assign(arm=arm) for arm, of in rows], ignore_index=True)
 
 
 def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpm_lite.claims.mpm import OTHERS, mean_rho, mean_score
+from mpm_lite.claims.study import load_claim
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import Claim, Found, Sample, above, below, both, mean, within
-from mpm_lite.experiments.m3p import PLAIN, RATE, M3pBench, Matching
+from mpm_lite.evaluation.stats import Found, Sample, above, below, both, mean, within
+from mpm_lite.experiments.m3p import PLAIN, RATE, Matching
 
-SOURCE = "M3P, 2006.02635"
 COUNT = 100  # pictures of test: each is read with ten captions in ten languages
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
 RATES = (0.2, RATE, 0.8)
@@ -60,41 +60,30 @@ def c10(s: Sample) -> Found:
 
 
 CLAIMS = {
-    "C9": Claim(
-        id="C9",
-        source=SOURCE,
-        statement="Text of many languages and English pairs alone leave other languages low; code-switching the captions raises them and leaves English as it was.",
-        theirs="de, fr, cs at 64, 47 and 35 % of English, before fine-tuning [S]; what code-switching brings is reported positive, values not recovered",
-        effect="choices right, mean of nine languages: words switched over none",
-        control="a dictionary of the same words, each against a wrong one, over none",
-        rule="for: retention without switching lies below 0.8, switching adds 0.05 and more, and English moves by 0.05 at most; against: any of these is refuted. The control's upper bound must lie below the effect's lower one.",
-        arms={
-            "plain": PLAIN,
-            **{f"words {r}": Matching(switch={"words": r}) for r in RATES},
-            "one word": Matching(switch={"variant": "one"}),
-            "random dictionary": Matching(switch={"words": RATE, "dictionary": "random"}),
-            "as text alone": Matching(switch={"words": RATE}, pictures=False),
-        },
-        judge=c9,
-        asked=ASKED,
-        bench=M3pBench,
-    ),
-    "C10": Claim(
-        id="C10",
-        source=SOURCE,
-        statement="Fine-tuning in English helps another language less than fine-tuning in that language, and that less than in all.",
-        theirs="mean recall de, fr, cs: none 36.8, 27.1, 20.4; all languages 82.7, 73.9, 72.2 [S]",
-        effect="choices right in zh, hi and tr: fine-tuned in all ten languages over in the own one, at equal steps",
-        control="fine-tuned in the own language on other pictures' captions, over fine-tuned in English",
-        rule="for: own language over English, and all languages over the own, both lie above 0; against: either is refuted. The control's upper bound must lie under 0.05.",
-        arms={
-            "plain": PLAIN,
-            **{f"fine-tuned in {code}": replace(PLAIN, fine=(code,), options=FINE) for code in ("en", *EACH)},
-            "fine-tuned in all": replace(PLAIN, fine=grammar.LANGUAGES, options=FINE),
-            **{f"shuffled, {code}": replace(PLAIN, fine=(code,), shuffled=True, options=FINE) for code in EACH},
-        },
-        judge=c10,
-        asked=ASKED,
-        bench=M3pBench,
-    ),
+    c.id: c
+    for c in (
+        load_claim(
+            "C9",
+            arms={
+                "plain": PLAIN,
+                **{f"words {r}": Matching(switch={"words": r}) for r in RATES},
+                "one word": Matching(switch={"variant": "one"}),
+                "random dictionary": Matching(switch={"words": RATE, "dictionary": "random"}),
+                "as text alone": Matching(switch={"words": RATE}, pictures=False),
+            },
+            judge=c9,
+            asked=ASKED,
+        ),
+        load_claim(
+            "C10",
+            arms={
+                "plain": PLAIN,
+                **{f"fine-tuned in {code}": replace(PLAIN, fine=(code,), options=FINE) for code in ("en", *EACH)},
+                "fine-tuned in all": replace(PLAIN, fine=grammar.LANGUAGES, options=FINE),
+                **{f"shuffled, {code}": replace(PLAIN, fine=(code,), shuffled=True, options=FINE) for code in EACH},
+            },
+            judge=c10,
+            asked=ASKED,
+        ),
+    )
 }

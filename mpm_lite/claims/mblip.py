@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mpm_lite.claims.mpm import OTHERS, mean_score
+from mpm_lite.claims.study import load_claim
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import Claim, Found, Sample, above, both, mean
-from mpm_lite.experiments.mblip import SHARED, MblipBench
+from mpm_lite.evaluation.stats import Found, Sample, above, both, mean
+from mpm_lite.experiments.mblip import SHARED
 
-SOURCE = "mBLIP, 2307.06930"
 COUNT = 100  # pictures of test
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
 PAIRS = (500, 2_000, 8_000)
@@ -80,56 +80,43 @@ def c16(s: Sample) -> Found:
 
 
 CLAIMS = {
-    "C14": Claim(
-        id="C14",
-        source=SOURCE,
-        statement="A Q-Former that learned with an English model needs far fewer pairs to speak to a multilingual one than one that starts at random.",
-        theirs="",
-        effect=f"slots right, mean of ten languages: English Q-Former and {FEW:,} new pairs over a random one and {MANY:,}",
-        control=f"the Q-Former left as it is, over one that learns with projection and LoRA, at {FEW:,} pairs",
-        rule="for: the interval of the effect lies above 0: a quarter of the pairs does as much; against: below 0. The control's upper bound must lie under 0.05: else the Q-Former need not learn.",
-        arms={
-            **{f"english, {n}": replace(SHARED, pairs=n) for n in PAIRS},
-            **{f"random, {n}": replace(SHARED, pairs=n, start="random") for n in PAIRS},
-            # As many pairs in all as the English Q-Former at FEW saw, and as many steps: those of BLIP-2's two stages too.
-            "random, 14000": replace(SHARED, pairs=14_000, english=10_000, start="random", options={"steps": 1_700}),
-            "projection alone": replace(SHARED, pairs=FEW, options={"learns": "projection"}),
-        },
-        judge=c14,
-        asked={**ASKED, "closed": 0, "looks": ("real",)},
-        bench=MblipBench,
-    ),
-    "C15": Claim(
-        id="C15",
-        source=SOURCE,
-        statement="A translated mix lifts captions in other languages far over English data alone at equal count, and closed answers little.",
-        theirs="",
-        effect="slots right in captions, mean of nine languages: mix over English alone",
-        control="the same, blind",
-        rule="for: captions gain 0.1 and more, and more than closed answers do; against: either is refuted. The control's upper bound must lie below the effect's lower one.",
-        arms={
-            "mix": SHARED,
-            "english": replace(SHARED, languages=("en",)),
-            **{f"noise {n}": replace(SHARED, noise=n) for n in (0.0, 0.2, 0.4)},
-        },
-        judge=c15,
-        asked=ASKED,
-        bench=MblipBench,
-    ),
-    "C16": Claim(
-        id="C16",
-        source=SOURCE,
-        statement="Sharing examples out as mC4 is starves the smallest languages; sharing them evenly helps those and does not hurt English.",
-        theirs="sw 324 and yo 21 of 2.27 million captions [R]; no ablation of the rule",
-        effect="slots right in captions, sw and hi: evenly over as mC4 is",
-        control="the same languages before a model that never read them",
-        rule="for: the tail gains 0.05 and more and English loses no more than 0.05; against: either is refuted. The control's upper bound must lie below the effect's lower one.",
-        arms={
-            **{rule: replace(SHARED, rule=rule) for rule in ("uniform", "tempered", "proportional")},
-            **{f"unread, {rule}": replace(SHARED, rule=rule, lm="toy-unseen") for rule in ("uniform", "proportional")},
-        },
-        judge=c16,
-        asked={**ASKED, "closed": 0, "looks": ("real",)},
-        bench=MblipBench,
-    ),
+    c.id: c
+    for c in (
+        load_claim(
+            "C14",
+            arms={
+                **{f"english, {n}": replace(SHARED, pairs=n) for n in PAIRS},
+                **{f"random, {n}": replace(SHARED, pairs=n, start="random") for n in PAIRS},
+                # As many pairs in all as the English Q-Former at FEW saw, and as many steps: those of BLIP-2's two stages too.
+                "random, 14000": replace(
+                    SHARED, pairs=14_000, english=10_000, start="random", options={"steps": 1_700}
+                ),
+                "projection alone": replace(SHARED, pairs=FEW, options={"learns": "projection"}),
+            },
+            judge=c14,
+            asked={**ASKED, "closed": 0, "looks": ("real",)},
+        ),
+        load_claim(
+            "C15",
+            arms={
+                "mix": SHARED,
+                "english": replace(SHARED, languages=("en",)),
+                **{f"noise {n}": replace(SHARED, noise=n) for n in (0.0, 0.2, 0.4)},
+            },
+            judge=c15,
+            asked=ASKED,
+        ),
+        load_claim(
+            "C16",
+            arms={
+                **{rule: replace(SHARED, rule=rule) for rule in ("uniform", "tempered", "proportional")},
+                **{
+                    f"unread, {rule}": replace(SHARED, rule=rule, lm="toy-unseen")
+                    for rule in ("uniform", "proportional")
+                },
+            },
+            judge=c16,
+            asked={**ASKED, "closed": 0, "looks": ("real",)},
+        ),
+    )
 }

@@ -11,12 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpm_lite.claims.mpm import OTHERS, mean_rho, mean_score
-from mpm_lite.evaluation.stats import FOR, Claim, Found, Sample, above, both, mean, within
-from mpm_lite.experiments import mla, rivals
+from mpm_lite.claims.study import load_claim
+from mpm_lite.evaluation.stats import FOR, Found, Sample, above, both, mean, within
 from mpm_lite.experiments.mla import SHORT_ENGLISH, Acquiring
 from mpm_lite.experiments.rivals import Pairing
 
-SOURCE = "MLA, 2206.11091"
 COUNT = 200  # pictures of test
 ASKED = {"count": COUNT, "looks": ("real", "blind")}
 LATER = ("hi", "sw", "tr")
@@ -109,80 +108,57 @@ def c17(s: Sample) -> Found:
 
 
 CLAIMS = {
-    "C11": Claim(
-        id="C11",
-        source=SOURCE,
-        statement="Acquirers beside a frozen English model bring other languages to 0.84 of English and more; English stays what it was.",
-        theirs="average recall of de, fr, cs: 93, 92 and 84 % of English, zero-shot on Multi30K [R]",
-        effect="retention of choices among ten captions, mean of nine languages",
-        control="acquirers and embedding over the embedding alone, choices right",
-        rule="for: the interval of the effect lies at or above 0.84; against: below it. The control must lie above 0: else the acquirers do nothing.",
-        arms={
-            "acquirers": _mla(),
-            "embedding alone": _mla({"learns": "embedding"}),
-            "whole text encoder": _mla({"learns": "text encoder"}),
-            "English trained on": _mla(afterwards=200),
-            "acquirers, short": _mla(SHORT),
-            "embedding alone, short": _mla(SHORT | {"learns": "embedding"}),
-            **{f"noise {n}": _mla(noise=n) for n in NOISES},
-        },
-        judge=c11,
-        asked=ASKED,
-        bench=mla.MlaBench,
-    ),
-    "C12": Claim(
-        id="C12",
-        source=SOURCE,
-        statement="Native Language Transfer and then Language Exposure beat either alone at equal steps; transfer, on text alone, gives most of the gain.",
-        theirs="",
-        effect="both stages over transfer alone, choices right, mean of nine languages",
-        control="both stages with every translation and caption another's, over the blind picture",
-        rule="for: both stages lie above each alone, and transfer alone gives at least half of their gain over chance; against: any of these is refuted. The control's upper bound must lie under 0.05.",
-        arms={
-            "both": _mla(SHORT),
-            "transfer alone": _mla({"order": "transfer", "transfer_steps": TOGETHER}),
-            "exposure alone": _mla({"order": "exposure", "exposure_steps": TOGETHER}),
-            "reversed": _mla(SHORT | {"order": "exposure transfer"}),
-            "shuffled": _mla(SHORT, shuffled=True),
-            **{f"transfer by {kind}": _mla(SHORT | {"transfer": kind}) for kind in ("cosine", "nce")},
-        },
-        judge=c12,
-        asked=ASKED,
-        bench=mla.MlaBench,
-    ),
-    "C13": Claim(
-        id="C13",
-        source=SOURCE,
-        statement="A language can be added later, with its own acquirers alone, as well as together with the others.",
-        theirs="3.15 M parameters a language, 3 % of all that learns with five languages [R]",
-        effect="retention of hi, sw and tr: added later, over learned together",
-        control="shared acquirers: what the first six languages lose when three are added, choices right",
-        rule="for: the interval of the effect lies at or above -0.05; against: below it. The control must lie below 0: else acquirers of their own are not needed.",
-        arms={
-            "later": _mla(languages=FIRST, then=LATER),
-            "first": _mla(languages=FIRST),
-            "together": _mla(),
-            "shared, later": _mla({"shared": True}, languages=FIRST, then=LATER),
-            "shared, first": _mla({"shared": True}, languages=FIRST),
-        },
-        judge=c13,
-        asked=ASKED,
-        bench=mla.MlaBench,
-    ),
-    "C17": Claim(
-        id="C17",
-        source="MPM, M3P, MLA, mBLIP",
-        statement="A multilingual encoder that learned from English pairs beats an English one behind a translator.",
-        theirs="",
-        effect="choices right, mean of nine languages: over a translator that changes, drops or misinflects one in ten",
-        control="a translator without mistakes, over English itself",
-        rule="for: the interval of the effect lies above 0; against: at or below it. The control must lie within 0.05 of 0.",
-        arms={
-            "pivot": Pairing("pivot", options=SHORT_ENGLISH),
-            **{f"translated {n}": Pairing("translate-test", noise=n, options=SHORT_ENGLISH) for n in (0.0, *NOISES)},
-        },
-        judge=c17,
-        asked=ASKED,
-        bench=rivals.RivalBench,
-    ),
+    c.id: c
+    for c in (
+        load_claim(
+            "C11",
+            arms={
+                "acquirers": _mla(),
+                "embedding alone": _mla({"learns": "embedding"}),
+                "whole text encoder": _mla({"learns": "text encoder"}),
+                "English trained on": _mla(afterwards=200),
+                "acquirers, short": _mla(SHORT),
+                "embedding alone, short": _mla(SHORT | {"learns": "embedding"}),
+                **{f"noise {n}": _mla(noise=n) for n in NOISES},
+            },
+            judge=c11,
+            asked=ASKED,
+        ),
+        load_claim(
+            "C12",
+            arms={
+                "both": _mla(SHORT),
+                "transfer alone": _mla({"order": "transfer", "transfer_steps": TOGETHER}),
+                "exposure alone": _mla({"order": "exposure", "exposure_steps": TOGETHER}),
+                "reversed": _mla(SHORT | {"order": "exposure transfer"}),
+                "shuffled": _mla(SHORT, shuffled=True),
+                **{f"transfer by {kind}": _mla(SHORT | {"transfer": kind}) for kind in ("cosine", "nce")},
+            },
+            judge=c12,
+            asked=ASKED,
+        ),
+        load_claim(
+            "C13",
+            arms={
+                "later": _mla(languages=FIRST, then=LATER),
+                "first": _mla(languages=FIRST),
+                "together": _mla(),
+                "shared, later": _mla({"shared": True}, languages=FIRST, then=LATER),
+                "shared, first": _mla({"shared": True}, languages=FIRST),
+            },
+            judge=c13,
+            asked=ASKED,
+        ),
+        load_claim(
+            "C17",
+            arms={
+                "pivot": Pairing("pivot", options=SHORT_ENGLISH),
+                **{
+                    f"translated {n}": Pairing("translate-test", noise=n, options=SHORT_ENGLISH) for n in (0.0, *NOISES)
+                },
+            },
+            judge=c17,
+            asked=ASKED,
+        ),
+    )
 }

@@ -8,19 +8,18 @@ picture shows is read by a network that learned from drawings; nothing is chosen
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
+from mpm_lite.claims.study import load_claim
 from mpm_lite.core import runtime
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import Claim, Drawn, Found, Sample, above, below, both, mean, within
-from mpm_lite.experiments.mpm_chat import Chat, ChatBench
-from mpm_lite.experiments.mpm_paint import Paint, PaintBench
+from mpm_lite.evaluation.stats import Drawn, Found, Sample, above, below, both, mean, within
+from mpm_lite.experiments.mpm_chat import Chat
+from mpm_lite.experiments.mpm_paint import Paint
 from mpm_lite.experiments.results import rank, spearman
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
-SOURCE = "MPM / VisCPM, 2308.12038"
 MPM = Chat()  # English captions of all training pictures, frozen language model
 SHORT = {"steps": 800}  # arms that are compared with each other only
 INSTRUCTIONS = 8_000
@@ -207,7 +206,6 @@ def _chinese(pairs: int, noise: float) -> Chat:
     return Chat(languages=("zh",), pairs=pairs, noise=noise, options=SHORT)
 
 
-_claim = partial(Claim, source=SOURCE, bench=ChatBench)
 _THREE = {
     "mpm": MPM,
     "english LM": replace(MPM, lm="toy-english"),
@@ -216,48 +214,21 @@ _THREE = {
 CHAT_CLAIMS = {
     c.id: c
     for c in (
-        Claim(
-            id="instrument",
-            source="this project",
-            bench=ChatBench,
-            statement="The instrument sees: English captions of pictures whose combinations were never shown are exactly right.",
-            theirs="",
-            effect="English captions exactly right",
-            control="another's picture",
-            rule="for: the interval of the effect lies at or above 0.9. Blind and with another's picture the upper bounds must lie under 0.05, and retention with a language model that read English only under 0.1.",
+        load_claim(
+            "instrument",
             arms=_THREE,
             judge=instrument,
             asked={**CAPTIONS, "looks": ("real", "blind", "shuffled", "translated")},
         ),
-        _claim(
-            id="C1",
-            statement="With the language model frozen and English captions only, closed questions in other languages are answered nearly as well as in English.",
-            theirs="Chat-balance, English pairs only: zh 86.3 beside en 81.1 (judged by GPT-4, relative; not this measure) [R]",
-            effect="retention on closed answers, mean of nine languages",
-            control="a language model that read English only",
-            rule="for: the interval of the effect lies at or above 0.8; against: below it. The control's upper bound must lie under 0.1.",
-            arms=_THREE,
-            judge=c1,
-            asked=ANSWERS,
-        ),
-        _claim(
-            id="C2",
-            statement="Tuned on English only, the model understands questions in other languages and replies in English.",
-            theirs="stated without a figure [R]",
-            effect="replies in the language asked, mean of nine languages",
-            control="the same model and question, a caption in the picture's place",
-            rule="for: fewer than 10 % of replies in the language asked, and retention of content at or above 0.8. Without a picture more replies must be in the language asked.",
+        load_claim("C1", arms=_THREE, judge=c1, asked=ANSWERS),
+        load_claim(
+            "C2",
             arms={"mpm": MPM, "tuned": _tuned(), "tuned long": _tuned(steps=1_000)},
             judge=c2,
             asked={**CAPTIONS, "looks": ("real", "blind", "text", "begun")},
         ),
-        _claim(
-            id="C3",
-            statement="A small share of target-language data in tuning sets the reply language right and leaves content as it was.",
-            theirs='"a small amount" of translated data; no figure [R]',
-            effect="replies in the language asked at a share of 5 %, mean of nine languages",
-            control="replies in English to English questions; beside it the same share as text alone",
-            rule="for: at 5 % at least 90 % of replies in the language asked, and content not lower by 0.05 or more. More than 95 % of English questions must still be answered in English.",
+        load_claim(
+            "C3",
             arms={"tuned": _tuned()}
             | {f"{added} {x}": _tuned(x, added) for x in SHARES for added in ("pictures", "text")}
             | {
@@ -267,13 +238,8 @@ CHAT_CLAIMS = {
             judge=c3,
             asked={**CAPTIONS, "looks": ("real",), "count": COUNT // 2},
         ),
-        _claim(
-            id="C4",
-            statement="English pairs beat pairs in the target language where those are fewer and noisier.",
-            theirs="",
-            effect="slots right in Chinese, English pairs over few noisy Chinese ones",
-            control="as many and as clean Chinese pairs",
-            rule="for: the effect's interval lies above 0. The advantage over as many clean Chinese pairs must be smaller.",
+        load_claim(
+            "C4",
             arms={
                 "english": replace(MPM, options=SHORT),
                 "few noisy": _chinese(1_000, 0.2),
@@ -284,13 +250,8 @@ CHAT_CLAIMS = {
             judge=c4,
             asked={**CAPTIONS, "languages": ("en", "zh")},
         ),
-        _claim(
-            id="C5",
-            statement="Pairs in other languages on top of English ones bring a little there and cost a little in English.",
-            theirs="zh 86.3 to 88.2, en 81.1 to 79.6 with native and translated Chinese pairs [R]",
-            effect="slots right, mean of nine languages: their pairs on top against English pairs alone",
-            control="as many more English pairs",
-            rule="for: the effect's interval lies above 0 and English moves by less than 0.05. More English pairs must bring less.",
+        load_claim(
+            "C5",
             arms={
                 "english": Chat(pairs=12_000, options=SHORT),
                 "more english": Chat(pairs=24_000, options=SHORT),
@@ -299,24 +260,9 @@ CHAT_CLAIMS = {
             judge=c5,
             asked=CAPTIONS,
         ),
-        _claim(
-            id="C7",
-            statement="A language sees the better, the nearer the language model holds it to English.",
-            theirs="",
-            effect="Spearman's correlation of retention (slots) and alignment over languages of six language models",
-            control="two languages that one model never read",
-            rule="for: the effect's interval lies at or above 0.3. Retention in languages that the model never read must stay under 0.5, and a connector trained on shuffled pairs must see nothing.",
-            arms=C7_ARMS | {"shuffled": replace(MPM, shuffled=True)},
-            judge=c7,
-            asked=CAPTIONS,
-        ),
-        _claim(
-            id="C8",
-            statement="Freezing the language model while it learns to see protects the other languages.",
-            theirs="",
-            effect="retention (slots), mean of nine languages: frozen over free, at equal steps",
-            control="English, free over frozen",
-            rule="for: the effect's interval lies above 0. Free, the model must see in English no worse (by 0.05) than frozen.",
+        load_claim("C7", arms=C7_ARMS | {"shuffled": replace(MPM, shuffled=True)}, judge=c7, asked=CAPTIONS),
+        load_claim(
+            "C8",
             arms={
                 "frozen": replace(MPM, options=SHORT),
                 "lora": replace(MPM, options={**SHORT, "thawed": "lora"}),
@@ -359,17 +305,10 @@ def c6(s: Sample) -> Found:
 
 
 PAINT_CLAIMS = {
-    "C6": Claim(
-        id="C6",
-        source=SOURCE,
-        statement="With the text model frozen and cross-attention and a linear map trained on English prompts, prompts in other languages are painted within 15 % as well.",
-        theirs="FID 10.9 for translated Chinese prompts beside 9.5 for English ones, of 30,000 COCO captions (not this measure) [R]",
-        effect="retention of attributes, mean of nine languages",
-        control="a language model that read English only",
-        rule="for: the interval of the effect lies at or above 0.85; against: below it. The control's upper bound must lie under 0.1. Chance is what another scene's prompt scores.",
+    "C6": load_claim(
+        "C6",
         arms={"mpm": PAINTER, "english LM": Paint("toy-english"), "LM without pairs": Paint("toy-noparallel")},
         judge=c6,
         asked={"looks": ("real", "wrong", "none", "drawn", "decoded"), "count": PAINTED, "as_sets": True},
-        bench=PaintBench,
     )
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib.util
 import io
 import os
 import sys
@@ -14,12 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mpm_lite.cli import runs
-from mpm_lite.cli.runs import output
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import explain
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import check_writable
+from mpm_lite.core.store import check_writable, write_atomic
 from mpm_lite.ops import distributed
 from mpm_lite.training import presets as p
 
@@ -45,28 +44,62 @@ def literal(word: str) -> Any:
         return word
 
 
-def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) -> Any:
-    """An Experiment from settings: its own fields, options of the recipe, and SET[:LANG,LANG] for train, val and test."""
-    from mpm_lite.experiments.experiment import Experiment
-    from mpm_lite.recipes import recipe_class
+def output(args: argparse.Namespace, default: str) -> Path:
+    """The folder for what a command writes: --out, or its default. UserError, before any work, where it cannot be written."""
+    folder = Path(args.out or default)
+    check_writable(folder)
+    return folder
 
-    fields = set(Experiment.__dataclass_fields__) - {"recipe", "options"}
-    options = set(recipe_class(recipe).Options.__dataclass_fields__)
-    given: dict[str, Any] = {"recipe": recipe, "seed": args.seed, "device": args.device, "options": {}}
-    if args.seeds:
-        given["seeds"] = args.seeds
+
+def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) -> Any:
+    """An Experiment from settings: its own fields, SET[:LANG,LANG] for train, val and test, settings of its recipe, and what a
+    system is asked."""
+    from mpm_lite.experiments.alignment import Alignment
+    from mpm_lite.experiments.experiment import Experiment, system_class
+
+    kind = load_class(recipe) if recipe.partition(":")[0].endswith(".py") else recipe
+    system, towers = system_class(kind), system_class(kind) is Alignment
+    fields = set(Experiment.__dataclass_fields__) - {"recipe", "options", "asked"} if towers else set()
+    options, asks = set(Experiment(kind).option_names), set() if towers else set(system.asks)
+    given: dict[str, Any] = {"recipe": kind, "seed": args.seed, "device": args.device, "options": {}, "asked": {}}
+    given["seeds"] = args.seeds or (3 if towers else 1)
     for key, value in settings.items():
-        if key in ("train", "val", "test"):
-            given[key] = where(key, value)
-        elif key == "require":
-            given[key] = tuple(str(value).split(","))
-        elif key in fields:
-            given[key] = value
+        if key in fields:
+            given[key] = where(key, value) if key in ("train", "val", "test") else value
         elif key in options:
             given["options"][key] = value
+        elif key in asks:
+            given["asked"][key] = value
         else:
-            raise unknown("setting", key, fields | options)
+            raise unknown("setting", key, fields | options | asks)
+    if "require" in given:
+        given["require"] = tuple(str(given["require"]).split(","))
     return Experiment(**given)
+
+
+def load_class(path: str) -> type:
+    """The one recipe or system of a Python file of one's own, or that which FILE.py:NAME names. Raises UserError where the file
+    is not there, does not run, or has none of that name, or several."""
+    from mpm_lite.experiments.system import System
+    from mpm_lite.recipes import Recipe
+
+    file, _, name = path.partition(":")
+    if not Path(file).is_file():
+        raise UserError(f"{file} is not there: give the path of a Python file with a recipe or a system in it.")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file} does not run: {type(error).__name__}: {error}") from error
+    here = [of for of in vars(module).values() if isinstance(of, type) and of.__module__ == spec.name]
+    found = {of.__name__: of for of in here if issubclass(of, System)}
+    found = found or {of.__name__: of for of in here if issubclass(of, Recipe)}
+    if name and name not in found:
+        raise unknown(f"class of {file}", name, found)
+    if not name and len(found) != 1:
+        raise UserError(f"{file} has {len(found)} recipes or systems: name one, as {file}:NAME.")
+    return found[name or next(iter(found))]
 
 
 def where(key: str, value: Any) -> Any:
@@ -117,35 +150,52 @@ def tour(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run a recipe or a committed study."""
-    from mpm_lite.claims import studies
+    """Run a recipe, or a committed study."""
+    from mpm_lite.experiments.experiment import SYSTEMS
     from mpm_lite.recipes import RECIPES
 
-    settings = parse_settings(args.set)
-    if args.recipe in studies.STUDIES:
-        if settings:
-            raise UserError(
-                f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(RECIPES)}) instead."
-            )
-        for path in studies.run(args.recipe, output(args, "runs"), args.seeds or 5):
-            print(path)
-        return
-    commands = runs.CHAT_RUNS | runs.PAINT_RUNS | runs.SYSTEM_RUNS
-    if args.recipe in commands:
-        return commands[args.recipe](settings, args)
-    if args.recipe not in RECIPES:
-        raise unknown("recipe or study", args.recipe, [*RECIPES, *commands, *studies.STUDIES])
-    out = output(args, f"runs/{args.recipe}")
+    settings, own = parse_settings(args.set), args.recipe.partition(":")[0].endswith(".py")
+    if own or args.recipe in RECIPES or args.recipe in SYSTEMS and (settings or args.recipe not in study_names()):
+        return run_recipe(settings, args)
+    if args.recipe not in study_names():
+        raise unknown("recipe or study", args.recipe, [*RECIPES, *SYSTEMS, *study_names()])
+    from mpm_lite.claims.studies import run_study
+
+    if settings:
+        raise UserError(
+            f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(SYSTEMS)}) instead."
+        )
+    print(runtime.banner())
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    for path in run_study(args.recipe, output(args, "runs"), args.seeds, say, args.workers):
+        print(path)
+
+
+def study_names() -> list[str]:
+    """The names of all studies."""
+    from mpm_lite.claims.studies import STUDIES
+
+    return list(STUDIES)
+
+
+def run_recipe(settings: dict[str, Any], args: argparse.Namespace) -> None:
+    """Train a recipe with every seed, test it, and write weights (of the first seed), scores, rows and configuration."""
+    name = Path(args.recipe.partition(":")[0]).stem
+    out = output(args, f"runs/{name}")
     distributed.start(args.device)
     if distributed.rank() == 0:
         print(runtime.banner())
     how = {"track": args.track or "", "parts": args.parts, "shard": args.shard, "precision": args.precision or ""}
-    results = experiment(args.recipe, settings, args).run(out=out, **how)
+    one = experiment(args.recipe, settings, args)
+    results = one.run(out=out, **how)
     if distributed.rank():
         return
     results.save(out)
-    _print_scores(results)
-    print(f"Written: {out}/model.safetensors, results.parquet, items.parquet, config.json")
+    more = [file for seed, recipe in results.models.items() for file in one.system.save(recipe, seed, out)]
+    print_scores(results)
+    print(
+        f"Written: {out}/" + ", ".join(["model.safetensors", "results.parquet", "items.parquet", "config.json", *more])
+    )
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -169,19 +219,19 @@ def sweep(args: argparse.Namespace) -> None:
     if distributed.rank():
         return
     results.save(out)
-    _print_scores(results, list(dials))
+    print_scores(results, list(dials))
     print(f"Written: {out}/results.parquet")
 
 
-def _print_scores(results: Any, dials: Sequence[str] = ()) -> None:
-    shown = results.table[results.table["metric"] == "t2i_r@10"]
-    by = [*dict.fromkeys([*dials, "test", "language"])]
-    print(
-        (100 * shown.groupby(by, sort=False)[["value", "chance"]].mean())
-        .round(1)
-        .assign(n=shown.groupby(by, sort=False)["n"].first())
-        .to_string()
-    )
+def print_scores(results: Any, dials: Sequence[str] = ()) -> None:
+    """Scores in percent: of two towers recall at ten, with chance and n; of a system all its scores, by look and language."""
+    shown = results.table
+    if (shown["metric"] == "t2i_r@10").any():
+        of = shown[shown["metric"] == "t2i_r@10"].groupby([*dict.fromkeys([*dials, "test", "language"])], sort=False)
+        print((100 * of[["value", "chance"]].mean()).round(1).assign(n=of["n"].first()).to_string())
+        return
+    by = [*dials, *(c for c in ("condition", "set", "sort") if c in shown), "language"]
+    print((100 * shown.pivot_table(index=by, columns="metric", values="value", sort=False)).round(1).to_string())
 
 
 def data_command(args: argparse.Namespace) -> None:
@@ -231,6 +281,42 @@ def bench(args: argparse.Namespace) -> None:
     print(f"Written: {path}")
 
 
+def claims(args: argparse.Namespace) -> None:
+    """Run claims of the papers, print the ledger, or all that it says of some; or pack the rows behind it."""
+    from mpm_lite.claims import ledger as c
+
+    if args.action == "show":
+        for name in args.names or c.CLAIMS:
+            print(c.told(name, Path(args.out) / "claims.json" if args.out else None) + "\n")
+        return
+    out = Path(args.out or "runs/claims")
+    if args.action == "pack":
+        from mpm_lite.claims import ladder
+        from mpm_lite.claims.comparisons import shelves
+
+        every = [c.shelf(out), *shelves(out), *shelves(out, "head_to_head_real"), ladder.shelf(out)]
+        for one in [one for one in every if one.files()] or every[:1]:
+            print(f"Written: {one.pack()}")
+        return
+    ledger = out / "claims.json"
+    if args.action == "run":
+        print(runtime.banner())
+        names = list(c.CLAIMS) if not args.names or "all" in args.names else args.names
+        first = args.seed or c.FIRST_SEED
+        seeds = range(first, first + (args.seeds or c.SEEDS))
+        output(args, "runs/claims")
+        for one in [c.claim(name) for name in names]:  # what is wrong or missing is said before hours of running
+            c.check_models(one, out, seeds)
+        for one in [c.claim(name) for name in names]:
+            say = lambda line: print(line, flush=True)  # noqa: E731
+            c.enter(c.run_claim(one.id, out, seeds, say=say, workers=args.workers), ledger)
+        print(f"Written: {ledger}")
+    shown = c.table(ledger if args.out or args.action == "run" else None)
+    print(shown.to_string(index=False, na_rep="-"))
+    if args.json:
+        write_atomic(Path(args.json), (shown.to_json(orient="records", indent=1) + "\n").encode())
+
+
 def pretrain(args: argparse.Namespace) -> None:
     """Rebuild the toy world's language models, towers and what painting begins with; what is there already, and intact,
     is kept."""
@@ -261,9 +347,18 @@ def world(args: argparse.Namespace) -> None:
 
 
 def presets(args: argparse.Namespace) -> None:
-    """What to train on which card."""
-
-    write_presets(args)
+    """What to train on which card, with the memory and minutes estimated for it."""
+    found = p.table()
+    names = ["language model", "image tower", "learns"]
+    print(found.drop(columns=names).rename(columns=SHORT).to_string(index=False))
+    print()
+    for row in found.to_dict("records"):
+        learns = "connector" if row["learns"] == "connector" else f"connector and {row['learns']}"
+        print(f"{row['preset']:5} {row['language model']} behind {row['image tower']}; learns: {learns}")
+    print(
+        f"\nEstimated: memory as autograd saves it, {p.MARGIN:.0%} of the card left free; minutes at {p.UTILISATION:.0%} of the"
+        "\ndata sheet's rate. MPM_LITE_PRESET chooses another than this machine's."
+    )
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -301,7 +396,7 @@ def doctor(args: argparse.Namespace) -> None:
     for name in ("emoji", "stamps", "clipart"):
         print(f"{name:16} {'here' if data.available(name) else f'not here: mpm-lite data get {name}'}")
     print(f"caches and data  {runtime.home()}")
-    print(f"preset           {here()}")
+    print(f"preset           {own_preset()}")
     if runtime.device().type == "cpu":
         print(
             "No GPU: the tour takes minutes the first time (towers run once, then the cache serves) and under a minute after that."
@@ -323,7 +418,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", default=None, help="where the rows go (default: OUT/tour.json)")
     one.set_defaults(do=tour)
     one = commands.add_parser("run", parents=[shared], help="run a recipe, or a committed study")
-    one.add_argument("recipe")
+    one.add_argument("recipe", help="a recipe, a study, or FILE.py with a recipe or a system of your own")
     one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
     one.add_argument(
         "--parts", type=int, default=1, help="compute a batch in so many parts: less memory, the same gradient"
@@ -333,7 +428,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--precision", default=None, help="no, bf16 or fp16 (default: what accelerate launch says)")
     one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")
-    one.add_argument("--workers", type=int, default=1, help="of head_to_head: so many runs at a time")
+    one.add_argument("--workers", type=int, default=1, help="of a study: so many runs at a time")
     one.set_defaults(do=run)
     one = commands.add_parser("sweep", parents=[shared], help="run every combination of some dials")
     one.add_argument("recipe")
@@ -367,7 +462,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
     one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
     one.add_argument("--workers", type=int, default=1, help="so many runs at a time (default 1)")
-    one.set_defaults(do=runs.claims)
+    one.set_defaults(do=claims)
     one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")
     one.set_defaults(do=presets)
     one = commands.add_parser(
@@ -418,22 +513,7 @@ SHORT = {
 }
 
 
-def write_presets(args: argparse.Namespace) -> None:
-    """What to train on which card, with the memory and minutes estimated for it."""
-    found = p.table()
-    names = ["language model", "image tower", "learns"]
-    print(found.drop(columns=names).rename(columns=SHORT).to_string(index=False))
-    print()
-    for row in found.to_dict("records"):
-        learns = "connector" if row["learns"] == "connector" else f"connector and {row['learns']}"
-        print(f"{row['preset']:5} {row['language model']} behind {row['image tower']}; learns: {learns}")
-    print(
-        f"\nEstimated: memory as autograd saves it, {p.MARGIN:.0%} of the card left free; minutes at {p.UTILISATION:.0%} of the"
-        "\ndata sheet's rate. MPM_LITE_PRESET chooses another than this machine's."
-    )
-
-
-def here() -> str:
+def own_preset() -> str:
     """This machine's preset in a line: what it trains and what that takes."""
     preset = p.named(runtime.preset().name)
     of = p.of_chat(preset).total / p.GIB

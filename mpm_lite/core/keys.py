@@ -119,7 +119,7 @@ def _tell(thing: Any, told: dict[Any, str], module: str) -> None:
         functions = [
             f for one in held if callable(one) and not isinstance(one, type) for f in (one, inspect.unwrap(one))
         ]
-    for one in [one for one in functions if inspect.isfunction(one)]:
+    for one in [one for one in functions if inspect.isfunction(one) and not _generated(one)]:
         around = inspect.getclosurevars(one)
         given = {**dict(enumerate(one.__defaults__ or ())), **(one.__kwdefaults__ or {})}
         used |= {**around.globals, **around.nonlocals} | {f"{one.__qualname__}: {k}": v for k, v in given.items()}
@@ -132,6 +132,11 @@ def _tell(thing: Any, told: dict[Any, str], module: str) -> None:
     for _, one in sorted(used.items(), key=lambda pair: pair[0]):
         if (inspect.isfunction(one) or isinstance(one, type)) and one.__module__ == module:
             _tell(one, told, module)
+
+
+def _generated(function: Callable[..., Any]) -> bool:
+    """Whether a function was written by `dataclass`: the fields, which are in the class's own source, decide it."""
+    return inspect.unwrap(function).__code__.co_filename == "<string>"
 
 
 def _of_a_library(thing: Any) -> bool:

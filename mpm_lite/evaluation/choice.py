@@ -43,14 +43,7 @@ WRONG = 2  # captions wrong in one attribute, beside each picture that a system 
 
 
 class Choosing(ABC):
-    """What a bench needs for the common task: pictures, and how well captions fit them. `world` is whose pictures they are."""
-
-    world = "toyworld"
-
-    def check_world(self, arm: Any) -> None:
-        """UserError for an arm of another world than this bench's: it would be trained on pictures that are not its own."""
-        if arm.world != self.world:
-            raise UserError(f"An arm of world={arm.world!r} cannot be trained on the pictures of {self.world!r}.")
+    """What a bench needs for the common task: pictures, and how well captions fit them."""
 
     @abstractmethod
     def seen(self, split: str, count: int | None = None) -> Tensor:

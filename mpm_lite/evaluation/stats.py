@@ -285,11 +285,10 @@ class Claim:
     theirs: str
     control: str
     rule: str
-    arms: Mapping[str, Any]  # of the bench's kind
+    arms: Mapping[str, Any]  # systems, by name
     judge: Callable[[Sample], Found]
-    asked: Mapping[str, Any]  # what the bench's `test` is asked
+    asked: Mapping[str, Any]  # what they are asked
     effect: str  # what the effect is, in a few words
-    bench: Callable[[], Any]  # what trains and tests the arms
 
 
 def above(figure: Interval, bar: float) -> str:

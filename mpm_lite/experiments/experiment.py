@@ -1,74 +1,95 @@
-"""Experiment: one hypothesis as data. It trains a recipe on some pairs, tests it in many languages, and returns `Results`."""
+"""Experiment: one hypothesis as data, for every system. It trains a recipe, tests it in many languages, returns `Results`.
+
+mpm.Experiment(text="e5-small").run()                                      two towers, aligned
+mpm.Experiment("mpm_chat", lm="toy-mixed", pairs=6_000, seeds=1).run()     a system of the papers, on the toy world
+mpm.Experiment(MySystem, options={"width": 64}).run()                      one's own, a file of a `System`
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor
 
-from mpm_lite.core.keys import KEY, Key, UnreadableCode, code_of
-from mpm_lite.core.runtime import UserError, device, unknown, whole_number
+from mpm_lite.core import runtime
+from mpm_lite.core.keys import KEY, Key, UnreadableCode
+from mpm_lite.core.runtime import UserError, unknown, whole_number
 from mpm_lite.core.store import check_writable
-from mpm_lite.data import SETS, CaptionSet, load_captions, toyworld
-from mpm_lite.data.languages import bcp47
-from mpm_lite.evaluation import retrieval
+from mpm_lite.experiments.alignment import CONDITIONS, AlignBench, Alignment, Where, image_tower, plain, text_tower
 from mpm_lite.experiments.results import Results
+from mpm_lite.experiments.system import System, Trial, shared_bench
 from mpm_lite.ops import distributed
-from mpm_lite.recipes import Recipe, build_options, recipe_class
-from mpm_lite.towers import catalogue
-from mpm_lite.towers.features import image_features, text_features
-from mpm_lite.towers.folders import loaded_once
-from mpm_lite.towers.load import load_image_tower, load_text_tower
+from mpm_lite.recipes import RECIPES, Recipe, recipe_class
 from mpm_lite.training import loop
 
-FIRST_SEED, SEEDS = 20, 5  # no dial was chosen with these seeds
+__all__ = ["SYSTEMS", "Experiment", "image_tower", "plain", "system_class", "text_tower"]
+FIRST_SEED, SEEDS = 20, 5  # of the claims: no dial was chosen with these seeds
+SYSTEMS = ("mpm_chat", "mpm_paint", "m3p", "mla", "mblip", "rival", "mpm_names", "mpm_paint_emoji")
+PASSED = ("text", "image", "lm", "pairs", "steps")  # fields that a system is given where it has a setting of that name
 
 
-LOAD_OPTIONS = ("columns", "limit", "revision", "skip_bad", "streaming")
-CONDITIONS = ("real", "shuffled", "blind", "random-image")
-Where = tuple[str, Any]  # ("emoji+stamps", ["en"]) or ("stamps", "all")
-
-
-class Pairs:
-    """Frozen features by number: images (N, D_image), texts (N, D_text), row i of one belongs to row i of the other."""
-
-    def __init__(self, images: Tensor, texts: Tensor) -> None:
-        self.images, self.texts = images, texts
-        self.digest = hashlib.sha256(images.numpy().tobytes() + texts.numpy().tobytes()).hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        return {"image": self.images[indices], "text": self.texts[indices]}
+def system_class(recipe: str | type) -> type[System]:
+    """The class of the system that a recipe's name or class belongs to. Raises UserError with the nearest name for one that
+    nobody knows."""
+    if isinstance(recipe, type):
+        if issubclass(recipe, System):
+            return recipe
+        if issubclass(recipe, Recipe):
+            return Alignment
+    if recipe in RECIPES:
+        return Alignment
+    if recipe not in SYSTEMS:
+        raise unknown("recipe", recipe, [*RECIPES, *SYSTEMS])
+    # Each is loaded when it is asked for: painters bring diffusers with them, which takes seconds.
+    if recipe == "mpm_chat":
+        from mpm_lite.experiments.mpm_chat import Chat as System_
+    elif recipe == "mpm_paint":
+        from mpm_lite.experiments.mpm_paint import Paint as System_
+    elif recipe == "m3p":
+        from mpm_lite.experiments.m3p import Matching as System_
+    elif recipe == "mla":
+        from mpm_lite.experiments.mla import Acquiring as System_
+    elif recipe == "mblip":
+        from mpm_lite.experiments.mblip import Realigning as System_
+    elif recipe == "rival":
+        from mpm_lite.experiments.rivals import Pairing as System_
+    elif recipe == "mpm_names":
+        from mpm_lite.experiments.picture_names import Naming as System_
+    else:
+        from mpm_lite.experiments.painted_emoji import PaintedEmoji as System_
+    return System_
 
 
 @dataclass(frozen=True)
 class Experiment:
     """What is trained on what and tested on what. Every field has a default; `run()` returns `Results`.
 
-    val: where the best step is chosen; None chooses nothing, takes the last step, and trains on train + val together (the
-    last fit, after every choice was made). pairs: how many training pairs a language (None = all), one number or
-    {"en": None, "zh": 300} for some of the training languages; smaller numbers are subsets of larger ones for the same
-    seed. require: train only on pictures that have a caption in these languages too
-    (so that two languages can be compared on the same pictures). condition: real | shuffled (training pairs permuted) |
-    blind (one picture for all) | random-image (noise instead of features). load_options: what `load_captions` is told of
-    sets of one's own (columns, revision, skip_bad); packaged sets beside them need none.
+    recipe: "align", a system of the papers ("mpm_chat", "mpm_paint", "m3p", "mla", "mblip", ...), or a class of one's own: a
+    `Recipe` of two towers, or a `System`.
+
+    For two towers: val is where the best step is chosen; None chooses nothing, takes the last step, and trains on train + val
+    together (the last fit, after every choice was made). pairs: how many training pairs a language (None = all), one number
+    or {"en": None, "zh": 300} for some of the training languages; smaller numbers are subsets of larger ones for the same
+    seed. require: train only on pictures that have a caption in these languages too (so that two languages can be compared
+    on the same pictures). condition: real | shuffled (training pairs permuted) | blind (one picture for all) | random-image
+    (noise instead of features). load_options: what `load_captions` is told of sets of one's own (columns, revision,
+    skip_bad); packaged sets beside them need none.
+
+    For a system: `options` holds its settings, the fields of its class and the options of its recipe in one dictionary; lm,
+    image, pairs and steps may be given by themselves. `asked`: what it is asked, {"split": "val", "count": 100}; of val
+    unless it says otherwise.
+
     Raises UserError on any unknown name, with the nearest known one, and on a number that is none of its kind (steps, seeds
     and pairs are whole numbers of at least 1).
     """
 
-    recipe: str | type[Recipe] = "align"
+    recipe: str | type[Recipe] | type[System] = "align"
     text: Any = "use-m"
     image: Any = "efficientnet-lite1"
     lm: str | None = None
@@ -85,373 +106,145 @@ class Experiment:
     pivot: str = "en"
     options: dict[str, Any] = field(default_factory=dict)
     load_options: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "seed", "steps"):
-            self._whole_number(name, least=int(name != "seed"))
-        _check_where("train", self.train)
-        if self.val is not None:
-            _check_where("val", self.val, none="the languages of training")
-        if isinstance(self.test, list) and not self.test:
-            raise UserError("test=[] names no set to test on: give at least one, such as ('stamps', 'all').")
-        tests = self.test if isinstance(self.test, list) else [self.test]
-        for one in tests:
-            _check_where("test", one)
-        named = [name for name, _ in tests]
-        if twice := next((name for i, name in enumerate(named) if name in named[:i]), None):
-            raise UserError(
-                f"test names {twice!r} twice: give all its languages in one place, such as ('{twice}', 'all')."
-            )
-        if not isinstance(self.options, Mapping) or not isinstance(self.load_options, Mapping):
-            raise UserError("options and load_options take a dictionary, such as {'lr': 0.001}.")
-        for key in self.load_options:
-            if key not in LOAD_OPTIONS:
-                raise unknown("load option", key, LOAD_OPTIONS)
-        if not isinstance(self.pairs, Mapping):
-            return self._whole_number("pairs")
-        for code, number in self.pairs.items():
-            if number is not None:
-                whole_number(f"pairs of {code}", number)
-        if len({bcp47(code) for code in self.pairs}) < len(self.pairs):
-            raise UserError(f"pairs={dict(self.pairs)} names one language twice.")
-        if self.train[1] != "all":
-            self.check_pairs(_languages(self.train[1]))
+        for name in ("seeds", "seed", "steps", "pairs"):  # numbers from numpy are whole numbers too
+            if (value := getattr(self, name)) is not None and not isinstance(value, Mapping):
+                object.__setattr__(self, name, whole_number(name, value, int(name != "seed")))
+        if not isinstance(self.asked, Mapping):
+            raise UserError("asked takes a dictionary, such as {'split': 'val', 'count': 100}.")
+        self.system  # noqa: B018  what is wrong with it is to be told now
 
-    def _whole_number(self, name: str, least: int = 1) -> None:
-        """Check a field, and hold it as an int: numbers from numpy are whole numbers too."""
-        if getattr(self, name) is not None:
-            object.__setattr__(self, name, whole_number(name, getattr(self, name), least))
-
-    def check_pairs(self, learned: Sequence[str]) -> None:
-        """Raises UserError where `pairs` names a language that is not learned."""
-        for code in self.pairs if isinstance(self.pairs, Mapping) else ():
-            if bcp47(code) not in learned:
-                raise unknown("training language of pairs", code, learned)
+    @cached_property
+    def system(self) -> System:
+        """The system with its dials as this experiment sets them."""
+        kind = system_class(self.recipe)
+        if kind is Alignment:
+            self._refuse(("lm", "asked"))
+            return Alignment(**{f.name: getattr(self, f.name) for f in fields(Alignment)})
+        own = kind.settings()
+        passed = {name: getattr(self, name) for name in PASSED if name in own and name in self.changed}
+        self._refuse([f.name for f in fields(self) if f.name not in own and f.name not in _OF_EVERY])
+        for name in self.asked:
+            if name not in kind.asks:
+                raise unknown("question", name, kind.asks)
+        if "count" in self.asked:
+            whole_number("count", self.asked["count"])
+        return kind.build(dict(self.options) | passed)
 
     @property
-    def all_options(self) -> dict[str, Any]:
-        """The recipe's options that are given, `steps` among them."""
-        return self.options | ({} if self.steps is None else {"steps": self.steps})
+    def option_names(self) -> set[str]:
+        """What `options` may hold: the options of a recipe of two towers, or the settings of a system."""
+        kind = system_class(self.recipe)
+        return set(recipe_class(self.recipe).Options.__dataclass_fields__ if kind is Alignment else kind.settings())
 
     @property
-    def pairs_of(self) -> Callable[[str], int | None]:
-        """How many pairs a training language is given at most, by its code; None: all."""
-        if not isinstance(self.pairs, Mapping):
-            return lambda language: self.pairs  # type: ignore[return-value]
-        return {bcp47(code): number for code, number in self.pairs.items()}.get
+    def changed(self) -> list[str]:
+        """The fields that are not as they are by default."""
+        return [name for name, usual in _DEFAULTS.items() if plain(getattr(self, name)) != plain(usual)]
+
+    def _refuse(self, names: Any) -> None:
+        """UserError where one of these fields was given: this recipe does not read it."""
+        kind = system_class(self.recipe)
+        if self.lm is not None and "lm" in names:
+            raise UserError(f"Recipe {kind.name!r} uses no language model; leave lm out.")
+        if given := [name for name in self.changed if name in names]:
+            instead = f"its settings are {', '.join(kind.settings())}" if kind is not Alignment else "leave it out"
+            raise UserError(f"Recipe {kind.name!r} has no {given[0]}: {instead}.")
+
+    @property
+    def questions(self) -> dict[str, Any]:
+        """What a system is asked: `asked`, about val and with the looks that its chance needs where it says no more."""
+        return {"split": self.system.split, "looks": self.system.looks} | self.asked
 
     def key(self) -> Key:
         """Everything that decides the results: fields and options, the recipe's code where it is not the library's own, the
         towers' weights, and pictures and captions of train, val and test. Loads towers and captions, and encodes nothing."""
-        return _Bench(self, progress=False).key()
+        if isinstance(self.system, Alignment):
+            return self.system.bench(progress=False).key(self.decides())
+        trials = {f"seed {seed}": Trial(self.system, seed, self.questions) for seed in self.each_seed}
+        return Key("results of an experiment", {name: trial.key().digest for name, trial in trials.items()})
+
+    @property
+    def each_seed(self) -> range:
+        """The seeds, one run each."""
+        return range(self.seed, self.seed + self.seeds)
 
     def run(
-        self,
-        out: str | Path | None = None,
-        progress: bool = True,
-        track: str = "",
-        parts: int = 1,
-        precision: str = "",
+        self, out: str | Path | None = None, progress: bool = True, track: str = "", parts: int = 1, precision: str = "",
         shard: bool = False,
-    ) -> Results:
-        """Train and test once per seed. With `out`, checkpoints go there and a stopped run continues.
+    ) -> Results:  # fmt: skip
+        """Train and test once per seed. With `out`, checkpoints go there and a stopped run continues (a system keeps its own in
+        MPM_LITE_HOME).
 
-        `track`, `parts`, `precision` and `shard` are those of `loop.Plan`. Started by `accelerate launch`, the processes share every
-        batch, all of them return the results, and the first writes.
+        `track`, `parts`, `precision` and `shard` are those of `loop.Plan`, for two towers. Started by `accelerate launch`, the
+        processes share every batch, all of them return the results, and the first writes.
         """
+        how = {"track": track, "parts": parts, "precision": precision, "shard": shard}
+        if isinstance(self.system, Alignment):
+            return self._run_towers(self.system, Path(out) if out else None, progress, how)
+        if given := [name for name, usual in _HOW.items() if how[name] != usual]:
+            raise UserError(f"Recipe {self.system.name!r} takes no {given[0]}: leave it out.")
+        if runtime.device(self.device).type != runtime.device().type:
+            raise UserError(f"Recipe {self.system.name!r} computes where this machine is fastest: leave device out.")
+        return self._run_system(self.system, progress)
+
+    def _run_towers(self, system: Alignment, out: Path | None, progress: bool, how: dict[str, Any]) -> Results:
         if self.condition not in CONDITIONS:
             raise unknown("condition", self.condition, CONDITIONS)
-        if self.lm is not None:
-            raise UserError(f"Recipe {self.recipe!r} uses no language model; leave lm out.")
-        kind = recipe_class(self.recipe)
-        options = build_options(kind.Options, self.all_options)
+        options = system.recipe_options
         distributed.start(self.device)
-        whole_number("parts", parts)
-        loop.check_plan_words(precision, track)
-        device(self.device)
+        whole_number("parts", how["parts"])
+        loop.check_plan_words(how["precision"], how["track"])
+        runtime.device(self.device)
         if out:
-            check_writable(Path(out))
-        bench = _Bench(self, progress, {"track": track, "parts": parts, "precision": precision, "shard": shard})
+            check_writable(out)
+        bench: AlignBench = system.bench(progress, how)
         bench.check()
         tables, items, models = [], [], {}
-        for seed in range(self.seed, self.seed + self.seeds):
-            recipe, history = bench.train(kind, options, seed, Path(out) / f"seed-{seed}" if out else None)
-            table, hits = bench.test(recipe, seed)
+        for seed in self.each_seed:
+            models[seed], history = bench.train(seed, options, out / f"seed-{seed}" if out else None)
+            table, hits = bench.test(models[seed], seed)
             tables.append(table.assign(kept_step=history.kept_step))
             items.append(hits)
-            models[seed] = recipe
-        meta = {
-            "experiment": self.describe(),
-            "options": asdict(options),
-            "pairs": bench.n_pairs,
-        }
+        meta = self._meta(options) | {"pairs": bench.n_pairs}
         with suppress(UnreadableCode):  # then nothing says what made these results, and none are taken for them
-            meta[KEY] = bench.key().describe()
-        return Results(
-            pd.concat(tables, ignore_index=True), pd.concat(items, ignore_index=True), models, meta, bench.galleries
-        )
+            meta[KEY] = bench.key(self.decides()).describe()
+        tables, items = (pd.concat(many, ignore_index=True) for many in (tables, items))
+        return Results(tables, items, models, meta, bench.galleries)
+
+    def _run_system(self, system: System, progress: bool) -> Results:
+        bench, rows, models = shared_bench(system), [], {}
+        bench.progress = progress
+        for seed in self.each_seed:
+            models[seed] = bench.train(system, seed)
+            rows.append(bench.test(models[seed], seed, **self.questions))
+        meta = self._meta(system.recipe_options) | {"system": asdict(system), "asked": self.questions}
+        with suppress(UnreadableCode):
+            meta[KEY] = self.key().describe()
+        named = {
+            "recipe": system.name, "text": getattr(system, "encoder", ""), "image": getattr(system, "image", ""),
+            "lm": getattr(system, "lm", ""), "train": system.world, "test": f"{system.world}, {self.questions['split']}",
+        }  # fmt: skip
+        return Results.of_looks(pd.concat(rows, ignore_index=True), named, system.chance, models, meta)
+
+    def _meta(self, options: Any) -> dict[str, Any]:
+        return {"experiment": self.describe(), "options": asdict(options)}
 
     def describe(self) -> dict[str, Any]:
         """The fields as plain JSON-able values."""
-        named = {f: getattr(self, f) for f in self.__dataclass_fields__}
+        towers = isinstance(self.system, Alignment)  # a system has no use for what it does not read
+        said = _DEFAULTS if towers else {*_OF_EVERY, *self.changed}
+        named = {f: getattr(self, f) for f in _DEFAULTS if f in said and (f != "asked" or self.asked)}
         return {k: plain(v) if k in ("recipe", "text", "image") else v for k, v in named.items()}
 
     def decides(self) -> str:
         """What of the fields and options decides the results, as JSON; towers and data have parts of their own in the key."""
-        options = asdict(build_options(recipe_class(self.recipe).Options, self.all_options))
+        options = asdict(self.system.recipe_options)
         return json.dumps(self.describe() | {"options": options}, sort_keys=True, default=str)
 
 
-def plain(thing: Any) -> Any:
-    """What a table may show of a value."""
-    if isinstance(thing, np.generic):
-        thing = thing.item()
-    if isinstance(thing, (str, int, float, bool)) or thing is None:
-        return thing
-    return str(getattr(thing, "name", None) or thing)
-
-
-def _check_where(name: str, where: Any, none: str = "") -> None:
-    """Raises UserError for anything but a set's name and its languages. none: what None in place of the languages stands for;
-    "" where it stands for nothing."""
-    pair = isinstance(where, (tuple, list)) and len(where) == 2 and isinstance(where[0], str)
-    languages = where[1] if pair else []
-    codes = [languages] if isinstance(languages, str) else languages
-    fits = isinstance(codes, (tuple, list)) and codes and all(isinstance(code, str) and code.strip() for code in codes)
-    if not (pair and (fits or (none and languages is None))):
-        also = f" or (set, None) for {none}" if none else ""
-        raise UserError(
-            f"{name}={where!r} is no pair of a set and its languages: write it as ('emoji', ['en']) or ('emoji', 'all'){also}."
-        )
-
-
-def _languages(asked: Any) -> Any:
-    """The codes that are asked for, each once; "all" stays as it is."""
-    if asked == "all":
-        return asked
-    return list(dict.fromkeys(bcp47(code) for code in ([asked] if isinstance(asked, str) else asked)))
-
-
-@loaded_once(4)
-def text_tower(name: str, device: str | None = None) -> Any:
-    """A text tower, loaded once for all experiments of a process."""
-    return load_text_tower(name, device)
-
-
-@loaded_once(4)
-def image_tower(name: str, device: str | None = None) -> Any:
-    """An image tower, loaded once for all experiments of a process."""
-    return load_image_tower(name, device)
-
-
-class _Bench:
-    """The features of one experiment, loaded once and used by all seeds."""
-
-    def __init__(self, experiment: Experiment, progress: bool, how: Mapping[str, Any] = MappingProxyType({})) -> None:
-        self.e, self.progress, self.how = experiment, progress, how
-        self.text = (
-            text_tower(experiment.text, experiment.device) if isinstance(experiment.text, str) else experiment.text
-        )
-        self.image = (
-            image_tower(experiment.image, experiment.device) if isinstance(experiment.image, str) else experiment.image
-        )
-        name, languages = experiment.train
-        learned = _languages(languages)
-        wanted = learned if learned == "all" else list(dict.fromkeys([*learned, *_languages(experiment.require)]))
-        self.train_set = self._captions(name, "train" if experiment.val else "train+val", wanted)
-        self.train_languages = self.train_set.languages if learned == "all" else learned
-        experiment.check_pairs(self.train_languages)
-        tests = experiment.test if isinstance(experiment.test, list) else [experiment.test]
-        self.tests = [(n, *self._test_set(n, _languages(langs))) for n, langs in tests]
-        self.galleries: dict[str, CaptionSet] = {n: captions for n, captions, _ in self.tests}
-        self.val_set, self.val_languages = None, []
-        if experiment.val:
-            name, languages = experiment.val
-            self.val_languages = self.train_languages if languages is None else _languages(languages)
-            self.val_set = self._captions(name, "val", self.val_languages)
-            self.val_languages = self.val_set.languages if self.val_languages == "all" else self.val_languages
-        self.n_pairs: dict[str, int] = {}
-        self._seen: dict[tuple[int, str], Tensor] = {}
-
-    def _captions(self, name: str, split: str, languages: Any) -> CaptionSet:
-        """A set; what is told of sets of one's own is told where there is one."""
-        packaged = all(one.strip() in SETS for one in name.split("+"))
-        return load_captions(name, split, languages, **({} if packaged else self.e.load_options))
-
-    def _test_set(self, name: str, languages: Any) -> tuple[CaptionSet, list[str]]:
-        """A test set and the languages that it is asked in. Its captions in the pivot are there too, where it has some:
-        retention compares with the pivot on the same queries."""
-        pivot = bcp47(self.e.pivot)
-        if languages == "all" or pivot in languages:
-            captions = self._captions(name, "test", languages)
-            return captions, captions.languages
-        has_pivot = pivot in self._captions(name, "test", "all").languages
-        return self._captions(name, "test", [*languages, pivot] if has_pivot else languages), languages
-
-    def check(self) -> None:
-        """UserError, before anything is encoded, for a set without what is to be learned, chosen or tested on."""
-        if not len(self.train_set):
-            raise UserError(f"{self.e.train[0]} has no pictures to train on.")
-        for name, captions, languages in self.tests:
-            if not any(len(captions.with_caption(code)) for code in languages):
-                raise UserError(f"{name} has no captioned pictures to test on.")
-        if self.val_set is not None and not any(len(self.val_set.with_caption(code)) for code in self.val_languages):
-            raise UserError(
-                f"{self.e.val[0]} has no captioned pictures for validation, so no step can be chosen on them: give another "
-                "set as val, or val=None, which takes the last step and trains on all that is there."
-            )
-        self.check_apart()
-        for side, tower in (("text", self.text), ("image", self.image)):
-            if not isinstance(getattr(tower, "fingerprint", None), str):
-                raise UserError(
-                    f"The {side} tower {plain(tower)!r} has no fingerprint: give it one, a text that changes whenever its "
-                    "weights do, so that nothing kept of other weights is taken for its own."
-                )
-
-    def check_apart(self) -> None:
-        """UserError where a picture is learned from and asked about, or chosen on and asked about: sets of one's own keep their
-        splits apart, but two of them may share pictures."""
-        asked = [(f"the test set {name}", captions) for name, captions, _ in self.tests]
-        few = [] if self.val_set is None else [(f"the validation set {self.e.val[0]}", self.val_set)]
-        for number, (first, one) in enumerate([(f"the training set {self.e.train[0]}", self.train_set), *few]):
-            for second, other in [*few[number:], *asked]:
-                if both := sorted(one.contents.keys() & other.contents.keys()):
-                    raise UserError(
-                        f"{len(both)} pictures of {second} are in {first} too, such as {other.contents[both[0]]!r} and "
-                        f"{one.contents[both[0]]!r}: take them out of one of the two."
-                    )
-
-    def key(self) -> Key:
-        """See `Experiment.key`."""
-        decides = {
-            "experiment": self.e.decides(),
-            "code": code_of(recipe_class(self.e.recipe)),
-            "weights of text": self.text.fingerprint,
-            "weights of image": self.image.fingerprint,
-            "pictures and captions of train": self.train_set.digest,
-        }
-        if (precision := loop.precision_of(self.how.get("precision", ""))) != "no":
-            decides["precision"] = precision
-        if self.val_set is not None:
-            decides["pictures and captions of val"] = self.val_set.digest
-        for number, (name, captions, _) in enumerate(self.tests, 1):
-            decides[f"pictures and captions of test {number}: {name}"] = captions.digest
-        return Key("results of an experiment", decides)
-
-    def images(self, captions: CaptionSet) -> Tensor:
-        """(N, D_image), as the condition wants them."""
-        key = (id(captions), "image")
-        if key not in self._seen:
-            with distributed.first():
-                x = torch.from_numpy(image_features(captions, self.image, self.progress).copy())
-            if self.e.condition == "blind":
-                x = x.mean(dim=0, keepdim=True).expand_as(x).clone()
-            elif self.e.condition == "random-image":
-                seeds = [int(hashlib.sha256(i.encode()).hexdigest()[:12], 16) for i in captions.ids]
-                x = torch.stack([torch.randn(x.shape[1], generator=torch.Generator().manual_seed(s)) for s in seeds])
-            self._seen[key] = x
-        return self._seen[key]
-
-    def texts(self, captions: CaptionSet, language: str) -> Tensor:
-        """(N, D_text); NaN where there is no caption."""
-        key = (id(captions), language)
-        if key not in self._seen:
-            with distributed.first():
-                self._seen[key] = torch.from_numpy(text_features(captions, language, self.text, self.progress).copy())
-        return self._seen[key]
-
-    def pairs(self, seed: int) -> Pairs:
-        """The training pairs of one seed: all languages, limited and permuted as the experiment says."""
-        chosen, images = self.train_set, self.images(self.train_set)
-        fit = np.ones(len(chosen), dtype=bool)
-        for language in [bcp47(code) for code in self.e.require]:
-            fit &= np.array([bool(c) for c in chosen.captions[language]])
-        rows, said = [], []
-        order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(9_000 + seed)).numpy()
-        for language in self.train_languages:
-            there = fit & np.array([bool(c) for c in chosen.captions[language]])
-            take = order[there[order]][: self.e.pairs_of(language)]
-            self.n_pairs[language] = len(take)
-            rows.append(torch.from_numpy(take))
-            said.append(self.texts(chosen, language)[torch.from_numpy(take)])
-        where = torch.cat(rows)
-        if self.e.condition == "shuffled":
-            where = where[torch.randperm(len(where), generator=torch.Generator().manual_seed(8_000 + seed))]
-        return Pairs(images[where], torch.cat(said))
-
-    def train(self, kind: type[Recipe], options: Any, seed: int, out: Path | None) -> tuple[Recipe, loop.History]:
-        data = self.pairs(seed)
-        torch.manual_seed(seed)
-        recipe = kind(data.images.shape[1], data.texts.shape[1], options)
-        recipe.prepare(data.images, data.texts)
-        label = f"{plain(self.e.text)} {self.e.condition} seed {seed}"
-        also = {}
-        if out:  # then a stopped run is continued, if nothing of this has changed
-            chosen_on = self.val_set.digest if self.val_set is not None else "nothing"
-            also = {"code": code_of(kind), "pictures and captions of val": chosen_on}
-        plan = loop.Plan(seed=seed, out=out, progress=self.progress, label=label, also=also, **self.how)
-        score = None if self.val_set is None else self.val_score
-        return recipe, loop.fit(recipe, data, plan, score, self.e.device)
-
-    def val_score(self, recipe: Recipe) -> float:
-        """Text-to-image R@10 on the validation gallery, mean over the training languages."""
-        scores = [hits["t2i_r@10"].mean() for _, _, hits, _ in self._hits(recipe, self.val_set, self.val_languages)]
-        return float(np.mean(scores))
-
-    def _hits(
-        self, recipe: Recipe, captions: CaptionSet, languages: list[str]
-    ) -> Iterator[tuple[str, np.ndarray, dict, dict]]:
-        """For each language: its code, the items asked about, its hits, and the pivot's on the same queries."""
-        pivot = bcp47(self.e.pivot)
-        with torch.inference_mode():
-            on = next(recipe.parameters()).device
-            images = recipe.predict({"image": self.images(captions).to(on)})["image"].cpu()
-            for language in languages:
-                said = captions.captions[language]
-                asked = np.flatnonzero([bool(text) for text in said])
-                if not len(asked):
-                    continue
-                both = {language, pivot} & set(captions.languages)
-                groups = retrieval.equal_groups(*(captions.captions[code] for code in sorted(both)))
-                scored = {}
-                for code in both:
-                    texts = recipe.predict({"text": self.texts(captions, code).to(on)})["text"].cpu()
-                    scored[code] = retrieval.retrieval_hits(images, texts, asked, groups)
-                yield language, asked, scored[language], scored.get(pivot, {})
-
-    def test(self, recipe: Recipe, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Scores of one seed on every test set: a tidy table, and the same by item."""
-        rows, items = [], []
-        set_name, languages = self.e.train
-        named = {
-            "recipe": recipe.name,
-            "text": plain(self.e.text) if isinstance(self.e.text, str) else self.text.name,
-            "image": plain(self.e.image) if isinstance(self.e.image, str) else self.image.name,
-            "lm": self.e.lm or "",
-            "train": f"{set_name}[{','.join(self.train_languages)}]",
-        }
-        for test_name, captions, languages in self.tests:
-            same = {**named, "test": test_name, "condition": self.e.condition, "seed": seed}
-            for language, asked, hits, pivot in self._hits(recipe, captions, languages):
-                for metric in retrieval.METRICS:
-                    row = {"language": language, "metric": metric, "value": hits[metric].mean()}
-                    rows.append({**same, **row, "n": len(asked), "chance": hits[f"chance {metric}"].mean()})
-                by_item = {"item": [captions.ids[i] for i in asked], "concept": [captions.concepts[i] for i in asked]}
-                by_item |= hits | {f"pivot {m}": v for m, v in pivot.items() if m in retrieval.METRICS}
-                items.append(pd.DataFrame({**same, "language": language, **by_item}))
-        return pd.DataFrame(rows), pd.concat(items, ignore_index=True)
-
-
-def rows_key(arm: Any, seed: int, told: Mapping[str, Any], data: Mapping[str, str] | None = None) -> Key:
-    """What decides the rows of an arm with a seed: the arm, what it is asked (`told`, JSON-able), the weights that it stands on,
-    and the pictures and captions that it learns from and is asked about: `data`, else those of the toy world."""
-    decides = {"kind": type(arm).__name__, "arm": json.dumps(asdict(arm), sort_keys=True), "seed": str(seed)}
-    decides |= {name: json.dumps(value, sort_keys=True, default=dict) for name, value in told.items()}
-    if data is None:
-        painters = ["paint"] if hasattr(arm, "encoder") else []
-        data = {f"toy world, {split}": toyworld.mark(split) for split in ("train", str(told.get("split", "test")))}
-        decides["toy towers"] = catalogue.towers("towers", *painters)
-    decides |= {
-        f"weights of {field}": catalogue.weights(*model) for field, model in catalogue.models_of(arm, seed).items()
-    }
-    return Key("rows of an arm", decides | data)
+_DEFAULTS = {f.name: f.default if f.default_factory is not dict else {} for f in fields(Experiment)}
+_OF_EVERY = ("recipe", "seed", "seeds", "device", "options", "asked")  # fields that every recipe reads
+_HOW = {"track": "", "parts": 1, "precision": "", "shard": False}

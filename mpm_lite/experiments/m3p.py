@@ -6,45 +6,49 @@ bench.test(bench.train(Matching(), seed=0), seed=0, split="val")
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import toyworld
-from mpm_lite.data.toyworld import exchanges, grammar
-from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, neighbours, text_scenes
+from mpm_lite.data.toyworld import exchanges
 from mpm_lite.data.toyworld.switching import Switching, switch
-from mpm_lite.evaluation.choice import Pictured
-from mpm_lite.experiments.experiment import text_tower
-from mpm_lite.experiments.mla import check_languages
-from mpm_lite.recipes.base import build_options
+from mpm_lite.experiments import worlds
+from mpm_lite.experiments.alignment import text_tower
+from mpm_lite.experiments.worlds import GRID, LANGUAGES, WorldBench, WorldSystem, check_languages, load_world
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
-from mpm_lite.towers.features import pooled
 from mpm_lite.towers.text import padded
 from mpm_lite.training.trained import trained
 
-CELLS = 3  # a side of the grid: a region is a cell
-CLASSES = 1 + len(SHAPES) * len(COLOURS)  # nothing, or what in which colour
 SENTENCES = 40_000  # of text, without pictures
-WIDTH, HEADS, HIDDEN = 128, 4, 256  # of the encoder
+WIDTH, HEADS, HIDDEN = 128, 4, 256  # of the toy world's encoder
+RIDGE = 0.3  # of the regression that regions start from, in shares of a feature's mean power
+# On real pictures: four of e5-small's twelve layers are what a CPU trains in minutes.
+REAL_M3P: dict[str, Any] = {
+    "world": "real", "layers": 4, "pairs": 10_000, "switch": {"world": "emoji", "languages": LANGUAGES}, "fine": ("en",),
+    "options": {"text_steps": 0, "steps": 200, "fine_steps": 600, "batch": 12, "captions": 8, "lr": 2e-4, "fine_lr": 1e-3, "slower": 0.1},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Matching:
+class Matching(WorldSystem):
     """One arm. English captions of `pairs` pictures are switched as `switch` says (fields of `Switching`; None: not at all);
     with `pictures` off, switched captions are text for xMLM and pictures keep their English ones. Text is drawn from
     languages whose sizes follow Zipf's law, each with its share to the power of `alpha`. Fine-tuning takes captions of
     `pairs` pictures in the languages `fine`, drawn evenly; `shuffled` gives each of those pictures another's. Raises
     UserError for anything nobody knows."""
+
+    name = "m3p"
+    Options = M3pOptions
+    nested = {"switch": Switching}
 
     switch: dict[str, Any] | None = field(default_factory=dict)
     pictures: bool = True
@@ -53,7 +57,7 @@ class Matching:
     fine: tuple[str, ...] = ()
     shuffled: bool = False
     layers: int = 2  # of the encoder
-    world: str = "toyworld"  # or "real", as `worlds.MatchingReal` has it
+    world: str = "toyworld"  # or "real"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -66,13 +70,25 @@ class Matching:
             raise UserError("Fine-tuning needs both: languages in fine, and fine_steps among the options.")
         if self.shuffled and not self.fine:
             raise UserError("shuffled=True is of fine-tuning: name languages in fine too.")
+        if self.world == "real" and (not self.pictures or self.shuffled or set(self.fine) - {"en"}):
+            raise UserError(
+                "On real pictures M3P learns from pictures with their own English captions: set fine=('en',) or ()."
+            )
         if not 2 <= self.pairs <= toyworld.COUNTS["train"]:
             raise UserError(f"toyworld has 2 to {toyworld.COUNTS['train']} training pictures, not {self.pairs}.")
 
-    @property
-    def recipe_options(self) -> M3pOptions:
-        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
-        return build_options(M3pOptions, {"bf16": runtime.fast_bf16()} | self.options)
+    @classmethod
+    def build(cls, given: Mapping[str, Any]) -> Matching:
+        """See `System.build`; switch="none" leaves captions English. Raises UserError for another word."""
+        if given.get("switch") == "none":
+            given = {**given, "switch": None}
+        if isinstance(given.get("switch"), str):
+            raise UserError("switch=none leaves captions English; else set sentences, words, variant or dictionary.")
+        return super().build(given)
+
+    def bench(self, progress: bool = True) -> M3pBench:
+        """What trains and tests it, on its world."""
+        return M3pBench(progress, load_world(self.world, progress))
 
 
 def tokenizer() -> Any:
@@ -83,24 +99,6 @@ def tokenizer() -> Any:
 def encoded(texts: Sequence[str]) -> Tensor:
     """Texts as token ids int64 (N, T), 0 for padding."""
     return padded(tokenizer()(list(texts))["input_ids"])
-
-
-def sentences(count: int, alpha: float, seed: int) -> list[str]:
-    """Captions of scenes that no picture shows, each in one language: a language of rank r with chance ~ r^-alpha."""
-    rng = np.random.default_rng([seed, 18])
-    chance = np.arange(1.0, len(grammar.LANGUAGES) + 1) ** -alpha
-    codes = rng.choice(grammar.LANGUAGES, count, p=chance / chance.sum())
-    picks = rng.integers(2**31, size=count)
-    scenes = islice(text_scenes(seed + 3_000), count)
-    return [grammar.one_caption(s, str(c), int(k)) for s, c, k in zip(scenes, codes, picks, strict=True)]
-
-
-def region_classes(scene: Scene) -> np.ndarray:
-    """What stands in each cell, by number, int64 (R,): 0 for nothing."""
-    found = np.zeros((CELLS, CELLS), np.int64)
-    for thing in scene.things:
-        found[thing.row, thing.column] = 1 + SHAPES.index(thing.shape) * len(COLOURS) + COLOURS.index(thing.colour)
-    return found.reshape(-1)
 
 
 class Streams:
@@ -162,18 +160,12 @@ class Reads:
     special: Tensor
 
 
-class M3pBench(Pictured):
+class M3pBench(WorldBench):
     """Trains single-stream encoders; what was trained is kept in MPM_LITE_HOME/matching, text alone apart."""
 
     def seen(self, split: str, count: int | None = None) -> Tensor:
         """Regions of the first `count` pictures of a split, float16 (M, R, D_in)."""
-        count = count or toyworld.COUNTS[split]
-        key = (f"{split} regions", count)
-        if key not in self._seen:
-            patches = super().seen(split, count)
-            parts = [torch.from_numpy(pooled(p.float().numpy(), CELLS)).half() for p in patches.split(2_000)]
-            self._seen[key] = torch.cat(parts)
-        return self._seen[key]
+        return self.world.regions(split, count)
 
     def train(self, arm: Matching, seed: int) -> M3p:
         """The trained recipe; arms share what they learned from text alone, and what they learned before fine-tuning. What
@@ -195,8 +187,14 @@ class M3pBench(Pictured):
         recipe.options = o  # of all stages, not of the last alone
         return recipe
 
-    def untrained(self, options: M3pOptions, layers: int = Matching.layers) -> M3p:
+    def untrained(self, options: M3pOptions, layers: int = 2) -> M3p:
         """An untrained recipe with an encoder of so many layers; torch's seed decides its weights."""
+        encoder = self._lower_layers(layers) if self.world.name == "real" else self._small_encoder(options, layers)
+        return M3p(encoder, self.tower.width, GRID * GRID, self.world.classes, options)
+
+    @staticmethod
+    def _small_encoder(options: M3pOptions, layers: int) -> nn.Module:
+        """For the toy world, an encoder that begins at random."""
         from transformers import BertConfig, BertModel
 
         config = BertConfig(
@@ -204,48 +202,82 @@ class M3pBench(Pictured):
             intermediate_size=HIDDEN, max_position_embeddings=128, pad_token_id=0, hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0, attn_implementation="eager" if options.bf16 else "sdpa",
         )  # fmt: skip
-        encoder: nn.Module = BertModel(config, add_pooling_layer=False)
-        return M3p(encoder, self.tower.width, CELLS * CELLS, CLASSES, options)
+        return BertModel(config, add_pooling_layer=False)
+
+    def _lower_layers(self, layers: int) -> nn.Module:
+        """For real pictures, e5's embeddings and lower layers."""
+        e5 = self.world.text().model
+        config, weights = copy.deepcopy(e5.config), e5.state_dict()
+        config.num_hidden_layers, config.vocab_size = layers, e5.get_input_embeddings().num_embeddings
+        # With dropout the encoder has not fitted its training pairs when its updates end.
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        model: nn.Module = type(e5)(config, add_pooling_layer=False)
+        model.load_state_dict({name: weights[name] for name in model.state_dict()})
+        return model
 
     def begin(self, recipe: M3p, arm: Matching) -> None:
-        """What an arm does to an untrained recipe before its first stage, in place: nothing."""
+        """What happens to an untrained recipe before its first stage, in place: on the toy world nothing.
+
+        On real pictures, regions start where their pictures' English names are: a ridge regression of the mean embedding of a
+        name's pieces on the mean patch. The paper's projection starts at random, and has millions of pairs to get there."""
+        if self.world.name != "real":
+            return
+        seen, reads = self.seen("train", arm.pairs).float(), self.reads
+        ids = reads.encode(self.asked(recipe, "train", "en")[: arm.pairs])  # (M, T)
+        told = ~torch.isin(ids, reads.special)[..., None]
+        with torch.no_grad():
+            named = (recipe.words(ids) * told).sum(dim=1) / told.sum(dim=1).clamp(min=1)  # (M, W)
+            still, usual = seen.mean(dim=(0, 1)), named.mean(dim=0)
+            x, y = (seen.mean(dim=1) - still).double(), (named - usual).double()
+            gram = x.T @ x  # (D_in, D_in)
+            weight = torch.linalg.solve(gram + RIDGE * gram.trace() / len(gram) * torch.eye(len(gram)), x.T @ y)
+            weight *= y.norm() / (x @ weight).norm()  # as long as names are, which ridge shortens
+            recipe.region.weight.copy_(weight.T)
+            recipe.region.bias.copy_(usual - still @ weight.float())
+            for parameter in recipe.box.parameters():
+                parameter.zero_()
 
     @property
     def reads(self) -> Reads:
-        """How texts are read."""
-        return Reads(encoded, torch.arange(4))
+        """How texts are read; special pieces are those of an empty text."""
+        if self.world.name != "real":
+            return Reads(encoded, torch.arange(4))
+        cut = self.world.text().tokenizer
+        special = set(cut([""])["input_ids"][0]) | {0}
+        return Reads(lambda texts: padded(cut(texts)["input_ids"]), torch.tensor(sorted(special)))
 
     @property
     def mark(self) -> list[Any]:
         """What decides weights beside tower, arm and seed."""
-        return [toyworld.RENDER, [WIDTH, HEADS, HIDDEN]]
+        if self.world.name != "real":
+            return [toyworld.RENDER, [WIDTH, HEADS, HIDDEN]]
+        return [worlds.mark(), GRID, RIDGE, "others of one collection", "no dropout"]
 
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
         """What a stage learns from."""
         o, count = arm.recipe_options, 2 if stage == TEXT else arm.pairs
-        scenes, switching = toyworld.split_scenes("train")[:count], None
-        text = [] if stage == FINE else sentences(SENTENCES, arm.alpha, seed)
-        if arm.switch is not None and stage == PRETRAIN:
-            switching = Switching(**arm.switch)
+        # As the paper's released code does, words are switched in fine-tuning too; on the toy world, claim C10 asks without.
+        switched = arm.switch is not None and (stage == PRETRAIN or self.world.name == "real")
+        switching = Switching(**arm.switch) if switched else None
+        languages = arm.fine if stage == FINE else ("en",)
+        decides, draw = self.world.tellers(languages, count, o.captions - 1)
+        text = [] if stage == FINE else self.world.sentences(SENTENCES, arm.alpha, seed)
         if switching and not arm.pictures:
             rng = np.random.default_rng([seed, 19])
+            scenes = toyworld.split_scenes("train")[:count]
             text = text + [switch(exchanges.caption(scene, "en"), switching, rng) for scene in scenes]
             switching = None
-        seen, languages = self.seen("train", count), arm.fine if stage == FINE else ("en",)
+        seen = self.seen("train", count)
         if stage == FINE and arm.shuffled:
             seen = seen[torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
 
         def told(i: int, rng: np.random.Generator) -> list[str]:
-            """The picture's own caption, and those that are not: half of other pictures, the rest wrong in one attribute."""
-            language = languages[rng.integers(len(languages))]
-            others = [scenes[k] for k in rng.integers(len(scenes), size=o.captions // 2)]
-            hard = neighbours(scenes[i], rng, o.captions - 1 - len(others))
-            said = [exchanges.caption(one, language) for one in (scenes[i], *others, *hard)]
+            """The picture's own caption, and those that are not."""
+            said = draw(i, rng)
             return said if switching is None else [switch(one, switching, rng) for one in said]
 
-        classes = torch.from_numpy(np.stack([region_classes(s) for s in scenes]))
-        mark = [str(switching), *languages, *(s.id for s in scenes)]
-        return Streams(stage, o, text, seen, classes, told, self.reads, mark)
+        classes = self.world.region_classes(len(seen))
+        return Streams(stage, o, text, seen, classes, told, self.reads, [str(switching), *decides])
 
     def _fitted(
         self, options: M3pOptions, told: Any, arm: Matching, seed: int, start: Callable[[], M3p] | None = None

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
@@ -23,7 +22,7 @@ from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.evaluation.choice import captioned
 from mpm_lite.experiments import mpm_chat
 from mpm_lite.experiments.mpm_chat import language_model
-from mpm_lite.recipes.base import build_options
+from mpm_lite.experiments.system import System
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
 from mpm_lite.recipes.modules.qformer import QFormer
 from mpm_lite.recipes.mpm_chat import Exchanges
@@ -36,11 +35,15 @@ GENERATION = {"warm_steps": 0, "rank": 0, "steps": 600}  # BLIP-2's second stage
 
 
 @dataclass(frozen=True)
-class Realigning:
+class Realigning(System):
     """One arm. `start`: the Q-Former of BLIP-2, which learned from `english` captioned pictures, by itself and then before
     the English language model `first`; or a "random" one. Re-alignment to `lm` takes `pairs` new examples, on pictures of
     which BLIP-2 saw none: a mix of `tasks` in `languages`, shared out by `rule`; what is not English was translated with
     `noise`. Raises UserError for anything nobody knows."""
+
+    name = "mblip"
+    Options = MblipOptions
+    asks = mpm_chat.Chat.asks
 
     lm: str = "toy-multilingual"
     lm_seed: int | None = None
@@ -65,14 +68,13 @@ class Realigning:
             raise UserError(f"{self.english} + {self.pairs} pictures: toyworld has {most} training pictures.")
 
     @property
-    def recipe_options(self) -> MblipOptions:
-        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
-        return build_options(MblipOptions, {"bf16": runtime.fast_bf16()} | self.options)
-
-    @property
     def blip2_options(self) -> Blip2Options:
-        """Those of the Q-Former and of BLIP-2's first stage, checked."""
-        return build_options(Blip2Options, {"bf16": runtime.fast_bf16()} | self.english_options)
+        """The options of the Q-Former and of BLIP-2's first stage, checked."""
+        return self.options_of(Blip2Options, self.english_options)
+
+    def bench(self, progress: bool = True) -> MblipBench:
+        """Pictures of the toy world through its image tower."""
+        return MblipBench(progress=progress)
 
     def start_told(self, first: LM) -> list[Any]:
         """What decides the English Q-Former beside the seed."""
@@ -123,9 +125,9 @@ class MblipBench(mpm_chat.ChatBench):
         """BLIP-2's second stage, before the English language model; the first is made, or read back, only where this one has to
         be trained."""
         lm, qformer = language_model(arm.first, None, seed), self._blip2(arm, seed).qformer
-        told = {"bf16": runtime.fast_bf16()} | GENERATION | arm.generation_options
+        options = arm.options_of(MblipOptions, GENERATION | arm.generation_options)
         torch.manual_seed(seed)
-        recipe = Mblip(lm, qformer, self.tower.width, build_options(MblipOptions, told)).to(lm.device)
+        recipe = Mblip(lm, qformer, self.tower.width, options).to(lm.device)
 
         def data() -> Exchanges:
             asked = self._described(toyworld.split_scenes("train")[: arm.english], ["en"], None, seed)

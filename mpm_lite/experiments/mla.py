@@ -10,22 +10,27 @@ import copy
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpm_lite.core import runtime
-from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import emoji, toyworld
-from mpm_lite.data.toyworld import exchanges, grammar
-from mpm_lite.data.toyworld.noise import Noise, noisy_caption
-from mpm_lite.data.toyworld.scenes import Scene
-from mpm_lite.evaluation.choice import Pictured, captioned
-from mpm_lite.experiments.experiment import text_tower
-from mpm_lite.recipes.base import build_options
+from mpm_lite.core.runtime import UserError
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import grammar
+from mpm_lite.evaluation import retrieval
+from mpm_lite.experiments.worlds import (
+    ENGLISH,
+    MULTILINGUAL,
+    Sentences,
+    WorldBench,
+    WorldSystem,
+    check_languages,
+    load_world,
+)
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
 from mpm_lite.recipes.mla import EXPOSURE, Mla, MlaOptions, Spoken
 from mpm_lite.towers.text import padded
@@ -35,28 +40,19 @@ SHORT_ENGLISH = {"steps": 800}
 
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
-# Text towers: the one that becomes the English encoder, and the one whose table of words others begin with.
-ENGLISH, MULTILINGUAL = "toy-en", "toy"
-WORLDS = {"toyworld": grammar.LANGUAGES, "real": emoji.LANGUAGES}
-
-
-def check_languages(languages: Sequence[str], world: str) -> None:
-    """UserError for a world that nobody knows, and for languages that it has not."""
-    if world not in WORLDS:
-        raise unknown("world", world, WORLDS)
-    for language in languages:
-        if language not in WORLDS[world]:
-            raise unknown(f"{world} language", language, WORLDS[world])
 
 
 @dataclass(frozen=True)
-class Acquiring:
+class Acquiring(WorldSystem):
     """One arm. The English dual encoder learns from `english` captioned pictures. Languages then learn together, from
     `parallel` sentences a language that translate English captions (none of whose pictures is shown), and from `pairs`
     captioned pictures a language; `noise` spoils what is not English, `shuffled` gives each sentence another's translation,
     and each caption another's picture. `then` are languages that come later, one by one, when the embedding has stopped
     learning. For `afterwards` steps the English encoder is trained on, with all pictures of train, and the acquirers stay
     as they are. Raises UserError for anything nobody knows."""
+
+    name = "mla"
+    Options = MlaOptions
 
     languages: tuple[str, ...] = OTHERS
     then: tuple[str, ...] = ()
@@ -66,7 +62,7 @@ class Acquiring:
     noise: float = 0.0
     shuffled: bool = False
     afterwards: int = 0
-    world: str = "toyworld"  # or "real": emoji, stamps and clip art, as `worlds.AcquiringReal` has them
+    world: str = "toyworld"  # or "real": emoji, stamps and clip art
     options: dict[str, Any] = field(default_factory=dict)
     english_options: dict[str, Any] = field(default_factory=dict)
 
@@ -79,34 +75,23 @@ class Acquiring:
             raise UserError(f"toyworld has {most} training pictures: take no more captions of them.")
 
     @property
-    def recipe_options(self) -> MlaOptions:
-        """The recipe's options, checked."""
-        return build_options(MlaOptions, self.options)
-
-    @property
     def dual_options(self) -> DualOptions:
-        """The English dual encoder's, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
-        return build_options(DualOptions, {"bf16": runtime.fast_bf16()} | self.english_options)
+        """The English dual encoder's options, checked."""
+        return self.options_of(DualOptions, self.english_options)
+
+    def bench(self, progress: bool = True) -> MlaBench:
+        """What trains and tests it, on its world."""
+        return MlaBench(progress, load_world(self.world, progress))
 
 
-class Sentences(NamedTuple):
-    """Texts, the language of each, and the number of the picture or of the English sentence that it tells."""
-
-    texts: list[str]
-    languages: list[str]
-    of: list[int]
-
-
-class MlaBench(Pictured):
+class MlaBench(WorldBench):
     """Trains English dual encoders and their acquirers; whatever was trained is kept in MPM_LITE_HOME/acquired."""
 
-    def text(self, name: str = MULTILINGUAL) -> Any:
-        """A text tower: its model, and what cuts texts for it."""
-        return text_tower(name, "cpu")
+    _read: dict[str, dict[str, Tensor]] | None = None  # by language and caption, while a recipe is asked
 
     def ids(self, captions: Sequence[str], name: str = MULTILINGUAL) -> list[list[int]]:
         """Token ids of captions, as that tower's model reads them."""
-        return self.text(name).tokenizer(list(captions))["input_ids"]
+        return self.world.text(name).tokenizer(list(captions))["input_ids"]
 
     def ids_for(self, recipe: Any, captions: Sequence[str], language: str) -> list[list[int]]:
         """Token ids, for whichever encoder reads them: the English one, or what stands beside it."""
@@ -121,11 +106,11 @@ class MlaBench(Pictured):
         return self._fitted(recipe, lambda: self.captioned(arm.english, seed), seed, "English", arm.english)
 
     def _dual(self, options: DualOptions) -> Dual:
-        return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(self.text(ENGLISH).model), options)
+        return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(self.world.text(ENGLISH).model), options)
 
     def captioned(self, count: int, seed: int) -> Captioned:
         """What the English dual encoder learns from."""
-        return captioned(self.seen("train", count), count, seed, lambda texts: self.ids(texts, ENGLISH))
+        return self.world.captioned(count, seed, lambda texts: self.ids(texts, ENGLISH))
 
     # the other languages
 
@@ -156,7 +141,7 @@ class MlaBench(Pictured):
 
     def _mla(self, english: Dual, languages: Sequence[str], arm: Acquiring, seed: int) -> Mla:
         torch.manual_seed(seed)
-        return Mla(english, languages, self.text().model.get_input_embeddings().weight, arm.recipe_options)
+        return Mla(english, languages, self.world.text().model.get_input_embeddings().weight, arm.recipe_options)
 
     def stages(
         self, arm: Acquiring, english: Dual, names: Sequence[str], languages: Sequence[str], seed: int
@@ -165,7 +150,8 @@ class MlaBench(Pictured):
         o, found = arm.recipe_options, []
         for stage in o.order.split():
             if stage == EXPOSURE:
-                said, near = self.exposed(languages, arm.pairs, arm.noise, seed), self.seen("train", arm.pairs)
+                said = self.world.captions(languages, arm.pairs, arm.noise, seed)
+                near = self.seen("train", arm.pairs)
             else:
                 said, near = self.translated(english, languages, arm.parallel, arm.noise, seed)
             found.append(self.spoken(said, near, names, o.batch, seed if arm.shuffled else None))
@@ -183,23 +169,9 @@ class MlaBench(Pictured):
     def translated(
         self, english: Dual, languages: Sequence[str], count: int, noise: float, seed: int
     ) -> tuple[Sentences, Tensor]:
-        """Parallel sentences, which tell the last pictures of train and show none: those of other languages, spoilt by noise,
-        and where the English dual encoder puts the English ones, (M, D)."""
-        scenes = toyworld.split_scenes("train")[-count:]
-        vectors = self.vectors(english, [exchanges.caption(scene, "en") for scene in scenes])
-        return self._told(scenes, languages, noise, seed), vectors
-
-    def exposed(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
-        """Captions of the first pictures of train."""
-        return self._told(toyworld.split_scenes("train")[:count], languages, noise, seed)
-
-    @staticmethod
-    def _told(scenes: Sequence[Scene], languages: Sequence[str], noise: float, seed: int) -> Sentences:
-        """Each scene told in full in every language, perhaps spoilt; which caption, is drawn anew with each seed."""
-        rng = lambda scene, code: np.random.default_rng([seed, 17, int(scene.id, 16), *code.encode()])  # noqa: E731
-        how = Noise.alike(noise)
-        texts = [noisy_caption(s, code, how, rng(s, code), in_order=True) for code in languages for s in scenes]
-        return Sentences(texts, [code for code in languages for _ in scenes], list(range(len(scenes))) * len(languages))
+        """Parallel sentences of other languages, and where the English dual encoder puts the English ones, (M, D)."""
+        ours, theirs = self.world.translations(languages, count, noise, seed)
+        return theirs, self.vectors(english, ours)
 
     @torch.no_grad()
     def vectors(self, english: Dual, captions: Sequence[str]) -> Tensor:
@@ -233,15 +205,42 @@ class MlaBench(Pictured):
         text = self.texts(recipe, flat, language).view(len(captions), -1, of.shape[-1])  # (N, K, D)
         return (of[:, None] * text).sum(dim=-1).double().numpy()
 
-    @torch.no_grad()
     def texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:
-        """Where captions lie, (M, D) unit norm; equal ones are computed once."""
+        """Where captions lie, (M, D) unit norm."""
+        if self._read is None:
+            return self._texts(recipe, captions, language)
+        known = self._read.setdefault(language, {})
+        if new := [caption for caption in dict.fromkeys(captions) if caption not in known]:
+            known.update(zip(new, self._texts(recipe, new, language), strict=True))
+        return torch.stack([known[caption] for caption in captions])
+
+    @torch.no_grad()
+    def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:
+        """R@10 of each picture by its caption among all."""
+        image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
+        text, found = torch.zeros_like(image), np.full(len(said), np.nan)
+        text[torch.from_numpy(there)] = self.texts(recipe, [said[i] for i in there], language)
+        found[there] = retrieval.retrieval_hits(image, text, there, retrieval.equal_groups(list(said)))["t2i_r@10"]
+        return found
+
+    @torch.no_grad()
+    def _texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:
+        """The same; equal ones are computed once."""
         once = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
         rows = self.ids_for(recipe, list(once), language)
         parts = (padded(rows[k : k + 256]) for k in range(0, len(rows), 256))
         found = torch.cat([F.normalize(recipe.text(ids, language), dim=-1) for ids in parts])
         return found[[once[caption] for caption in captions]]
 
+    def choose(self, *asked: Any, **more: Any) -> pd.DataFrame:
+        """See `World.choose`; where both looks ask with the same captions, those are read once."""
+        self._read = {} if self.world.reads_once else None
+        try:
+            return super().choose(*asked, **more)
+        finally:
+            self._read = None
+
     def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
-        told = [self.tower.fingerprint, toyworld.RENDER, told]
-        return trained(recipe, data, seed, "acquired", what, told, self.progress)
+        frozen = isinstance(recipe, Dual) and recipe.options.text == "frozen"
+        once = (lambda: data().read_by(recipe)) if frozen and self.world.reads_once else data
+        return trained(recipe, once, seed, "acquired", what, self.world.mark(told), self.progress)

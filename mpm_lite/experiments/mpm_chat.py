@@ -1,6 +1,6 @@
 """MPM chat on the toy world as an experiment: what it is trained on, what it is asked, and the scores, item by item.
 
-Chat(lm="toy-multilingual").run(seeds=[0]).scores
+mpm.Experiment("mpm_chat", lm="toy-multilingual", seeds=1).run()
 """
 
 from __future__ import annotations
@@ -9,27 +9,25 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mpm_lite.core import runtime
-from mpm_lite.core.keys import Key
+from mpm_lite.core.keys import Key, code_of
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import alone, metadata, write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld import grammar, text_mix
 from mpm_lite.data.toyworld.exchanges import Exchange, captions_asked, questions_asked
 from mpm_lite.data.toyworld.noise import Noise
-from mpm_lite.evaluation.chat import METRICS, Asking, seed_of, soft_tokens
+from mpm_lite.evaluation.chat import Asking, seed_of, soft_tokens
 from mpm_lite.evaluation.choice import Pictured
-from mpm_lite.recipes.base import build_options
+from mpm_lite.experiments.system import System
 from mpm_lite.recipes.mpm_chat import Echo, Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.folders import loaded_once
@@ -43,7 +41,7 @@ STAGE_2 = ("tuned", "tune_steps", "tune_lr", "rank")  # dials that a stage 1 wit
 
 
 @dataclass(frozen=True)
-class Chat:
+class Chat(System):
     """One arm. Stage 1: captions of `pairs` pictures in `languages` (one each, drawn evenly), spoilt by `noise` where
     they are not English, and `also` of as many more pictures in other languages. Stage 2: `instructions` exchanges,
     captions and closed questions by halves, in English but for `share` of them, which are in `targets` ("pictures":
@@ -52,6 +50,11 @@ class Chat:
     lm_seed None takes, for seed s, the s-th of the language models pretrained apart, round and round.
     Raises UserError for anything nobody knows.
     """
+
+    name = "mpm_chat"
+    Options = MpmChatOptions
+    Recipe = MpmChat
+    asks = (*System.asks, "captions", "closed", "nats", "choice")
 
     lm: str = "toy-multilingual"
     lm_seed: int | None = None
@@ -81,46 +84,9 @@ class Chat:
         if bool(self.instructions) != (self.recipe_options.tuned != "none"):
             raise UserError("Stage 2 needs both: instructions > 0, and tuned='lora' or 'all' among the options.")
 
-    @property
-    def recipe_options(self) -> MpmChatOptions:
-        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
-        return build_options(MpmChatOptions, {"bf16": runtime.fast_bf16()} | self.options)
-
-    def run(self, seeds: Sequence[int] = (0,), bench: ChatBench | None = None, **asked: Any) -> ChatResults:
-        """Train and test once per seed; `asked` goes to `ChatBench.test`."""
-        bench, found, models = bench or ChatBench(self.image), [], {}
-        for seed in seeds:
-            models[seed] = bench.train(self, seed)
-            found.append(bench.test(models[seed], seed, **asked))
-        return ChatResults(pd.concat(found, ignore_index=True), asdict(self), models)
-
-
-@dataclass
-class ChatResults:
-    """One row a seed, look, language and picture (`items`), what was run (`meta`), the trained recipes by seed."""
-
-    items: pd.DataFrame
-    meta: dict[str, Any]
-    models: dict[int, MpmChat]
-
-    @property
-    def scores(self) -> pd.DataFrame:
-        """Means by language model, look, language: one row a metric, with chance from the blind look where there is one."""
-        by = ["lm", "look", "language"]
-        table = self.items.groupby(by, sort=False)[list(METRICS)].mean().reset_index()
-        table = table.melt(by, var_name="metric")
-        blind = table[table["look"] == "blind"].drop(columns="look").rename(columns={"value": "chance"})
-        n = self.items.groupby(by, sort=False)["item"].nunique().rename("n").reset_index()
-        return table.merge(n, on=by).merge(blind, on=["lm", "language", "metric"], how="left")
-
-    def save(self, folder: Path) -> Path:
-        """Write model.safetensors (first seed), results.parquet, items.parquet and config.json, each whole or not at all."""
-        weights = {k: v.contiguous() for k, v in next(iter(self.models.values())).state_dict().items()}
-        write_atomic(folder / "model.safetensors", to_safetensors(weights))
-        write_atomic(folder / "results.parquet", self.scores.to_parquet())
-        write_atomic(folder / "items.parquet", self.items.to_parquet())
-        write_atomic(folder / "config.json", json.dumps(self.meta, indent=1).encode())
-        return folder
+    def bench(self, progress: bool = True) -> ChatBench:
+        """Pictures of the toy world through its image tower."""
+        return ChatBench(self.image, progress)
 
 
 @loaded_once(8)
@@ -168,7 +134,7 @@ class ChatBench(Asking, Pictured):
         if options.tuned == "none":
             return self.align(arm, seed)
         torch.manual_seed(seed)
-        recipe = self.recipe(lm, replace(options, steps=0, thawed="none"))
+        recipe = self.recipe(lm, replace(options, steps=0, thawed="none"), arm.Recipe)
         if options.steps:
             aligned = self.align(arm, seed)
             recipe.visual.load_state_dict(aligned.visual.state_dict())
@@ -185,7 +151,7 @@ class ChatBench(Asking, Pictured):
         """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned, or from the few that ship (`experiments/pretrain/shipped.py`)."""
         lm, options = language_model(arm.lm, arm.lm_seed, seed), replace(arm.recipe_options, tuned="none")
         torch.manual_seed(seed)
-        recipe = self.recipe(lm, options)
+        recipe = self.recipe(lm, options, arm.Recipe)
         part, key = recipe.visual if options.thawed == "none" else recipe, self.key(arm, seed)
         kept, shipped = (at / "aligned" / f"{key.digest}.safetensors" for at in (runtime.home(), runtime.asset()))
         data = lambda: self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)  # noqa: E731
@@ -220,6 +186,8 @@ class ChatBench(Asking, Pictured):
             "pictures": toyworld.RENDER,
             "captions": sample,
         }
+        if arm.Recipe is not MpmChat:
+            decides["code"] = code_of(arm.Recipe)
         if options.distil:
             decides["questions of self-distillation"] = [grammar.describe(code) for code in grammar.LANGUAGES]
         return Key("weights of mpm_chat, stage 1", decides)
@@ -230,10 +198,10 @@ class ChatBench(Asking, Pictured):
         loop.fit(recipe, data, loop.Plan(seed, out, progress=self.progress, label=label))
         shutil.rmtree(out, ignore_errors=True)
 
-    def recipe(self, lm: LM, options: MpmChatOptions) -> MpmChat:
+    def recipe(self, lm: LM, options: MpmChatOptions, kind: type[MpmChat] = MpmChat) -> MpmChat:
         """An untrained recipe on this bench's tower; torch's seed decides its weights."""
         inside = self.tower.model if options.connector == "queries" else None
-        return MpmChat(lm, self.tower.width, self.seen("val").shape[1], options, inside).to(lm.device)
+        return kind(lm, self.tower.width, self.seen("val").shape[1], options, inside).to(lm.device)
 
     def data(self, lm: LM, exchanges: Sequence[Exchange], pictures: int, options: MpmChatOptions) -> Exchanges:
         """Exchanges on the first so many training pictures, as the recipe reads them."""

@@ -42,8 +42,8 @@ from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.exchanges import captions_asked
 from mpm_lite.data.toyworld.scenes import Scene
 from mpm_lite.evaluation.chat import seed_of
-from mpm_lite.experiments.experiment import Experiment, image_tower, text_tower
-from mpm_lite.recipes.base import build_options
+from mpm_lite.experiments.alignment import Alignment, image_tower, text_tower
+from mpm_lite.experiments.system import System, shared_bench
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.recipes.pretraining import scene_reader
@@ -116,9 +116,9 @@ class Likeness:
     def alignment(self) -> Any:
         """The trained `align` recipe, kept in MPM_LITE_HOME/likeness."""
         english = (self.sets, ["en"])
-        one = Experiment(text=self.text, image=self.image, train=english, val=english, test=english, pairs=self.pairs, seeds=1)  # fmt: skip
+        one = Alignment(text=self.text, image=self.image, train=english, val=english, test=english, pairs=self.pairs)
         place = runtime.home() / "likeness" / f"{self.image}-{self.text}-{self.sets}-{self.pairs}"
-        return one.run(place, self.progress).models[0]
+        return one.bench(self.progress).train(0, one.recipe_options, place / "seed-0")[0]
 
     def _near(self, pictures: Tensor, captions: Sequence[str]) -> np.ndarray:
         """Cosines of pictures' features (N, D) and M captions, (N, M)."""
@@ -162,13 +162,20 @@ SHIPPED = "paint/realigned"  # among the assets: what the arms that ship have le
 
 
 @dataclass(frozen=True)
-class Paint:
+class Paint(System):
     """One arm: which text model reads the prompts and behind which of its layers its states are taken (-1: the last), whether
     the UNet starts as the bench's ("pretrained") or from scratch (""), and on which pairs it learns:
-    captions of `pairs` pictures in `languages` (one each, drawn evenly) and of `also_pairs` more in `also`.
+    captions of `pairs` pictures in `languages` (one each, drawn evenly) and of `also_pairs` more in `also`. `painter` is a
+    diffusers folder to start from, such as Stable Diffusion's, in the toy painter's place ("").
 
     encoder_seed None takes, for seed s, the s-th of the language models pretrained apart. UserError for what nobody knows.
     """
+
+    name = "mpm_paint"
+    Options = MpmPaintOptions
+    chance = "wrong"
+    looks = ("real", "wrong")
+    asks = (*System.asks, "guidance", "best_of", "as_sets")
 
     encoder: str = "toy-multilingual"
     encoder_seed: int | None = None
@@ -178,6 +185,7 @@ class Paint:
     pairs: int = 24_000
     also: tuple[str, ...] = ()
     also_pairs: int = 0
+    painter: str = field(default="", metadata={"added": True})
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -192,9 +200,26 @@ class Paint:
             raise UserError("From scratch the whole UNet must learn: set learns='all', or a start.")
 
     @property
-    def recipe_options(self) -> MpmPaintOptions:
-        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
-        return build_options(MpmPaintOptions, {"bf16": runtime.fast_bf16()} | self.options)
+    def shown(self) -> tuple[str, ...]:
+        """What decides the pictures that its bench shows."""
+        return (*super().shown, self.painter)
+
+    def bench(self, progress: bool = True) -> PaintBench:
+        """The toy world as latents of its autoencoder."""
+        return PaintBench(progress, self.painter or None)
+
+    def towers_key(self) -> dict[str, str]:
+        """The toy world's towers, and what painting begins with."""
+        return {"toy towers": catalogue.towers("towers", "paint")}
+
+    def save(self, recipe: MpmPaint, seed: int, folder: Path) -> list[str]:
+        """Write the painter as a diffusers folder."""
+        (place := folder / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
+        vae, encoder_seed = shared_bench(self).vae, seed_of(recipe.encoder)
+        diffusion.PaintPipeline(*recipe.parts, vae, self.encoder, encoder_seed, self.layer).save_pretrained(
+            place / "painter"
+        )
+        return [f"seed-{seed}/painter"]
 
 
 @loaded_once(8)

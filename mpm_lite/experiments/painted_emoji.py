@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from torch import Tensor
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, digest
-from mpm_lite.core.provenance import commit
-from mpm_lite.core.store import features, learned, write_table, written
+from mpm_lite.core.runtime import UserError
+from mpm_lite.core.store import features, learned
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
 from mpm_lite.evaluation.stats import Sample
-from mpm_lite.experiments.experiment import Pairs, text_tower
+from mpm_lite.experiments.alignment import Pairs, text_tower
 from mpm_lite.experiments.mpm_paint import (
     CANDIDATES,
     CROSS,
@@ -44,6 +44,7 @@ from mpm_lite.experiments.mpm_paint import (
     kept_file,
     weights_key,
 )
+from mpm_lite.experiments.system import System
 from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions, Drawings
@@ -59,10 +60,8 @@ SIDE = 32  # pixels
 # One level: a square of 4 x 4 pixels is one latent vector. The toy world's, of 8 x 8, loses what tells emoji apart.
 AUTOENCODER = AutoencoderOptions(widths="64")
 PRETRAINED = MpmPaintOptions(learns="all", steps=15_000, batch=32, average=0.999)
-REALIGNED = MpmPaintOptions(batch=32)
 SORTS = ("learned", "held out")
 COUNT = 100  # emoji of each sort: as many as R-precision chooses among
-LOOKS = ("real", "wrong", "drawn", "decoded")  # as in `mpm_paint`
 
 
 def small(captions: CaptionSet, side: int = SIDE) -> np.ndarray:
@@ -77,6 +76,40 @@ def small(captions: CaptionSet, side: int = SIDE) -> np.ndarray:
         decides = {"kind": "small", "side": str(side), "pictures": part.image_digest(), "which": str(indices.tolist())}
         rows.append(features(Key("small pictures", decides), compute))
     return np.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class PaintedEmoji(System):
+    """The text model that reads the names; the dials of what comes before are the same for all. UserError for options."""
+
+    name = "mpm_paint_emoji"
+    Options = MpmPaintOptions
+    world = "emoji"
+    chance = "wrong"
+    split = "test"
+    looks = ("real", "wrong", "drawn", "decoded")
+    asks = ("split", "sorts", "count", "looks")
+
+    encoder: str = ENCODERS[0]
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def recipe_options(self) -> MpmPaintOptions:
+        """Those of re-alignment."""
+        return self.options_of(MpmPaintOptions, {"batch": 32} | self.options)
+
+    def bench(self, progress: bool = True) -> EmojiBench:
+        """Emoji as latents of an autoencoder."""
+        return EmojiBench(progress)
+
+    def towers_key(self) -> dict[str, str]:
+        """The text model's weights, and how what comes before is learned."""
+        learning = json.dumps({"pixels": SIDE, "autoencoder": asdict(AUTOENCODER), "from scratch": asdict(PRETRAINED)})
+        return {"weights": encoder_of(self.encoder).fingerprint, "options": learning}
+
+    def data_key(self, split: str) -> dict[str, str]:
+        """Pictures and names."""
+        return {f"pictures of {of}": load_captions(PICTURES, of).digest for of in ("train", "test")}
 
 
 class EmojiLikeness(Likeness):
@@ -154,11 +187,11 @@ class EmojiBench:
         unet = diffusion.small_unet(self.vae.config.latent_channels, side, CROSS, WIDTHS)
         return self._fitted(unet, ENGLISH, SEED, PRETRAINED, "from scratch")
 
-    def train(self, encoder: str, seed: int) -> MpmPaint:
+    def train(self, arm: PaintedEmoji, seed: int) -> MpmPaint:
         """That painter, re-aligned to a text model: computed, or read back."""
         unet = copy.deepcopy(self.english.painter["unet"])
         torch.manual_seed(seed)
-        return self._fitted(unet, encoder, seed, REALIGNED, "re-aligned")
+        return self._fitted(unet, arm.encoder, seed, arm.recipe_options, "re-aligned")
 
     def _fitted(self, unet: Any, encoder: str, seed: int, options: MpmPaintOptions, how: str) -> MpmPaint:
         reader, (names, latents) = encoder_of(encoder), self.pairs
@@ -176,15 +209,23 @@ class EmojiBench:
         captions = load_captions("emoji", "train" if sort == "learned" else "test", "all")
         return captions, np.unique(np.linspace(0, len(captions) - 1, min(count, len(captions))).astype(int)).tolist()
 
-    def test(self, recipe: MpmPaint, seed: int, sorts: Sequence[str] = SORTS, count: int = COUNT) -> pd.DataFrame:
-        """One row a sort, look, language and emoji: whether its English name is the nearest."""
+    def test(
+        self, recipe: MpmPaint, seed: int, split: str = "test", sorts: Sequence[str] = SORTS, count: int = COUNT,
+        looks: Sequence[str] = PaintedEmoji.looks,
+    ) -> pd.DataFrame:  # fmt: skip
+        """One row a sort, look, language and emoji: whether its English name is the nearest. Emoji are held out by concept for
+        the test alone: UserError for another split."""
+        if split != "test":
+            raise UserError(
+                f"Painted emoji are asked about the test split, or about what was learned: not about {split!r}."
+            )
         frames = []
         for sort in sorts:
             captions, which = self.asked(sort, count)
             english = [captions.captions["en"][i] for i in which]
             drawn = small(captions)[which]
             noise = [seed * 100_003 + i for i in range(len(which))]
-            for look in LOOKS:
+            for look in looks:
                 for language in captions.languages if look == "real" else ["en"]:
                     names = [captions.captions[language][i] or "" for i in which]
                     there = [k for k, name in enumerate(names) if name]
@@ -206,7 +247,7 @@ class EmojiBench:
         return pd.concat(frames, ignore_index=True)
 
 
-def table(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
+def emoji_table(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
     """A line an encoder, sort and language: R-precision with its interval; and, in the line of English, that of pictures
     painted after another emoji's name, of the drawings, and of the drawings decoded from their latents."""
     found = []
@@ -218,29 +259,3 @@ def table(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
         found.append({"encoder": arm, "sort": sort, "language": language, "value": real.value, "low": real.low, "high": real.high,
                       **{look: of.value for look, of in looks.items() if look != "real"}, "n": sample.n})  # fmt: skip
     return pd.DataFrame(found).assign(chance=1 / CANDIDATES)
-
-
-def run(out: Path, seeds: Sequence[int], say: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Train and test what is missing and write OUT/emoji.csv and its card."""
-    bench, version, frames = EmojiBench(), commit(), []
-    learning = {"autoencoder": AUTOENCODER, "from scratch": PRETRAINED, "re-aligned": REALIGNED}
-    options = {"pixels": SIDE} | {name: asdict(of) for name, of in learning.items()}
-    pictures = {of: load_captions(PICTURES, of).digest for of in ("train", "test")}
-    for seed in seeds:
-        for encoder in ENCODERS:
-            told = {
-                "encoder": encoder,
-                "options": json.dumps(options, sort_keys=True),
-                "count": str(COUNT),
-                "seed": str(seed),
-            }
-            key = Key("rows of painted emoji", told | {"weights": encoder_of(encoder).fingerprint} | pictures)
-            path = runtime.home() / "painted" / f"emoji-{key.digest[:16]}.parquet"
-            if not path.exists():
-                say(f"{encoder}, seed {seed}")
-                rows = bench.test(bench.train(encoder, seed), seed)
-                write_table(path, rows, key, index=False)
-            frames.append(pd.read_parquet(path).assign(arm=encoder))
-    rows = table(pd.concat(frames, ignore_index=True))
-    card = {"options": options, "pairs": len(bench.pairs[0])}
-    return written(out, "mpm_paint_emoji", {"emoji": rows}, card, "emoji", version, seeds)

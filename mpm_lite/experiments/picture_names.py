@@ -11,10 +11,8 @@ needs no language model. A held-out picture's concept is in no training picture 
 from __future__ import annotations
 
 import copy
-import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,24 +20,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, digest
-from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import features, metadata, write_atomic, write_table, written
+from mpm_lite.core.store import features, learned
 from mpm_lite.data import CaptionSet, available, load_captions, names
 from mpm_lite.evaluation.chat import seed_of, soft_tokens
 from mpm_lite.evaluation.stats import Sample
-from mpm_lite.recipes.base import Stage, build_options
+from mpm_lite.experiments.alignment import image_tower, text_tower
+from mpm_lite.experiments.system import System
+from mpm_lite.recipes.base import Stage
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.recipes.pretraining.language_model import LanguageModel, LanguageModelOptions
 from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.lm import LM
-from mpm_lite.towers.load import load_image_tower, load_text_tower
 from mpm_lite.towers.text import BREAK, train_tokenizer
 from mpm_lite.training import loop
 from mpm_lite.training.trained import dials
@@ -55,11 +51,17 @@ FEWEST = 100  # held-out names in a language, or it is left out
 
 
 @dataclass(frozen=True)
-class Naming:
+class Naming(System):
     """One arm: which encoder the language model reads with, what it read, and the dials of both trainings.
 
     UserError for a dial nobody knows.
     """
+
+    name = "mpm_names"
+    Options = MpmChatOptions
+    world = "emoji+stamps"
+    looks = ("real", "shuffled", "blind")
+    asks = ("split", "tested", "languages", "looks", "fewest")
 
     text: str = "e5-small"
     image: str = "efficientnet-lite1"
@@ -72,12 +74,26 @@ class Naming:
     def reading_options(self) -> MpmChatOptions:
         """Of learning to read: the language model learns too."""
         own = {"queries": 4, "layers": 1, "steps": 4_000, "batch": 64, "thawed": "all", "tune_lr": 2e-3}
-        return build_options(MpmChatOptions, own | {"bf16": runtime.fast_bf16()} | self.reading)
+        return self.options_of(MpmChatOptions, own | self.reading)
 
     @property
     def recipe_options(self) -> MpmChatOptions:
         """Of MPM chat."""
-        return build_options(MpmChatOptions, {"steps": 600, "bf16": runtime.fast_bf16()} | self.options)
+        return self.options_of(MpmChatOptions, {"steps": 600} | self.options)
+
+    def bench(self, progress: bool = True) -> NameBench:
+        """Pictures of the sets through its image tower."""
+        return NameBench(self.image, progress)
+
+    def towers_key(self) -> dict[str, str]:
+        """Its towers' weights."""
+        image, text = image_tower(self.image), text_tower(self.text)
+        return {"image weights": image.fingerprint, "text weights": text.fingerprint}
+
+    def data_key(self, split: str) -> dict[str, str]:
+        """Pictures and names of all sets that are here."""
+        asked = {f"pictures of {one}": load_captions(one, split, "all").digest for one in TESTED if available(one)}
+        return {"training pictures": load_captions(present(self.sets), "train", "all").digest} | asked
 
 
 class SeeNames(MpmChat):
@@ -114,7 +130,7 @@ class Vector(nn.Module):
 def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     """A language model that reads vectors of the arm's text encoder and writes names: trained now on text alone, or read
     back from MPM_LITE_HOME/names."""
-    tower = load_text_tower(arm.text)
+    tower = text_tower(arm.text)
     things = names.named(arm.sets)
     every = sorted({name for thing in things for name in thing.names.values()})
     tokenizer = train_tokenizer(
@@ -131,17 +147,20 @@ def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     lm = LM(f"names:{seed}", decoder, tokenizer, key.digest, torch.device("cpu"), frozenset(names.LANGUAGES))
     recipe = MpmChat(lm, tower.width, 1, arm.reading_options)
     path = runtime.home() / "names" / f"{key.digest[:24]}.safetensors"
-    if not path.exists():
-        _read_names(recipe, tower, every, many, seed, path, key, progress)
-    recipe.load_state_dict({k: v.float() for k, v in from_safetensors(path.read_bytes()).items()})
+
+    def learn(work: Path) -> dict[str, Tensor]:
+        data = _name_documents(lm, tower, every, many, progress)
+        loop.fit(recipe, data, loop.Plan(seed, work, 500, progress=progress, label=f"reading names, seed {seed}"))
+        return recipe.state_dict()
+
+    recipe.load_state_dict(learned(path, learn, key))
     return recipe.eval()
 
 
-def _read_names(
-    recipe: MpmChat, tower: Any, every: list[str], many: Sequence[names.NameDocument], seed: int, path: Path, key: Key,
-    progress: bool,
-) -> None:  # fmt: skip
-    """Train on documents: the vector of the first name stands where a picture will, the reply is the second."""
+def _name_documents(
+    lm: LM, tower: Any, every: list[str], many: Sequence[names.NameDocument], progress: bool
+) -> Exchanges:
+    """Documents as training data: the vector of the first name stands where a picture will, the reply is the second."""
     of_names = Key("vectors of names", {"kind": "names", "weights": tower.fingerprint, "names": digest(every)})
     vectors = features(of_names, lambda: tower.encode(every, progress=progress))
     place = {name: i for i, name in enumerate(every)}
@@ -151,21 +170,14 @@ def _read_names(
     vectors = (vectors - vectors.mean(0)) / np.maximum(spread, 1e-2 * spread.mean())
     seen = torch.from_numpy(vectors.astype(np.float16))[:, None]  # (M, 1, D)
     of = [(place[d.segments[0]], f"\n{d.segments[1]}\n", d.segments[2]) for d in many]
-    data = Exchanges(recipe.lm, seen, *zip(*of, strict=True))
-    work = path.with_suffix(".run")
-    loop.fit(
-        recipe, data, loop.Plan(seed, work, save_every=500, progress=progress, label=f"reading names, seed {seed}")
-    )
-    weights = {k: v.half().contiguous() for k, v in recipe.state_dict().items()}
-    write_atomic(path, to_safetensors(weights, metadata=metadata(key)))
-    shutil.rmtree(work, ignore_errors=True)
+    return Exchanges(lm, seen, *zip(*of, strict=True))
 
 
 class NameBench:
     """Pictures of the sets through one image tower, cached; trains arms on their English names and asks for others."""
 
     def __init__(self, image: str = "efficientnet-lite1", progress: bool = True) -> None:
-        self.tower, self.progress = load_image_tower(image), progress
+        self.tower, self.progress = image_tower(image), progress
         self._seen: dict[tuple[str, str], tuple[CaptionSet, Tensor]] = {}
 
     def seen(self, sets: str, split: str) -> tuple[CaptionSet, Tensor]:
@@ -179,7 +191,7 @@ class NameBench:
     def train(self, arm: Naming, seed: int) -> SeeNames:
         """MPM chat of an arm: stage 1 on the English names of all training pictures."""
         reads = reader(arm, seed, self.progress)
-        captions, seen = self.seen(here(arm.sets), "train")
+        captions, seen = self.seen(present(arm.sets), "train")
         torch.manual_seed(seed)
         recipe = SeeNames(reads, seen.shape[2], arm.recipe_options)
         said = captions.captions["en"]
@@ -228,14 +240,14 @@ class NameBench:
 
     def _nearest(self, shown: Tensor, language: str, few: list[list[str]]) -> tuple[list[str], list[str]]:
         """The name in that language of the training picture that looks most alike, and the candidate closest to it."""
-        captions, seen = self.seen(here(TESTED), "train")
+        captions, seen = self.seen(present(TESTED), "train")
         there = captions.with_caption(language)
         own, other = (torch.nn.functional.normalize(x.float().mean(1), dim=-1) for x in (shown, seen[there]))
         said = [captions.captions[language][there[i]] for i in (own @ other.T).argmax(dim=1).tolist()]
         return said, [max(each, key=lambda name, one=one: chrf(one, name)) for one, each in zip(said, few, strict=True)]
 
 
-def here(sets: Sequence[str]) -> str:
+def present(sets: Sequence[str]) -> str:
     """Those of some sets that are on this machine, as one name ("emoji+stamps")."""
     return "+".join(one for one in sets if available(one))
 
@@ -266,7 +278,7 @@ def chrf(said: str, gold: str) -> float:
     return CHRF().sentence_score(said, [gold]).score / 100
 
 
-def table(items: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
+def name_table(items: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
     """One row a set, language and metric: the score of every look, the retention rho with its interval, and n.
 
     Chance is the blind score in that language; English is scored on exactly the pictures that have a name in it.
@@ -283,30 +295,3 @@ def table(items: pd.DataFrame, draws: int = 1000) -> pd.DataFrame:
             row |= {"rho": rho.value, "rho_low": rho.low, "rho_high": rho.high, "n": sample.n}
             found.append({"set": one, "language": language, "metric": metric, **row})
     return pd.DataFrame(found)
-
-
-def run(out: Path, seeds: Sequence[int], split: str = "test", arm: Naming = Naming()) -> list[Path]:
-    """Train and test an arm with every seed (a language model and a connector each) and write OUT/names.csv, and what was
-    said of emoji with the first seed as OUT/names-said.csv, with a card. A seed that was tested is not run again."""
-    bench, version, frames = NameBench(arm.image), commit(), []
-    pictures = {f"pictures of {one}": bench.seen(one, split)[0].digest for one in TESTED if available(one)}
-    pictures["training pictures"] = bench.seen(here(arm.sets), "train")[0].digest
-    towers = {"image weights": bench.tower.fingerprint, "text weights": load_text_tower(arm.text).fingerprint}
-    for seed in seeds:
-        decides = {"arm": json.dumps(asdict(arm), sort_keys=True), "split": split, "seed": str(seed), **towers}
-        key = Key("names of held-out pictures", decides | pictures)
-        path = runtime.home() / "names" / f"items-{key.digest[:16]}.parquet"
-        if not path.exists():
-            write_table(path, bench.test(bench.train(arm, seed), seed, split), key)
-        frames.append(pd.read_parquet(path))
-    items = pd.concat(frames, ignore_index=True)
-    said = frames[0].query("set == 'emoji' and look in ('real', 'nearest')")  # stamps' names are not ours to pass on
-    said = said.pivot(index=["item", "language", "gold"], columns="look", values="said").reset_index()
-    card = {
-        "split": split,
-        "arm": asdict(arm),
-        "reading_options": asdict(arm.reading_options),
-        "options": asdict(arm.recipe_options),
-        "pairs": len(bench.seen(here(arm.sets), "train")[0]),
-    }
-    return written(out, "mpm_names", {"names": table(items), "names-said": said}, card, "names", version, seeds)

@@ -18,7 +18,7 @@ from safetensors.torch import save as to_safetensors
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data.languages import REGIONAL
-from mpm_lite.evaluation import retrieval, stats
+from mpm_lite.evaluation import stats
 
 # Does retention follow alignment?
 
@@ -125,6 +125,8 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
 
 MIN_QUERIES = 100  # fewer are shown, but enter no mean, count or correlation
 ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
+SAID = ("seed", "lm_seed", "kind", "gold", "said", "picked")  # columns of items that are neither an arm's nor a score
+SAID_OF = ("set", "sort")  # columns that tell one part of a test from another
 
 
 class Results:
@@ -144,6 +146,36 @@ class Results:
     ) -> None:
         self.table, self.items = table, items
         self.models, self.meta, self.galleries = models or {}, meta or {}, galleries or {}
+
+    @staticmethod
+    def of_looks(
+        rows: pd.DataFrame, named: dict[str, Any], chance: str = "blind", models: dict[Any, Any] | None = None,
+        meta: dict[str, Any] | None = None, pivot: str = "en",
+    ) -> Results:  # fmt: skip
+        """Results of a system's test: `rows`, one a seed, look, language and picture with a column a score; `named` are the
+        columns of ARM. The condition is the look; chance is what the look `chance` scores in the same language."""
+        rows = rows.drop(columns=["lm"], errors="ignore").rename(columns={"look": "condition"})
+        rows = rows.dropna(axis="columns", how="all")  # scores that were not asked for
+        metrics = [c for c in rows.select_dtypes("number") if c not in SAID]
+        by = [c for c in ("seed", *SAID_OF, "language", "item") if c in rows]
+        least = rows[rows["condition"] == chance].set_index(by)[metrics]
+        items = rows.join(least.add_prefix("chance "), on=by)
+        # What the pivot gains over its own chance, on top of the chance in this language: then gains are what is compared.
+        here = ["condition", *(c for c in by if c != "language")]
+        own = items[items["language"] == pivot].set_index(here)
+        gain = pd.DataFrame({m: own[m] - own[f"chance {m}"] for m in metrics})
+        items = items.join(gain.add_prefix("pivot "), on=here)
+        for metric in metrics:
+            items[f"pivot {metric}"] += items[f"chance {metric}"]
+        items = items.assign(**named)
+        groups = items.groupby([*ARM, *(c for c in SAID_OF if c in items), "seed", "language"], sort=False)
+        value, least = (
+            groups[of].mean().stack(future_stack=True) for of in (metrics, [f"chance {m}" for m in metrics])
+        )
+        table = value.rename_axis([*value.index.names[:-1], "metric"]).rename("value").reset_index()
+        table["chance"] = least.to_numpy()
+        table["n"] = groups[metrics].count().stack(future_stack=True).to_numpy()
+        return Results(table[table["n"] > 0].reset_index(drop=True), items, models, meta)
 
     def mark(self, **columns: Any) -> Results:
         """The same results with these columns added to both tables (a sweep's dials)."""
@@ -174,8 +206,9 @@ class Results:
 
     def arms(self) -> list[str]:
         """The columns that tell one arm from another: those of the contract and the dials of a sweep."""
-        hits = {*retrieval.METRICS, *(f"{p} {m}" for m in retrieval.METRICS for p in ("pivot", "chance"))}
-        return [c for c in self.items.columns if c not in hits and c not in {"seed", "language", "item", "concept"}]
+        metrics = [c.removeprefix("chance ") for c in self.items.columns if c.startswith("chance ")]
+        hits = {*metrics, *(f"{p} {m}" for m in metrics for p in ("pivot", "chance"))}
+        return [c for c in self.items.columns if c not in hits and c not in {*SAID, "language", "item", "concept"}]
 
     def retention(self, metric: str = "t2i_r@10", floor: str | None = None, draws: int = 2000) -> pd.DataFrame:
         """rho by arm and language: (score_L - chance) / (score_P - chance), English asked exactly L's queries.
@@ -377,7 +410,14 @@ def _score(
     said = said.sort_values(["seed", "item"])
     hits = said[column].to_numpy().reshape(said["seed"].nunique(), -1)  # (S, Q): every seed asks the same
     columns = [place[item] for item in said["item"].iloc[: hits.shape[1]]]
-    return float(hits.mean()), stats.resampled_mean(hits, weights[:, columns], seed_weights)
+    there = np.isfinite(hits)
+    if there.all():
+        return float(hits.mean()), stats.resampled_mean(hits, weights[:, columns], seed_weights)
+    over, share = (
+        stats.resampled_mean(x, weights[:, columns], seed_weights) for x in (np.nan_to_num(hits), there * 1.0)
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
+        return float(np.nanmean(hits)), over / share
 
 
 def _ratio(score: Any, chance: Any, pivot: Any) -> Any:

@@ -21,7 +21,6 @@ from mpm_lite.core.store import write_table
 from mpm_lite.experiments.experiment import Experiment, plain
 from mpm_lite.experiments.results import Results
 from mpm_lite.ops import distributed
-from mpm_lite.recipes import recipe_class
 
 
 def sweep(
@@ -94,7 +93,7 @@ def _experiments(experiment: Experiment, out: Path | None, track: str, values: d
 def changed(experiment: Experiment, setting: Mapping[str, Any]) -> Experiment:
     """The experiment with other fields, or other options of its recipe. UserError for a dial nobody knows."""
     fields = set(Experiment.__dataclass_fields__) - {"options"}
-    choices = fields | set(recipe_class(experiment.recipe).Options.__dataclass_fields__)
+    choices = fields | experiment.option_names
     for name in setting:
         if name not in choices:
             raise unknown("dial", name, choices)
@@ -102,12 +101,15 @@ def changed(experiment: Experiment, setting: Mapping[str, Any]) -> Experiment:
     return replace(experiment, options=options, **{k: v for k, v in setting.items() if k in fields})
 
 
-def run_kept(one: Experiment, folder: Path | None, track: str = "") -> Results:
-    """Run an experiment, or read what an earlier call kept of this very one in the folder. Raises OtherRun where what is kept
-    there was made by something else."""
+def run_kept(
+    one: Experiment, folder: Path | None, track: str = "", progress: bool = True, models: bool = True
+) -> Results:
+    """Run an experiment, or read what an earlier call kept of this very one in the folder; without `models`, checkpoints and
+    weights are not kept there. Raises OtherRun where what is kept there was made by something else."""
     found = kept(folder, one.key) if folder else None
     if found is None:
-        found = one.run(out=folder, track=track)
+        found = one.run(out=folder if models else None, progress=progress, track=track)
+        found.models = found.models if models else {}
         if folder and distributed.rank() == 0:
             found.save(folder)
     return found

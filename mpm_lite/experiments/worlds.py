@@ -1,36 +1,26 @@
-"""The systems on real pictures, emoji, stamps and clip art, with encoders that pip brings: MLA and its rivals, and M3P.
+"""The worlds that systems learn from and are asked about: the toy world, and real pictures with encoders that pip brings.
 
-Training pictures are those of `load_captions`, which share no concept with held-out stamps; patches are
-`efficientnet-lite0`'s, averaged to a grid of nine.
+A `World` says once what there is to see and to read: patches of pictures, the encoders of its texts, captions to learn from
+and captions to choose among. A bench asks its world, and does the rest the same way on both.
 
-*MLA and its rivals.*
+*The toy world*: rendered scenes, ten languages, towers that were pretrained here. Captions come from grammars.
 
-    bench = AcquiringReal()
-    bench.test(bench.train(Acquiring(**REAL), seed=0), seed=0, split="val")
-
-The English text encoder is `minilm-en`, the multilingual one `e5-small`, both frozen unless an arm says otherwise. Captions
-are people's: a "translation" is the caption of the same picture in that language.
-
-*M3P*: `e5-small`'s lower layers read regions of the pictures beside English or switched names.
-
-    bench = MatchingReal()
-    bench.test(bench.train(Matching(**REAL_M3P), seed=0), seed=0, split="val")
-
-A region is a cell of the grid; its class, as a detector's would be, is the ImageNet class that the tower's own head gives it.
-Captions are switched by the names of training emoji. xMLM reads the captions of the training pictures in all languages,
-sampled by their numbers to the power of alpha. Two things are not the paper's, because two thousand pairs are not its three
-million: a name is told apart from others of its own collection, since the style of a name gives emoji, stamps and clip art
-away and little else was learned; and regions start near their pictures' names. Fine-tuning, where an arm asks for it
-(`fine=("en",)`, `fine_steps`), trains matching alone on the same switched names.
+*Real pictures*: emoji, stamps and clip art. Training pictures are those of `load_captions`, which share no concept with
+held-out stamps; patches are `efficientnet-lite0`'s, averaged to a grid of nine. The English text encoder is `minilm-en`, the
+multilingual one `e5-small`. Captions are people's: a "translation" is the caption of the same picture in that language. For
+M3P a region is a cell of the grid; its class, as a detector's would be, is the ImageNet class that the tower's own head
+gives it, and text is captions of the training pictures in all languages.
 """
 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import islice
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -39,27 +29,255 @@ from torch import Tensor, nn
 
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import emoji, load_captions
+from mpm_lite.data import emoji, load_captions, toyworld
 from mpm_lite.data.picture import RENDER
-from mpm_lite.data.toyworld import exchanges
-from mpm_lite.data.toyworld.switching import Switching, switch
-from mpm_lite.evaluation import retrieval
-from mpm_lite.evaluation.choice import Pictured
-from mpm_lite.experiments import m3p, mla, rivals
-from mpm_lite.experiments.experiment import image_tower, text_tower
-from mpm_lite.experiments.m3p import Matching, Reads, Streams
-from mpm_lite.experiments.mla import ENGLISH, MULTILINGUAL, Sentences
-from mpm_lite.experiments.rivals import Pairing
-from mpm_lite.recipes.dual import Captioned, Dual
-from mpm_lite.recipes.m3p import FINE, M3p, M3pOptions
-from mpm_lite.towers.features import patch_features
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.data.toyworld.noise import Noise, noisy_caption
+from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, neighbours, text_scenes
+from mpm_lite.evaluation import choice, retrieval
+from mpm_lite.evaluation.choice import WRONG, Pictured
+from mpm_lite.experiments.alignment import image_tower, text_tower
+from mpm_lite.experiments.system import System
+from mpm_lite.recipes.dual import Captioned
+from mpm_lite.towers.features import patch_features, pooled
 from mpm_lite.towers.folders import loaded_once
-from mpm_lite.towers.text import padded
+
+# Text encoders: the one for English, and the one for all languages.
+ENGLISH, MULTILINGUAL = "toy-en", "toy"
+LANGUAGES_OF = {"toyworld": grammar.LANGUAGES, "real": emoji.LANGUAGES}
+GRID = 3  # a side of the cells that regions are
+
+
+class Sentences(NamedTuple):
+    """Texts, the language of each, and the number of the picture or of the English sentence that it tells."""
+
+    texts: list[str]
+    languages: list[str]
+    of: list[int]
+
+
+def check_languages(languages: Sequence[str], world: str) -> None:
+    """UserError for a world that nobody knows, and for languages that it has not."""
+    if world not in LANGUAGES_OF:
+        raise unknown("world", world, LANGUAGES_OF)
+    for language in languages:
+        if language not in LANGUAGES_OF[world]:
+            raise unknown(f"{world} language", language, LANGUAGES_OF[world])
+
+
+class World(ABC):
+    """What there is to see and to read."""
+
+    name: str
+    classes: int  # of regions, 0 for nothing
+    reads_once = (
+        False  # whether captions are read once, before training and before a test, by an encoder that stays frozen
+    )
+
+    def __init__(self, image: str, progress: bool = True) -> None:
+        self.tower, self.progress = image_tower(image, "cpu"), progress
+        self._seen: dict[tuple[str, int | None], Tensor] = {}
+
+    @abstractmethod
+    def seen(self, split: str, count: int | None = None) -> Tensor:
+        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
+
+    @abstractmethod
+    def regions(self, split: str, count: int | None = None) -> Tensor:
+        """Regions of the first `count` pictures of a split, float16 (M, R, D_in)."""
+
+    @abstractmethod
+    def region_classes(self, count: int) -> Tensor:
+        """What the regions of the first training pictures hold, by number, int64 (M, R)."""
+
+    @abstractmethod
+    def text(self, name: str = MULTILINGUAL) -> Any:
+        """A text encoder: its `model`, and the `tokenizer` that cuts texts for it."""
+
+    @abstractmethod
+    def mark(self, told: Any) -> list[Any]:
+        """What decides weights that were learned here: tower, pictures and captions, and what else is `told`."""
+
+    @abstractmethod
+    def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+        """The first training pictures with their English captions, and with wrong ones where this world makes some."""
+
+    @abstractmethod
+    def paired(
+        self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
+    ) -> Captioned:  # fmt: skip
+        """The first training pictures, each with a caption in one of the languages, spoilt by noise if it is not English."""
+
+    @abstractmethod
+    def captions(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
+        """Captions of the first training pictures in each of the languages, spoilt by noise."""
+
+    @abstractmethod
+    def translations(
+        self, languages: Sequence[str], count: int, noise: float, seed: int
+    ) -> tuple[list[str], Sentences]:
+        """Parallel sentences: English ones, and what each says in the languages, spoilt by noise."""
+
+    @abstractmethod
+    def sentences(self, count: int, alpha: float, seed: int) -> list[str]:
+        """Text without pictures, each sentence in one language; the rarer ones the more often the smaller `alpha` is."""
+
+    @abstractmethod
+    def tellers(self, languages: Sequence[str], count: int, wrong: int) -> tuple[list[str], Any]:
+        """For matching the first training pictures: what decides their captions, and a function (i, rng) that draws a caption of
+        picture i in one of the languages and `wrong` captions that are not its own."""
+
+    @abstractmethod
+    def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
+               count: int | None) -> pd.DataFrame:  # fmt: skip
+        """The common task: which caption belongs to the picture? One row a look, language and picture."""
+
+
+class WorldBench(Pictured):
+    """A bench on one world; what it asks for is what the world has."""
+
+    def __init__(self, progress: bool = True, world: World | None = None) -> None:
+        self.world = world or ToyWorld(progress)
+        self.tower, self.progress = self.world.tower, progress
+
+    def check_world(self, system: Any) -> None:
+        """UserError for a system of another world than this bench's: it would be trained on pictures that are not its own."""
+        if system.world != self.world.name:
+            raise UserError(
+                f"An arm of world={system.world!r} cannot be trained on the pictures of {self.world.name!r}."
+            )
+
+    def seen(self, split: str, count: int | None = None) -> Tensor:
+        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
+        return self.world.seen(split, count)
+
+    def choose(
+        self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = (),
+        looks: Sequence[str] = ("real", "blind"), count: int | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
+        """One row a look, language and picture; see `World.choose`."""
+        return self.world.choose(self, recipe, seed, split, languages, looks, count)
+
+    def asked(self, recipe: Any, split: str, language: str) -> list[str]:
+        """The captions of real pictures that a system is asked with, '' where a picture has none."""
+        return captions(split).captions[language]
+
+    def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:
+        """By its caption, is a picture among the ten nearest of all? NaN throughout for a system without vectors, (N,)."""
+        return np.full(len(said), np.nan)
+
+
+# The toy world.
+
+
+def region_classes(scene: Scene) -> np.ndarray:
+    """What stands in each cell of a scene, by number, int64 (R,): 0 for nothing."""
+    found = np.zeros((GRID, GRID), np.int64)
+    for thing in scene.things:
+        found[thing.row, thing.column] = 1 + SHAPES.index(thing.shape) * len(COLOURS) + COLOURS.index(thing.colour)
+    return found.reshape(-1)
+
+
+class ToyWorld(World):
+    """Rendered scenes, captions of ten grammars."""
+
+    name = "toyworld"
+    classes = 1 + len(SHAPES) * len(COLOURS)
+
+    def __init__(self, progress: bool = True, image: str = "toy") -> None:
+        super().__init__(image, progress)
+
+    def seen(self, split: str, count: int | None = None) -> Tensor:
+        count = count or toyworld.COUNTS[split]
+        if (split, count) not in self._seen:
+            few = load_captions("toyworld", split).take(np.arange(count))
+            self._seen[split, count] = torch.from_numpy(patch_features(few, self.tower, self.progress))
+        return self._seen[split, count]
+
+    def regions(self, split: str, count: int | None = None) -> Tensor:
+        key = (f"{split} regions", count or toyworld.COUNTS[split])
+        if key not in self._seen:
+            parts = self.seen(split, count).split(2_000)
+            self._seen[key] = torch.cat([torch.from_numpy(pooled(p.float().numpy(), GRID)).half() for p in parts])
+        return self._seen[key]
+
+    def region_classes(self, count: int) -> Tensor:
+        return torch.from_numpy(np.stack([region_classes(s) for s in toyworld.split_scenes("train")[:count]]))
+
+    def text(self, name: str = MULTILINGUAL) -> Any:
+        return text_tower(name, "cpu")
+
+    def mark(self, told: Any) -> list[Any]:
+        return [self.tower.fingerprint, toyworld.RENDER, told]
+
+    def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+        return choice.captioned(self.seen("train", count), count, seed, encode)
+
+    def paired(
+        self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
+    ) -> Captioned:  # fmt: skip
+        """Each picture has some captions that are wrong in one attribute, too."""
+        many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 22])
+        spoilt, told = Noise.alike(noise), []
+        for scene in many:
+            code = codes[rng.integers(len(codes))]
+            few = [scene, *neighbours(scene, rng, WRONG)]
+            how = spoilt if code != "en" else Noise()
+            told.append([noisy_caption(one, code, how, rng, in_order=True) for one in few])
+        return Captioned.encoded(
+            self.seen("train", count), [own for own, *_ in told], [wrong for _, *wrong in told], encode
+        )
+
+    def captions(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
+        return self._told(toyworld.split_scenes("train")[:count], languages, noise, seed)
+
+    def translations(
+        self, languages: Sequence[str], count: int, noise: float, seed: int
+    ) -> tuple[list[str], Sentences]:
+        """They tell the last pictures of train, and show none."""
+        scenes = toyworld.split_scenes("train")[-count:]
+        return [exchanges.caption(scene, "en") for scene in scenes], self._told(scenes, languages, noise, seed)
+
+    @staticmethod
+    def _told(scenes: Sequence[Scene], languages: Sequence[str], noise: float, seed: int) -> Sentences:
+        """Each scene told in full in every language, perhaps spoilt; which caption, is drawn anew with each seed."""
+        rng = lambda scene, code: np.random.default_rng([seed, 17, int(scene.id, 16), *code.encode()])  # noqa: E731
+        how = Noise.alike(noise)
+        texts = [noisy_caption(s, code, how, rng(s, code), in_order=True) for code in languages for s in scenes]
+        return Sentences(texts, [code for code in languages for _ in scenes], list(range(len(scenes))) * len(languages))
+
+    def sentences(self, count: int, alpha: float, seed: int) -> list[str]:
+        """Captions of scenes that no picture shows: in a language of rank r with chance ~ r^-alpha."""
+        rng = np.random.default_rng([seed, 18])
+        chance = np.arange(1.0, len(grammar.LANGUAGES) + 1) ** -alpha
+        codes = rng.choice(grammar.LANGUAGES, count, p=chance / chance.sum())
+        picks = rng.integers(2**31, size=count)
+        scenes = islice(text_scenes(seed + 3_000), count)
+        return [grammar.one_caption(s, str(c), int(k)) for s, c, k in zip(scenes, codes, picks, strict=True)]
+
+    def tellers(self, languages: Sequence[str], count: int, wrong: int) -> tuple[list[str], Any]:
+        """Half of the wrong captions are other pictures', the rest are wrong in one attribute."""
+        scenes = toyworld.split_scenes("train")[:count]
+
+        def told(i: int, rng: np.random.Generator) -> list[str]:
+            language = languages[rng.integers(len(languages))]
+            others = [scenes[k] for k in rng.integers(len(scenes), size=(wrong + 1) // 2)]
+            hard = neighbours(scenes[i], rng, wrong - len(others))
+            return [exchanges.caption(one, language) for one in (scenes[i], *others, *hard)]
+
+        return [*languages, *(s.id for s in scenes)], told
+
+    def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
+               count: int | None) -> pd.DataFrame:  # fmt: skip
+        return Pictured.choose(bench, recipe, seed, split, languages, looks, count or 200)
+
+
+# Real pictures.
 
 SETS = {"train": "emoji+stamps+clipart", "val": "stamps", "test": "stamps"}
 LANGUAGES = tuple(code for code in emoji.LANGUAGES if code != "en")
 ENOUGH = 100  # held-out captions that a language must have to be asked in
-CANDIDATES, GRID = 10, 3
+CANDIDATES = 10
 MOST = 10_000  # more than there are: all
 # What arms on real pictures share.
 DUAL = {"text": "frozen", "width": 256, "steps": 600, "batch": 128}
@@ -119,72 +337,133 @@ def mark() -> str:
     return digest([*many.ids, *texts, encoder(ENGLISH).fingerprint, encoder(MULTILINGUAL).fingerprint])
 
 
+@lru_cache(maxsize=1)
+def imagenet_classes() -> Tensor:
+    """The ImageNet class of each region of the training pictures, from 1 on, int64 (M, R)."""
+    world = RealWorld(progress=False)
+    head = world.tower.model.get_classifier()
+    with torch.no_grad():
+        return torch.cat([1 + head(part.float()).argmax(dim=-1) for part in world.seen("train").split(512)])
+
+
 def data_key(split: str) -> dict[str, str]:
-    """What decides the rows of an arm on real pictures beside the arm: which pictures, how they are drawn, their captions, and
-    the towers that read them."""
+    """What decides the rows of a system on real pictures beside the system: which pictures, how they are drawn, their captions,
+    and the towers that read them."""
     asked = captions(split)
     said = [text for code in asked.languages for text in asked.captions[code]]
     data = {"training captions and text towers": mark(), f"captions of {split}": digest([*asked.ids, *said])}
     return data | {"pictures": RENDER, "image tower": image_tower("efficientnet-lite0", "cpu").fingerprint}
 
 
-class Pictures(Pictured):
-    """Real pictures for a bench, and how a test is made of them."""
+class RealWorld(World):
+    """Emoji, stamps and clip art, captions that people wrote."""
 
-    world = "real"
+    name = "real"
+    classes = 1 + 1000
+    reads_once = True
 
-    def __init__(self, image: str = "efficientnet-lite0", progress: bool = True) -> None:
-        self.tower, self.progress = image_tower(image, "cpu"), progress
-        self._seen: dict[tuple[str, int], Tensor] = {}
+    def __init__(self, progress: bool = True, image: str = "efficientnet-lite0") -> None:
+        super().__init__(image, progress)
 
     def seen(self, split: str, count: int | None = None) -> Tensor:
-        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
-        if (split, 0) not in self._seen:
-            self._seen[split, 0] = torch.from_numpy(patch_features(captions(split), self.tower, self.progress, GRID))
-        return self._seen[split, 0][:count]
+        if (split, None) not in self._seen:
+            self._seen[split, None] = torch.from_numpy(patch_features(captions(split), self.tower, self.progress, GRID))
+        return self._seen[split, None][:count]
+
+    def regions(self, split: str, count: int | None = None) -> Tensor:
+        return self.seen(split, count)
+
+    def region_classes(self, count: int) -> Tensor:
+        return imagenet_classes()[:count]
+
+    def text(self, name: str = MULTILINGUAL) -> Any:
+        """`minilm-en` for English, `e5-small` for all languages."""
+        return encoder(name)
+
+    def mark(self, told: Any) -> list[Any]:
+        return [self.tower.fingerprint, toyworld.RENDER, [told, mark()]]
+
+    def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+        """Each caption stands beside the batch's others alone."""
+        said = captions("train").captions["en"][:count]
+        return Captioned(self.seen("train", count), encode(said), [[]] * len(said))
+
+    def paired(
+        self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
+    ) -> Captioned:  # fmt: skip
+        """Where a picture has no caption in the language drawn, in another; those without any are left out."""
+        many, rng = captions("train"), np.random.default_rng([seed, 22])
+        which, said = [], []
+        for i in range(min(count, len(many))):
+            there = [many.captions[code][i] for code in codes if many.captions[code][i]]
+            if there:
+                which.append(i)
+                said.append(there[rng.integers(len(there))])
+        return Captioned(self.seen("train")[which], encode(said), [[]] * len(said))
+
+    def captions(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
+        """Where there are any. UserError for noise: people wrote them."""
+        if noise:
+            raise UserError("Captions of real pictures are people's: set noise=0.")
+        many = captions("train").captions
+        each = [(text, code, i) for code in languages for i, text in enumerate(many[code][:count]) if text]
+        return Sentences(*(list(column) for column in zip(*each, strict=True)))
+
+    def translations(
+        self, languages: Sequence[str], count: int, noise: float, seed: int
+    ) -> tuple[list[str], Sentences]:
+        """Captions of the same pictures in other languages."""
+        return list(captions("train").captions["en"][:count]), self.captions(languages, count, noise, seed)
+
+    def sentences(self, count: int, alpha: float, seed: int) -> list[str]:
+        """Captions of training pictures: in a language with n captions with chance ~ n^alpha."""
+        rng, many = np.random.default_rng([seed, 18]), captions("train").captions
+        there = {code: [text for text in of if text] for code, of in many.items()}
+        weight = np.array([len(of) ** alpha for of in there.values()])
+        codes = rng.choice(list(there), count, p=weight / weight.sum())
+        return [there[code][rng.integers(len(there[code]))] for code in codes.tolist()]
+
+    def tellers(self, languages: Sequence[str], count: int, wrong: int) -> tuple[list[str], Any]:
+        """English names. Wrong ones are of the picture's own collection: the style of a name gives emoji, stamps and clip art
+        away, and little else was learned."""
+        many = captions("train")
+        english = many.captions["en"][:count]
+        of = [part.name for part, indices in many.parts for _ in indices][: len(english)]
+        near = {name: [text for text, part in zip(english, of, strict=True) if part == name] for name in set(of)}
+        near = {name: texts if len(set(texts)) > 1 else english for name, texts in near.items()}
+
+        def told(i: int, rng: np.random.Generator) -> list[str]:
+            others, names = [], near[of[i]]
+            while len(others) < wrong:
+                other = names[rng.integers(len(names))]
+                others += [other] if other != english[i] else []
+            return [english[i], *others]
+
+        return list(english), told
+
+    def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
+               count: int | None) -> pd.DataFrame:  # fmt: skip
+        """choice: its own caption comes first of ten, the others of other pictures; recall: among all pictures it is one of the
+        ten nearest to its caption. NaN where it has no caption."""
+        many, frames = captions(split), []
+        for look in looks:
+            seen = bench.looked(split, len(self.seen(split, count)), look)
+            for language in languages or self.languages(recipe):
+                said = bench.asked(recipe, split, language)[: len(seen)]
+                there = np.flatnonzero([bool(text) for text in said])
+                few = [[said[k] for k in each] for each in candidates(said, there)]
+                right = np.full(len(said), np.nan)
+                right[there] = exchanges.right(bench.fits(recipe, seen[torch.from_numpy(there)], few, language))
+                scores = {"choice": right, "recall": bench.recalled(recipe, seen, said, there, language)}
+                items = {"item": many.ids[: len(seen)], "concept": many.concepts[: len(seen)]}
+                known = {"look": look, "language": language, "seed": seed, **bench.known(recipe, seed)}
+                frames.append(pd.DataFrame(scores).assign(**known, **items))
+        return pd.concat(frames, ignore_index=True)
 
     def languages(self, recipe: Any) -> list[str]:
         """English, and what else the recipe reads of which there are ENOUGH held-out captions."""
         many, known = captions("test").captions, getattr(recipe, "names", LANGUAGES)
         return ["en", *(code for code in LANGUAGES if code in known and sum(map(bool, many[code])) >= ENOUGH)]
-
-    def choose(
-        self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = (),
-        looks: Sequence[str] = ("real", "blind"), count: int | None = None,
-    ) -> pd.DataFrame:  # fmt: skip
-        """One row a look, language and picture. choice: its own caption comes first of ten, the others of other pictures;
-        recall: among all pictures it is one of the ten nearest to its caption. NaN where it has no caption."""
-        many, frames = captions(split), []
-        for look in looks:
-            seen = self.looked(split, count, look)
-            for language in languages or self.languages(recipe):
-                choice, recall = self._scored(recipe, seen, self.asked(recipe, split, language)[: len(seen)], language)
-                items = {"item": many.ids[: len(seen)], "concept": many.concepts[: len(seen)]}
-                known = {"look": look, "language": language, "seed": seed, **self.known(recipe, seed)}
-                frames.append(pd.DataFrame({"choice": choice, "recall": recall}).assign(**known, **items))
-        return pd.concat(frames, ignore_index=True)
-
-    def asked(self, recipe: Any, split: str, language: str) -> list[str]:
-        """The captions that a system is asked with, '' where a picture has none."""
-        return captions(split).captions[language]
-
-    def looked(self, split: str, count: int | None, look: str) -> Tensor:
-        """Pictures as one of LOOKS shows them."""
-        return super().looked(split, len(self.seen(split, count)), look)
-
-    def _scored(self, recipe: Any, seen: Tensor, said: Sequence[str], language: str) -> tuple[np.ndarray, np.ndarray]:
-        """For each picture: its own caption among ten; recall by that caption among all pictures, NaN where nothing but pairs
-        can be scored."""
-        there = np.flatnonzero([bool(text) for text in said])
-        asked = candidates(said, there)
-        choice = np.full(len(said), np.nan)
-        fits = self.fits(recipe, seen[torch.from_numpy(there)], [[said[k] for k in few] for few in asked], language)
-        choice[there] = exchanges.right(fits)
-        return choice, self.recalled(recipe, seen, said, there, language)
-
-    def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:
-        """By its caption, is a picture among the ten nearest of all? NaN throughout for a system without vectors, (N,)."""
-        return np.full(len(said), np.nan)
 
 
 def candidates(said: Sequence[str], there: np.ndarray) -> list[list[int]]:
@@ -193,196 +472,19 @@ def candidates(said: Sequence[str], there: np.ndarray) -> list[list[int]]:
     return [[i, *rng.permutation(there[groups[there] != groups[i]])[: CANDIDATES - 1]] for i in there.tolist()]
 
 
-class Real(Pictures, mla.MlaBench):
-    """What else differs from the toy world for dual encoders: encoders, and whose captions are learned from."""
-
-    _read: dict[str, dict[str, Tensor]] | None = None  # by language and caption, while a recipe is asked
-
-    def text(self, name: str = MULTILINGUAL) -> Any:
-        """`minilm-en` for English, `e5-small` for all languages."""
-        return encoder(name)
-
-    def captioned(self, count: int, seed: int) -> Captioned:
-        """English captions of the first pictures, each beside the batch's others alone."""
-        said = captions("train").captions["en"][:count]
-        return Captioned(self.seen("train", count), self.ids(said, ENGLISH), [[]] * len(said))
-
-    def translated(
-        self, english: Dual, languages: Sequence[str], count: int, noise: float, seed: int
-    ) -> tuple[Sentences, Tensor]:
-        """Captions of the same pictures in other languages, and where the English ones lie."""
-        said = self.exposed(languages, count, noise, seed)
-        return said, self.vectors(english, captions("train").captions["en"][:count])
-
-    def exposed(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
-        """Captions of the first pictures in each language, where there are any. UserError for noise: people wrote them."""
-        if noise:
-            raise UserError("Captions of real pictures are people's: set noise=0.")
-        many = captions("train").captions
-        each = [(text, code, i) for code in languages for i, text in enumerate(many[code][:count]) if text]
-        return Sentences(*(list(column) for column in zip(*each, strict=True)))
-
-    def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
-        frozen = isinstance(recipe, Dual) and recipe.options.text == "frozen"
-        once = (lambda: data().read_by(recipe)) if frozen else data  # an encoder that stays frozen reads a caption once
-        return super()._fitted(recipe, once, seed, what, [told, mark()])
-
-    def choose(self, *asked: Any, **more: Any) -> pd.DataFrame:
-        """See `Pictures.choose`; both looks and both scores ask with the same captions, which are read once."""
-        self._read = {}
-        try:
-            return super().choose(*asked, **more)
-        finally:
-            self._read = None
-
-    def texts(self, recipe: Any, captions: Sequence[str], language: str) -> Tensor:
-        """Where captions lie, (M, D) unit norm."""
-        if self._read is None:
-            return super().texts(recipe, captions, language)
-        known = self._read.setdefault(language, {})
-        if new := [caption for caption in dict.fromkeys(captions) if caption not in known]:
-            known.update(zip(new, super().texts(recipe, new, language), strict=True))
-        return torch.stack([known[caption] for caption in captions])
-
-    @torch.no_grad()
-    def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:
-        """R@10 of each picture by its caption among all."""
-        image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
-        text, found = torch.zeros_like(image), np.full(len(said), np.nan)
-        text[torch.from_numpy(there)] = self.texts(recipe, [said[i] for i in there], language)
-        found[there] = retrieval.retrieval_hits(image, text, there, retrieval.equal_groups(list(said)))["t2i_r@10"]
-        return found
+def load_world(name: str, progress: bool = True) -> World:
+    """The world of that name. Raises UserError for one that nobody knows."""
+    check_languages((), name)
+    return RealWorld(progress) if name == "real" else ToyWorld(progress)
 
 
-class AcquiringReal(Real):
-    """MLA on real pictures."""
+class WorldSystem(System):
+    """Base of systems that are trained on either world, which their field `world` names."""
 
+    def towers_key(self) -> dict[str, str]:
+        """What decides the toy world's towers; those of real pictures are in `data_key`."""
+        return {} if self.world == "real" else super().towers_key()
 
-class PairingReal(Real, rivals.RivalBench):
-    """Its rivals on real pictures. Translate-test stands behind a perfect translator: it reads the English captions."""
-
-    def _captions(self, arm: Pairing, seed: int) -> Captioned:
-        """Pictures with a caption in a language of the arm's; where a picture has none in the one drawn, in another."""
-        many = captions("train")
-        codes = {"pivot": ("en",), "translate-train": ("en", *arm.languages)}.get(arm.kind, arm.languages)
-        rng, which, said = np.random.default_rng([seed, 22]), [], []
-        for i in range(min(arm.pairs, len(many))):
-            there = [many.captions[code][i] for code in codes if many.captions[code][i]]
-            if there:
-                which.append(i)
-                said.append(there[rng.integers(len(there))])
-        return Captioned(self.seen("train")[which], self.ids(said), [[]] * len(said))
-
-    def asked(self, recipe: Any, split: str, language: str) -> list[str]:
-        """The captions asked with; behind a perfect translator, the English ones of the same pictures."""
-        there = super().asked(recipe, split, language)
-        if recipe.arm.kind != "translate-test":
-            return there
-        return [ours if theirs else "" for ours, theirs in zip(captions(split).captions["en"], there, strict=True)]
-
-
-# M3P.
-
-CLASSES = 1 + 1000
-RIDGE = 0.3  # of the regression that regions start from, in shares of a feature's mean power
-SWITCH = {"world": "emoji", "languages": LANGUAGES}
-# Four of e5-small's twelve layers are what a CPU trains in minutes.
-REAL_M3P: dict[str, Any] = {
-    "world": "real", "layers": 4, "pairs": 10_000, "switch": SWITCH, "fine": ("en",),
-    "options": {"text_steps": 0, "steps": 200, "fine_steps": 600, "batch": 12, "captions": 8, "lr": 2e-4, "fine_lr": 1e-3, "slower": 0.1},
-}  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def region_classes() -> Tensor:
-    """The ImageNet class of each region of the training pictures, from 1 on, int64 (M, R)."""
-    head = image_tower("efficientnet-lite0", "cpu").model.get_classifier()
-    with torch.no_grad():
-        return torch.cat(
-            [1 + head(part.float()).argmax(dim=-1) for part in MatchingReal(progress=False).seen("train").split(512)]
-        )
-
-
-class MatchingReal(Pictures, m3p.M3pBench):
-    """What differs from the toy world: pictures, the encoder, and captions."""
-
-    @property
-    def reads(self) -> Reads:
-        """e5's pieces, those that captions use."""
-        tokenizer = encoder(MULTILINGUAL).tokenizer
-        special = set(tokenizer([""])["input_ids"][0]) | {0}
-        return Reads(lambda texts: padded(tokenizer(texts)["input_ids"]), torch.tensor(sorted(special)))
-
-    @property
-    def mark(self) -> list[Any]:
-        """Whatever there is to learn from."""
-        return [mark(), GRID, RIDGE, "others of one collection", "no dropout"]
-
-    def untrained(self, options: M3pOptions, layers: int = REAL_M3P["layers"]) -> M3p:
-        """e5's embeddings and lower layers with M3P's heads, which torch's seed decides."""
-        e5 = encoder(MULTILINGUAL).model
-        config, weights = copy.deepcopy(e5.config), e5.state_dict()
-        config.num_hidden_layers, config.vocab_size = layers, e5.get_input_embeddings().num_embeddings
-        # With dropout the encoder has not fitted its training pairs when its updates end.
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-        model: nn.Module = type(e5)(config, add_pooling_layer=False)
-        model.load_state_dict({name: weights[name] for name in model.state_dict()})
-        return M3p(model, self.tower.width, GRID * GRID, CLASSES, options)
-
-    def begin(self, recipe: M3p, arm: Matching) -> None:
-        """Regions start where their pictures' English names are: a ridge regression of the mean embedding of a name's pieces on
-        the mean patch. The paper's projection starts at random, and has millions of pairs to get there."""
-        seen, reads = self.seen("train", arm.pairs).float(), self.reads
-        ids = reads.encode(captions("train").captions["en"][: arm.pairs])  # (M, T)
-        told = ~torch.isin(ids, reads.special)[..., None]
-        with torch.no_grad():
-            named = (recipe.words(ids) * told).sum(dim=1) / told.sum(dim=1).clamp(min=1)  # (M, W)
-            still, usual = seen.mean(dim=(0, 1)), named.mean(dim=0)
-            x, y = (seen.mean(dim=1) - still).double(), (named - usual).double()
-            gram = x.T @ x  # (D_in, D_in)
-            weight = torch.linalg.solve(gram + RIDGE * gram.trace() / len(gram) * torch.eye(len(gram)), x.T @ y)
-            weight *= y.norm() / (x @ weight).norm()  # as long as names are, which ridge shortens
-            recipe.region.weight.copy_(weight.T)
-            recipe.region.bias.copy_(usual - still @ weight.float())
-            for parameter in recipe.box.parameters():
-                parameter.zero_()
-
-    def data(self, arm: Matching, stage: str, seed: int) -> Streams:
-        """What a stage learns from. UserError for fine-tuning in other languages than English, or on other pictures'
-        captions, and for switched text without pictures, which are not here."""
-        if not arm.pictures or arm.shuffled or set(arm.fine) - {"en"}:
-            raise UserError(
-                "On real pictures M3P learns from pictures with their own English captions: set fine=('en',) or ()."
-            )
-        many, o = captions("train"), arm.recipe_options
-        english = many.captions["en"][: arm.pairs]
-        # As its released code does, words are switched in fine-tuning too.
-        switching = Switching(**arm.switch) if arm.switch is not None else None
-
-        of = [part.name for part, indices in many.parts for _ in indices][: len(english)]
-        near = {name: [text for text, part in zip(english, of, strict=True) if part == name] for name in set(of)}
-        near = {name: texts if len(set(texts)) > 1 else english for name, texts in near.items()}
-
-        def told(i: int, rng: np.random.Generator) -> list[str]:
-            """The picture's own name, and those of others of its collection that are named otherwise."""
-            others, names = [], near[of[i]]
-            while len(others) < o.captions - 1:
-                other = names[rng.integers(len(names))]
-                others += [other] if other != english[i] else []
-            said = [english[i], *others]
-            return said if switching is None else [switch(one, switching, rng) for one in said]
-
-        seen = self.seen("train", arm.pairs)
-        text = [] if stage == FINE else sentences(m3p.SENTENCES, arm.alpha, seed)
-        return Streams(
-            stage, o, text, seen, region_classes()[: len(seen)], told, self.reads, [str(switching), *english]
-        )
-
-
-def sentences(count: int, alpha: float, seed: int) -> list[str]:
-    """Captions of training pictures, each in one language: one with n captions with chance ~ n^alpha."""
-    rng, many = np.random.default_rng([seed, 18]), captions("train").captions
-    there = {code: [text for text in of if text] for code, of in many.items()}
-    weight = np.array([len(of) ** alpha for of in there.values()])
-    codes = rng.choice(list(there), count, p=weight / weight.sum())
-    return [there[code][rng.integers(len(there[code]))] for code in codes.tolist()]
+    def data_key(self, split: str) -> dict[str, str]:
+        """What decides pictures, captions and, of real pictures, the towers that read them."""
+        return data_key(split) if self.world == "real" else super().data_key(split)

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from mpm_lite import data
-from mpm_lite.claims.studies import FLOOR, METRIC, TOWERS
+from mpm_lite.claims.retention import FLOOR, METRIC, TOWERS
 from mpm_lite.core import __version__, figures, runtime
 from mpm_lite.core import runtime as parallel
 from mpm_lite.core.keys import Key, OtherRun

@@ -21,12 +21,12 @@ from safetensors.torch import save as to_safetensors
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import write_atomic
-from mpm_lite.experiments import m3p, mblip, mla
 from mpm_lite.experiments.experiment import FIRST_SEED
 from mpm_lite.experiments.m3p import PLAIN, RATE, Matching
 from mpm_lite.experiments.mblip import SHARED
 from mpm_lite.experiments.mla import SHORT_ENGLISH, Acquiring
 from mpm_lite.experiments.mpm_chat import Chat, ChatBench
+from mpm_lite.experiments.system import System
 from mpm_lite.training import trained
 
 CONNECTOR_SEED = 0
@@ -77,25 +77,22 @@ CARD = "card.json"
 
 @dataclass(frozen=True)
 class Shipped:
-    """A bench, an arm, a seed, and what of the arm is trained: the recipe whose weights ship."""
+    """A system, a seed, and what of the system is trained: the recipe whose weights ship."""
 
-    bench: Callable[[], Any]
-    arm: Any
+    arm: System
     seed: int = 0
     make: Callable[[Any, Any, int], Any] = lambda bench, arm, seed: bench.train(arm, seed)
 
 
 SHIPPED = {
     "MLA's English dual encoder": Shipped(
-        mla.MlaBench, Acquiring(english_options=SHORT_ENGLISH), make=lambda bench, arm, seed: bench.dual(arm, seed)
+        Acquiring(english_options=SHORT_ENGLISH), make=lambda bench, arm, seed: bench.dual(arm, seed)
     ),
     # The ledger's own, of its first seed.
-    "M3P without switching": Shipped(m3p.M3pBench, PLAIN, FIRST_SEED),
-    "M3P, half of the words switched": Shipped(m3p.M3pBench, Matching(switch={"words": RATE}), FIRST_SEED),
+    "M3P without switching": Shipped(PLAIN, FIRST_SEED),
+    "M3P, half of the words switched": Shipped(Matching(switch={"words": RATE}), FIRST_SEED),
     # Of its second seed, whose English language model ships.
-    "mBLIP's English Q-Former": Shipped(
-        mblip.MblipBench, SHARED, FIRST_SEED + 1, lambda bench, arm, seed: bench.generation(arm, seed)
-    ),
+    "mBLIP's English Q-Former": Shipped(SHARED, FIRST_SEED + 1, lambda bench, arm, seed: bench.generation(arm, seed)),
 }
 
 
@@ -105,7 +102,7 @@ def build_systems(out: Path) -> list[Path]:
     folder, cards, found = out / trained.KEPT, {}, []
     before = json.loads((folder / CARD).read_text()) if (folder / CARD).exists() else {}
     for name, one in SHIPPED.items():
-        bench = one.bench()
+        bench = one.arm.bench()
         with trained.opened() as files:
             recipe = one.make(bench, one.arm, one.seed)
         data = files[-1].read_bytes()  # of the last stage

@@ -1,0 +1,204 @@
+"""What a system is: its dials as data, and how it is trained and tested. One file a system; every study is a list of trials.
+
+A `System` is a frozen dataclass. Its fields say what is trained on what (`Chat(pairs=6_000)`), and its `bench` trains and
+tests it on one world. A `Trial` is a system with one seed and the questions it is asked; `run_trials` is the one loop that
+runs what is missing of a list of them, in as many processes as asked for, and keeps the rows of each as soon as they are
+there, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import pandas as pd
+
+from mpm_lite.core import runtime
+from mpm_lite.core.keys import Key, code_of
+from mpm_lite.core.runtime import unknown
+from mpm_lite.core.store import Shelf, name_of
+from mpm_lite.data import toyworld
+from mpm_lite.recipes.base import Recipe, build_options
+from mpm_lite.towers import catalogue
+from mpm_lite.training import cost
+from mpm_lite.training.trained import dials
+
+
+class Bench(Protocol):
+    """What trains a system and asks it about pictures; features are computed once and shared by all that it trains."""
+
+    def train(self, system: Any, seed: int) -> Recipe:
+        """The trained recipe: computed, or read back from what is kept."""
+
+    def test(self, recipe: Any, seed: int, split: str = "test", **asked: Any) -> pd.DataFrame:
+        """One row a look, language and picture, with a column a score."""
+
+
+class System(ABC):
+    """Base of all systems: a frozen dataclass whose fields are the dials, the last of them `options`, those of its recipe.
+
+    Raises UserError for a dial or an option that nobody knows, and for values that cannot be meant.
+    """
+
+    name: ClassVar[str]  # as the command line and `Experiment` call it
+    Options: ClassVar[type]  # the options of its recipe
+    nested: ClassVar[Mapping[str, type]] = {}  # fields that hold the settings of another dataclass
+    chance: ClassVar[str] = "blind"  # the look whose score is chance
+    split: ClassVar[str] = "val"  # that an Experiment asks about, if nothing else is said
+    looks: ClassVar[tuple[str, ...]] = ("real", "blind")  # that an Experiment asks for
+    asks: ClassVar[tuple[str, ...]] = ("split", "count", "looks", "languages")  # what its test may be asked
+    world: str = "toyworld"
+    options: dict[str, Any]
+
+    @abstractmethod
+    def bench(self, progress: bool = True) -> Any:
+        """What trains and tests it, on its own world; see `Bench`."""
+
+    @property
+    def recipe_options(self) -> Any:
+        """The recipe's options, checked; in bfloat16 where this machine is faster in it, if nothing else is asked."""
+        return self.options_of(self.Options, self.options)
+
+    @staticmethod
+    def options_of(kind: type, given: Mapping[str, Any]) -> Any:
+        """Options of some kind from a dictionary, checked; in bfloat16 where that is faster, if they know that dial."""
+        fast = {"bf16": runtime.fast_bf16()} if any(f.name == "bf16" for f in fields(kind)) else {}
+        return build_options(kind, fast | dict(given))
+
+    def towers_key(self) -> dict[str, str]:
+        """What decides the towers that it looks and reads with: the toy world's."""
+        return {"toy towers": catalogue.towers("towers")}
+
+    def data_key(self, split: str) -> dict[str, str]:
+        """What decides the pictures and captions that it learns from and is asked about: the toy world's."""
+        return {f"toy world, {of}": toyworld.mark(of) for of in ("train", split)}
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """What decides the pictures that its bench shows: systems of one kind that agree in it share a bench."""
+        return (self.world, getattr(self, "image", ""))
+
+    def save(self, recipe: Any, seed: int, folder: Path) -> list[str]:
+        """Write what a trained recipe gives beside its weights, if anything; returns the names of the files."""
+        return []
+
+    @classmethod
+    def settings(cls) -> dict[str, Any]:
+        """The names that `build` takes: fields, options of the recipe, and the settings inside of other fields."""
+        plain = {f.name: (f.name, f) for f in fields(cls) if f.name != "options"}
+        own = {f.name: ("options", f) for f in fields(cls.Options)}
+        inside = {f.name: (name, f) for name, kind in cls.nested.items() for f in fields(kind)}
+        return inside | own | plain
+
+    @classmethod
+    def build(cls, given: Mapping[str, Any]) -> Any:
+        """A system from one flat dictionary of settings. A field that holds several names takes them with commas between, too.
+        Raises UserError, with the nearest name, for a setting of none."""
+        known, built = cls.settings(), {"options": {}}
+        for name, value in given.items():
+            if name not in known:
+                raise unknown("setting", name, known)
+            place, one = known[name]
+            if place == name:
+                built[name] = _listed(one, value)
+            else:
+                built[place] = (built.get(place) or {}) | {name: _listed(one, value)}
+        return cls(**built)
+
+
+def _listed(one: Field, value: Any) -> Any:
+    """The value, in the way that the field holds it."""
+    if not isinstance(one.default, tuple):
+        return value
+    return tuple(value) if isinstance(value, (tuple, list)) else tuple(filter(None, re.split("[,+]", str(value))))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A system, trained with one seed and asked about the pictures of a split. `told` is what the key of its rows says of the
+    questions, where that is not `asked` itself."""
+
+    system: System
+    seed: int
+    asked: Mapping[str, Any] = field(default_factory=lambda: {"split": "val"})
+    told: Mapping[str, Any] | None = None
+
+    def key(self) -> Key:
+        """What decides the rows: the system, the seed, what it is asked, the language models that it stands on, and the pictures
+        and captions that it learns from and is asked about."""
+        split = str(self.asked.get("split", "test"))
+        told = {"asked": dict(self.asked), "split": split} if self.told is None else self.told
+        kind = type(self.system)
+        decides = {"kind": kind.__name__, "arm": json.dumps(dials(self.system), sort_keys=True), "seed": str(self.seed)}
+        decides |= {name: json.dumps(value, sort_keys=True, default=dict) for name, value in told.items()}
+        if not kind.__module__.startswith("mpm_lite."):
+            decides["code"] = code_of(kind)
+        decides |= self.system.towers_key()
+        models = catalogue.models_of(self.system, self.seed)
+        decides |= {f"weights of {of}": catalogue.weights(*model) for of, model in models.items()}
+        return Key("rows of an arm", decides | self.system.data_key(split))
+
+    def run(self, bench: Bench | None = None) -> pd.DataFrame:
+        """Train, test, and return the rows."""
+        bench = bench or shared_bench(self.system)
+        return bench.test(bench.train(self.system, self.seed), self.seed, **self.asked)
+
+
+_BENCH: dict[tuple[Any, ...], Bench] = {}  # the one made last
+
+
+def shared_bench(system: System) -> Bench:
+    """The bench of a system, made once in a process for all systems of its kind that look at the same pictures."""
+    which = type(system), *system.shown
+    if which not in _BENCH:
+        _BENCH.clear()
+        _BENCH[which] = system.bench()
+    return _BENCH[which]
+
+
+def run_trials(
+    trials: Mapping[str, Trial], shelf: Shelf, workers: int = 1, say: Callable[[str], None] = lambda line: None,
+    bench: Bench | None = None, costs: Shelf | None = None,
+) -> None:  # fmt: skip
+    """Run those of the named trials whose rows are not kept on the shelf, in so many processes; `say` is told their names.
+    Trials that are the same are run once. What training cost is kept on the shelf `costs`, where there is one."""
+    keys = {label: name_of(trial.key()) for label, trial in trials.items()}
+    missing, jobs = set(shelf.missing(keys.values())), {}
+    order = list(dict.fromkeys(repr(trial.system) for trial in trials.values()))
+    # Among several processes, seeds begin side by side: systems of one seed would wait for what they share.
+    labels = sorted(trials, key=lambda label: order.index(repr(trials[label].system))) if workers > 1 else trials
+    for label in labels:
+        if keys[label] in missing:
+            missing.remove(keys[label])
+            jobs[label] = (run_trial, (trials[label], shelf, bench, costs))
+    runtime.run(jobs, workers, say)
+
+
+def run_trial(trial: Trial, shelf: Shelf, bench: Bench | None = None, costs: Shelf | None = None) -> None:
+    """Run one trial, and keep its rows, and what its training cost."""
+    if costs is None:
+        return shelf.put(trial.key(), trial.run(bench))
+    with cost.kept() as book:
+        rows = trial.run(bench)
+    costs.put(trial.key(), cost.table(book))
+    shelf.put(trial.key(), rows)
+
+
+def read_trials(trials: Mapping[str, Trial], shelf: Shelf) -> dict[str, pd.DataFrame]:
+    """The rows of named trials. Raises UserError where those of one are missing or torn."""
+    keys = {label: name_of(trial.key()) for label, trial in trials.items()}
+    rows = shelf.read({key: label for label, key in keys.items()})
+    return {label: rows[key] for label, key in keys.items()}
+
+
+def missing_models(trials: Sequence[Trial], shelf: Shelf) -> list[str]:
+    """The language models, as NAME:SEED, that trials stand on and that are not here, unless their rows are kept already."""
+    todo = {name_of(trial.key()): trial for trial in trials}
+    left = [todo[key] for key in shelf.missing(todo)]
+    stood_on = {model for trial in left for model in catalogue.models_of(trial.system, trial.seed).values()}
+    return sorted(f"{name}:{seed}" for name, seed in stood_on if not catalogue.present(name, seed))
