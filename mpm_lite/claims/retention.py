@@ -102,18 +102,8 @@ def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     means = []
     for (text, test, cell), rows in rho[rho["counts"] & (rho["language"] != "en")].groupby(["text", "test", "cell"]):
         mean = joined.where(text=text, test=test).mean_retention(rows["language"].tolist(), METRIC)
-        means.append(
-            {
-                "text": text,
-                "test": test,
-                "cell": cell,
-                "languages": len(rows),
-                "codes": " ".join(rows["language"]),
-                "rho": mean.value,
-                "low": mean.low,
-                "high": mean.high,
-            }
-        )
+        said = {"text": text, "test": test, "cell": cell, "languages": len(rows), "codes": " ".join(rows["language"])}
+        means.append(said | {"rho": mean.value, "low": mean.low, "high": mean.high})
     return {
         "retention": rho,
         "retention-cells": pd.DataFrame(means),
@@ -145,21 +135,10 @@ def control_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
             concepts = items.drop_duplicates("item").set_index("item")["concept"].loc[by_item.columns].tolist()
             drawn = stats.resampled_mean(by_item.to_numpy(), *stats.bootstrap_weights(concepts, len(by_item)))
             over = stats.summarise(float(by_item.to_numpy().mean()), drawn)
-            rows.append(
-                {
-                    "text": named["text"],
-                    "condition": named["condition"],
-                    "group": group,
-                    "languages": len(codes),
-                    "score": items[METRIC].mean(),
-                    "chance": items[f"chance {METRIC}"].mean(),
-                    "over_chance": over.value,
-                    "low": over.low,
-                    "high": over.high,
-                    "seeds": len(by_item),
-                    "n": by_item.shape[1],
-                }
-            )
+            score = {"score": items[METRIC].mean(), "chance": items[f"chance {METRIC}"].mean()}
+            score |= {"over_chance": over.value, "low": over.low, "high": over.high}
+            said = {"text": named["text"], "condition": named["condition"], "group": group, "languages": len(codes)}
+            rows.append(said | score | {"seeds": len(by_item), "n": by_item.shape[1]})
     return {"controls": pd.DataFrame(rows)}
 
 
@@ -181,19 +160,15 @@ def crossing_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
                 size = size or done[name].meta["pairs"]["en"]
                 curves.setdefault(arm, []).append((size, value, drawn))
                 found = stats.summarise(value, drawn)
-                rows.append(
-                    {
-                        "language": code,
-                        "arm": arm,
-                        "pairs": size,
-                        "score": value,
-                        "low": found.low,
-                        "high": found.high,
-                        "n": n,
-                        "chance": chance,
-                        "seeds": everything.items["seed"].nunique(),
-                    }
-                )
+                said = {
+                    "language": code,
+                    "arm": arm,
+                    "pairs": size,
+                    "score": value,
+                    "low": found.low,
+                    "high": found.high,
+                }
+                rows.append(said | {"n": n, "chance": chance, "seeds": everything.items["seed"].nunique()})
         rates += exchange_rates(code, curves)
     return {"native-crossing": pd.DataFrame(rows), "exchange-rates": pd.DataFrame(rates)}
 
@@ -219,20 +194,11 @@ def exchange_rates(code: str, curves: dict[str, list[tuple[int, float, np.ndarra
         point = crossing(sizes, [v for _, v, _ in curve], value)
         many = np.array([crossing(sizes, [d[b] for _, _, d in curve], drawn[b]) for b in range(len(drawn))])
         low, high = np.quantile(many, [0.025, 0.975], method="nearest")
-        rows.append(
-            {
-                "language": code,
-                "english_arm": against,
-                "pairs": curves[against][-1][0],
-                "worth": point,
-                "low": low,
-                "high": high,
-                "all_in_language": sizes[-1],
-                "beyond_all": float(np.isinf(many).mean()),
-                "gain_over_all_in_language": value - curve[-1][1],
-                **dict(zip(("gain_low", "gain_high"), np.percentile(drawn - curve[-1][2], [2.5, 97.5]), strict=True)),
-            }
-        )
+        said = {"language": code, "english_arm": against, "pairs": curves[against][-1][0], "worth": point}
+        said |= {"low": low, "high": high, "all_in_language": sizes[-1], "beyond_all": float(np.isinf(many).mean())}
+        gain_low, gain_high = np.percentile(drawn - curve[-1][2], [2.5, 97.5])
+        gain = {"gain_over_all_in_language": value - curve[-1][1], "gain_low": gain_low, "gain_high": gain_high}
+        rows.append(said | gain)
     return rows
 
 

@@ -47,23 +47,24 @@ def system_class(recipe: str | type) -> type[System]:
     if recipe not in SYSTEMS:
         raise unknown("recipe", recipe, [*RECIPES, *SYSTEMS])
     # Each is loaded when it is asked for: painters bring diffusers with them, which takes seconds.
-    if recipe == "mpm_chat":
-        from mpm_lite.experiments.mpm_chat import Chat as System_
-    elif recipe == "mpm_paint":
-        from mpm_lite.experiments.mpm_paint import Paint as System_
-    elif recipe == "m3p":
-        from mpm_lite.experiments.m3p import Matching as System_
-    elif recipe == "mla":
-        from mpm_lite.experiments.mla import Acquiring as System_
-    elif recipe == "mblip":
-        from mpm_lite.experiments.mblip import Realigning as System_
-    elif recipe == "rival":
-        from mpm_lite.experiments.rivals import Pairing as System_
-    elif recipe == "mpm_names":
-        from mpm_lite.experiments.picture_names import Naming as System_
-    else:
-        from mpm_lite.experiments.painted_emoji import PaintedEmoji as System_
-    return System_
+    match recipe:
+        case "mpm_chat":
+            from mpm_lite.experiments.mpm_chat import Chat as Found
+        case "mpm_paint":
+            from mpm_lite.experiments.mpm_paint import Paint as Found
+        case "m3p":
+            from mpm_lite.experiments.m3p import Matching as Found
+        case "mla":
+            from mpm_lite.experiments.mla import Acquiring as Found
+        case "mblip":
+            from mpm_lite.experiments.mblip import Realigning as Found
+        case "rival":
+            from mpm_lite.experiments.rivals import Pairing as Found
+        case "mpm_names":
+            from mpm_lite.experiments.picture_names import Naming as Found
+        case _:
+            from mpm_lite.experiments.painted_emoji import PaintedEmoji as Found
+    return Found
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Experiment:
     @property
     def questions(self) -> dict[str, Any]:
         """What a system is asked: `asked`, about val and with the looks that its chance needs where it says no more."""
-        return {"split": self.system.split, "looks": self.system.looks} | self.asked
+        return self.system.questions(self.asked)
 
     def key(self) -> Key:
         """Everything that decides the results: fields and options, the recipe's code where it is not the library's own, the

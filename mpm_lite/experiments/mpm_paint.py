@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -207,6 +207,10 @@ class Paint(System):
     def bench(self, progress: bool = True) -> PaintBench:
         """The toy world as latents of its autoencoder."""
         return PaintBench(progress, self.painter or None)
+
+    def questions(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """With enough pictures, OF_SETS too."""
+        return super().questions({"as_sets": asked.get("count", 200) >= CANDIDATES} | dict(asked))
 
     def towers_key(self) -> dict[str, str]:
         """The toy world's towers, and what painting begins with."""

@@ -73,17 +73,18 @@ def association_table(rho: pd.DataFrame, results: Results, draws: int = 2000) ->
                 if len(some) < 6:
                     continue
                 found = by_family(some, statistic, draws)
-                rows.append(
-                    {
-                        "what": f"{statistic} of alignment and retention, {where}",
-                        "text": text,
-                        "languages": len(some),
-                        "families": some["family"].nunique(),
-                        "value": found.value,
-                        "low": found.low,
-                        "high": found.high,
-                    }
-                )
+                said = {
+                    "what": f"{statistic} of alignment and retention, {where}",
+                    "text": text,
+                    "languages": len(some),
+                }
+                said |= {
+                    "families": some["family"].nunique(),
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                }
+                rows.append(said)
     towers = list(of["text"].unique())
     if len(towers) == 2:
         rows.append(difference_in_differences(of, results, towers, draws))
@@ -110,15 +111,14 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
         return (mean[more, "only"][i] - mean[less, "only"][i]) - (mean[more, "both"][i] - mean[less, "both"][i])
 
     found = stats.summarise(float(contrast(0)), contrast(1))
-    return {
-        "what": f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read",
+    what = f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read"
+    said = {
+        "what": what,
         "text": f"{more} - {less}",
         "languages": len(only) + len(both),
         "families": of["family"].nunique(),
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
     }
+    return said | {"value": found.value, "low": found.low, "high": found.high}
 
 
 # The table of results.
@@ -160,6 +160,12 @@ class Results:
         by = [c for c in ("seed", *SAID_OF, "language", "item") if c in rows]
         least = rows[rows["condition"] == chance].set_index(by)[metrics]
         items = rows.join(least.add_prefix("chance "), on=by)
+        if (
+            untold := ~items["language"].isin(rows[rows["condition"] == chance]["language"])
+        ).any():  # then the pivot's chance
+            same = [c for c in by if c != "language"]
+            usual = items[same].join(least.xs(pivot, level="language").add_prefix("chance "), on=same)
+            items.loc[untold, usual.columns] = usual[untold]
         # What the pivot gains over its own chance, on top of the chance in this language: then gains are what is compared.
         here = ["condition", *(c for c in by if c != "language")]
         own = items[items["language"] == pivot].set_index(here)

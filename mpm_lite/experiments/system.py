@@ -70,6 +70,10 @@ class System(ABC):
         fast = {"bf16": runtime.fast_bf16()} if any(f.name == "bf16" for f in fields(kind)) else {}
         return build_options(kind, fast | dict(given))
 
+    def questions(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What an Experiment asks: what is `asked`, and besides what is usual."""
+        return {"split": self.split, "looks": self.looks} | dict(asked)
+
     def towers_key(self) -> dict[str, str]:
         """What decides the towers that it looks and reads with: the toy world's."""
         return {"toy towers": catalogue.towers("towers")}
