@@ -32,6 +32,7 @@ from mpm_lite.data.toyworld import grammar, noise, text_mix
 from mpm_lite.data.toyworld.scenes import Scene, scenes, text_scenes
 from mpm_lite.evaluation import text_only
 from mpm_lite.experiments.pretrain import language_models
+from mpm_lite.report import fill
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.catalogue import TOY_LMS
 from mpm_lite.towers.load import load_lm
@@ -111,8 +112,9 @@ def measure_noise(count: int = 300) -> pd.DataFrame:
     return noise.levels(list(islice(text_scenes(11), count)), grammar.LANGUAGES)
 
 
-def noise_table(rows: pd.DataFrame) -> str:
+def noise_table() -> str:
     """chrF against gold, a line a dial and strength."""
+    rows = pd.read_csv(runtime.asset(NOISE))
     wide = rows.pivot_table(index=["dial", "strength"], columns="language", values="chrf")[list(grammar.LANGUAGES)]
     body = [[dial, f"{s:.2f}", *(f"{v:.1f}" for v in wide.loc[dial, s])] for dial, s in wide.index if s > 0]
     return markdown_table(["dial", "chance", *grammar.LANGUAGES], body)
@@ -125,11 +127,12 @@ def model_rows() -> pd.DataFrame:
         table = pd.read_csv(runtime.asset(f"results/lm/{card['name']}-{card['seed']}.csv"))
         read = table["language"].isin(card["languages"]) & table["to"].isin(card["languages"])
         tables.append(table[table["split"] == "test"].assign(parallel=card["parallel"], read=read))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables, ignore_index=True)
 
 
 def model_table() -> str:
-    """A line a model, those too that are made by `mpm-lite pretrain` and do not ship: the gate on val (its lowest language), and on test the means over the languages it read."""
+    """A line for each model, those too that do not ship and are made by `mpm-lite pretrain`: the gates on val, for its lowest
+    language, and on test the means over the languages that it read."""
     rows, body = model_rows(), []
     for card in language_models.cards():
         own = rows[(rows["model"] == card["name"]) & (rows["seed"] == card["seed"])]
@@ -161,8 +164,6 @@ def alignment_by_layer() -> pd.DataFrame:
     """Alignment of each model that read all languages, test: line (share of pairs), layer, and over its languages the
     mean value, lowest and highest; seeds are averaged."""
     rows = model_rows()
-    if not len(rows):
-        return pd.DataFrame()
     all_read = rows.groupby(["model", "seed"])["read"].transform("all")
     own = rows[all_read & (rows["metric"] == "alignment") & ~rows["model"].isin(catalogue.MIXED_LMS)]
     each = own.groupby(["parallel", "layer", "to"])["value"].mean().groupby(["parallel", "layer"])
@@ -199,34 +200,8 @@ def tower_table() -> str:
 
 def page() -> str:
     """The whole page."""
-    parts = [
-        "# The toy world",
-        "Made by `python -m mpm_lite.report.toyworld` from the grammars in `mpm_lite/data/toyworld/grammar` and from the measures in `assets/results`.",
-        "## A scene in ten languages",
-        f"![Six drawn scenes of coloured shapes, each with its English caption.]({FIGURE})",
-        one_scene(),
-        "## Glossed examples",
-        "The first of each language; every grammar file opens with its rules and more of them.",
-        glossed(),
-        "## Noise",
-        "chrF (sacrebleu) of captions with mistakes against the same captions without. `swap` and `omit` are chances per attribute, `agreement` and `english` per word; nothing is English in English.",
-        noise_table(pd.read_csv(runtime.asset(NOISE))),
-    ]
-    if (runtime.asset() / "towers").is_dir():
-        parts += ["## Towers", tower_table()]
-    if list(language_models.cards()):
-        parts += [
-            "## Language models",
-            'Two gates, each for the lowest language on val, beside its bar. The first is monolingual, and what "passes" speaks of; it was fixed before any of these were trained, and a model most of whose text is pairs reads more documents to pass it. The second is bilingual: *text transfer* is how much of what English gains from an English caption in closed questions another language gains from the same English caption. A model that passes both is *strong*; "-" where text transfer was not measured, or says nothing because the model reads one language or gains too little in English. *Mixed* is the share of discourse in two languages, *withheld* the number of attributes that occur in no translation pair. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing. What does not ship, for its size, `mpm-lite pretrain NAME` makes again.',
-            model_table(),
-        ]
-    if len(alignment_by_layer()):
-        alt = "Alignment of English with nine languages in each layer, one line for each share of translation pairs."
-        parts += [
-            f"![{alt}]({ALIGNMENT})",
-            "Models that read all ten languages; the band is from the worst to the best language.",
-        ]
-    return "\n\n".join(parts) + "\n"
+    made = (one_scene, glossed, noise_table, tower_table, model_table)
+    return fill("toyworld.md", figure=FIGURE, alignment=ALIGNMENT, **{one.__name__: one for one in made})
 
 
 def update(again: Sequence[str] = ()) -> None:
@@ -237,9 +212,7 @@ def update(again: Sequence[str] = ()) -> None:
     shown = list(islice(scenes("test", 2), 6))
     figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
     figure.savefig(root / FIGURE, metadata={"Software": None})
-    table = alignment_by_layer()
-    if len(table):
-        alignment_figure(table).savefig(root / ALIGNMENT, metadata={"Software": None})
+    alignment_figure(alignment_by_layer()).savefig(root / ALIGNMENT, metadata={"Software": None})
     write_atomic(root / PAGE, page().encode())
 
 
