@@ -92,17 +92,10 @@ def _finite(op: str, check: bool | None, loss: Tensor, **inputs: Tensor | None) 
 
 @_eager
 def clip_loss(
-    img: Tensor,
-    txt: Tensor,
-    logit_scale: Tensor | float,
-    *,
-    label_offset: int = 0,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    accum_dtype: torch.dtype | None = None,
-    return_lse: bool = False,
+    img: Tensor, txt: Tensor, logit_scale: Tensor | float, *, label_offset: int = 0, impl: str = "auto",
+    chunk_bytes: int | None = None, accum_dtype: torch.dtype | None = None, return_lse: bool = False,
     check: bool | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """Symmetric InfoNCE (CLIP, 2103.00020, figure 3): img (N, D), txt (M, D), logit_scale () -> ().
 
     Row i of `img` matches row i + label_offset of `txt`; for M != N it is the image-to-text direction alone, and across
@@ -128,17 +121,10 @@ def clip_loss(
 
 @_eager
 def siglip_loss(
-    img: Tensor,
-    txt: Tensor,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float,
-    *,
-    label_offset: int | None = 0,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    accum_dtype: torch.dtype | None = None,
+    img: Tensor, txt: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, *, label_offset: int | None = 0,
+    impl: str = "auto", chunk_bytes: int | None = None, accum_dtype: torch.dtype | None = None,
     check: bool | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The pairwise sigmoid loss (SigLIP, 2303.15343, section 3.2): img (N, D), txt (M, D), scale (), bias () -> ().
 
     Row i of `img` matches row i + label_offset of `txt`; with None all N x M combinations are negatives. The sum is
@@ -163,19 +149,10 @@ def siglip_loss(
 
 @_eager
 def linear_cross_entropy(
-    x: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    softcap: float | None = None,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    accum_dtype: torch.dtype | None = None,
-    check: bool | None = None,
-) -> Tensor:
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *, ignore_index: int = -100,
+    reduction: str = "mean", softcap: float | None = None, impl: str = "auto", chunk_bytes: int | None = None,
+    accum_dtype: torch.dtype | None = None, check: bool | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of a linear layer into V tokens: x (N, D), weight (V, D), target int64 (N,), bias (V,) -> () or (N,).
 
     Rows whose target is ignore_index are dropped before the product and lose nothing; like torch, the mean of no rows is
@@ -214,16 +191,9 @@ def linear_cross_entropy(
 
 @_eager
 def retrieval_ranks(
-    query: Tensor,
-    cand: Tensor,
-    target: Tensor,
-    *,
-    groups: tuple[Tensor, Tensor] | None = None,
-    return_ties: bool = False,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    check: bool | None = None,
-) -> Tensor | Ranks:
+    query: Tensor, cand: Tensor, target: Tensor, *, groups: tuple[Tensor, Tensor] | None = None,
+    return_ties: bool = False, impl: str = "auto", chunk_bytes: int | None = None, check: bool | None = None,
+) -> Tensor | Ranks:  # fmt: skip
     """How many wrong candidates beat the best correct one: query (N, D), cand (M, D), target int64 (N,) -> int64 (N,).
 
     With groups=(query_group (N,), cand_group (M,)), integers, every candidate of a query's group is correct too. With
@@ -236,9 +206,8 @@ def retrieval_ranks(
     if groups is not None:
         for name, group, length in zip(("query_group", "cand_group"), groups, (len(query), len(cand)), strict=True):
             if group.shape != (length,) or group.is_floating_point() or group.device != query.device:
-                raise ValueError(
-                    f"{op} needs {name} as integers ({length},) on {query.device}; got {tuple(group.shape)}."
-                )
+                got = tuple(group.shape)
+                raise ValueError(f"{op} needs {name} as integers ({length},) on {query.device}; got {got}.")
         groups = (groups[0].long(), groups[1].long())
     plan = _plan(op, query.device, query.dtype, len(cand), impl, chunk_bytes)
     if _looks(check, query):

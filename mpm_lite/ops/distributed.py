@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mpm_lite import ops
 
-PATIENCE = timedelta(hours=6)
+PATIENCE = timedelta(hours=6)  # the first process may encode a whole set while the others wait
 
 
 def world() -> int:
@@ -33,10 +33,8 @@ def start(device: Any = None) -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        # Long: the first process may encode a whole set while the others wait.
-        PartialState(
-            cpu=torch.device(device or "cuda").type == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE
-        )
+        on_cpu = torch.device(device or "cuda").type == "cpu" or not torch.cuda.is_available()
+        PartialState(cpu=on_cpu, timeout=PATIENCE)
 
 
 @contextmanager

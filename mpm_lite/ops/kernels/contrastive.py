@@ -181,14 +181,8 @@ def _siglip_grad(
 
 def product_options(tile: Tile, features: Tensor) -> dict:
     """The keyword arguments of every kernel with a `tile_product`, and its launch options."""
-    return {
-        "BM": tile.bm,
-        "BN": tile.bn,
-        "BD": tile.bd,
-        "UPCAST": interpreting() and features.dtype == torch.bfloat16,
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-    }
+    upcast = interpreting() and features.dtype == torch.bfloat16
+    return tile.sides | {"BD": tile.bd, "UPCAST": upcast, "num_stages": tile.stages}
 
 
 def padded(tile: Tile, *features: Tensor) -> list[Tensor]:
@@ -241,16 +235,9 @@ def lse(
 
 
 def clip_grad(
-    rows: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor | None,
-    label_offset: int,
-    out: Tensor,
-    *,
-    tile: Tile | None = None,
-) -> Tensor:
+    rows: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor | None, label_offset: int, out: Tensor,
+    *, tile: Tile | None = None,
+) -> Tensor:  # fmt: skip
     """The unscaled gradient of the contrastive loss by its logits, for a chunk of rows (CLIP, 2103.00020, figure 3).
 
     rows (R, D), txt (M, D) fp16, bf16 or fp32; scale () fp32; row_lse (R,), col_lse (M,) or None fp32, from `lse`; row i
@@ -272,15 +259,9 @@ def clip_grad(
 
 
 def siglip_grad(
-    rows: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    label_offset: int | None,
-    out: Tensor | None,
-    *,
-    tile: Tile | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    rows: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, label_offset: int | None, out: Tensor | None,
+    *, tile: Tile | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Loss and its gradient by the logits z = scale * cosine + bias, for a chunk of rows (SigLIP, 2303.15343).
 
     rows (R, D), txt (M, D) fp16, bf16 or fp32; scale, bias () fp32; row i matches column i + label_offset, nothing

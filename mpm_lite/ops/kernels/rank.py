@@ -127,12 +127,7 @@ def _numbered(query_group: Tensor, cand_group: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rank_counts(
-    query: Tensor,
-    cand: Tensor,
-    target: Tensor,
-    groups: tuple[Tensor, Tensor] | None,
-    *,
-    tile: Tile | None = None,
+    query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, *, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each query, how many candidates stand above its best correct one, and how many beside it.
 

@@ -29,6 +29,11 @@ class Tile:
     warps: int
     stages: int
 
+    @property
+    def sides(self) -> dict[str, int]:
+        """What every kernel on tiles takes by keyword: the sides, and warps as a launch option."""
+        return {"BM": self.bm, "BN": self.bn, "num_warps": self.warps}
+
 
 SMALL = Tile(32, 32, 32, 4, 1)  # for the interpreter: ragged edges already with small inputs
 WIDE = 256  # up to this width there is too little product to pay for a large tile
