@@ -62,9 +62,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        return torch.cat(all_rows(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:

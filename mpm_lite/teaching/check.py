@@ -22,13 +22,9 @@ def answer(name: str, yours: Any, ours: Any, tolerance: float = 1e-6, hint: str 
 
 
 def function(
-    name: str,
-    yours: Callable[..., Any] | None,
-    ours: Callable[..., Any],
-    cases: Iterable[Sequence[Any]],
-    tolerance: float = 1e-6,
-    hint: str = "",
-) -> None:
+    name: str, yours: Callable[..., Any] | None, ours: Callable[..., Any], cases: Iterable[Sequence[Any]],
+    tolerance: float = 1e-6, hint: str = "",
+) -> None:  # fmt: skip
     """Print whether both functions give the same on every case (a tuple of arguments), or which case differs."""
     if _open(yours):
         return _say(name, None, hint)
@@ -82,11 +78,10 @@ class ShownSource:
     def __init__(self, thing: Any) -> None:
         try:
             self.code = inspect.getsource(thing)
-            self.where = f"{inspect.getmodule(thing).__name__}"
+            self.where = inspect.getmodule(thing).__name__
         except (TypeError, OSError) as error:
-            raise UserError(
-                f"show() needs a function, class or module of Python source; {thing!r} has none."
-            ) from error
+            told = f"show() needs a function, class or module of Python source; {thing!r} has none."
+            raise UserError(told) from error
 
     def __repr__(self) -> str:
         return f"# {self.where}\n{self.code}"

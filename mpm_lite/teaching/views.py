@@ -91,9 +91,8 @@ def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: 
         f"<div><b>{display_name(language)}</b><br>{widgets.native(question, language)}<br>"
         f"{widgets.native(said, language)}<br><i>{verdict}</i></div></div>"
     )
-    return widgets.Page(
-        header + _queries(recipe, features, soft, picture, question, reads), f"{question} {said} ({verdict})"
-    )
+    below = _queries(recipe, features, soft, picture, question, reads)
+    return widgets.Page(header + below, f"{question} {said} ({verdict})")
 
 
 def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page:
@@ -124,13 +123,7 @@ def dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
     import ipywidgets
 
     slider = ipywidgets.SelectionSlider(options=list(pages), value=start, description="model")
-    shown = ipywidgets.HTML(value=pages[start].data)
-
-    def redraw(change: dict[str, Any]) -> None:
-        shown.value = pages[change["new"]].data
-
-    slider.observe(redraw, names="value")
-    return ipywidgets.VBox([slider, shown])
+    return widgets.live(slider, pages.__getitem__)
 
 
 def _queries(
@@ -147,13 +140,10 @@ def _queries(
     for q in sharpest.tolist():
         said = [read[q, layer].replace("\n", "(line break)") for layer in layers]
         tokens = "".join(f"<td>{widgets.safe(token)}</td>" for token in said)
-        rows.append(
-            f'<tr><th scope="row">{_image(_lit(picture, where[q]), f"where query {q} looks", 72)}</th>{tokens}</tr>'
-        )
+        looks = _image(_lit(picture, where[q]), f"where query {q} looks", 72)
+        rows.append(f'<tr><th scope="row">{looks}</th>{tokens}</tr>')
     names = ["where a query looks", "as it is", *(f"behind layer {layer}" for layer in layers[1:])]
-    head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in names)
-    caption = "Logit lens: the likeliest token at each query"
-    return f'<table><caption style="text-align:left">{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return widgets.table_html("Logit lens: the likeliest token at each query", widgets.column_heads(names), rows)
 
 
 def _lit(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
@@ -173,19 +163,17 @@ def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, .
     """Menus for two things and a language, and below them what `draw(scene, language)` shows; an ipywidgets box."""
     import ipywidgets
 
-    first, second = (
-        [
-            ipywidgets.Dropdown(options=names, value=value, layout={"width": "8em"})
-            for names, value in zip((SIZES, COLOURS, SHAPES), chosen, strict=True)
-        ]
-        for chosen in (("large", "red", "star"), ("small", "blue", "heart"))
-    )
+    def menus(*chosen: str) -> list[Any]:
+        options = zip((SIZES, COLOURS, SHAPES), chosen, strict=True)
+        return [ipywidgets.Dropdown(options=names, value=one, layout={"width": "8em"}) for names, one in options]
+
+    first, second = menus("large", "red", "star"), menus("small", "blue", "heart")
     code = ipywidgets.Dropdown(options=[(display_name(c), c) for c in languages], value="de", layout={"width": "10em"})
     shown = ipywidgets.HTML()
 
     def redraw(change: Any = None) -> None:
         try:
-            scene = compose(*(" ".join(menu.value for menu in row) for row in (first, second)))
+            scene = compose(*(" ".join(menu.value for menu in thing) for thing in (first, second)))
             shown.value = draw(scene, code.value).data
         except UserError as error:
             shown.value = widgets.safe(str(error))
@@ -253,9 +241,6 @@ def grid(
         prompts = [grammar.in_order(scene, code)[0] for scene in scenes]
         found = bench.paint(recipe, prompts, noise, guidance=guidance)
         columns.append((prompts, found, bench.scored(found, scenes)["attributes"].tolist()))
-    head = "".join(
-        f'<th scope="col" style="text-align:center">{widgets.safe(display_name(code))}</th>' for code in languages
-    )
     body = []
     for i, scene in enumerate(scenes):
         english = grammar.in_order(scene, "en")[0]
@@ -266,14 +251,10 @@ def grid(
         )
         name = f'<th scope="row" style="text-align:left;max-width:9em">{widgets.safe(english)}</th>'
         body.append(f"<tr>{name}{cells}</tr>")
-    mean = ", ".join(
-        f"{code} {100 * np.mean(right):.0f} %" for code, (_, _, right) in zip(languages, columns, strict=True)
-    )
-    caption = f"Attributes right: {mean}"
-    table = f'<table><caption style="text-align:left">{widgets.safe(caption)}</caption>'
-    return widgets.Page(
-        f"{table}<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>", caption
-    )
+    means = zip(languages, (np.mean(right) for _, _, right in columns), strict=True)
+    caption = f"Attributes right: {', '.join(f'{code} {100 * mean:.0f} %' for code, mean in means)}"
+    head = "<td></td>" + widgets.column_heads(map(display_name, languages), 'style="text-align:center"')
+    return widgets.Page(widgets.table_html(caption, head, body), caption)
 
 
 def row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> widgets.Page:
@@ -282,7 +263,7 @@ def row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> w
         f'<td style="text-align:center">{picture(one, name)}<br><small>{widgets.safe(name)}</small></td>'
         for one, name in zip(pictures, names, strict=True)
     )
-    top = f'<caption style="text-align:left">{widgets.safe(caption)}</caption>'
+    top = f"<caption {widgets.LEFT}>{widgets.safe(caption)}</caption>"
     return widgets.Page(f"<table>{top}<tr>{cells}</tr></table>", f"{caption}: {', '.join(names)}")
 
 
@@ -306,13 +287,5 @@ def slider(draw: Callable[[float], widgets.Page], start: float = GUIDANCE) -> An
     import ipywidgets
 
     lowest, highest = diffusion.GUIDANCE
-    menu = ipywidgets.FloatSlider(
-        start, min=lowest, max=highest, step=0.5, description="guidance", continuous_update=False
-    )
-    shown = ipywidgets.HTML(value=draw(start).data)
-
-    def redraw(change: dict[str, Any]) -> None:
-        shown.value = draw(change["new"]).data
-
-    menu.observe(redraw, names="value")
-    return ipywidgets.VBox([menu, shown])
+    how = {"min": lowest, "max": highest, "step": 0.5, "description": "guidance", "continuous_update": False}
+    return widgets.live(ipywidgets.FloatSlider(start, **how), draw)
