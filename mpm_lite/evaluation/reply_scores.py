@@ -114,6 +114,11 @@ def tokens(said: str, language: str) -> list[str]:
     return Tokenizer13a()(said.lower()).split()
 
 
+def _spaced(text: str, language: str) -> str:
+    """A text as the libraries of scores take it: its tokens between spaces."""
+    return " ".join(tokens(text, language))
+
+
 def cider_d(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> np.ndarray:
     """CIDEr-D (1411.5726; pycocoevalcap) of each text against its references, float64 (N,); 10 is the most.
 
@@ -121,13 +126,9 @@ def cider_d(said: Sequence[str], references: Sequence[Sequence[str]], language: 
     """
     from pycocoevalcap.cider.cider import Cider
 
-    def joined(text: str) -> str:
-        return " ".join(tokens(text, language))
-
-    gold = {i: [joined(one) for one in few] for i, few in enumerate(references)}
-    return np.asarray(
-        Cider().compute_score(gold, {i: [joined(one)] for i, one in enumerate(said)})[1], dtype=np.float64
-    )
+    gold = {i: [_spaced(one, language) for one in few] for i, few in enumerate(references)}
+    found = {i: [_spaced(one, language)] for i, one in enumerate(said)}
+    return np.asarray(Cider().compute_score(gold, found)[1], dtype=np.float64)
 
 
 def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Mapping[str, float]:
@@ -136,12 +137,7 @@ def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], lang
 
     most = max(len(few) for few in references)
     columns = [[few[min(k, len(few) - 1)] for few in references] for k in range(most)]
-
-    def spaced(text: str) -> str:
-        return " ".join(tokens(text, language))
-
-    bleu = BLEU(tokenize="none", effective_order=True, force=True)  # said: these texts are in tokens
-    return {
-        "chrf": CHRF().corpus_score(list(said), columns).score,
-        "bleu": bleu.corpus_score([spaced(s) for s in said], [[spaced(s) for s in column] for column in columns]).score,
-    }
+    in_tokens, *gold = ([_spaced(one, language) for one in column] for column in (said, *columns))
+    bleu = BLEU(tokenize="none", effective_order=True, force=True)  # force: these texts are in tokens already
+    chrf = CHRF().corpus_score(list(said), columns).score
+    return {"chrf": chrf, "bleu": bleu.corpus_score(in_tokens, gold).score}

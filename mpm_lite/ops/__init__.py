@@ -78,10 +78,14 @@ def _looks(check: bool | None, tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" if check is None else check
 
 
-def _composable(op: str, plan: ChunkPlan) -> None:
+def _plan_loss(op: str, like: Tensor, columns: int, *chosen: Any) -> ChunkPlan:
+    """The plan of a loss, `chosen` being impl, chunk_bytes and accum_dtype. RuntimeError inside torch.func, where only the
+    reference works."""
+    plan = _plan(op, like.device, like.dtype, columns, *chosen)
     transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
     if plan.impl != "reference" and transforming():
         raise RuntimeError(f"{op}: only impl='reference' works inside torch.func transforms.")
+    return plan
 
 
 def _finite(op: str, check: bool | None, loss: Tensor, **inputs: Tensor | None) -> None:
@@ -106,8 +110,7 @@ def clip_loss(
     img, txt = _matrices(op, img=img, txt=txt)
     scale = _scalar(op, "logit_scale", logit_scale, img)
     _check.offset(op, len(img), len(txt), label_offset)
-    plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
-    _composable(op, plan)
+    plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
     with _autocast.off(img.device):
         if plan.impl == "reference":
             loss = _reference.clip_loss(img, txt, scale, label_offset=label_offset)
@@ -136,8 +139,7 @@ def siglip_loss(
     bias = _scalar(op, "logit_bias", logit_bias, img)
     if label_offset is not None:
         _check.offset(op, len(img), len(txt), label_offset)
-    plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
-    _composable(op, plan)
+    plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
     with _autocast.off(img.device):
         if plan.impl == "reference":
             loss = _reference.siglip_loss(img, txt, scale, bias, label_offset=label_offset)
@@ -169,8 +171,7 @@ def linear_cross_entropy(
         if bias.shape != (len(weight),) or not bias.is_floating_point() or bias.device != x.device:
             raise ValueError(f"{op} needs bias ({len(weight)},) as floats on {x.device}; got {tuple(bias.shape)}.")
         bias = _learning(bias.to(x.dtype))
-    plan = _plan(op, x.device, x.dtype, len(weight), impl, chunk_bytes, accum_dtype)
-    _composable(op, plan)
+    plan = _plan_loss(op, x, len(weight), impl, chunk_bytes, accum_dtype)
     counts = target != ignore_index
     whole = bool(counts.all())
     if _looks(check, x):

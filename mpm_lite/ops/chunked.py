@@ -48,7 +48,7 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: ChunkPlan)
         from mpm_lite.ops.kernels import contrastive
 
         return contrastive.lse(img, txt, scale, columns=columns)
-    rows, top, total = [], None, None
+    rows, top, total = [], scale.new_full((len(txt),), -torch.inf), scale.new_zeros(len(txt))
     for i in range(0, len(img), plan.rows):
         cos = product(img[i : i + plan.rows], txt.T, plan.exact)  # (R, M)
         if plan.elementwise:
@@ -57,21 +57,19 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: ChunkPlan)
             rows.append(elementwise.row_lse(cos, scale))
             if columns:
                 high, found = elementwise.col_partials(cos, scale)
-                new = high if top is None else torch.maximum(top, high)
+                new = torch.maximum(top, high)
                 found *= (high - new).exp_()
-                total = found if total is None else total * (top - new).exp_() + found
-                top = new
-            continue
-        z = cos.mul_(scale)
-        # amax, exp and sum by hand: torch.logsumexp along a row takes many times longer on a CPU.
-        highest = z.amax(dim=1, keepdim=True)
-        e = (z - highest).exp_()
-        rows.append(e.sum(dim=1).log_() + highest[:, 0])
+        else:
+            z = cos.mul_(scale)
+            # amax, exp and sum by hand: torch.logsumexp along a row takes many times longer on a CPU.
+            highest = z.amax(dim=1, keepdim=True)
+            e = (z - highest).exp_()
+            rows.append(e.sum(dim=1).log_() + highest[:, 0])
+            if columns:
+                new = torch.maximum(top, z.amax(dim=0))
+                found = torch.sub(z, new, out=e).exp_().sum(dim=0)
         if columns:
-            high = z.amax(dim=0)
-            new = high if top is None else torch.maximum(top, high)
-            torch.sub(z, new, out=e).exp_()
-            total = e.sum(dim=0) if total is None else total * (top - new).exp_() + e.sum(dim=0)
+            total = total * (top - new).exp_() + found
             top = new
     return torch.cat(rows), total.log_().add_(top) if columns else None
 

@@ -1,5 +1,5 @@
-"""The tour: heads trained on English captions only, asked in every language there is; one table, two figures, and a page on
-which you pick a query in any language and see the pictures that they find for it.
+"""The tour: heads trained on English captions only are asked in every language there is. It makes a table, two figures, and
+a page on which you pick a query in any language and see the pictures that the heads find for it.
 """
 
 from __future__ import annotations

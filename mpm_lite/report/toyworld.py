@@ -1,7 +1,7 @@
-"""assets/toyworld.md, the toy world on one page, and `mpm-lite world`, one scene of it as everyone sees it.
+"""The toy world on one page, assets/toyworld.md, and one of its scenes on the command line, `mpm-lite world`.
 
-The page is made from the grammars and from committed measures, never typed. The command shows a picture, ten captions, and
-what each language model makes of them.
+The page is made from the grammars and from committed measures, never typed. The command shows a picture, its captions in ten
+languages, and what each language model answers about them.
 
     mpm-lite world            a scene of test, its captions, and each model's answers
     mpm-lite world --seed 3   another
@@ -54,11 +54,11 @@ def sketch(scene: Scene) -> str:
 def lines(
     seed: int = 0, models: Sequence[str] = (*TOY_LMS, "toy-mixed"), languages: Sequence[str] = grammar.LANGUAGES
 ) -> Iterator[str]:
-    """The page, line by line: the scene, its captions, and what each model says when it has read one.
+    """What `mpm-lite world` prints, line by line: the scene, its captions, and what each model answers about them.
 
-    A model reads the caption in a language and is asked, in the same language, what the picture shows; and it reads the
-    English caption and is asked in the other language. (right) marks an answer that states exactly what was read. Of a
-    model that is not among the assets, the line says how to make it.
+    A model reads the caption in a language and is asked, in the same language, what the picture shows; then it reads the
+    English caption and is asked in the other language. (right) marks an answer that states exactly what was read. For a
+    model that is not among the assets, a line says how to make it.
     """
     scene = pair_of_test(seed)
     yield f"Scene {scene.id}, of test\n{sketch(scene)}\n"
@@ -88,13 +88,6 @@ PAGE = "toyworld.md"
 NOISE = "results/noise.csv"
 FIGURE = "figures/toyworld.png"
 ALIGNMENT = "figures/toyworld-alignment.png"
-
-
-def one_scene(seed: int = 3) -> str:
-    """A scene of test and one caption of it in each language, with the question that asks for it."""
-    scene = pair_of_test(seed)
-    rows = [[display_name(c), toyworld.caption(scene, c), grammar.describe(c)] for c in grammar.LANGUAGES]
-    return markdown_table(["language", "a caption", "the question that asks for it"], rows)
 
 
 def glossed() -> str:
@@ -153,7 +146,7 @@ def model_table() -> str:
         layers = own[own["read"] & (own["metric"] == "alignment")].groupby("layer")["value"].mean()
         cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
         ships = "yes" if card["seed"] in catalogue.shipped(card["name"]) else "no"
-        body.append([*cells, _minutes(card), ships])
+        body.append([*cells, minutes(card), ships])
     header = ["model", "seed", "parallel %", "mixed %", "withheld", "documents read, M", "paraphrase / bar", "answers / bar", "passes", "text transfer / bar", "strong", "fluency", "agreement",
               "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
               "alignment by layer", "minutes", "ships"]  # fmt: skip
@@ -183,25 +176,27 @@ def _mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
     return f"{scale * rows['value'].mean():.{digits}f}" if len(rows) else "-"
 
 
-def _minutes(card: dict[str, Any]) -> str:
+def minutes(card: dict[str, Any]) -> str:
     """What the rebuild took; "-" where a stop left part of it unmeasured."""
     return "-" if card["seconds"] is None else f"{card['seconds'] / 60:.0f}"
 
 
-def tower_table() -> str:
-    """A line a tower: what its card says was measured on val."""
-    body = []
-    for path in sorted(runtime.asset("towers").glob("*/card.json")):
-        card = json.loads(path.read_text())
-        found = ", ".join(f"{what} {100 * value:.0f}" for what, value in card["measured_on_val"].items())
-        body.append([f"`{card['name']}`", f"{card['parameters']:,}", found, _minutes(card)])
-    return markdown_table(["tower", "parameters", "on val, percent", "minutes"], body)
+def tower_cards() -> list[dict[str, Any]]:
+    """The card of each tower of the toy world: what it is, and what was measured on val."""
+    return [json.loads(path.read_text()) for path in sorted(runtime.asset("towers").glob("*/card.json"))]
 
 
 def page() -> str:
     """The whole page."""
-    made = (one_scene, glossed, noise_table, tower_table, model_table)
-    return fill("toyworld.md", figure=FIGURE, alignment=ALIGNMENT, **{one.__name__: one for one in made})
+    made = (glossed, noise_table, tower_cards, model_table, minutes)
+    names = {
+        "figure": FIGURE,
+        "alignment": ALIGNMENT,
+        "scene": pair_of_test(3),
+        "grammar": grammar,
+        "toyworld": toyworld,
+    }
+    return fill("toyworld.md", **names, **{one.__name__: one for one in made})
 
 
 def update(again: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What notebooks show of the systems: composed scenes and replies to them, what a lens reads, painted grids, comparisons."""
+"""What notebooks show of the systems: scenes and replies to them, the logit lens, painted grids, and comparisons."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fidelity_table(recipe: Recipe) -> widgets.Page:
 
 
 def replies_curve() -> widgets.Page:
-    """Reply language and content against the share of other languages in tuning, from the ledger; a sentence till then."""
+    """Reply language and content against the share of other languages in tuning; a sentence where C3 has not run yet."""
     table = ledger.replies_by_share()
     if table is None:
         return widgets.Page("<p>C3 has not run yet; its curve will stand here.</p>", "C3 has not run yet.")
@@ -72,8 +72,8 @@ def seen(bench: ChatBench, picture: np.ndarray) -> torch.Tensor:
 
 
 def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: int = 4) -> widgets.Page:
-    """One page: the picture, the reply in the asked language and what is right in it, where the queries looked, and what
-    the lens reads at the `reads` queries that look most sharply. UserError for a language the model never read."""
+    """One page: the picture, the reply in the language asked and how much of it is right, where the queries looked, and what
+    the logit lens reads at the `reads` most focused queries. UserError for a language that the model never read."""
     if recipe.lm.languages and language not in recipe.lm.languages:
         known = ", ".join(sorted(recipe.lm.languages))
         raise UserError(f"{recipe.lm.name} never read {language!r}: ask in one of {known}.")
@@ -184,7 +184,7 @@ def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, .
     return ipywidgets.VBox([ipywidgets.HBox(first), ipywidgets.HBox(second), code, shown])
 
 
-# All systems beside each other.
+# All systems side by side.
 
 CAPTIONS = {
     "iglue": "Toy-IGLUE at equal pairs: English, mean of nine others (chance of those)",
@@ -194,15 +194,15 @@ CAPTIONS = {
 
 
 def comparison() -> widgets.Page:
-    """The comparison at equal budgets as a figure, a panel a table that has run; a sentence till then."""
+    """The comparison at equal budgets as a figure, a panel for each table; a sentence where it has not run yet."""
     if not systems.has(systems.NAME):
         return _not_yet(systems.NAME, "figure")
     return widgets.figure(systems.figure())
 
 
 def table(name: str) -> widgets.Page:
-    """A table of the comparison: what is held equal (pairs, updates or parameters), "iglue", "advice", or "real"; a sentence
-    where it has not run."""
+    """A table of the comparison, named by what is held equal (pairs, updates or parameters), or "iglue", "advice" or "real"; a
+    sentence where it has not run yet."""
     of = systems.REAL if name == "real" else systems.NAME
     if not systems.has(of) or (name in systems.TITLES and name not in systems.titles()):
         return _not_yet(of, "table")
@@ -212,7 +212,7 @@ def table(name: str) -> widgets.Page:
 
 
 def _not_yet(name: str, what: str) -> widgets.Page:
-    """The sentence in the place of what a comparison has not made yet."""
+    """The sentence that stands where a comparison has not run yet."""
     said = f"The comparison, mpm-lite run {name.replace('-', '_')}, has not run yet; its {what} will stand here."
     return widgets.Page(f"<p>{said}</p>", said)
 
@@ -234,8 +234,8 @@ def grid(
     bench: PaintBench, recipe: MpmPaint, scenes: Sequence[Scene], languages: Sequence[str], seed: int = 0,
     guidance: float = GUIDANCE,
 ) -> widgets.Page:  # fmt: skip
-    """A row a scene, a column a language: what is painted after its prompt there, from the same noise along a row. Below
-    each picture: the attributes that are right, read by the network that judges."""
+    """A row for each scene and a column for each language: the picture painted from the scene's prompt in that language, from
+    the same noise along a row. Below each picture: the share of attributes that the judging network finds right."""
     columns, noise = [], [seed * 100_003 + i for i in range(len(scenes))]
     for code in languages:
         prompts = [grammar.in_order(scene, code)[0] for scene in scenes]
@@ -270,8 +270,8 @@ def row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> w
 def between(
     bench: PaintBench, recipe: MpmPaint, first: str, second: str, shares: Sequence[float], seed: int = 0
 ) -> list[np.ndarray]:  # fmt: skip
-    """Pictures uint8 (H, H, 3) on the way from one prompt to another, all from one noise: token states are mixed in their
-    order, (1 - share) of the first prompt's and share of the second's. UserError for a share outside 0 to 1."""
+    """Pictures uint8 (H, H, 3) on the way from one prompt to another, all from the same noise: the prompts' token states are
+    mixed position by position, with weights 1 - share and share. UserError for a share outside 0 to 1."""
     if not all(0 <= share <= 1 for share in shares):
         raise UserError("A share lies between 0 (the first prompt) and 1 (the second).")
     states, there = recipe.encoder.states([first, second]).batch([0, 1])  # (2, T, W), (2, T)
