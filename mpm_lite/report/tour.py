@@ -130,16 +130,13 @@ def warm(workers: int = 1) -> None:
     """
     learned = [(training_sets(), split, ("en",)) for split in ("train+val", "val")]
     every = [[(name, "test", "all")] for name in ("stamps", "emoji") if data.available(name)] + [learned]
-    jobs: dict[str, runtime.Job] = {}
-    for sets in every:
-        jobs[f"captions of {sets[0][0]}, e5-small"] = (_warm_captions, ("e5-small", sets))
-    jobs["alignment, e5-small"] = (_warm_alignment, ("e5-small",))
-    for sets in reversed(every):
-        jobs[f"pictures of {sets[0][0]}"] = (_warm_pictures, (sets,))
-    for text in (FLOOR, "use-m"):
-        for sets in every:
-            jobs[f"captions of {sets[0][0]}, {text}"] = (_warm_captions, (text, sets))
-    jobs["alignment, use-m"] = (_warm_alignment, ("use-m",))
+
+    def read_by(text: str) -> dict[str, runtime.Job]:
+        return {f"captions of {sets[0][0]}, {text}": (_warm_captions, (text, sets)) for sets in every}
+
+    jobs = read_by("e5-small") | {"alignment, e5-small": (_warm_alignment, ("e5-small",))}
+    jobs |= {f"pictures of {sets[0][0]}": (_warm_pictures, (sets,)) for sets in reversed(every)}
+    jobs |= read_by(FLOOR) | read_by("use-m") | {"alignment, use-m": (_warm_alignment, ("use-m",))}
     runtime.run(jobs, workers)
 
 
