@@ -32,10 +32,9 @@ from torch import Tensor
 
 from mpm_lite.ops import autocast as _autocast
 from mpm_lite.ops import chunked as _chunked
-from mpm_lite.ops import plan as _check
+from mpm_lite.ops import plan as _planning
 from mpm_lite.ops import reference as _reference
 from mpm_lite.ops.plan import ChunkPlan, explain
-from mpm_lite.ops.plan import plan as _plan
 from mpm_lite.ops.reference import Ranks
 
 __all__ = ["Ranks", "clip_loss", "explain", "linear_cross_entropy", "retrieval_ranks", "siglip_loss"]
@@ -59,7 +58,7 @@ def _eager(fn: Callable) -> Callable:
 def _matrices(op: str, autocast: Callable[..., list[Tensor]] = _autocast.for_product, **named: Tensor) -> list[Tensor]:
     """The matrices, in the dtype that `autocast` gives them, checked and contiguous."""
     named = dict(zip(named, autocast(*named.values()), strict=True))
-    _check.matrices(op, **named)
+    _planning.check_matrices(op, **named)
     return [_learning(t).contiguous() for t in named.values()]
 
 
@@ -70,7 +69,7 @@ def _learning(t: Tensor) -> Tensor:
 
 def _scalar(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
     value = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float32, device=like.device)
-    _check.scalar(op, name, value)
+    _planning.check_scalar(op, name, value)
     return _learning(value)
 
 
@@ -81,7 +80,7 @@ def _looks(check: bool | None, tensor: Tensor) -> bool:
 def _plan_loss(op: str, like: Tensor, columns: int, *chosen: Any) -> ChunkPlan:
     """The plan of a loss, `chosen` being impl, chunk_bytes and accum_dtype. RuntimeError inside torch.func, where only the
     reference works."""
-    plan = _plan(op, like.device, like.dtype, columns, *chosen)
+    plan = _planning.make_plan(op, like.device, like.dtype, columns, *chosen)
     transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
     if plan.impl != "reference" and transforming():
         raise RuntimeError(f"{op}: only impl='reference' works inside torch.func transforms.")
@@ -91,7 +90,7 @@ def _plan_loss(op: str, like: Tensor, columns: int, *chosen: Any) -> ChunkPlan:
 def _finite(op: str, check: bool | None, loss: Tensor, **inputs: Tensor | None) -> None:
     """NaN in an input shows in the loss, so the inputs are only searched once the loss is not finite."""
     if _looks(check, loss) and not bool(torch.isfinite(loss.detach()).all()):
-        _check.finite(op, **inputs)
+        _planning.check_finite(op, **inputs)
 
 
 @_eager
@@ -109,7 +108,7 @@ def clip_loss(
     op = "clip_loss"
     img, txt = _matrices(op, img=img, txt=txt)
     scale = _scalar(op, "logit_scale", logit_scale, img)
-    _check.offset(op, len(img), len(txt), label_offset)
+    _planning.check_offset(op, len(img), len(txt), label_offset)
     plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
     with _autocast.off(img.device):
         if plan.impl == "reference":
@@ -138,7 +137,7 @@ def siglip_loss(
     scale = _scalar(op, "logit_scale", logit_scale, img)
     bias = _scalar(op, "logit_bias", logit_bias, img)
     if label_offset is not None:
-        _check.offset(op, len(img), len(txt), label_offset)
+        _planning.check_offset(op, len(img), len(txt), label_offset)
     plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
     with _autocast.off(img.device):
         if plan.impl == "reference":
@@ -166,7 +165,7 @@ def linear_cross_entropy(
     if softcap is not None and not softcap > 0:
         raise ValueError(f"{op}: softcap must be above 0, or None; got {softcap}.")
     x, weight = _matrices(op, x=x, weight=weight)
-    _check.targets(op, target, len(x), x.device)
+    _planning.check_targets(op, target, len(x), x.device)
     if bias is not None:
         if bias.shape != (len(weight),) or not bias.is_floating_point() or bias.device != x.device:
             raise ValueError(f"{op} needs bias ({len(weight)},) as floats on {x.device}; got {tuple(bias.shape)}.")
@@ -175,7 +174,7 @@ def linear_cross_entropy(
     counts = target != ignore_index
     whole = bool(counts.all())
     if _looks(check, x):
-        _check.in_range(op, target if whole else target[counts], len(weight))
+        _planning.check_in_range(op, target if whole else target[counts], len(weight))
     with _autocast.off(x.device):
         if plan.impl == "reference":
             options = {"ignore_index": ignore_index, "reduction": reduction, "softcap": softcap}
@@ -203,20 +202,20 @@ def retrieval_ranks(
     op = "retrieval_ranks"
     with torch.no_grad():
         query, cand = _matrices(op, _autocast.for_measurement, query=query, cand=cand)
-    _check.targets(op, target, len(query), query.device)
+    _planning.check_targets(op, target, len(query), query.device)
     if groups is not None:
         for name, group, length in zip(("query_group", "cand_group"), groups, (len(query), len(cand)), strict=True):
             if group.shape != (length,) or group.is_floating_point() or group.device != query.device:
                 got = tuple(group.shape)
                 raise ValueError(f"{op} needs {name} as integers ({length},) on {query.device}; got {got}.")
         groups = (groups[0].long(), groups[1].long())
-    plan = _plan(op, query.device, query.dtype, len(cand), impl, chunk_bytes)
+    plan = _planning.make_plan(op, query.device, query.dtype, len(cand), impl, chunk_bytes)
     if _looks(check, query):
-        _check.in_range(op, target, len(cand))
-        _check.finite(op, query=query, cand=cand)
+        _planning.check_in_range(op, target, len(cand))
+        _planning.check_finite(op, query=query, cand=cand)
     with _autocast.off(query.device):
         if plan.impl == "reference":
             found = _reference.retrieval_ranks(query, cand, target, groups=groups, return_ties=True)
         else:
-            found = _chunked.ranks(query, cand, target, groups, plan)
+            found = _chunked.count_ranks(query, cand, target, groups, plan)
     return found if return_ties else found.better

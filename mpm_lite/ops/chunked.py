@@ -157,7 +157,7 @@ def token_grad(
     return (g if softcap is None else g.mul_(bend)), loss
 
 
-def rank_counts(
+def count_ranks_of_chunk(
     query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: ChunkPlan
 ) -> Ranks:
     """Ranks of one chunk of queries (R, D) among all candidates (M, D)."""
@@ -341,7 +341,9 @@ def _token_sweep(
     return losses, grads
 
 
-def ranks(query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: ChunkPlan) -> Ranks:
+def count_ranks(
+    query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: ChunkPlan
+) -> Ranks:
     """retrieval_ranks by chunks of queries, or in one kernel that writes no score anywhere."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import rank
@@ -351,5 +353,5 @@ def ranks(query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Ten
     for i in range(0, len(query), plan.rows):
         at = slice(i, i + plan.rows)
         mates = None if groups is None else (groups[0][at], groups[1])
-        found.append(rank_counts(query[at], cand, target[at], mates, plan))
+        found.append(count_ranks_of_chunk(query[at], cand, target[at], mates, plan))
     return Ranks(*(torch.cat(parts) for parts in zip(*found, strict=True)))

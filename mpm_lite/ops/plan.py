@@ -43,7 +43,7 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
-def plan(
+def make_plan(
     op: str, device: torch.device, dtype: torch.dtype, columns: int, impl: str = "auto", chunk_bytes: int | None = None,
     accum_dtype: torch.dtype | None = None,
 ) -> ChunkPlan:  # fmt: skip
@@ -210,7 +210,7 @@ def _bytes(count: float) -> str:
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def matrices(op: str, **named: Tensor) -> None:
+def check_matrices(op: str, **named: Tensor) -> None:
     """Two matrices (N, D) and (M, D): one width, one float dtype, one device, nothing empty. Raises ValueError."""
     (a, x), (b, y) = named.items()
     for name, tensor in named.items():
@@ -229,13 +229,13 @@ def matrices(op: str, **named: Tensor) -> None:
         raise ValueError(f"{op}: {a} is on {x.device} and {b} on {y.device}; move one with .to().")
 
 
-def scalar(op: str, name: str, value: Tensor) -> None:
+def check_scalar(op: str, name: str, value: Tensor) -> None:
     """One number. Raises ValueError."""
     if value.numel() != 1 or not value.is_floating_point():
         raise ValueError(f"{op} needs {name} as one float; got {value.dtype} {tuple(value.shape)}.")
 
 
-def offset(op: str, rows: int, columns: int, label_offset: int) -> None:
+def check_offset(op: str, rows: int, columns: int, label_offset: int) -> None:
     """Labels label_offset ... label_offset + rows - 1 must be columns. Raises ValueError."""
     if not 0 <= label_offset <= columns - rows:
         raise ValueError(
@@ -244,7 +244,7 @@ def offset(op: str, rows: int, columns: int, label_offset: int) -> None:
         )
 
 
-def targets(op: str, target: Tensor, rows: int, device: torch.device) -> None:
+def check_targets(op: str, target: Tensor, rows: int, device: torch.device) -> None:
     """int64 (N,), on the same device. Raises ValueError."""
     if target.dtype != torch.int64 or target.shape != (rows,):
         raise ValueError(f"{op} needs target as int64 ({rows},); got {target.dtype} {tuple(target.shape)}.")
@@ -252,7 +252,7 @@ def targets(op: str, target: Tensor, rows: int, device: torch.device) -> None:
         raise ValueError(f"{op}: target is on {target.device}, the rest on {device}; move it with .to().")
 
 
-def in_range(op: str, target: Tensor, top: int) -> None:
+def check_in_range(op: str, target: Tensor, top: int) -> None:
     """Every target names one of `top` columns. Reads values: a sync on CUDA. Raises ValueError."""
     if len(target):
         low, high = int(target.min()), int(target.max())
@@ -260,7 +260,7 @@ def in_range(op: str, target: Tensor, top: int) -> None:
             raise ValueError(f"{op}: targets run from {low} to {high}; {top} columns allow 0 to {top - 1}.")
 
 
-def finite(op: str, **named: Tensor | None) -> None:
+def check_finite(op: str, **named: Tensor | None) -> None:
     """No NaN or infinity in any of them. Reads values: a sync on CUDA. Raises ValueError."""
     for name, tensor in named.items():
         # A sum needs no second tensor, and only one that is not finite calls for a closer look.

@@ -34,7 +34,7 @@ RIVAL_METRICS = {"attributes": "attributes", "bound": "bound", "r_precision": "R
 INTERVAL = ["value", "low", "high"]
 
 
-def three_numbers() -> dict[str, Any]:
+def find_numbers() -> dict[str, Any]:
     """The numbers of the README: retention on real pictures, of the strongest language model, and of its control."""
     cell = read("retention-cells").query("test == 'stamps' and text == 'use-m' and cell == 'read'").iloc[0]
     scores = read("ladder").query("metric == 'answers'").set_index(["figure", "lm", "lm_seed"])[INTERVAL].sort_index()
@@ -51,18 +51,18 @@ def three_numbers() -> dict[str, Any]:
 
 
 @lru_cache(maxsize=1)
-def ladder_figure() -> Any:
+def draw_ladder() -> Any:
     """The figure of the ladder, drawn once: two pages and its file want it."""
     return figures.ladder(read("ladder"), ladder.METRICS, ladder.towers())
 
 
 @lru_cache(maxsize=1)
-def model_cards() -> dict[tuple[str, int], dict[str, Any]]:
+def read_model_cards() -> dict[tuple[str, int], dict[str, Any]]:
     """The card of each toy language model, by its name and seed."""
     return {(card["name"], card["seed"]): card for card in language_models.cards()}
 
 
-def reads(card: dict[str, Any]) -> str:
+def describe_reading(card: dict[str, Any]) -> str:
     """What a toy language model read, in a few words from its card."""
     if card["languages"] == ["en"]:
         text = "English only"
@@ -73,7 +73,7 @@ def reads(card: dict[str, Any]) -> str:
     return f"{text}; {card['parameters'] / 1e6:.1f} M parameters, {card['documents_read'] / 1e6:.1f} M documents"
 
 
-def ladder_models(scores: pd.DataFrame) -> str:
+def list_models(scores: pd.DataFrame) -> str:
     """A line for each language model, from weak to strong: t, e and retention, '-' for a ratio that would be noise."""
     by = scores.set_index(["metric", "lm", "lm_seed", "figure"])[INTERVAL].sort_index()
     shown = [("slots", "t"), ("slots", "e"), ("slots", "retention"), ("answers", "retention")]
@@ -82,16 +82,16 @@ def ladder_models(scores: pd.DataFrame) -> str:
         asked = [(metric, name, seed, figure) for metric, figure in shown]
         values = [span(*by.loc[one]) if one in by.index else "-" for one in asked]
         strength = float(by["value"].get(asked[0], 0.0))
-        rows.append((strength, [f"`{name}:{seed}`", reads(model_cards()[name, seed]), *values]))
+        rows.append((strength, [f"`{name}:{seed}`", describe_reading(read_model_cards()[name, seed]), *values]))
     header = ["language model", "what it read", "t", "e", "retention", "retention, closed questions"]
     return markdown_table(header, [row for _, row in sorted(rows)])
 
 
-def efficiency_by_text(scores: pd.DataFrame) -> pd.DataFrame:
+def average_efficiency(scores: pd.DataFrame) -> pd.DataFrame:
     """Pivot efficiency of the words of captions: its mean over the models that read conversations in two languages
     (True) and those that did not (False), and how many models those are."""
     e = scores[(scores["metric"] == "slots") & (scores["figure"] == "e")]
-    mixed = [model_cards()[model].get("mixed", 0) > 0 for model in zip(e["lm"], e["lm_seed"], strict=True)]
+    mixed = [read_model_cards()[model].get("mixed", 0) > 0 for model in zip(e["lm"], e["lm_seed"], strict=True)]
     return e.groupby(pd.Series(mixed, index=e.index))["value"].agg(mean="mean", models="size")
 
 
@@ -104,7 +104,7 @@ def bench_rows() -> pd.DataFrame:
     return pd.concat([pd.read_csv(file, keep_default_na=False, na_values=["", "nan"]) for file in files])
 
 
-def bench(rows: pd.DataFrame) -> str:
+def list_bench_rows(rows: pd.DataFrame) -> str:
     """Time, memory and error of the ops beside the naive form and peers, one line a shape and provider."""
     lines = []
     whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
@@ -122,7 +122,7 @@ def bench(rows: pd.DataFrame) -> str:
     return markdown_table([*header, "MB beside inputs and gradients", "error", "on"], lines)
 
 
-def measured_on_gpu(rows: pd.DataFrame) -> str:
+def describe_gpu_rows(rows: pd.DataFrame) -> str:
     """A sentence on what was measured on a GPU, and on what was not."""
     of = rows[~rows["hardware"].str.contains("(", regex=False)]
     if of.empty:
@@ -136,7 +136,7 @@ def measured_on_gpu(rows: pd.DataFrame) -> str:
 # Painting.
 
 
-def rivals(rows: pd.DataFrame) -> str:
+def list_rivals(rows: pd.DataFrame) -> str:
     """A line for each painter: its scores in English, and their means over the nine other languages."""
     where = rows["language"].map(lambda code: "English" if code == "en" else "others")
     kept = rows[rows["metric"].isin(RIVAL_METRICS)].assign(where=where)
@@ -153,7 +153,7 @@ def rivals(rows: pd.DataFrame) -> str:
     return markdown_table(["painter", *header[:2], "their chance", *header[2:]], lines)
 
 
-def emoji(rows: pd.DataFrame) -> str:
+def list_emoji(rows: pd.DataFrame) -> str:
     """A line for each language: R-precision by whether the names were learned or held out, and by text encoder."""
     columns = [(sort, encoder) for sort in ("learned", "held out") for encoder in dict.fromkeys(rows["encoder"])]
     by, lines = rows.set_index(["language", "sort", "encoder"])[INTERVAL].sort_index(), []
@@ -173,8 +173,8 @@ PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 # What templates may name, beside what every template may: constants, modules, and the functions above.
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
 NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
-NAMES |= {made.__name__: made for made in (three_numbers, ladder_figure, ladder_models, efficiency_by_text)}
-NAMES |= {made.__name__: made for made in (bench_rows, bench, measured_on_gpu, rivals, emoji)}
+NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, average_efficiency)}
+NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals, list_emoji)}
 
 
 def render(page: str) -> str:
@@ -189,7 +189,7 @@ def claim_figures() -> dict[str, Any]:
     """The figures that come from the ledger, those whose claims have run."""
     replies, drawn = ledger.replies_by_share(), {}
     if has("ladder"):
-        drawn[LADDER_FIGURE] = ladder_figure()
+        drawn[LADDER_FIGURE] = draw_ladder()
     if replies is not None:
         drawn[REPLY_FIGURE] = figures.reply_language(replies, PANELS)
     if has(systems.NAME):

@@ -36,7 +36,7 @@ from mpm_lite.towers.features import image_features, text_features
 TOP, SIDE = 8, 88
 
 
-def neighbours(results: Results, test: str, text: Any, image: Any, top: int = TOP) -> dict[str, list[list[int]]]:
+def find_neighbours(results: Results, test: str, text: Any, image: Any, top: int = TOP) -> dict[str, list[list[int]]]:
     """For each language, a row for each captioned picture: its number, then the numbers of the `top` pictures found for its
     caption. The heads are those of the first seed."""
     gallery, recipe = results.galleries[test], next(iter(results.models.values()))
@@ -51,7 +51,7 @@ def neighbours(results: Results, test: str, text: Any, image: Any, top: int = TO
     return found
 
 
-def build(results: Results, tests: list[str]) -> str:
+def build_page(results: Results, tests: list[str]) -> str:
     """The page as one HTML string: pictures, captions and results inside, no request to anywhere."""
     text, image, worlds = text_tower(TOWERS[0]), image_tower(results.table["image"].iloc[0]), {}
     for test in tests:
@@ -60,7 +60,7 @@ def build(results: Results, tests: list[str]) -> str:
             "pictures": [data_uri(picture, SIDE) for picture in gallery.images[:]],
             "english": gallery.captions["en"],
             "captions": gallery.captions,
-            "found": neighbours(results, test, text, image),
+            "found": find_neighbours(results, test, text, image),
             "names": {code: display_name(code) for code in gallery.languages},
             "rtl": [code for code in gallery.languages if is_rtl(code)],
         }
@@ -94,18 +94,18 @@ def run(
     one = base_experiment(seed, seeds, device)
     arms = [replace(one, text=text) for text in (*TOWERS, FLOOR)]
     arms += [replace(one, text=TOWERS[0], condition=condition, seeds=1) for condition in ("shuffled", "blind")]
-    results = Results.join([_kept(arm, progress) for arm in arms])
-    captions = alignment_sample()
+    results = Results.join([_run_kept(arm, progress) for arm in arms])
+    captions = load_alignment_sample()
     known = pd.concat([text_only.table(text_tower(text, device), captions, progress=progress) for text in TOWERS])
     return results, known.reset_index(drop=True)
 
 
-def alignment_sample() -> CaptionSet:
+def load_alignment_sample() -> CaptionSet:
     """The captions that the towers' own alignment is measured on."""
     return text_only.sample("stamps" if data.available("stamps") else "emoji")
 
 
-def _kept(arm: Experiment, progress: bool) -> Results:
+def _run_kept(arm: Experiment, progress: bool) -> Results:
     """Run an arm with its checkpoints in the cache: a stopped tour continues, a repeated one trains nothing again."""
     told = {"version": __version__, "torch": torch.__version__}
     told["experiment"] = json.dumps(arm.describe(), sort_keys=True)
@@ -155,7 +155,7 @@ def _warm_captions(text: str, sets: list[tuple[str, str, Any]]) -> None:
 
 
 def _warm_alignment(text: str) -> None:
-    text_only.table(text_tower(text), alignment_sample())
+    text_only.table(text_tower(text), load_alignment_sample())
 
 
 def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:
@@ -236,16 +236,16 @@ def write(results: Results, rho: pd.DataFrame, test: str, json_path: Path, out: 
     """tour.json, the two figures and the page; returns what was written."""
     paths = [json_path, out / "tour-retention.png", out / "tour-languages.png", out / "tour.html"]
     write_atomic(paths[0], to_json(results))
-    for path, figure in zip(paths[1:3], draw(rho, test), strict=True):
+    for path, figure in zip(paths[1:3], draw_figures(rho, test), strict=True):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         write_atomic(path, buffer.getvalue())
     tests = list(dict.fromkeys(results.table["test"]))
-    write_atomic(paths[3], build(results, [test for test in tests if test in results.galleries]).encode())
+    write_atomic(paths[3], build_page(results, [test for test in tests if test in results.galleries]).encode())
     return paths
 
 
-def draw(rho: pd.DataFrame, test: str) -> list[Any]:
+def draw_figures(rho: pd.DataFrame, test: str) -> list[Any]:
     """The retention-against-alignment scatter and the bars by language."""
     of = rho[(rho["test"] == test) & rho["text"].isin(TOWERS)]
     scatter = figures.retention_against_alignment(of[of["counts"] & (of["language"] != "en") & of["alignment"].notna()])

@@ -40,12 +40,12 @@ from mpm_lite.towers.load import load_lm
 _LETTERS = {"circle": "o", "square": "#", "triangle": "^", "star": "*", "heart": "v", "flower": "@", "book": "="}
 
 
-def pair_of_test(number: int) -> Scene:
+def find_pair(number: int) -> Scene:
     """The test scene of two things with that number."""
     return next(islice((scene for scene in scenes("test") if scene.kind == "pair"), number, None))
 
 
-def sketch(scene: Scene) -> str:
+def draw_sketch(scene: Scene) -> str:
     """The three by three grid in letters: shape signs, twice for large things, with the first letters of the colour."""
     cells = {(t.row, t.column): _LETTERS[t.shape] * (1 + (t.size == "large")) + t.colour[:3] for t in scene.things}
     return "\n".join(" ".join(f"{cells.get((row, column), '.'):^6}" for column in range(3)) for row in range(3))
@@ -60,8 +60,8 @@ def lines(
     English caption and is asked in the other language. (right) marks an answer that states exactly what was read. For a
     model that is not among the assets, a line says how to make it.
     """
-    scene = pair_of_test(seed)
-    yield f"Scene {scene.id}, of test\n{sketch(scene)}\n"
+    scene = find_pair(seed)
+    yield f"Scene {scene.id}, of test\n{draw_sketch(scene)}\n"
     rng = np.random.default_rng(seed)
     pairs = {code: text_mix.translations(scene, text_mix.PIVOT, code, rng) for code in languages}
     for code in languages:
@@ -105,7 +105,7 @@ def measure_noise(count: int = 300) -> pd.DataFrame:
     return noise.levels(list(islice(text_scenes(11), count)), grammar.LANGUAGES)
 
 
-def noise_table() -> str:
+def list_noise() -> str:
     """chrF against gold, a line a dial and strength."""
     rows = pd.read_csv(runtime.asset(NOISE))
     wide = rows.pivot_table(index=["dial", "strength"], columns="language", values="chrf")[list(grammar.LANGUAGES)]
@@ -113,7 +113,7 @@ def noise_table() -> str:
     return markdown_table(["dial", "chance", *grammar.LANGUAGES], body)
 
 
-def model_rows() -> pd.DataFrame:
+def read_model_rows() -> pd.DataFrame:
     """Every measure of every model on test, with the share of parallel text and whether the model read the language."""
     tables = []
     for card in language_models.cards():
@@ -123,40 +123,36 @@ def model_rows() -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def model_table() -> str:
-    """A line for each model, those too that do not ship and are made by `mpm-lite pretrain`: the gates on val, for its lowest
-    language, and on test the means over the languages that it read."""
-    rows, body = model_rows(), []
+def list_models() -> list[list[str]]:
+    """The cells of each model, those too that do not ship and are made by `mpm-lite pretrain`: the gates on val, for its
+    lowest language, and on test the means over the languages that it read."""
+    rows, body = read_model_rows(), []
     for card in language_models.cards():
-        own = rows[(rows["model"] == card["name"]) & (rows["seed"] == card["seed"])]
-        lowest = card["lowest_on_val"]
-        cells = [f"`{card['name']}`", str(card["seed"]), f"{100 * card['parallel']:g}"]
-        cells += [f"{100 * card.get('mixed', 0):g}", str(len(card["withheld_from_pairs"]) or "-")]
-        cells += [f"{card['documents_read'] / 1e6:.2f}"]
-        cells += [f"{100 * lowest[k]:.0f} / {100 * bar:.0f}" for k, bar in text_only.GATE.items()]
+        own = rows[(rows["model"] == card["name"]) & (rows["seed"] == card["seed"]) & rows["read"]]
+        by = dict(list(own.groupby("metric")))
+        cells = [f"`{card['name']}`", str(card["seed"])]
+        cells += [f"{100 * card['parallel']:g}", f"{100 * card.get('mixed', 0):g}"]
+        cells += [str(len(card["withheld_from_pairs"]) or "-"), f"{card['documents_read'] / 1e6:.2f}"]
+        cells += [f"{100 * card['lowest_on_val'][k]:.0f} / {100 * bar:.0f}" for k, bar in text_only.GATE.items()]
         cells += ["yes" if card["passes"] else "**no**"]
         across = card.get("text_transfer_on_val")
         cells += [f"{min(across.values()):.2f} / {text_only.STRONG:.2f}" if across else "-"]
-        cells += [{True: "yes", False: "no"}[card["strong"]] if "strong" in card else "-"]
-        cells += [_mean(own[own["read"] & (own["metric"] == m)]) for m in ("fluency", "agreement")]
-        cells += [_mean(own[own["read"] & (own["metric"] == "perplexity")], 1, 2)]
+        cells += [{True: "yes", False: "no", None: "-"}[card.get("strong")]]
+        cells += [_format_mean(by["fluency"]), _format_mean(by["agreement"]), _format_mean(by["perplexity"], 1, 2)]
         for metric in ("translation", "translation slots", "paired words", "withheld words"):
-            of = own[own["read"] & (own["metric"] == metric)]
-            cells += [_mean(of[of["language"] == text_mix.PIVOT]) + " / " + _mean(of[of["language"] != text_mix.PIVOT])]
-        layers = own[own["read"] & (own["metric"] == "alignment")].groupby("layer")["value"].mean()
-        cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
-        ships = "yes" if card["seed"] in catalogue.shipped(card["name"]) else "no"
-        body.append([*cells, minutes(card), ships])
-    header = ["model", "seed", "parallel %", "mixed %", "withheld", "documents read, M", "paraphrase / bar", "answers / bar", "passes", "text transfer / bar", "strong", "fluency", "agreement",
-              "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
-              "alignment by layer", "minutes", "ships"]  # fmt: skip
-    return markdown_table(header, body)
+            of = by.get(metric, own[:0])
+            from_english = of["language"] == text_mix.PIVOT
+            cells += [f"{_format_mean(of[from_english])} / {_format_mean(of[~from_english])}"]
+        layers = by["alignment"].groupby("layer")["value"].mean() if "alignment" in by else ()
+        cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-", format_minutes(card)]
+        body.append([*cells, "yes" if card["seed"] in catalogue.shipped(card["name"]) else "no"])
+    return body
 
 
-def alignment_by_layer() -> pd.DataFrame:
+def average_alignment() -> pd.DataFrame:
     """Alignment of each model that read all languages, test: line (share of pairs), layer, and over its languages the
     mean value, lowest and highest; seeds are averaged."""
-    rows = model_rows()
+    rows = read_model_rows()
     all_read = rows.groupby(["model", "seed"])["read"].transform("all")
     own = rows[all_read & (rows["metric"] == "alignment") & ~rows["model"].isin(catalogue.MIXED_LMS)]
     each = own.groupby(["parallel", "layer", "to"])["value"].mean().groupby(["parallel", "layer"])
@@ -164,7 +160,7 @@ def alignment_by_layer() -> pd.DataFrame:
     return found.assign(line=[f"{100 * share:g} % translation pairs" for share in found["parallel"]])
 
 
-def alignment_figure(table: pd.DataFrame) -> Any:
+def draw_alignment(table: pd.DataFrame) -> Any:
     """Alignment against the layer, one line a share of translation pairs."""
     labels = {"xlabel": "layer (0: embeddings)", "ylabel": "recall@1 between English and the others"}
     figure = figures.curves(table, "layer", "value", "line", "low", "high", log=False, **labels)
@@ -172,30 +168,24 @@ def alignment_figure(table: pd.DataFrame) -> Any:
     return figure
 
 
-def _mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
+def _format_mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
     return f"{scale * rows['value'].mean():.{digits}f}" if len(rows) else "-"
 
 
-def minutes(card: dict[str, Any]) -> str:
+def format_minutes(card: dict[str, Any]) -> str:
     """What the rebuild took; "-" where a stop left part of it unmeasured."""
     return "-" if card["seconds"] is None else f"{card['seconds'] / 60:.0f}"
 
 
-def tower_cards() -> list[dict[str, Any]]:
+def read_tower_cards() -> list[dict[str, Any]]:
     """The card of each tower of the toy world: what it is, and what was measured on val."""
     return [json.loads(path.read_text()) for path in sorted(runtime.asset("towers").glob("*/card.json"))]
 
 
 def page() -> str:
     """The whole page."""
-    made = (glossed, noise_table, tower_cards, model_table, minutes)
-    names = {
-        "figure": FIGURE,
-        "alignment": ALIGNMENT,
-        "scene": pair_of_test(3),
-        "grammar": grammar,
-        "toyworld": toyworld,
-    }
+    made = (glossed, list_noise, read_tower_cards, list_models, format_minutes)
+    names = {"figure": FIGURE, "alignment": ALIGNMENT, "scene": find_pair(3), "grammar": grammar, "toyworld": toyworld}
     return fill("toyworld.md", **names, **{one.__name__: one for one in made})
 
 
@@ -207,7 +197,7 @@ def update(again: Sequence[str] = ()) -> None:
     shown = list(islice(scenes("test", 2), 6))
     figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
     figure.savefig(root / FIGURE, metadata={"Software": None})
-    alignment_figure(alignment_by_layer()).savefig(root / ALIGNMENT, metadata={"Software": None})
+    draw_alignment(average_alignment()).savefig(root / ALIGNMENT, metadata={"Software": None})
     write_atomic(root / PAGE, page().encode())
 
 

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpm_lite.ops.kernels import on, tiles
+from mpm_lite.ops.kernels import tiles, use_device
 from mpm_lite.ops.kernels.tiles import Tile
 
 LOWEST = tl.constexpr(-3.0e38)  # a finite start for a running maximum: -inf - -inf would be NaN
@@ -206,10 +206,10 @@ def clip_grad_elementwise(
     out (R, M) any float, which may be `cos` itself. Returns () fp32: the sum of G * cos, from G before rounding.
     """
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("clip_elementwise", device, cos.dtype)
+    tile = tile or tiles.pick_here("clip_elementwise", device, cos.dtype)
     grid = (triton.cdiv(height, tile.bm) * triton.cdiv(width, tile.bn),)
     part = torch.empty(grid, dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _clip_elementwise[grid](
             cos, scale, row_lse, row_lse if col_lse is None else col_lse, out, part, height, width, label_offset,
             COLUMNS=col_lse is not None, **tile.sides,
@@ -227,10 +227,10 @@ def siglip_grad_elementwise(
     sums of softplus(-y z), of G * cos and of G.
     """
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("siglip_elementwise", device, cos.dtype)
+    tile = tile or tiles.pick_here("siglip_elementwise", device, cos.dtype)
     grid = (triton.cdiv(height, tile.bm) * triton.cdiv(width, tile.bn),)
     part = torch.empty((3, *grid), dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _siglip_elementwise[grid](
             cos, scale, bias, out, part, height, width, label_offset or 0,
             LABEL=label_offset is not None, **tile.sides,
@@ -250,9 +250,9 @@ def ce_grad(
     fp32.
     """
     (height, width), device = logits.shape, logits.device
-    tile = tile or tiles.here("cross_entropy", device, logits.dtype)
+    tile = tile or tiles.pick_here("cross_entropy", device, logits.dtype)
     loss = torch.empty(height, dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _cross_entropy[(height,)](
             logits, target, loss if upstream is None else upstream, loss, logits if out is None else out, width,
             float(softcap or 1), GRADIENT=out is not None, UPSTREAM=upstream is not None, SOFTCAP=softcap is not None,
@@ -269,9 +269,9 @@ def ce_loss(logits: Tensor, target: Tensor, softcap: float | None, *, tile: Tile
 def row_lse(cos: Tensor, scale: Tensor, *, tile: Tile | None = None) -> Tensor:
     """Log-sum-exp of scale * cos over each row. cos (R, M) any float, scale () fp32. Returns (R,) fp32."""
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("row_lse", device, cos.dtype)
+    tile = tile or tiles.pick_here("row_lse", device, cos.dtype)
     out = torch.empty(height, dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _row_lse[(height,)](cos, scale, out, width, BN=tile.bn, num_warps=tile.warps)
     return out
 
@@ -282,11 +282,11 @@ def col_partials(cos: Tensor, scale: Tensor, *, tile: Tile | None = None) -> tup
     cos (R, M) any float, scale () fp32. Returns two (M,) fp32.
     """
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("col_partials", device, cos.dtype)
+    tile = tile or tiles.pick_here("col_partials", device, cos.dtype)
     span = 16 * tile.bm  # rows per program: enough programs for the card, few enough partials
     grid = (triton.cdiv(width, tile.bn), triton.cdiv(height, span))
     peaks, totals = torch.empty((2, grid[1], width), dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _col_partials[grid](cos, scale, peaks, totals, height, width, span, **tile.sides)
     if grid[1] == 1:
         return peaks[0], totals[0]

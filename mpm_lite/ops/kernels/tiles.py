@@ -53,7 +53,7 @@ ELEMENTWISE = {
 }
 
 
-def card(capability: tuple[int, int]) -> int:
+def card_column(capability: tuple[int, int]) -> int:
     """The column of the tables for a compute capability: 75, 80, 89 or 90."""
     major, minor = capability
     if major in (9, 10, 11):
@@ -67,7 +67,7 @@ def pick(kernel: str, capability: tuple[int, int], dtype: torch.dtype, width: in
     """The tile of `kernel` on a card of this compute capability for inputs of `dtype` and rows of `width` numbers."""
     if kernel in ELEMENTWISE:
         return ELEMENTWISE[kernel]
-    column = card(capability)
+    column = card_column(capability)
     if column == 75:
         raise ValueError(f"Triton has no tensor cores before sm_80: kernel {kernel!r} is not offered there")
     if dtype == torch.float32:
@@ -75,7 +75,7 @@ def pick(kernel: str, capability: tuple[int, int], dtype: torch.dtype, width: in
     return _LONG if width > WIDE and (column, kernel) in _TAKES_LONG else _SQUARE
 
 
-def here(kernel: str, device: torch.device, dtype: torch.dtype, width: int = 0) -> Tile:
+def pick_here(kernel: str, device: torch.device, dtype: torch.dtype, width: int = 0) -> Tile:
     """`pick` for a device of this machine; small tiles in the interpreter."""
     if kernels.interpreting() or device.type != "cuda":
         return replace(SMALL, bm=1) if kernel in ("cross_entropy", "row_lse") else SMALL
