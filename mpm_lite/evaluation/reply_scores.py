@@ -34,7 +34,7 @@ def slots_right(said: str, gold: str, language: str) -> float:
 
 
 def content(said: str, scene: Scene, languages: Sequence[str] = grammar.LANGUAGES) -> float:
-    """The share of the picture's attributes that a text names, in whichever one language it names most of them."""
+    """The share of the picture's attributes that a text names, in the language in which it names most of them."""
     gold = _gold(scene)
     return max(_shared(named(said, language), gold) for language in languages)
 
@@ -51,7 +51,7 @@ def named(said: str, language: str) -> Counter:
 
 @lru_cache(maxsize=4096)
 def _gold(scene: Scene) -> Counter:
-    """The picture's attributes, as a caption that tells it in full names them (each thing once)."""
+    """The attributes that a full caption of the picture names (each thing once)."""
     shown = grammar.shown(scene)
     found = Counter()
     for thing in shown.things:
@@ -115,7 +115,7 @@ def tokens(said: str, language: str) -> list[str]:
 
 
 def _spaced(text: str, language: str) -> str:
-    """A text as the libraries of scores take it: its tokens between spaces."""
+    """The tokens of a text with spaces between them, as the libraries of scores want it."""
     return " ".join(tokens(text, language))
 
 

@@ -140,12 +140,12 @@ class Identity:
 
     @property
     def said(self) -> bool:
-        """Whether the pivot language gains enough, from the picture and from text, for the ratios to be said."""
+        """Whether the pivot language gains enough, from the picture and from text, for the ratios to mean anything."""
         return min(self.pivot_picture.value, self.pivot_text.value) >= SEEN
 
     @property
     def read(self) -> bool:
-        """Whether the others surely gain from the caption, at least READ: else e divides by what may be nothing."""
+        """Whether the others surely gain at least READ from the caption: else e divides by what may be nothing."""
         return self.text.interval.low >= READ
 
     def table(self) -> dict[str, Interval]:
@@ -164,9 +164,9 @@ class Identity:
 
 
 class Sample:
-    """All that was measured for a claim: `items` of every arm, with a column `arm`; every arm has the same seeds and
-    pictures. Figures are means over both, by arm, language, metric and look; draws take language models, then the
-    seeds that share one, and concepts, then their pictures."""
+    """All that was measured for a claim: the `items` of every arm, with a column `arm`. Every arm has the same seeds and
+    pictures. Figures are means over both, by arm, language, metric and look. A bootstrap draw takes language models and
+    then the seeds that share one; and concepts, and then their pictures."""
 
     def __init__(self, items: pd.DataFrame, draws: int = DRAWS) -> None:
         self.items = items
@@ -211,13 +211,13 @@ class Sample:
             return Drawn(float(np.nanmean(hits)), over / share)
 
     def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
-        """The score above what the same models score in that language by chance, blind if no other look is named."""
+        """The score minus what the same models score in that language by chance: under the blind look, unless told otherwise."""
         return self.score(arm, language, metric, look) - self.score(arm, language, metric, chance)
 
     def rho(
         self, arm: str, language: str, metric: str, pivot: str = "en", look: str = "real", chance: str = "blind"
     ) -> Drawn:
-        """Retention: the gain in a language over the gain, under a real look, in the pivot language."""
+        """Retention: the gain in a language, divided by the gain in the pivot language under the real look."""
         return self.gain(arm, language, metric, look, chance) / self.gain(arm, pivot, metric, chance=chance)
 
     def identity(
@@ -254,7 +254,7 @@ def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.n
 
 @dataclass(frozen=True)
 class Found:
-    """What the runs of a claim say: the effect, the control's, whether the control held, and the verdict on the effect.
+    """What the runs of a claim say: the effect, the control's effect, whether the control held, and the verdict.
 
     `details` are further figures worth a row of their own.
     """

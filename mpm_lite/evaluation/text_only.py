@@ -69,7 +69,7 @@ def sample(set_name: str = "stamps", limit: int = SAMPLE) -> CaptionSet:
 
 
 def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -> np.ndarray:
-    """Sentence vectors of the sample in one language, float32 (N, D), NaN where it has no caption; cached as one whole."""
+    """Sentence vectors of the sample in one language, float32 (N, D), NaN where there is no caption; cached together."""
     said = captions.captions[code]
     there = captions.with_caption(code)
     decides = {"kind": "alignment", "weights": tower.fingerprint, "captions": digest([code, *said])}
@@ -82,7 +82,7 @@ def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -
 def table(
     tower: Any, captions: CaptionSet | None = None, languages: list[str] | None = None, progress: bool = False
 ) -> pd.DataFrame:
-    """One row a language: alignment, unknown_rate, pieces_a_caption, cell, family, n.
+    """One row for each language: alignment, unknown_rate, pieces_a_caption, cell, family, n.
 
     alignment: translation recall@1 into English among the sampled captions, expected over ties; the frozen tower's own
     vectors, nothing trained. Languages with fewer than 20 such captions are left out.
@@ -142,7 +142,7 @@ def measure(
 
 
 def gate(table: pd.DataFrame, languages: Sequence[str]) -> dict[str, float]:
-    """The lowest value over the languages of each measure that the gate looks at."""
+    """For each measure of the gate, its lowest value over the languages."""
     own = table[table["language"].isin(languages) & table["metric"].isin(list(GATE))]
     return {metric: float(own[own["metric"] == metric]["value"].min()) for metric in GATE}
 
@@ -153,7 +153,7 @@ def passes(table: pd.DataFrame, languages: Sequence[str]) -> bool:
 
 
 def transfer(table: pd.DataFrame, languages: Sequence[str]) -> dict[str, float]:
-    """Text transfer t of each of these languages but English, from the rows of `measure`. It is empty for a model of one
+    """Text transfer t of each of these languages except English, from the rows of `measure`. Empty for a model of one
     language, and for one whose English gains less than SEEN from the caption: a ratio over that would say nothing."""
     score = table[table["metric"].isin([FROM_ENGLISH, FROM_NOTHING])].set_index(["metric", "to"])["value"]
     gain = {code: score[FROM_ENGLISH, code] - score[FROM_NOTHING, code] for code in {*languages, text_mix.PIVOT}}
@@ -169,7 +169,7 @@ def strong(table: pd.DataFrame, languages: Sequence[str]) -> bool:
 
 
 def crossing(lm: LM, languages: Sequence[str], asked: Sequence[Scene]) -> list[Row]:
-    """Closed questions in each language, decided by likelihood, behind an English caption and behind nothing."""
+    """Closed questions in each language, decided by likelihood, after an English caption and after no caption."""
     pivot = [grammar.in_order(scene, text_mix.PIVOT)[0] for scene in asked]
     rows: list[Row] = []
     for language in languages:
@@ -214,12 +214,12 @@ def monolingual(lm: LM, language: str, asked: Sequence[Scene]) -> list[Row]:
 
 
 def _ask(lm: LM, captions: Sequence[str], language: str) -> list[str]:
-    """What the model says when it has read a caption and is asked, in `language`, what there is."""
+    """The replies of a model that has read a caption and is asked, in `language`, what the picture shows."""
     return lm.generate([f"{one}\n{grammar.describe(language)}\n" for one in captions], stop="\n")
 
 
 def translation(lm: LM, source: str, target: str, asked: Sequence[Scene], withheld: frozenset[str]) -> list[Row]:
-    """A caption in one language, the question in another: exact, slots right, and single words, withheld ones apart."""
+    """The caption in one language, the question in another. Scores: exact, slots right, paired words and withheld words."""
     rng = np.random.default_rng(_SEED)
     told = [text_mix.translations(scene, source, target, rng) for scene in asked]
     said = _ask(lm, [first for _, first, _ in told], target)

@@ -63,7 +63,7 @@ def _matrices(op: str, autocast: Callable[..., list[Tensor]] = _autocast.for_pro
 
 
 def _learning(t: Tensor) -> Tensor:
-    """A function of autograd's is told that its inputs need gradients even under no_grad: there they are cut off first."""
+    """The tensor, detached under no_grad: even there, autograd tells a Function that its inputs need gradients."""
     return t if torch.is_grad_enabled() else t.detach()
 
 

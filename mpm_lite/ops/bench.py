@@ -36,7 +36,7 @@ Loss = Callable[..., Tensor]
 
 
 def naive_clip(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
-    """InfoNCE by one product in the input dtype, as a training loop without this library has it."""
+    """InfoNCE by one product in the input dtype, as a training loop without this library would compute it."""
     logits = s.to(a.dtype) * a @ b.T
     target = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -90,7 +90,7 @@ def _from_module(module: str, name: str, **options: Any) -> Loss:
 
 
 def rank_by_sorting(query: Tensor, cand: Tensor, target: Tensor) -> Tensor:
-    """The ranks by a sort of every query's scores."""
+    """The ranks, by sorting the scores of every query."""
     order = (query @ cand.T).argsort(dim=1, descending=True)
     return (order == target[:, None]).int().argmax(dim=1)
 
@@ -178,7 +178,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def cases(kind: str) -> list[Case]:
-    """The committed shapes: kind cpu, cuda (bf16, what KERNELS-sized training means) or small (seconds anywhere)."""
+    """The committed shapes: kind cpu, cuda (half precision, at the sizes of real training) or small (seconds anywhere)."""
     if kind == "small":
         return [Case("clip_loss", 256, 256, 64), Case("siglip_loss", 256, 256, 64),
                 Case("linear_cross_entropy", 128, 2000, 64), Case("retrieval_ranks", 100, 1000, 64)]  # fmt: skip
@@ -195,7 +195,7 @@ def cases(kind: str) -> list[Case]:
 
 
 def tensors(case: Case, device: torch.device, data: str = "random", seed: int = 0) -> tuple[Tensor, ...]:
-    """What an op takes, seeded. data: random (as at the start of training) or peaked (as at its end)."""
+    """The inputs of an op, from a seed. data: random (as at the start of training) or peaked (as at its end)."""
     g = torch.Generator().manual_seed(seed)
     a = torch.randn(case.n, case.d, generator=g)
     if case.op == "linear_cross_entropy":
@@ -231,7 +231,7 @@ def providers(case: Case, device: torch.device, peers: bool = True) -> dict[str,
 def run_case(
     case: Case, device: torch.device, rounds: int = 15, data: str = "random", peers: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one case, one a provider and direction (forward; forward and gradients)."""
+    """The rows of one case: one for each provider and direction (forward; forward and gradients)."""
     given = tensors(case, device, data)
     bias = (torch.tensor(-10.0, device=device),) if case.op == "siglip_loss" else ()
     exact = tuple(t.double() if t.is_floating_point() else t for t in given)  # the same rounded inputs

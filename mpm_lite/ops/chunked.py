@@ -77,8 +77,8 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: ChunkPlan)
 def clip_grad(
     img: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor | None, offset: int, plan: ChunkPlan
 ) -> tuple[Tensor, Tensor]:
-    """G = P_rows + P_columns - 2 [match] of one chunk (R, M), not scaled so that half precision holds it, and () sum of
-    G times the cosines. Without `col_lse` the row direction alone: P_rows - [match]."""
+    """For one chunk: G = P_rows + P_columns - 2 [match] (R, M), unscaled so that half precision can hold it, and the sum () of
+    G times the cosines. Without `col_lse` it is the row direction alone: P_rows - [match]."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import contrastive
 
@@ -100,8 +100,8 @@ def clip_grad(
 def siglip_grad(
     img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, offset: int | None, need_grad: bool, plan: ChunkPlan
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Of one chunk: G = d loss / d logit (R, M), None without `need_grad`, and () sums of the loss, of G times the cosines,
-    of G; the last two mean nothing without `need_grad`."""
+    """For one chunk: G = d loss / d logit (R, M), and three sums (): of the loss, of G times the cosines, and of G. Without
+    `need_grad` G is None and the last two sums mean nothing."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import contrastive
 
@@ -279,8 +279,8 @@ class SiglipLoss(torch.autograd.Function):
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """linear_cross_entropy over rows that all count: gradients in the forward where one number comes out, in the backward
-    where a loss a row does (each row then has an upstream gradient of its own)."""
+    """linear_cross_entropy over rows that all count. Gradients are taken in the forward where the loss is one number, and in
+    the backward where each row has a loss of its own, for then each also has an upstream gradient of its own."""
 
     @staticmethod
     @without_autocast
@@ -344,7 +344,7 @@ def _token_sweep(
 def count_ranks(
     query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: ChunkPlan
 ) -> Ranks:
-    """retrieval_ranks by chunks of queries, or in one kernel that writes no score anywhere."""
+    """retrieval_ranks, by chunks of queries or in one kernel that writes no score to memory."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import rank
 

@@ -99,13 +99,13 @@ MACHINES = {
     "l4": ((8, 9), 90.0, 0.28),
     "t4": ((7, 5), 24.0, 0.30),
 }
-# Operations that the answer needs, in N M D: three products forward and back, or one to rank. Made-twice work is not useful.
+# Operations that the answer needs, in N M D: three products forward and back, or one to rank. Work done twice is not useful.
 USEFUL = {"clip_loss": 6, "siglip_loss": 6, "linear_cross_entropy": 6, "retrieval_ranks": 2}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The account of one call, forward and gradients. Print it."""
+    """What one call costs, forward and gradients; print it to read it."""
 
     op: str
     shape: str
@@ -176,7 +176,7 @@ def explain(
 
 
 def _here() -> str:
-    """The name in MACHINES of the card at hand, or cpu."""
+    """The name in MACHINES of the card in this machine, or cpu."""
     if not torch.cuda.is_available():
         return "cpu"
     name = torch.cuda.get_device_name().lower()

@@ -105,7 +105,7 @@ def bench_rows() -> pd.DataFrame:
 
 
 def list_bench_rows(rows: pd.DataFrame) -> str:
-    """Time, memory and error of the ops beside the naive form and peers, one line a shape and provider."""
+    """Time, memory and error of the ops beside the naive form and peers: a line for each shape and provider."""
     lines = []
     whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
     whole = whole[(whole["threads"] == 0) | (whole["n"] == whole["op"].map(BENCH_ROWS))]  # of a CPU one size an op

@@ -52,7 +52,7 @@ def find_neighbours(results: Results, test: str, text: Any, image: Any, top: int
 
 
 def build_page(results: Results, tests: list[str]) -> str:
-    """The page as one HTML string: pictures, captions and results inside, no request to anywhere."""
+    """The page as one HTML string. Pictures, captions and results are inside: it makes no request to anywhere."""
     text, image, worlds = text_tower(TOWERS[0]), image_tower(results.table["image"].iloc[0]), {}
     for test in tests:
         gallery = results.galleries[test]
@@ -72,12 +72,12 @@ def build_page(results: Results, tests: list[str]) -> str:
 
 
 def training_sets() -> str:
-    """Everything that is on this machine: emoji always, stamps and clip art where they were fetched."""
+    """The training sets on this machine: always emoji, and stamps and clip art where they were fetched."""
     return "+".join(name for name in ("emoji", "stamps", "clipart") if data.available(name))
 
 
 def base_experiment(seed: int = 0, seeds: int = 3, device: str | None = None) -> Experiment:
-    """English only; tested on held-out stamps in every language and on held-out emoji in 14."""
+    """Training in English only, tests on held-out stamps in every language and on held-out emoji in 14."""
     tests = [("stamps", "all")] if data.available("stamps") else []
     tests.append(("emoji", "all"))
     return Experiment(train=(training_sets(), ["en"]), val=None, test=tests, seed=seed, seeds=seeds, device=device)
@@ -86,7 +86,7 @@ def base_experiment(seed: int = 0, seeds: int = 3, device: str | None = None) ->
 def run(
     seed: int = 0, seeds: int = 3, device: str | None = None, progress: bool = True
 ) -> tuple[Results, pd.DataFrame]:
-    """All arms of the tour and the alignment table of its towers.
+    """The results of all arms of the tour, and the alignment table of its towers.
 
     Arms: use-m and e5-small on real pairs; the English-only floor; use-m on shuffled pairs and on one picture for all
     (the last two with one seed: `mpm-lite run controls` is where they are judged).
@@ -159,14 +159,14 @@ def _warm_alignment(text: str) -> None:
 
 
 def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:
-    """Retention of the real arms beside alignment and cell; one row a tower, test and language."""
+    """Retention of the real arms beside alignment and cell; one row for each tower, test and language."""
     rho = results.where(condition="real").retention(METRIC, floor=FLOOR)
     told = known[["text", "language", "alignment", "unknown_rate", "cell", "family"]]
     return rho.merge(told, on=["text", "language"], how="left")
 
 
 def readable(results: Results, rho: pd.DataFrame, test: str) -> str:
-    """The table one reads: a line a language, both towers, the floor, chance; grouped by use-m's cell."""
+    """The table to read: a line for each language, with both towers, the floor and chance, grouped by use-m's cell."""
     of = rho[rho["test"] == test]
     lines = [
         f"Text-to-image R@10 on {of['n'].max()} held-out {test}, heads trained on English captions only "
@@ -196,7 +196,7 @@ def readable(results: Results, rho: pd.DataFrame, test: str) -> str:
 
 
 def summary(results: Results, rho: pd.DataFrame, test: str) -> list[str]:
-    """What the tour says, in a few lines of measured figures."""
+    """The results of the tour in a few lines."""
     of = rho[(rho["test"] == test) & rho["counts"] & (rho["language"] != "en")]
     lines = []
     for text in TOWERS:

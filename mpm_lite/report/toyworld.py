@@ -101,12 +101,12 @@ def glossed() -> str:
 
 
 def measure_noise(count: int = 300) -> pd.DataFrame:
-    """chrF of every noise dial at every strength in every language, on scenes that text may tell of."""
+    """chrF of every noise dial at every strength in every language, on scenes that may occur in text."""
     return noise.levels(list(islice(text_scenes(11), count)), grammar.LANGUAGES)
 
 
 def list_noise() -> str:
-    """chrF against gold, a line a dial and strength."""
+    """chrF against gold, a line for each dial and strength."""
     rows = pd.read_csv(runtime.asset(NOISE))
     wide = rows.pivot_table(index=["dial", "strength"], columns="language", values="chrf")[list(grammar.LANGUAGES)]
     body = [[dial, f"{s:.2f}", *(f"{v:.1f}" for v in wide.loc[dial, s])] for dial, s in wide.index if s > 0]
@@ -150,8 +150,8 @@ def list_models() -> list[list[str]]:
 
 
 def average_alignment() -> pd.DataFrame:
-    """Alignment of each model that read all languages, test: line (share of pairs), layer, and over its languages the
-    mean value, lowest and highest; seeds are averaged."""
+    """Alignment, on test, of the models that read all languages: a row for each line (share of pairs) and layer, with the
+    mean, lowest and highest value over languages. Seeds are averaged."""
     rows = read_model_rows()
     all_read = rows.groupby(["model", "seed"])["read"].transform("all")
     own = rows[all_read & (rows["metric"] == "alignment") & ~rows["model"].isin(catalogue.MIXED_LMS)]
@@ -161,7 +161,7 @@ def average_alignment() -> pd.DataFrame:
 
 
 def draw_alignment(table: pd.DataFrame) -> Any:
-    """Alignment against the layer, one line a share of translation pairs."""
+    """Alignment against the layer, one line for each share of translation pairs."""
     labels = {"xlabel": "layer (0: embeddings)", "ylabel": "recall@1 between English and the others"}
     figure = figures.curves(table, "layer", "value", "line", "low", "high", log=False, **labels)
     figure.axes[0].set_xticks(sorted(table["layer"].unique()))
@@ -173,12 +173,12 @@ def _format_mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
 
 
 def format_minutes(card: dict[str, Any]) -> str:
-    """What the rebuild took; "-" where a stop left part of it unmeasured."""
+    """How long the rebuild took; "-" where it was stopped and part of it was not measured."""
     return "-" if card["seconds"] is None else f"{card['seconds'] / 60:.0f}"
 
 
 def read_tower_cards() -> list[dict[str, Any]]:
-    """The card of each tower of the toy world: what it is, and what was measured on val."""
+    """The card of each tower of the toy world, with what was measured on val."""
     return [json.loads(path.read_text()) for path in sorted(runtime.asset("towers").glob("*/card.json"))]
 
 

@@ -41,7 +41,7 @@ def function(
 
 
 def guess(name: str, yours: float, ours: float, near: float = 0.1) -> None:
-    """Print how far a prediction was from what came. A wrong prediction is no failure."""
+    """Print how far a prediction was from the outcome. A wrong prediction is not a failure."""
     verdict = "close" if abs(float(yours) - float(ours)) <= near else "off: that is what an experiment is for"
     print(f"{name}: you said {float(yours):.2f}, it came out as {float(ours):.2f} ({verdict})")
 
@@ -73,7 +73,7 @@ def _say(name: str, passed: bool | None, hint: str) -> None:
 
 
 class ShownSource:
-    """The source of a function or class: set as code in a notebook, plain elsewhere."""
+    """The source of a function or class: shown as code in a notebook, as plain text elsewhere."""
 
     def __init__(self, thing: Any) -> None:
         try:

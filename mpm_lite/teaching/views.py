@@ -129,7 +129,7 @@ def dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
 def _queries(
     recipe: MpmChat, features: torch.Tensor, soft: torch.Tensor, picture: np.ndarray, question: str, reads: int
 ) -> str:
-    """A table: where a query looked, and the likeliest token behind each layer."""
+    """A table with a row for each query: where it looks, and the likeliest token behind each layer."""
     if not hasattr(recipe.visual, "attention"):
         return ""
     where = recipe.visual.attention(features)[0].numpy()  # (Q, P)
@@ -147,7 +147,7 @@ def _queries(
 
 
 def _lit(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The picture, dark where a query does not look; `where` (P,) over a square grid."""
+    """The picture, darkened where a query does not look; `where` (P,) holds its attention over a square grid."""
     side = int(len(where) ** 0.5)
     grid = torch.from_numpy(where.reshape(1, 1, side, side) / where.max())
     light = torch.nn.functional.interpolate(grid, size=picture.shape[:2], mode="nearest")[0, 0].numpy()

@@ -56,7 +56,7 @@ def figure(drawn: Any, alt: str | None = None, dpi: int = 90) -> Page:
 
 
 def safe(text: str) -> str:
-    """Text as it may stand in HTML, quotes included."""
+    """Text escaped for HTML, quotes included."""
     return html.escape(text, quote=True)
 
 
@@ -133,7 +133,7 @@ class Search:
 
 
 def gallery(captions: CaptionSet, found: list[Hits], asked: Collection[str] = (), side: int = SIDE) -> Page:
-    """A row of pictures a query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
+    """A row of pictures for each query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
     names = captions.captions["en"]
     data = {i: data_uri(captions.images[i], side) for row in found for i in row.pictures}
     body = []
@@ -165,7 +165,7 @@ def search_box(draw: Callable[[str], Page], start: str) -> Any:
 
 
 def live(control: Any, draw: Callable[[Any], Page]) -> Any:
-    """A control of ipywidgets, and below it what `draw(its value)` shows, again at every change (not for blank text)."""
+    """A control of ipywidgets with the page `draw(value)` below it, drawn again whenever the value changes (not to blank)."""
     import ipywidgets
 
     shown = ipywidgets.HTML(value=draw(control.value).data)
