@@ -84,7 +84,7 @@ def siglip_truth(cos, scale, bias, offset):
 
 def test_ready():
     assert kernels.interpreting() and kernels.ready(torch.device("cpu")) == ""
-    assert tiles.here("lse", torch.device("cpu"), FP32) == tiles.SMALL
+    assert tiles.pick_here("lse", torch.device("cpu"), FP32) == tiles.SMALL
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP16])

@@ -93,7 +93,7 @@ def test_a_tile_for_every_card_is_a_shipped_one(capability, width):
     for kernel in (*tiles.PRODUCTS, *tiles.ELEMENTWISE):
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             kind = "float" if dtype == torch.float32 else "half"
-            assert tiles.pick(kernel, capability, dtype, width) in shipped[kernel, tiles.card(capability), kind]
+            assert tiles.pick(kernel, capability, dtype, width) in shipped[kernel, tiles.card_column(capability), kind]
 
 
 def test_a_t4_gets_the_elementwise_kernels_only():

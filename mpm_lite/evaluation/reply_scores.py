@@ -34,7 +34,7 @@ def slots_right(said: str, gold: str, language: str) -> float:
 
 
 def content(said: str, scene: Scene, languages: Sequence[str] = grammar.LANGUAGES) -> float:
-    """The share of the picture's attributes that a text names, in whichever one language it names most of them."""
+    """The share of the picture's attributes that a text names, in the language in which it names most of them."""
     gold = _gold(scene)
     return max(_shared(named(said, language), gold) for language in languages)
 
@@ -51,7 +51,7 @@ def named(said: str, language: str) -> Counter:
 
 @lru_cache(maxsize=4096)
 def _gold(scene: Scene) -> Counter:
-    """The picture's attributes, as a caption that tells it in full names them (each thing once)."""
+    """The attributes that a full caption of the picture names (each thing once)."""
     shown = grammar.shown(scene)
     found = Counter()
     for thing in shown.things:
@@ -114,6 +114,11 @@ def tokens(said: str, language: str) -> list[str]:
     return Tokenizer13a()(said.lower()).split()
 
 
+def _spaced(text: str, language: str) -> str:
+    """The tokens of a text with spaces between them, as the libraries of scores want it."""
+    return " ".join(tokens(text, language))
+
+
 def cider_d(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> np.ndarray:
     """CIDEr-D (1411.5726; pycocoevalcap) of each text against its references, float64 (N,); 10 is the most.
 
@@ -121,13 +126,9 @@ def cider_d(said: Sequence[str], references: Sequence[Sequence[str]], language: 
     """
     from pycocoevalcap.cider.cider import Cider
 
-    def joined(text: str) -> str:
-        return " ".join(tokens(text, language))
-
-    gold = {i: [joined(one) for one in few] for i, few in enumerate(references)}
-    return np.asarray(
-        Cider().compute_score(gold, {i: [joined(one)] for i, one in enumerate(said)})[1], dtype=np.float64
-    )
+    gold = {i: [_spaced(one, language) for one in few] for i, few in enumerate(references)}
+    found = {i: [_spaced(one, language)] for i, one in enumerate(said)}
+    return np.asarray(Cider().compute_score(gold, found)[1], dtype=np.float64)
 
 
 def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Mapping[str, float]:
@@ -136,12 +137,7 @@ def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], lang
 
     most = max(len(few) for few in references)
     columns = [[few[min(k, len(few) - 1)] for few in references] for k in range(most)]
-
-    def spaced(text: str) -> str:
-        return " ".join(tokens(text, language))
-
-    bleu = BLEU(tokenize="none", effective_order=True, force=True)  # said: these texts are in tokens
-    return {
-        "chrf": CHRF().corpus_score(list(said), columns).score,
-        "bleu": bleu.corpus_score([spaced(s) for s in said], [[spaced(s) for s in column] for column in columns]).score,
-    }
+    in_tokens, *gold = ([_spaced(one, language) for one in column] for column in (said, *columns))
+    bleu = BLEU(tokenize="none", effective_order=True, force=True)  # force: these texts are in tokens already
+    chrf = CHRF().corpus_score(list(said), columns).score
+    return {"chrf": chrf, "bleu": bleu.corpus_score(in_tokens, gold).score}

@@ -81,7 +81,7 @@ def retrieval_hits(images: Tensor, texts: Tensor, asked: np.ndarray, groups: np.
 
 
 def several_hits(images: Tensor, texts: Tensor, of: np.ndarray) -> dict[str, np.ndarray]:
-    """Hits by picture where pictures have several captions: images (N, D), texts (C, D), of int (C,) whose each caption is.
+    """Hits by picture where pictures have several captions: images (N, D), texts (C, D), of int (C,) the picture of each.
 
     A picture counts once, however many captions it has: text to image is the mean over its captions; image to text is
     right where *any* of them is among the first k, which is easier with five than with one. So languages are compared

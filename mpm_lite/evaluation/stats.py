@@ -17,9 +17,9 @@ from mpm_lite.core.runtime import UserError
 
 DRAWS = 2000
 FOR, AGAINST, OPEN, BROKEN, PENDING = "for", "against", "undecided", "control failed", "pending"
-
-
-SEEN = 0.2  # what the pivot language must gain before a ratio over that gain says anything
+OPPOSITE = {FOR: AGAINST, AGAINST: FOR, OPEN: OPEN}
+SEEN = 0.2  # the pivot language must gain this much before a ratio over its gain says anything
+READ = 0.05  # the other languages must surely gain this much from the caption before e is given, a ratio over that gain
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,6 @@ def mean(figures: Iterable[Drawn]) -> Drawn:
     return Drawn(float(np.mean([f.value for f in many])), np.mean([f.draws for f in many], axis=0))
 
 
-READ = 0.05  # what the other languages must surely gain from the caption before e, a ratio over that gain, is said
-
-
 @dataclass(frozen=True)
 class Identity:
     """Retention as the product of what a language model brings and what sight adds: retention = t * e.
@@ -143,20 +140,19 @@ class Identity:
 
     @property
     def said(self) -> bool:
-        """Whether the pivot language gains enough, from the picture and from text, for the ratios to be said."""
+        """Whether the pivot language gains enough, from the picture and from text, for the ratios to mean anything."""
         return min(self.pivot_picture.value, self.pivot_text.value) >= SEEN
 
     @property
     def read(self) -> bool:
-        """Whether the others surely gain from the caption, at least READ: else e divides by what may be nothing."""
+        """Whether the others surely gain at least READ from the caption: else e divides by what may be nothing."""
         return self.text.interval.low >= READ
 
     def table(self) -> dict[str, Interval]:
-        """What to print: the three ratios with intervals of joint draws; without e where `read` is False, and the four gains
-        where `said` is False."""
+        """The figures to print: the three ratios with intervals of joint draws, without e where `read` is False; where `said`
+        is False, the four gains instead."""
         if self.said:
-            named = {"retention": self.retention, "t": self.transfer}
-            named |= {"e": self.efficiency} if self.read else {}
+            named = {"retention": self.retention, "t": self.transfer} | ({"e": self.efficiency} if self.read else {})
         else:
             named = {
                 "gain, picture": self.picture,
@@ -168,9 +164,9 @@ class Identity:
 
 
 class Sample:
-    """All that was measured for a claim: `items` of every arm, with a column `arm`; every arm has the same seeds and
-    pictures. Figures are means over both, by arm, language, metric and look; draws take language models, then the
-    seeds that share one, and concepts, then their pictures."""
+    """All that was measured for a claim: the `items` of every arm, with a column `arm`. Every arm has the same seeds and
+    pictures. Figures are means over both, by arm, language, metric and look. A bootstrap draw takes language models and
+    then the seeds that share one; and concepts, and then their pictures."""
 
     def __init__(self, items: pd.DataFrame, draws: int = DRAWS) -> None:
         self.items = items
@@ -201,13 +197,11 @@ class Sample:
             raise UserError(f"No rows of arm {arm!r} in {language!r}, {look}: run that arm first.")
         rows = self._rows[arm, language, look]
         if metric not in self.items or not self.items[metric].iloc[rows].notna().any():
-            raise UserError(
-                f"{metric!r} of arm {arm!r} in {language!r}, {look}, was not asked for: ask for it in the claim."
-            )
+            where = f"{metric!r} of arm {arm!r} in {language!r}, {look}"
+            raise UserError(f"{where}, was not asked for: ask for it in the claim.")
         if len(np.unique(self._place[rows])) < len(rows):
-            raise UserError(
-                f"Arm {arm!r} has a picture twice in {language!r}, {look}, of one seed: run that arm again."
-            )
+            where = f"Arm {arm!r} has a picture twice in {language!r}, {look}"
+            raise UserError(f"{where}, of one seed: run that arm again.")
         values = self.items[metric].to_numpy()[rows]
         hits = np.full((len(self.seeds), len(self.names)), np.nan, np.result_type(values, np.float32))  # (S, N)
         hits.flat[self._place[rows]] = values
@@ -217,13 +211,13 @@ class Sample:
             return Drawn(float(np.nanmean(hits)), over / share)
 
     def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
-        """The score above what the same models score in that language by chance, blind if no other look is named."""
+        """The score minus what the same models score in that language by chance: under the blind look, unless told otherwise."""
         return self.score(arm, language, metric, look) - self.score(arm, language, metric, chance)
 
     def rho(
         self, arm: str, language: str, metric: str, pivot: str = "en", look: str = "real", chance: str = "blind"
     ) -> Drawn:
-        """Retention: the gain in a language over the gain, under a real look, in the pivot language."""
+        """Retention: the gain in a language, divided by the gain in the pivot language under the real look."""
         return self.gain(arm, language, metric, look, chance) / self.gain(arm, pivot, metric, chance=chance)
 
     def identity(
@@ -260,7 +254,7 @@ def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.n
 
 @dataclass(frozen=True)
 class Found:
-    """What the runs of a claim say: the effect, the control's, whether the control held, and the verdict on the effect.
+    """What the runs of a claim say: the effect, the control's effect, whether the control held, and the verdict.
 
     `details` are further figures worth a row of their own.
     """
@@ -314,6 +308,4 @@ def within(figure: Interval, margin: float) -> str:
 
 def below(figure: Interval, bar: float) -> str:
     """FOR where the whole interval lies below the bar, AGAINST where it lies at or above, else OPEN."""
-    if figure.high < bar:
-        return FOR
-    return AGAINST if figure.low >= bar else OPEN
+    return OPPOSITE[above(figure, bar)]

@@ -69,7 +69,7 @@ def sample(set_name: str = "stamps", limit: int = SAMPLE) -> CaptionSet:
 
 
 def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -> np.ndarray:
-    """Sentence vectors of the sample in one language, float32 (N, D), NaN where it has no caption; cached as one whole."""
+    """Sentence vectors of the sample in one language, float32 (N, D), NaN where there is no caption; cached together."""
     said = captions.captions[code]
     there = captions.with_caption(code)
     decides = {"kind": "alignment", "weights": tower.fingerprint, "captions": digest([code, *said])}
@@ -82,7 +82,7 @@ def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -
 def table(
     tower: Any, captions: CaptionSet | None = None, languages: list[str] | None = None, progress: bool = False
 ) -> pd.DataFrame:
-    """One row a language: alignment, unknown_rate, pieces_a_caption, cell, family, n.
+    """One row for each language: alignment, unknown_rate, pieces_a_caption, cell, family, n.
 
     alignment: translation recall@1 into English among the sampled captions, expected over ties; the frozen tower's own
     vectors, nothing trained. Languages with fewer than 20 such captions are left out.
@@ -97,18 +97,12 @@ def table(
         english = [captions.captions["en"][i] for i in there]
         pivot, other = whole(captions, "en", tower, progress)[there], whole(captions, code, tower, progress)[there]
         unknown = tower.unknown_rate(said)
-        rows.append(
-            {
-                "text": tower.name,
-                "language": code,
-                "family": family(code),
-                "cell": cell(code, tower.languages, unknown),
-                "alignment": retrieval.translation_recall(pivot, other, retrieval.equal_groups(english, said)),
-                "unknown_rate": unknown,
-                "pieces_a_caption": float(np.mean([len(p) for p in tower.pieces(said)])),
-                "n": len(there),
-            }
-        )
+        row = {"text": tower.name, "language": code, "family": family(code)}
+        row["cell"] = cell(code, tower.languages, unknown)
+        row["alignment"] = retrieval.translation_recall(pivot, other, retrieval.equal_groups(english, said))
+        row["unknown_rate"] = unknown
+        row["pieces_a_caption"] = float(np.mean([len(p) for p in tower.pieces(said)]))
+        rows.append(row | {"n": len(there)})
     return pd.DataFrame(rows)
 
 
@@ -127,41 +121,39 @@ _SEED = 77  # of the scenes and captions asked; no model's text was drawn with i
 Row = tuple[str, str, str, int, float, int]
 
 
-def measure(lm: LM, languages: Sequence[str], withheld: frozenset[str], split: str = "val", n: int = SCENES) -> Any:
-    """Every measure of one model on `n` scenes of `split`, and questions across languages on twice as many, pandas: metric,
-    language, to, layer, value, n.
+def measure(
+    lm: LM, languages: Sequence[str], withheld: frozenset[str], split: str = "val", n: int = SCENES
+) -> pd.DataFrame:
+    """Every measure of one model on `n` scenes of `split`, and questions across languages on twice as many: COLUMNS.
 
-    `languages` are asked whether the model read them or not; `to` is the language asked for, `layer` is -1 but for
-    alignment. Values are shares, but perplexity, which is per token.
+    `languages` are asked whether the model read them or not; `to` is the language asked for; `layer` is -1 except for
+    alignment. Values are shares, except perplexity, which is per token.
     """
-    import pandas as pd
-
     asked = list(islice(scenes(split, _SEED), n))
     rows: list[Row] = []
     for language in languages:
         rows += monolingual(lm, language, asked)
     for other in [language for language in languages if language != text_mix.PIVOT]:
-        rows += translation(lm, text_mix.PIVOT, other, asked, withheld) + translation(
-            lm, other, text_mix.PIVOT, asked, withheld
-        )
+        rows += translation(lm, text_mix.PIVOT, other, asked, withheld)
+        rows += translation(lm, other, text_mix.PIVOT, asked, withheld)
         rows += alignment(lm, other, asked)
     rows += crossing(lm, languages, list(islice(scenes(split, _SEED), 2 * n)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def gate(table: Any, languages: Sequence[str]) -> dict[str, float]:
-    """The lowest value over the languages of each measure that the gate looks at."""
+def gate(table: pd.DataFrame, languages: Sequence[str]) -> dict[str, float]:
+    """For each measure of the gate, its lowest value over the languages."""
     own = table[table["language"].isin(languages) & table["metric"].isin(list(GATE))]
     return {metric: float(own[own["metric"] == metric]["value"].min()) for metric in GATE}
 
 
-def passes(table: Any, languages: Sequence[str]) -> bool:
+def passes(table: pd.DataFrame, languages: Sequence[str]) -> bool:
     """Whether a model that read these languages passes in each of them."""
     return all(value >= GATE[metric] for metric, value in gate(table, languages).items())
 
 
-def transfer(table: Any, languages: Sequence[str]) -> dict[str, float]:
-    """Text transfer t of each of these languages but English, from the rows of `measure`. It is empty for a model of one
+def transfer(table: pd.DataFrame, languages: Sequence[str]) -> dict[str, float]:
+    """Text transfer t of each of these languages except English, from the rows of `measure`. Empty for a model of one
     language, and for one whose English gains less than SEEN from the caption: a ratio over that would say nothing."""
     score = table[table["metric"].isin([FROM_ENGLISH, FROM_NOTHING])].set_index(["metric", "to"])["value"]
     gain = {code: score[FROM_ENGLISH, code] - score[FROM_NOTHING, code] for code in {*languages, text_mix.PIVOT}}
@@ -170,14 +162,14 @@ def transfer(table: Any, languages: Sequence[str]) -> dict[str, float]:
     return {code: float(gain[code] / gain[text_mix.PIVOT]) for code in languages if code != text_mix.PIVOT}
 
 
-def strong(table: Any, languages: Sequence[str]) -> bool:
-    """Whether a model passes the gates of one language and of two in each language that it read, of which there are several."""
+def strong(table: pd.DataFrame, languages: Sequence[str]) -> bool:
+    """Whether a model of several languages passes both gates, the monolingual and the bilingual one, in each of them."""
     across = transfer(table, languages)
     return passes(table, languages) and bool(across) and min(across.values()) >= STRONG
 
 
 def crossing(lm: LM, languages: Sequence[str], asked: Sequence[Scene]) -> list[Row]:
-    """Closed questions in each language, decided by likelihood, behind an English caption and behind nothing."""
+    """Closed questions in each language, decided by likelihood, after an English caption and after no caption."""
     pivot = [grammar.in_order(scene, text_mix.PIVOT)[0] for scene in asked]
     rows: list[Row] = []
     for language in languages:
@@ -210,23 +202,24 @@ def monolingual(lm: LM, language: str, asked: Sequence[Scene]) -> list[Row]:
     hits = np.bincount(of, [r == a for r, a in zip(replies, answers, strict=True)]) / np.bincount(of)  # (N,) of a scene
     nats = -lm.log_likelihood([""] * len(told), [first for _, first, _ in told])
     tokens = sum(len(row) + 1 for row in lm.encode([first for _, first, _ in told], special=False))
-    n = len(asked)
-    return [
-        ("paraphrase", language, language, -1, float(np.mean(right)), n),
-        ("fluency", language, language, -1, float(np.mean([grammar.parse(s, language) is not None for s in said])), n),
-        ("agreement", language, language, -1, float(np.mean(agreement)) if agreement else float("nan"), len(agreement)),
-        ("answers", language, language, -1, float(np.mean(hits)), n),
-        ("perplexity", language, language, -1, float(np.exp(nats.sum() / tokens)), n),
-    ]
+    scores = {
+        "paraphrase": np.mean(right),
+        "fluency": np.mean([grammar.parse(one, language) is not None for one in said]),
+        "agreement": np.mean(agreement) if agreement else np.nan,
+        "answers": np.mean(hits),
+        "perplexity": np.exp(nats.sum() / tokens),
+    }
+    counts = dict.fromkeys(scores, len(asked)) | {"agreement": len(agreement)}
+    return [(metric, language, language, -1, float(value), counts[metric]) for metric, value in scores.items()]
 
 
 def _ask(lm: LM, captions: Sequence[str], language: str) -> list[str]:
-    """What the model says when it has read a caption and is asked, in `language`, what there is."""
+    """The replies of a model that has read a caption and is asked, in `language`, what the picture shows."""
     return lm.generate([f"{one}\n{grammar.describe(language)}\n" for one in captions], stop="\n")
 
 
 def translation(lm: LM, source: str, target: str, asked: Sequence[Scene], withheld: frozenset[str]) -> list[Row]:
-    """A caption in one language, the question in another: exact, slots right, and single words, withheld ones apart."""
+    """The caption in one language, the question in another. Scores: exact, slots right, paired words and withheld words."""
     rng = np.random.default_rng(_SEED)
     told = [text_mix.translations(scene, source, target, rng) for scene in asked]
     said = _ask(lm, [first for _, first, _ in told], target)
@@ -238,15 +231,10 @@ def translation(lm: LM, source: str, target: str, asked: Sequence[Scene], withhe
         for (slot, value), times in named(gold, target).items():
             if slot in ("shape", "colour"):
                 words[value in withheld] += [k < found[slot, value] for k in range(times)]
-    return [
-        ("translation", source, target, -1, float(np.mean(right)), len(asked)),
-        ("translation slots", source, target, -1, float(np.mean(slots)), len(asked)),
-        *(
-            (metric, source, target, -1, float(np.mean(words[apart])), len(words[apart]))
-            for metric, apart in (("paired words", False), ("withheld words", True))
-            if words[apart]  # nothing may be withheld
-        ),
-    ]
+    scores = {"translation": right, "translation slots": slots}
+    scores |= {"paired words": words[False], "withheld words": words[True]}
+    # Where no word is withheld, there is no row.
+    return [(metric, source, target, -1, float(np.mean(of)), len(of)) for metric, of in scores.items() if of]
 
 
 def alignment(lm: LM, language: str, asked: Sequence[Scene]) -> list[Row]:

@@ -32,10 +32,9 @@ from torch import Tensor
 
 from mpm_lite.ops import autocast as _autocast
 from mpm_lite.ops import chunked as _chunked
-from mpm_lite.ops import plan as _check
+from mpm_lite.ops import plan as _planning
 from mpm_lite.ops import reference as _reference
 from mpm_lite.ops.plan import ChunkPlan, explain
-from mpm_lite.ops.plan import plan as _plan
 from mpm_lite.ops.reference import Ranks
 
 __all__ = ["Ranks", "clip_loss", "explain", "linear_cross_entropy", "retrieval_ranks", "siglip_loss"]
@@ -59,18 +58,18 @@ def _eager(fn: Callable) -> Callable:
 def _matrices(op: str, autocast: Callable[..., list[Tensor]] = _autocast.for_product, **named: Tensor) -> list[Tensor]:
     """The matrices, in the dtype that `autocast` gives them, checked and contiguous."""
     named = dict(zip(named, autocast(*named.values()), strict=True))
-    _check.matrices(op, **named)
+    _planning.check_matrices(op, **named)
     return [_learning(t).contiguous() for t in named.values()]
 
 
 def _learning(t: Tensor) -> Tensor:
-    """A function of autograd's is told that its inputs need gradients even under no_grad: there they are cut off first."""
+    """The tensor, detached under no_grad: even there, autograd tells a Function that its inputs need gradients."""
     return t if torch.is_grad_enabled() else t.detach()
 
 
 def _scalar(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
     value = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float32, device=like.device)
-    _check.scalar(op, name, value)
+    _planning.check_scalar(op, name, value)
     return _learning(value)
 
 
@@ -78,31 +77,28 @@ def _looks(check: bool | None, tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" if check is None else check
 
 
-def _composable(op: str, plan: ChunkPlan) -> None:
+def _plan_loss(op: str, like: Tensor, columns: int, *chosen: Any) -> ChunkPlan:
+    """The plan of a loss, `chosen` being impl, chunk_bytes and accum_dtype. RuntimeError inside torch.func, where only the
+    reference works."""
+    plan = _planning.make_plan(op, like.device, like.dtype, columns, *chosen)
     transforming = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
     if plan.impl != "reference" and transforming():
         raise RuntimeError(f"{op}: only impl='reference' works inside torch.func transforms.")
+    return plan
 
 
 def _finite(op: str, check: bool | None, loss: Tensor, **inputs: Tensor | None) -> None:
     """NaN in an input shows in the loss, so the inputs are only searched once the loss is not finite."""
     if _looks(check, loss) and not bool(torch.isfinite(loss.detach()).all()):
-        _check.finite(op, **inputs)
+        _planning.check_finite(op, **inputs)
 
 
 @_eager
 def clip_loss(
-    img: Tensor,
-    txt: Tensor,
-    logit_scale: Tensor | float,
-    *,
-    label_offset: int = 0,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    accum_dtype: torch.dtype | None = None,
-    return_lse: bool = False,
+    img: Tensor, txt: Tensor, logit_scale: Tensor | float, *, label_offset: int = 0, impl: str = "auto",
+    chunk_bytes: int | None = None, accum_dtype: torch.dtype | None = None, return_lse: bool = False,
     check: bool | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """Symmetric InfoNCE (CLIP, 2103.00020, figure 3): img (N, D), txt (M, D), logit_scale () -> ().
 
     Row i of `img` matches row i + label_offset of `txt`; for M != N it is the image-to-text direction alone, and across
@@ -112,9 +108,8 @@ def clip_loss(
     op = "clip_loss"
     img, txt = _matrices(op, img=img, txt=txt)
     scale = _scalar(op, "logit_scale", logit_scale, img)
-    _check.offset(op, len(img), len(txt), label_offset)
-    plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
-    _composable(op, plan)
+    _planning.check_offset(op, len(img), len(txt), label_offset)
+    plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
     with _autocast.off(img.device):
         if plan.impl == "reference":
             loss = _reference.clip_loss(img, txt, scale, label_offset=label_offset)
@@ -128,17 +123,10 @@ def clip_loss(
 
 @_eager
 def siglip_loss(
-    img: Tensor,
-    txt: Tensor,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float,
-    *,
-    label_offset: int | None = 0,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    accum_dtype: torch.dtype | None = None,
+    img: Tensor, txt: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, *, label_offset: int | None = 0,
+    impl: str = "auto", chunk_bytes: int | None = None, accum_dtype: torch.dtype | None = None,
     check: bool | None = None,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """The pairwise sigmoid loss (SigLIP, 2303.15343, section 3.2): img (N, D), txt (M, D), scale (), bias () -> ().
 
     Row i of `img` matches row i + label_offset of `txt`; with None all N x M combinations are negatives. The sum is
@@ -149,9 +137,8 @@ def siglip_loss(
     scale = _scalar(op, "logit_scale", logit_scale, img)
     bias = _scalar(op, "logit_bias", logit_bias, img)
     if label_offset is not None:
-        _check.offset(op, len(img), len(txt), label_offset)
-    plan = _plan(op, img.device, img.dtype, len(txt), impl, chunk_bytes, accum_dtype)
-    _composable(op, plan)
+        _planning.check_offset(op, len(img), len(txt), label_offset)
+    plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
     with _autocast.off(img.device):
         if plan.impl == "reference":
             loss = _reference.siglip_loss(img, txt, scale, bias, label_offset=label_offset)
@@ -163,19 +150,10 @@ def siglip_loss(
 
 @_eager
 def linear_cross_entropy(
-    x: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    softcap: float | None = None,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    accum_dtype: torch.dtype | None = None,
-    check: bool | None = None,
-) -> Tensor:
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *, ignore_index: int = -100,
+    reduction: str = "mean", softcap: float | None = None, impl: str = "auto", chunk_bytes: int | None = None,
+    accum_dtype: torch.dtype | None = None, check: bool | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of a linear layer into V tokens: x (N, D), weight (V, D), target int64 (N,), bias (V,) -> () or (N,).
 
     Rows whose target is ignore_index are dropped before the product and lose nothing; like torch, the mean of no rows is
@@ -187,17 +165,16 @@ def linear_cross_entropy(
     if softcap is not None and not softcap > 0:
         raise ValueError(f"{op}: softcap must be above 0, or None; got {softcap}.")
     x, weight = _matrices(op, x=x, weight=weight)
-    _check.targets(op, target, len(x), x.device)
+    _planning.check_targets(op, target, len(x), x.device)
     if bias is not None:
         if bias.shape != (len(weight),) or not bias.is_floating_point() or bias.device != x.device:
             raise ValueError(f"{op} needs bias ({len(weight)},) as floats on {x.device}; got {tuple(bias.shape)}.")
         bias = _learning(bias.to(x.dtype))
-    plan = _plan(op, x.device, x.dtype, len(weight), impl, chunk_bytes, accum_dtype)
-    _composable(op, plan)
+    plan = _plan_loss(op, x, len(weight), impl, chunk_bytes, accum_dtype)
     counts = target != ignore_index
     whole = bool(counts.all())
     if _looks(check, x):
-        _check.in_range(op, target if whole else target[counts], len(weight))
+        _planning.check_in_range(op, target if whole else target[counts], len(weight))
     with _autocast.off(x.device):
         if plan.impl == "reference":
             options = {"ignore_index": ignore_index, "reduction": reduction, "softcap": softcap}
@@ -214,16 +191,9 @@ def linear_cross_entropy(
 
 @_eager
 def retrieval_ranks(
-    query: Tensor,
-    cand: Tensor,
-    target: Tensor,
-    *,
-    groups: tuple[Tensor, Tensor] | None = None,
-    return_ties: bool = False,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    check: bool | None = None,
-) -> Tensor | Ranks:
+    query: Tensor, cand: Tensor, target: Tensor, *, groups: tuple[Tensor, Tensor] | None = None,
+    return_ties: bool = False, impl: str = "auto", chunk_bytes: int | None = None, check: bool | None = None,
+) -> Tensor | Ranks:  # fmt: skip
     """How many wrong candidates beat the best correct one: query (N, D), cand (M, D), target int64 (N,) -> int64 (N,).
 
     With groups=(query_group (N,), cand_group (M,)), integers, every candidate of a query's group is correct too. With
@@ -232,21 +202,20 @@ def retrieval_ranks(
     op = "retrieval_ranks"
     with torch.no_grad():
         query, cand = _matrices(op, _autocast.for_measurement, query=query, cand=cand)
-    _check.targets(op, target, len(query), query.device)
+    _planning.check_targets(op, target, len(query), query.device)
     if groups is not None:
         for name, group, length in zip(("query_group", "cand_group"), groups, (len(query), len(cand)), strict=True):
             if group.shape != (length,) or group.is_floating_point() or group.device != query.device:
-                raise ValueError(
-                    f"{op} needs {name} as integers ({length},) on {query.device}; got {tuple(group.shape)}."
-                )
+                got = tuple(group.shape)
+                raise ValueError(f"{op} needs {name} as integers ({length},) on {query.device}; got {got}.")
         groups = (groups[0].long(), groups[1].long())
-    plan = _plan(op, query.device, query.dtype, len(cand), impl, chunk_bytes)
+    plan = _planning.make_plan(op, query.device, query.dtype, len(cand), impl, chunk_bytes)
     if _looks(check, query):
-        _check.in_range(op, target, len(cand))
-        _check.finite(op, query=query, cand=cand)
+        _planning.check_in_range(op, target, len(cand))
+        _planning.check_finite(op, query=query, cand=cand)
     with _autocast.off(query.device):
         if plan.impl == "reference":
             found = _reference.retrieval_ranks(query, cand, target, groups=groups, return_ties=True)
         else:
-            found = _chunked.ranks(query, cand, target, groups, plan)
+            found = _chunked.count_ranks(query, cand, target, groups, plan)
     return found if return_ties else found.better

@@ -35,19 +35,8 @@ from mpm_lite.ops.plan import USEFUL, explain
 Loss = Callable[..., Tensor]
 
 
-def has(module: str) -> bool:
-    """Whether a package is installed, without importing it."""
-    return importlib.util.find_spec(module) is not None
-
-
-def installed(op: str, device: torch.device, bias: Tensor) -> dict[str, Loss]:
-    """Peers of an op: provider name (the package first) -> function of `bench.tensors`."""
-    build = {"clip_loss": _clip, "siglip_loss": _siglip, "linear_cross_entropy": _tokens, "retrieval_ranks": _ranks}
-    return build[op](device, bias)
-
-
 def naive_clip(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
-    """InfoNCE by one product in the input dtype, as a training loop without this library has it."""
+    """InfoNCE by one product in the input dtype, as a training loop without this library would compute it."""
     logits = s.to(a.dtype) * a @ b.T
     target = torch.arange(len(a), device=a.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
@@ -56,6 +45,54 @@ def naive_clip(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
 def naive_tokens(x: Tensor, w: Tensor, t: Tensor) -> Tensor:
     """The loss over a vocabulary with all logits at once."""
     return F.cross_entropy(F.linear(x, w), t)
+
+
+# Peers. Each function here imports a library and returns its loss, as a function of `tensors`.
+
+
+def _inf_cl() -> Loss:
+    each = importlib.import_module("inf_cl").cal_flash_loss  # a loss a row
+    one_way = lambda a, b, s: each(a, b, scale=s, head_dim=256).mean()  # noqa: E731
+    return lambda a, b, s: (one_way(a, b, s) + one_way(b, a, s)) / 2
+
+
+def _open_clip_siglip(bias: Tensor) -> Loss:
+    loss = importlib.import_module("open_clip.loss").SigLipLoss()
+    return lambda a, b, s: loss(a, b, s, bias)
+
+
+def _siglip_kernel(bias: Tensor, **options: Any) -> Loss:
+    loss = importlib.import_module("siglip_kernel").siglip_loss
+    return lambda a, b, s: loss(a, b, s.log(), bias, **options)
+
+
+def _torch_tokens(**options: Any) -> Loss:
+    chosen = {"options": torch.nn.LinearCrossEntropyOptions(**options)} if options else {}
+    return lambda x, w, t: F.linear_cross_entropy(x, w, t, **chosen)
+
+
+def _liger(**options: Any) -> Loss:
+    function = importlib.import_module(
+        "liger_kernel.ops.fused_linear_cross_entropy"
+    ).LigerFusedLinearCrossEntropyFunction
+    # autograd.Function.apply takes no keywords: put the options where this version's signature has them.
+    order = list(inspect.signature(function.forward).parameters.values())[5:]  # after ctx, x, weight, target, bias
+    given = [options.get(p.name, None if p.default is p.empty else p.default) for p in order]
+    unknown = set(options) - {p.name for p in order}
+    if unknown:
+        raise ValueError(f"this Liger-Kernel has no {', '.join(sorted(unknown))}")
+    return lambda x, w, t: function.apply(x, w, t, None, *given)[0]
+
+
+def _from_module(module: str, name: str, **options: Any) -> Loss:
+    loss = getattr(importlib.import_module(module), name)
+    return lambda x, w, t: loss(x, w, t, **options)
+
+
+def rank_by_sorting(query: Tensor, cand: Tensor, target: Tensor) -> Tensor:
+    """The ranks, by sorting the scores of every query."""
+    order = (query @ cand.T).argsort(dim=1, descending=True)
+    return (order == target[:, None]).int().argmax(dim=1)
 
 
 def _lazily(make: Callable[[], Loss]) -> Loss:
@@ -70,95 +107,48 @@ def _lazily(make: Callable[[], Loss]) -> Loss:
     return call
 
 
-def _clip(device: torch.device, bias: Tensor) -> dict[str, Loss]:
-    def open_clip() -> Loss:
-        return importlib.import_module("open_clip.loss").ClipLoss()
+def installed(op: str, device: torch.device, bias: Tensor) -> dict[str, Loss]:
+    """The peers of an op that are installed and can run on `device`: provider name, the package first -> function of
+    `tensors`."""
 
-    def inf_cl() -> Loss:
-        each = importlib.import_module("inf_cl").cal_flash_loss  # a loss a row
-        one_way = lambda a, b, s: each(a, b, scale=s, head_dim=256).mean()  # noqa: E731
-        return lambda a, b, s: (one_way(a, b, s) + one_way(b, a, s)) / 2
-
-    peers = {"torch compile": _lazily(lambda: torch.compile(naive_clip))}
-    if has("open_clip"):
-        peers["open_clip_torch"] = _lazily(open_clip)
-    if has("inf_cl") and device.type == "cuda":
-        peers["inf-cl"] = _lazily(inf_cl)
-    return peers
-
-
-def _siglip(device: torch.device, bias: Tensor) -> dict[str, Loss]:
-    def naive(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
+    def naive_siglip(a: Tensor, b: Tensor, s: Tensor) -> Tensor:
         z = s.to(a.dtype) * a @ b.T + bias.to(a.dtype)
         sign = 2 * torch.eye(len(a), device=a.device, dtype=a.dtype) - 1
         return -F.logsigmoid(sign * z).sum() / len(a)
 
-    def open_clip(**options: Any) -> Loss:
-        loss = importlib.import_module("open_clip.loss").SigLipLoss(**options)
-        return lambda a, b, s: loss(a, b, s, bias)
-
-    def kernel(**options: Any) -> Loss:
-        loss = importlib.import_module("siglip_kernel").siglip_loss
-        return lambda a, b, s: loss(a, b, s.log(), bias, **options)
-
-    peers = {"torch compile": _lazily(lambda: torch.compile(naive))}
-    if has("open_clip"):
-        peers["open_clip_torch"] = _lazily(open_clip)
-    if has("siglip_kernel") and device.type == "cuda":
-        peers["siglip-kernel auto"] = _lazily(kernel)
-        peers["siglip-kernel chunk=1024"] = _lazily(lambda: kernel(chunk_size=1024))
-    return peers
-
-
-def _tokens(device: torch.device, bias: Tensor) -> dict[str, Loss]:
-    def torch_own(**options: Any) -> Loss:
-        chosen = torch.nn.LinearCrossEntropyOptions(**options) if options else None
-        return lambda x, w, t: F.linear_cross_entropy(x, w, t, **({"options": chosen} if chosen else {}))
-
-    def liger(**options: Any) -> Loss:
-        function = importlib.import_module(
-            "liger_kernel.ops.fused_linear_cross_entropy"
-        ).LigerFusedLinearCrossEntropyFunction
-        # autograd.Function.apply takes no keywords: put the options where this version's signature has them.
-        order = list(inspect.signature(function.forward).parameters.values())[5:]  # after ctx, x, weight, target, bias
-        given = [options.get(p.name, None if p.default is p.empty else p.default) for p in order]
-        unknown = set(options) - {p.name for p in order}
-        if unknown:
-            raise ValueError(f"this Liger-Kernel has no {', '.join(sorted(unknown))}")
-        return lambda x, w, t: function.apply(x, w, t, None, *given)[0]
-
-    def cce(**options: Any) -> Loss:
-        loss = importlib.import_module("cut_cross_entropy").linear_cross_entropy
-        return lambda x, w, t: loss(x, w, t, **options)
-
-    def quack() -> Loss:
-        loss = importlib.import_module("quack.linear_cross_entropy").chunked_linear_cross_entropy
-        return lambda x, w, t: loss(x, w, t, chunk_size=4096)
-
-    peers = {"torch compile": _lazily(lambda: torch.compile(naive_tokens))}
-    if hasattr(F, "linear_cross_entropy"):
-        peers["torch linear_cross_entropy auto"] = _lazily(torch_own)
-        fixed = {"batch_chunk_size": 256, "chunking_method": None}
-        peers["torch linear_cross_entropy 256"] = _lazily(lambda: torch_own(**fixed))
-    if device.type == "cuda":
-        if has("liger_kernel"):
-            peers["liger-kernel"] = _lazily(liger)
-            peers["liger-kernel C=16"] = _lazily(lambda: liger(chunk_mem_const=16))
-            peers["liger-kernel C=16 fp32"] = _lazily(lambda: liger(chunk_mem_const=16, accum_dtype=torch.float32))
-        if has("cut_cross_entropy"):
-            peers["cut-cross-entropy"] = _lazily(cce)
-            peers["cut-cross-entropy exact"] = _lazily(lambda: cce(filter_eps=None))
-        if has("quack"):
-            peers["quack-kernels"] = _lazily(quack)
-    return peers
-
-
-def _ranks(device: torch.device, bias: Tensor) -> dict[str, Loss]:
-    def by_sorting(query: Tensor, cand: Tensor, target: Tensor) -> Tensor:
-        order = (query @ cand.T).argsort(dim=1, descending=True)
-        return (order == target[:, None]).int().argmax(dim=1)
-
-    return {"torch matmul + argsort": by_sorting}
+    here = lambda module: importlib.util.find_spec(module) is not None  # noqa: E731
+    on_gpu = lambda module: device.type == "cuda" and here(module)  # noqa: E731
+    cce, sizes = ("cut_cross_entropy", "linear_cross_entropy"), {"batch_chunk_size": 256, "chunking_method": None}
+    quack = ("quack.linear_cross_entropy", "chunked_linear_cross_entropy")
+    # Provider: (whether it can run here, what builds it).
+    peers = {
+        "clip_loss": {
+            "torch compile": (True, lambda: torch.compile(naive_clip)),
+            "open_clip_torch": (here("open_clip"), lambda: importlib.import_module("open_clip.loss").ClipLoss()),
+            "inf-cl": (on_gpu("inf_cl"), _inf_cl),
+        },
+        "siglip_loss": {
+            "torch compile": (True, lambda: torch.compile(naive_siglip)),
+            "open_clip_torch": (here("open_clip"), lambda: _open_clip_siglip(bias)),
+            "siglip-kernel auto": (on_gpu("siglip_kernel"), lambda: _siglip_kernel(bias)),
+            "siglip-kernel chunk=1024": (on_gpu("siglip_kernel"), lambda: _siglip_kernel(bias, chunk_size=1024)),
+        },
+        "linear_cross_entropy": {
+            "torch compile": (True, lambda: torch.compile(naive_tokens)),
+            "torch linear_cross_entropy auto": (hasattr(F, "linear_cross_entropy"), _torch_tokens),
+            "torch linear_cross_entropy 256": (hasattr(F, "linear_cross_entropy"), lambda: _torch_tokens(**sizes)),
+            "liger-kernel": (on_gpu("liger_kernel"), _liger),
+            "liger-kernel C=16": (on_gpu("liger_kernel"), lambda: _liger(chunk_mem_const=16)),
+            "liger-kernel C=16 fp32": (
+                on_gpu("liger_kernel"), lambda: _liger(chunk_mem_const=16, accum_dtype=torch.float32)
+            ),
+            "cut-cross-entropy": (on_gpu("cut_cross_entropy"), lambda: _from_module(*cce)),
+            "cut-cross-entropy exact": (on_gpu("cut_cross_entropy"), lambda: _from_module(*cce, filter_eps=None)),
+            "quack-kernels": (on_gpu("quack"), lambda: _from_module(*quack, chunk_size=4096)),
+        },
+        "retrieval_ranks": {"torch matmul + argsort": (True, lambda: rank_by_sorting)},
+    }  # fmt: skip
+    return {name: _lazily(make) for name, (can_run, make) in peers[op].items() if can_run}
 
 
 COLUMNS = (
@@ -188,7 +178,7 @@ def short(dtype: torch.dtype) -> str:
 
 
 def cases(kind: str) -> list[Case]:
-    """The committed shapes: kind cpu, cuda (bf16, what KERNELS-sized training means) or small (seconds anywhere)."""
+    """The committed shapes: kind cpu, cuda (half precision, at the sizes of real training) or small (seconds anywhere)."""
     if kind == "small":
         return [Case("clip_loss", 256, 256, 64), Case("siglip_loss", 256, 256, 64),
                 Case("linear_cross_entropy", 128, 2000, 64), Case("retrieval_ranks", 100, 1000, 64)]  # fmt: skip
@@ -205,7 +195,7 @@ def cases(kind: str) -> list[Case]:
 
 
 def tensors(case: Case, device: torch.device, data: str = "random", seed: int = 0) -> tuple[Tensor, ...]:
-    """What an op takes, seeded. data: random (as at the start of training) or peaked (as at its end)."""
+    """The inputs of an op, from a seed. data: random (as at the start of training) or peaked (as at its end)."""
     g = torch.Generator().manual_seed(seed)
     a = torch.randn(case.n, case.d, generator=g)
     if case.op == "linear_cross_entropy":
@@ -224,27 +214,24 @@ def tensors(case: Case, device: torch.device, data: str = "random", seed: int = 
 
 def providers(case: Case, device: torch.device, peers: bool = True) -> dict[str, Loss]:
     """Name -> function of `tensors`: ours, the naive form, and the peers that are installed and can run here."""
-
     bias = torch.tensor(-10.0, device=device)
     ours = getattr(ops, case.op)
     impls = ["chunked", "triton"] if device.type == "cuda" else ["chunked"]
     extra = (bias,) if case.op == "siglip_loss" else ()
     found: dict[str, Loss] = {f"mpm_lite {i}": lambda *t, i=i: ours(*t, *extra, impl=i) for i in impls}
-    # In the input dtype, as a training loop without this library has it.
-    naive = {
+    found["naive"] = {
         "clip_loss": naive_clip,
         "siglip_loss": lambda a, b, s: reference.siglip_loss(a, b, s, bias),
         "linear_cross_entropy": naive_tokens,
         "retrieval_ranks": reference.retrieval_ranks,
     }[case.op]
-    found["naive"] = naive
     return found | (installed(case.op, device, bias) if peers else {})
 
 
 def run_case(
     case: Case, device: torch.device, rounds: int = 15, data: str = "random", peers: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one case, one a provider and direction (forward; forward and gradients)."""
+    """The rows of one case: one for each provider and direction (forward; forward and gradients)."""
     given = tensors(case, device, data)
     bias = (torch.tensor(-10.0, device=device),) if case.op == "siglip_loss" else ()
     exact = tuple(t.double() if t.is_floating_point() else t for t in given)  # the same rounded inputs
@@ -279,7 +266,7 @@ def run_case(
             yield _where(device) | {
                 "op": case.op, "n": case.n, "m": case.m, "d": case.d, "dtype": short(case.dtype),
                 "data": data, "direction": "forward+backward" if backward else "forward", "provider": name,
-                "version": _provider_version(name), "ms": middle, "p20": spent[len(spent) // 5],
+                "version": _version(name.split()[0].replace("naive", "torch")), "ms": middle, "p20": spent[len(spent) // 5],
                 "p80": spent[-1 - len(spent) // 5], "rounds": rounds,
                 "tflops": useful * case.n * case.m * case.d / middle * 1e-9, "floor_ms": _floor(case, device, useful),
             } | rows[name]  # fmt: skip
@@ -349,17 +336,11 @@ def _peak(call: Callable[[], list[Tensor]], device: torch.device) -> float:
 def _floor(case: Case, device: torch.device, useful: float) -> float:
     if device.type != "cuda":
         return float("nan")
-    whole = {"V": case.m} if case.op == "linear_cross_entropy" else {"M": case.m}
     try:
-        floor = explain(case.op, N=case.n, D=case.d, dtype=case.dtype, **whole).floor_ms
+        floor = explain(case.op, N=case.n, M=case.m, D=case.d, dtype=case.dtype).floor_ms
     except ValueError:  # a card whose rates nobody listed is timed all the same
-        floor = None
-    return floor * useful / USEFUL[case.op] if floor else float("nan")
-
-
-def _provider_version(provider: str) -> str:
-    package = provider.split()[0]
-    return _version({"naive": "torch"}.get(package, package))
+        return float("nan")
+    return floor * useful / USEFUL[case.op]
 
 
 def _version(package: str) -> str:
@@ -372,27 +353,17 @@ def _version(package: str) -> str:
 
 def processor() -> str:
     """The processor's name, where the system tells it."""
-    model = "unknown CPU"
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return model
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown CPU")
 
 
 def _where(device: torch.device) -> dict[str, Any]:
-    if device.type == "cuda":
-        hardware = torch.cuda.get_device_name(device)
-    else:
-        hardware = f"{processor()} ({platform.machine()})"
+    on_gpu, today = device.type == "cuda", time.strftime("%Y-%m-%d", time.gmtime())
+    hardware = torch.cuda.get_device_name(device) if on_gpu else f"{processor()} ({platform.machine()})"
     threads = torch.get_num_threads() if device.type == "cpu" else 0
-    today = time.strftime("%Y-%m-%d", time.gmtime())
-    return {
-        "date": today,
-        "hardware": hardware,
-        "threads": threads,
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-    }
+    versions = {"torch": torch.__version__, "triton": _version("triton")}
+    return {"date": today, "hardware": hardware, "threads": threads} | versions
 
 
 def read(path: Path) -> list[dict[str, str]]:

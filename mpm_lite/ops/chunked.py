@@ -48,7 +48,7 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: ChunkPlan)
         from mpm_lite.ops.kernels import contrastive
 
         return contrastive.lse(img, txt, scale, columns=columns)
-    rows, top, total = [], None, None
+    rows, top, total = [], scale.new_full((len(txt),), -torch.inf), scale.new_zeros(len(txt))
     for i in range(0, len(img), plan.rows):
         cos = product(img[i : i + plan.rows], txt.T, plan.exact)  # (R, M)
         if plan.elementwise:
@@ -57,21 +57,19 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: ChunkPlan)
             rows.append(elementwise.row_lse(cos, scale))
             if columns:
                 high, found = elementwise.col_partials(cos, scale)
-                new = high if top is None else torch.maximum(top, high)
+                new = torch.maximum(top, high)
                 found *= (high - new).exp_()
-                total = found if total is None else total * (top - new).exp_() + found
-                top = new
-            continue
-        z = cos.mul_(scale)
-        # amax, exp and sum by hand: torch.logsumexp along a row takes many times longer on a CPU.
-        highest = z.amax(dim=1, keepdim=True)
-        e = (z - highest).exp_()
-        rows.append(e.sum(dim=1).log_() + highest[:, 0])
+        else:
+            z = cos.mul_(scale)
+            # amax, exp and sum by hand: torch.logsumexp along a row takes many times longer on a CPU.
+            highest = z.amax(dim=1, keepdim=True)
+            e = (z - highest).exp_()
+            rows.append(e.sum(dim=1).log_() + highest[:, 0])
+            if columns:
+                new = torch.maximum(top, z.amax(dim=0))
+                found = torch.sub(z, new, out=e).exp_().sum(dim=0)
         if columns:
-            high = z.amax(dim=0)
-            new = high if top is None else torch.maximum(top, high)
-            torch.sub(z, new, out=e).exp_()
-            total = e.sum(dim=0) if total is None else total * (top - new).exp_() + e.sum(dim=0)
+            total = total * (top - new).exp_() + found
             top = new
     return torch.cat(rows), total.log_().add_(top) if columns else None
 
@@ -79,8 +77,8 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: ChunkPlan)
 def clip_grad(
     img: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor | None, offset: int, plan: ChunkPlan
 ) -> tuple[Tensor, Tensor]:
-    """G = P_rows + P_columns - 2 [match] of one chunk (R, M), not scaled so that half precision holds it, and () sum of
-    G times the cosines. Without `col_lse` the row direction alone: P_rows - [match]."""
+    """For one chunk: G = P_rows + P_columns - 2 [match] (R, M), unscaled so that half precision can hold it, and the sum () of
+    G times the cosines. Without `col_lse` it is the row direction alone: P_rows - [match]."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import contrastive
 
@@ -102,8 +100,8 @@ def clip_grad(
 def siglip_grad(
     img: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, offset: int | None, need_grad: bool, plan: ChunkPlan
 ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
-    """Of one chunk: G = d loss / d logit (R, M), None without `need_grad`, and () sums of the loss, of G times the cosines,
-    of G; the last two mean nothing without `need_grad`."""
+    """For one chunk: G = d loss / d logit (R, M), and three sums (): of the loss, of G times the cosines, and of G. Without
+    `need_grad` G is None and the last two sums mean nothing."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import contrastive
 
@@ -159,7 +157,7 @@ def token_grad(
     return (g if softcap is None else g.mul_(bend)), loss
 
 
-def rank_counts(
+def count_ranks_of_chunk(
     query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: ChunkPlan
 ) -> Ranks:
     """Ranks of one chunk of queries (R, D) among all candidates (M, D)."""
@@ -281,8 +279,8 @@ class SiglipLoss(torch.autograd.Function):
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """linear_cross_entropy over rows that all count: gradients in the forward where one number comes out, in the backward
-    where a loss a row does (each row then has an upstream gradient of its own)."""
+    """linear_cross_entropy over rows that all count. Gradients are taken in the forward where the loss is one number, and in
+    the backward where each row has a loss of its own, for then each also has an upstream gradient of its own."""
 
     @staticmethod
     @without_autocast
@@ -343,8 +341,10 @@ def _token_sweep(
     return losses, grads
 
 
-def ranks(query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: ChunkPlan) -> Ranks:
-    """retrieval_ranks by chunks of queries, or in one kernel that writes no score anywhere."""
+def count_ranks(
+    query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, plan: ChunkPlan
+) -> Ranks:
+    """retrieval_ranks, by chunks of queries or in one kernel that writes no score to memory."""
     if plan.impl == "triton":
         from mpm_lite.ops.kernels import rank
 
@@ -353,5 +353,5 @@ def ranks(query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Ten
     for i in range(0, len(query), plan.rows):
         at = slice(i, i + plan.rows)
         mates = None if groups is None else (groups[0][at], groups[1])
-        found.append(rank_counts(query[at], cand, target[at], mates, plan))
+        found.append(count_ranks_of_chunk(query[at], cand, target[at], mates, plan))
     return Ranks(*(torch.cat(parts) for parts in zip(*found, strict=True)))

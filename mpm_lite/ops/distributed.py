@@ -1,7 +1,7 @@
-"""Several processes that learn one thing: each has rows of its own, and InfoNCE compares them with everybody's.
+"""Training in several processes: each has rows of its own, and InfoNCE compares them with the rows of all.
 
-The loss of N processes is the mean of what each returns, and so is its gradient: as data-parallel training averages it, it is
-the one that a single process would have of all rows together. With one process everything here is what it is without.
+The loss is the mean of what the processes return, and data-parallel training averages their gradients in the same way: the
+result is the gradient that a single process would have of all rows together. With one process nothing here has any effect.
 
 Shapes: n rows of a process, W processes, N = W n rows in all, D features.
 """
@@ -20,28 +20,26 @@ from torch import Tensor
 
 from mpm_lite import ops
 
-PATIENCE = timedelta(hours=6)
+PATIENCE = timedelta(hours=6)  # the first process may encode a whole set while the others wait
 
 
 def world() -> int:
-    """W; 1 where nobody started several."""
+    """The number of processes W; 1 where only one was started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def start(device: Any = None) -> None:
-    """Join the other processes, where a launcher started several, and take the GPU that is this one's; twice does no harm."""
+    """Join the other processes, where a launcher started several, and take this one's GPU. May be called twice."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        # Long: the first process may encode a whole set while the others wait.
-        PartialState(
-            cpu=torch.device(device or "cuda").type == "cpu" or not torch.cuda.is_available(), timeout=PATIENCE
-        )
+        on_cpu = torch.device(device or "cuda").type == "cpu" or not torch.cuda.is_available()
+        PartialState(cpu=on_cpu, timeout=PATIENCE)
 
 
 @contextmanager
 def first() -> Iterator[None]:
-    """The first process goes first, and the others when it is through: they then find on disk what it has made."""
+    """Let the first process go first; the others follow when it is through, and find on disk what it has made."""
     if world() > 1 and rank():
         dist.barrier()
     try:
@@ -57,16 +55,14 @@ def rank() -> int:
 
 
 class _Gather(torch.autograd.Function):
-    """Every process's rows on each; backwards, what all processes say of one's rows is summed and goes to that one.
+    """Forward, each process gets the rows of all; backward, the gradients that all have for a process's rows are summed.
 
-    A gather that only copies would cut the gradient off: a row is a negative of everybody else's rows too.
+    A gather that only copied would lose gradient: a row is a negative for the rows of all other processes too.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(world())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        return torch.cat(all_rows(x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
@@ -76,7 +72,7 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Rows (n, ...) of every process, in the order of their numbers: (N, ...), with their gradient. Each must bring as many."""
+    """The rows (n, ...) of all processes in their order: (N, ...), with gradient. Each must bring the same number n."""
     return _Gather.apply(x) if world() > 1 else x
 
 
@@ -86,7 +82,7 @@ def first_row(n: int) -> int:
 
 
 def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor | float, **options: Any) -> Tensor:
-    """`ops.clip_loss` of this process's pairs (n, D) against the rows of all: its mean over processes is the loss of all N."""
+    """`ops.clip_loss` of this process's pairs (n, D) against the rows of all; its mean over processes is the loss of all N."""
     if world() == 1:
         return ops.clip_loss(img, txt, logit_scale, **options)
     options["label_offset"] = first_row(len(img))
@@ -103,7 +99,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def all_rows(x: Tensor) -> list[Tensor]:
-    """What each process has of x, without gradient; all of one shape."""
+    """The x of each process, without gradient; all must have one shape."""
     if world() == 1:
         return [x]
     parts = [torch.empty_like(x) for _ in range(world())]
@@ -112,14 +108,14 @@ def all_rows(x: Tensor) -> list[Tensor]:
 
 
 def random_state(on: torch.device) -> dict[str, Tensor]:
-    """The state of every process's random numbers, as a checkpoint holds them."""
+    """The states of the random generators of all processes, as a checkpoint holds them."""
     found = {"cpu": torch.get_rng_state()} | ({"cuda": torch.cuda.get_rng_state(on)} if on.type == "cuda" else {})
     states = {k: all_rows(v.to(on)) for k, v in found.items()}
     return {k if not r else f"{k}-{r}": v.cpu() for k, of in states.items() for r, v in enumerate(of)}
 
 
 def set_random_state(saved: dict[str, Tensor], on: torch.device) -> None:
-    """Put back this process's; one that was not there when they were saved keeps what it has."""
+    """Restore this process's random generators; a process that did not exist when they were saved keeps its own."""
     tail = f"-{rank()}" if rank() else ""
     if "cpu" + tail in saved:
         torch.set_rng_state(saved["cpu" + tail])

@@ -43,15 +43,10 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)
 
 
-def plan(
-    op: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    columns: int,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
+def make_plan(
+    op: str, device: torch.device, dtype: torch.dtype, columns: int, impl: str = "auto", chunk_bytes: int | None = None,
     accum_dtype: torch.dtype | None = None,
-) -> ChunkPlan:
+) -> ChunkPlan:  # fmt: skip
     """Decide for one op on this device, for matrices of `columns` columns (M, or V)."""
     from mpm_lite.ops.kernels import ready
 
@@ -59,17 +54,11 @@ def plan(
 
 
 def decide(
-    op: str,
-    kind: str,
-    able: tuple[int, int],
-    missing: str,
-    dtype: torch.dtype,
-    columns: int,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
-    accum_dtype: torch.dtype | None = None,
-) -> ChunkPlan:
-    """The rule, on a machine that need not be here: kind cpu or cuda, its capability, why Triton is missing ("": it is not).
+    op: str, kind: str, able: tuple[int, int], missing: str, dtype: torch.dtype, columns: int, impl: str = "auto",
+    chunk_bytes: int | None = None, accum_dtype: torch.dtype | None = None,
+) -> ChunkPlan:  # fmt: skip
+    """The rule, for a machine that need not be this one: `kind` is cpu or cuda, `able` its compute capability, and `missing`
+    says why Triton cannot run there ("" where it can).
 
     auto: triton on CUDA from capability 8.0 on (below, tl.dot has no tensor cores) but for CHUNKS_WIN, chunked everywhere
     else. float64 always runs chunked: it is there to be exact. Raises ValueError or RuntimeError where it cannot be.
@@ -82,9 +71,8 @@ def decide(
     no_kernel = missing or ("there is no float64 kernel" if exact == torch.float64 else "")
     old = "" if able >= (8, 0) or kind == "cpu" else "tl.dot has no tensor cores before capability 8.0"
     if impl == "triton" and (no_kernel or old):
-        raise RuntimeError(
-            f"{op}: impl='triton' cannot run: {(no_kernel or old).rstrip('.')}. Use impl='chunked' or 'auto'."
-        )
+        reason = (no_kernel or old).rstrip(".")
+        raise RuntimeError(f"{op}: impl='triton' cannot run: {reason}. Use impl='chunked' or 'auto'.")
     why = "asked for"
     if impl == "auto" and kind == "cuda" and not no_kernel and not old and op not in CHUNKS_WIN:
         impl, why = "triton", "CUDA from capability 8.0 on"
@@ -111,13 +99,13 @@ MACHINES = {
     "l4": ((8, 9), 90.0, 0.28),
     "t4": ((7, 5), 24.0, 0.30),
 }
-# Operations that the answer needs, in N M D: three products forward and back, or one to rank. Made-twice work is not useful.
+# Operations that the answer needs, in N M D: three products forward and back, or one to rank. Work done twice is not useful.
 USEFUL = {"clip_loss": 6, "siglip_loss": 6, "linear_cross_entropy": 6, "retrieval_ranks": 2}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The account of one call, forward and gradients. Print it."""
+    """What one call costs, forward and gradients; print it to read it."""
 
     op: str
     shape: str
@@ -130,9 +118,7 @@ class Cost:
     bytes_inputs: int  # inputs and their gradients, in the input dtype
     bytes_matrix: int  # the N x M matrix the naive form keeps for its backward, float32
     bytes_chunk: int  # what the chosen implementation holds beside inputs and gradients
-    floor_ms: (
-        float | None
-    )  # useful work at the machine's rate or bytes at its bandwidth, the longer; None without rates
+    floor_ms: float | None  # the longer of work at the machine's rate and bytes at its bandwidth; None without rates
     machine: str
 
     def __str__(self) -> str:
@@ -148,18 +134,10 @@ class Cost:
 
 
 def explain(
-    fn: str | Callable,
-    *,
-    N: int,
-    M: int | None = None,
-    D: int,
-    V: int | None = None,
-    dtype: torch.dtype | None = None,
-    machine: str | None = None,
-    impl: str = "auto",
-    chunk_bytes: int | None = None,
+    fn: str | Callable, *, N: int, M: int | None = None, D: int, V: int | None = None, dtype: torch.dtype | None = None,
+    machine: str | None = None, impl: str = "auto", chunk_bytes: int | None = None,
     rate: tuple[float, float] | None = None,
-) -> Cost:
+) -> Cost:  # fmt: skip
     """FLOPs, bytes, the floor in milliseconds, and which implementation and tile would run; nothing is computed.
 
     fn: an op or its name. N rows, M columns (default N) or V tokens, D width. machine: "cpu" or one of MACHINES; default
@@ -187,25 +165,18 @@ def explain(
         held = rows * columns * dtype.itemsize if op != "retrieval_ranks" else 24 * N
     tflops, tbs = rate or listed
     floor = None if tflops is None else 1e3 * max(USEFUL[op] * work / tflops, inputs * 1e-12 / tbs)
+    shape = f"{N} x {columns} x {D} {str(dtype).removeprefix('torch.')}"
+    tile = _tile(op, able, dtype, D) if layout.impl == "triton" else ""
+    done = 8 if op == "clip_loss" and layout.impl != "reference" else USEFUL[op]
     return Cost(
-        op=op,
-        shape=f"{N} x {columns} x {D} {str(dtype).removeprefix('torch.')}",
-        impl=layout.impl,
-        why=layout.why,
-        rows=rows,
-        tile=_tile(op, able, dtype, D) if layout.impl == "triton" else "",
-        tflop_useful=USEFUL[op] * work,
-        tflop_done=(8 if op == "clip_loss" and layout.impl != "reference" else USEFUL[op]) * work,
-        bytes_inputs=inputs,
-        bytes_matrix=matrix,
-        bytes_chunk=held,
-        floor_ms=floor,
-        machine=machine,
-    )
+        op=op, shape=shape, impl=layout.impl, why=layout.why, rows=rows, tile=tile, machine=machine, floor_ms=floor,
+        tflop_useful=USEFUL[op] * work, tflop_done=done * work,
+        bytes_inputs=inputs, bytes_matrix=matrix, bytes_chunk=held,
+    )  # fmt: skip
 
 
 def _here() -> str:
-    """The name in MACHINES of the card at hand, or cpu."""
+    """The name in MACHINES of the card in this machine, or cpu."""
     if not torch.cuda.is_available():
         return "cpu"
     name = torch.cuda.get_device_name().lower()
@@ -239,7 +210,7 @@ def _bytes(count: float) -> str:
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def matrices(op: str, **named: Tensor) -> None:
+def check_matrices(op: str, **named: Tensor) -> None:
     """Two matrices (N, D) and (M, D): one width, one float dtype, one device, nothing empty. Raises ValueError."""
     (a, x), (b, y) = named.items()
     for name, tensor in named.items():
@@ -258,13 +229,13 @@ def matrices(op: str, **named: Tensor) -> None:
         raise ValueError(f"{op}: {a} is on {x.device} and {b} on {y.device}; move one with .to().")
 
 
-def scalar(op: str, name: str, value: Tensor) -> None:
+def check_scalar(op: str, name: str, value: Tensor) -> None:
     """One number. Raises ValueError."""
     if value.numel() != 1 or not value.is_floating_point():
         raise ValueError(f"{op} needs {name} as one float; got {value.dtype} {tuple(value.shape)}.")
 
 
-def offset(op: str, rows: int, columns: int, label_offset: int) -> None:
+def check_offset(op: str, rows: int, columns: int, label_offset: int) -> None:
     """Labels label_offset ... label_offset + rows - 1 must be columns. Raises ValueError."""
     if not 0 <= label_offset <= columns - rows:
         raise ValueError(
@@ -273,7 +244,7 @@ def offset(op: str, rows: int, columns: int, label_offset: int) -> None:
         )
 
 
-def targets(op: str, target: Tensor, rows: int, device: torch.device) -> None:
+def check_targets(op: str, target: Tensor, rows: int, device: torch.device) -> None:
     """int64 (N,), on the same device. Raises ValueError."""
     if target.dtype != torch.int64 or target.shape != (rows,):
         raise ValueError(f"{op} needs target as int64 ({rows},); got {target.dtype} {tuple(target.shape)}.")
@@ -281,15 +252,15 @@ def targets(op: str, target: Tensor, rows: int, device: torch.device) -> None:
         raise ValueError(f"{op}: target is on {target.device}, the rest on {device}; move it with .to().")
 
 
-def in_range(op: str, target: Tensor, top: int) -> None:
+def check_in_range(op: str, target: Tensor, top: int) -> None:
     """Every target names one of `top` columns. Reads values: a sync on CUDA. Raises ValueError."""
-    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < top:
-        raise ValueError(
-            f"{op}: targets run from {int(target.min())} to {int(target.max())}; {top} columns allow 0 to {top - 1}."
-        )
+    if len(target):
+        low, high = int(target.min()), int(target.max())
+        if low < 0 or high >= top:
+            raise ValueError(f"{op}: targets run from {low} to {high}; {top} columns allow 0 to {top - 1}.")
 
 
-def finite(op: str, **named: Tensor | None) -> None:
+def check_finite(op: str, **named: Tensor | None) -> None:
     """No NaN or infinity in any of them. Reads values: a sync on CUDA. Raises ValueError."""
     for name, tensor in named.items():
         # A sum needs no second tensor, and only one that is not finite calls for a closer look.

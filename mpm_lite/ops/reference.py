@@ -48,15 +48,9 @@ def siglip_loss(
 
 
 def linear_cross_entropy(
-    x: Tensor,
-    weight: Tensor,
-    target: Tensor,
-    bias: Tensor | None = None,
-    *,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    softcap: float | None = None,
-) -> Tensor:
+    x: Tensor, weight: Tensor, target: Tensor, bias: Tensor | None = None, *, ignore_index: int = -100,
+    reduction: str = "mean", softcap: float | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of a linear layer into a vocabulary: the last step of every language model.
 
     x (N, D), weight (V, D), target int64 (N,), bias (V,) or None. Rows whose target is ignore_index count for nothing.

@@ -1,1 +1,22 @@
-"""Reports: the blocks of the README, generated pages, the tour."""
+"""README, pages of results, the tour and the toy world's page: what people read who run nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jinja2
+
+from mpm_lite.core import runtime
+from mpm_lite.core.provenance import card, has, percent, read, span
+from mpm_lite.data.languages import display_name
+
+
+def fill(template: str, **names: Any) -> str:
+    """A template of assets/templates with what it names filled in: `names`, and the functions that all templates share."""
+    environment = jinja2.Environment(
+        # A name that nobody gives is a mistake, and no empty place.
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, trim_blocks=True, lstrip_blocks=True
+    )  # fmt: skip
+    shared = {"card": card, "has": has, "read": read, "percent": percent, "span": span, "display_name": display_name}
+    text = (runtime.asset("templates") / template).read_text(encoding="utf-8")
+    return environment.from_string(text, shared).render(names)

@@ -1,6 +1,7 @@
-"""README, the handbook and the pages of results: templates of assets/templates, filled from the committed results.
+"""README, the handbook and the pages of results, filled in from the committed results.
 
-`python -m mpm_lite.report.readme` writes them all and draws their figures; a test compares.
+The words, and the tables that only list committed rows, are in assets/templates; what has to be computed first is here.
+`python -m mpm_lite.report.readme` writes all pages and draws their figures; a test compares.
 """
 
 from __future__ import annotations
@@ -12,128 +13,56 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.meta
 import pandas as pd
 
 from mpm_lite.claims import ladder, ledger
 from mpm_lite.core import figures, runtime
-from mpm_lite.core.provenance import card, has, markdown_table, percent, read, span
+from mpm_lite.core.provenance import has, markdown_table, read, span
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data.languages import display_name
 from mpm_lite.evaluation.text_only import CELLS
 from mpm_lite.experiments import experiment
 from mpm_lite.experiments.pretrain import language_models
-from mpm_lite.report import systems
+from mpm_lite.report import fill, systems
 
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
-FIGURE = "figures/retention.png"
-BENCH_FIGURE = "figures/bench-cpu.png"
-SHOWN_OF_LADDER = ("t", "e", "retention")
+FIGURE, BENCH_FIGURE = "figures/retention.png", "figures/bench-cpu.png"
 LADDER_FIGURE, REPLY_FIGURE = "figures/ladder.png", "figures/reply-language.png"
 PANELS = {"reply_language": "replies in the language asked", "content": "content, in any language"}
 BENCH_ROWS = {"clip_loss": 4096, "siglip_loss": 4096, "linear_cross_entropy": 2048, "retrieval_ranks": 1000}  # n shown
+RIVAL_METRICS = {"attributes": "attributes", "bound": "bound", "r_precision": "R-precision", "fid": "FID"}
+INTERVAL = ["value", "low", "high"]
 
 
-def languages() -> str:
-    """A few languages on the held-out stamps, both towers and the floor."""
-    of = read("retention").query("test == 'stamps'").set_index(["text", "language"])
-    rows = []
-    for code in SHOWN:
-        cells = [f"{display_name(code)} ({code})"]
-        for text in ("use-m", "e5-small"):
-            row = of.loc[(text, code)]
-            rho = "" if code == "en" else f", rho {span(row['rho'], row['low'], row['high'])}"
-            cells.append(f"{percent(row['score'])}{rho}" + ("" if code == "en" else f" ({row['cell']})"))
-        rows.append([*cells, percent(of.loc[("minilm-en", code)]["score"]), percent(of.loc[("use-m", code)]["chance"])])
-    return markdown_table(["query in", "`use-m`", "`e5-small`", "English-only floor", "chance"], rows)
+def find_numbers() -> dict[str, Any]:
+    """The numbers of the README: retention on real pictures, of the strongest language model, and of its control."""
+    cell = read("retention-cells").query("test == 'stamps' and text == 'use-m' and cell == 'read'").iloc[0]
+    scores = read("ladder").query("metric == 'answers'").set_index(["figure", "lm", "lm_seed"])[INTERVAL].sort_index()
+    strongest = scores.loc["t", "value"].idxmax()
+    return {
+        "read_languages": int(cell["languages"]),
+        "read": span(*cell[["rho", "low", "high"]]),
+        "strongest": span(*scores.loc[("retention", *strongest)]),
+        "control": span(*scores.loc[("retention", "toy-noparallel", 0)]),
+    }
 
 
-def cells() -> str:
-    """Mean retention by cell."""
-    of = read("retention-cells").query("test == 'stamps'")
-    rows = []
-    for cell in CELLS:
-        row = [cell]
-        for text in ("use-m", "e5-small"):
-            found = of[(of["text"] == text) & (of["cell"] == cell)]
-            row.append(
-                "-"
-                if found.empty
-                else f"{span(*found.iloc[0][['rho', 'low', 'high']])}, {found.iloc[0]['languages']} languages"
-            )
-        rows.append(row)
-    return markdown_table(["the tower", "`use-m`", "`e5-small`"], rows)
+# The ladder of language models.
 
 
-def controls() -> str:
-    """Every condition against chance, English and all other languages."""
-    rows = []
-    for row in read("controls").itertuples():
-        gain = f"{percent(row.over_chance)} [{percent(row.low)}, {percent(row.high)}]"
-        rows.append([f"`{row.text}`", row.condition, row.group, percent(row.score), percent(row.chance), gain])
-    return markdown_table(["text tower", "training pairs", "queries", "R@10", "chance", "over chance"], rows)
+@lru_cache(maxsize=1)
+def draw_ladder() -> Any:
+    """The figure of the ladder, drawn once: two pages and its file want it."""
+    return figures.ladder(read("ladder"), ladder.METRICS, ladder.towers())
 
 
-def _worth(value: float, everything: int) -> str:
-    return f"> {everything:,}" if math.isinf(value) else f"{value:,.0f}"
+@lru_cache(maxsize=1)
+def read_model_cards() -> dict[tuple[str, int], dict[str, Any]]:
+    """The card of each toy language model, by its name and seed."""
+    return {(card["name"], card["seed"]): card for card in language_models.cards()}
 
 
-def exchange() -> str:
-    """What English-only training is worth in in-language pairs."""
-    rows = []
-    names = {"english-same-pictures": "same pictures, as many English pairs", "english-everything": "all English pairs"}
-    for row in read("exchange-rates").itertuples():
-        n = row.all_in_language
-        worth = f"{_worth(row.worth, n)} [{_worth(row.low, n)}, {_worth(row.high, n)}]"
-        gain = f"{100 * row.gain_over_all_in_language:+.1f} [{100 * row.gain_low:+.1f}, {100 * row.gain_high:+.1f}]"
-        rows.append([display_name(row.language), names[row.english_arm], f"{row.pairs:,}", worth, f"{n:,}", gain])
-    return markdown_table(
-        [
-            "language",
-            "English arm",
-            "English pairs",
-            "worth in in-language pairs",
-            "in-language pairs there are",
-            "points over training on them all",
-        ],
-        rows,
-    )
-
-
-def associations() -> str:
-    """Correlations of alignment and retention and the difference in differences."""
-    rows = [
-        [row.text, row.what, str(row.languages), str(row.families), span(row.value, row.low, row.high)]
-        for row in read("associations").itertuples()
-    ]
-    return markdown_table(["text tower", "what", "languages", "families", "value"], rows)
-
-
-def markdown() -> str:
-    """The block on real pictures."""
-    told = card("retention")
-    stamps = read("retention").query("test == 'stamps'")["n"].max()
-    seeds = f"{len(told['seeds'])} seeds"
-    return "\n\n".join(
-        [
-            f"R@10 in percent: is the asked picture among the first ten of {stamps} held-out stamps? Heads trained on English captions only, {seeds}; rho is retention; in brackets how the tower stands to the language.",
-            languages(),
-            "Mean retention by what the tower read, fixed before any run (*read*; *relative read*: another language of its branch; *no relative read*; *unreadable pieces*: at least 5 % of its pieces are unknown to the tokenizer):",
-            cells(),
-            f"![Scatter of retention against the text tower's own alignment, one point a language, one panel a tower.](assets/{FIGURE})",
-            "Does retention follow the tower's own alignment (translation recall@1 among training captions, no picture involved)? Spearman's rho, intervals by drawing language families:",
-            associations(),
-            "What could have sunk it:",
-            controls(),
-            "And what English-only training is worth, where people did caption the same pictures in the language (human translations: in-language, not native):",
-            exchange(),
-            f"Made by `python -m mpm_lite.report.readme` from [assets/results](assets/results), run at commit `{told['commit']}` with seeds {told['seeds'][0]}-{told['seeds'][-1]}.",
-        ]
-    )
-
-
-def reads(card: dict[str, Any]) -> str:
+def describe_reading(card: dict[str, Any]) -> str:
     """What a toy language model read, in a few words from its card."""
     if card["languages"] == ["en"]:
         text = "English only"
@@ -144,135 +73,29 @@ def reads(card: dict[str, Any]) -> str:
     return f"{text}; {card['parameters'] / 1e6:.1f} M parameters, {card['documents_read'] / 1e6:.1f} M documents"
 
 
-def ladder_alt() -> str:
-    """What the figure of the ladder shows, in a sentence."""
-    return str(ladder_figure().mpm_alt)
-
-
-@lru_cache(maxsize=1)
-def ladder_figure() -> Any:
-    """The figure of the ladder, drawn once: two pages and its file want it."""
-    return figures.ladder(read("ladder"), ladder.METRICS, ladder.towers())
-
-
-def ladder_markdown() -> str:
-    """The block on the ladder: the figure, what the models say together, and a line a model."""
-    if not has("ladder"):
-        return "Not run yet."
-    scores, models, told = read("ladder"), read("ladder-models"), card("ladder")
-    cards = {(one["name"], one["seed"]): one for one in language_models.cards()}
-    words = scores[scores["metric"] == "slots"]
+def list_models(scores: pd.DataFrame) -> str:
+    """A line for each language model, from weak to strong: t, e and retention, '-' for a ratio that would be noise."""
+    by = scores.set_index(["metric", "lm", "lm_seed", "figure"])[INTERVAL].sort_index()
+    shown = [("slots", "t"), ("slots", "e"), ("slots", "retention"), ("answers", "retention")]
     rows = []
-    for (name, seed), of in words.groupby(["lm", "lm_seed"]):
-        of = of.set_index("figure")
-        figures_of = [
-            span(*of.loc[what, ["value", "low", "high"]]) if what in of.index else "-" for what in SHOWN_OF_LADDER
-        ]
-        answers = scores[(scores["metric"] == "answers") & (scores["lm"] == name) & (scores["lm_seed"] == seed)]
-        answers = answers.set_index("figure")
-        kept = "retention" in answers.index
-        figures_of.append(span(*answers.loc["retention", ["value", "low", "high"]]) if kept else "-")
-        strength = float(of["value"].get("t", 0.0))
-        rows.append((strength, [f"`{name}:{seed}`", reads(cards[name, seed]), *figures_of]))
-    by_strength = [row for _, row in sorted(rows)]
-    across = [
-        # Models that all stand in one order leave nothing to draw: their correlation has no interval.
-        [
-            ladder.METRICS[row.metric],
-            row.figure,
-            span(row.value, row.low, row.high) if row.low < row.high else f"{row.value:.2f}",
-            str(row.models),
-        ]
-        for row in models.itertuples()
-    ]
-    e = words[words["figure"] == "e"].assign(
-        mixed=lambda of: [cards[one].get("mixed", 0) > 0 for one in zip(of["lm"], of["lm_seed"], strict=True)]
-    )
-    by_text = e.groupby("mixed")["value"].agg(["mean", "size"])
-    return "\n\n".join(
-        [
-            f"![{ladder_alt()}](assets/{LADDER_FIGURE})",
-            "Each point is a language model that read text only, with the same connector before it, which learned to see from English captions only. *Text transfer t*: an English caption stands as text in the picture's place; how much of what it tells the model in English it also tells it in the other languages? *Pivot efficiency e*: does a picture serve the other languages as well as that caption does? *Retention* is their product. The papers' premise is a language model with t near 1; their hypothesis is that e is near 1.",
-            "Over all models (*retention against t* is Spearman's rank correlation; intervals from resampling models):",
-            markdown_table(["score", "figure", "value", "models"], across),
-            "*Closed questions* are short questions with a factual answer, decided by likelihood. *One of ten captions*: is the picture's own caption the likeliest of ten? *Words of captions*: how many of the picture's attributes a free reply names. *Captions exactly right*: whether the reply says exactly what the picture shows; this score was added after the first run on test, from the same rows.",
-            "Closed questions come out as the papers say: retention follows t, and e is near 1 or above it. Captions behave differently: there, e depends on the language model too, and for captions that have to be exactly right it is low even in the strongest model, which names the right attributes and then often mixes up which thing has which. "
-            f"For the words of captions it is {by_text.loc[False, 'mean']:.2f} on average over the {by_text.loc[False, 'size']} language models that read translation pairs alone, and {by_text.loc[True, 'mean']:.2f} over the {by_text.loc[True, 'size']} that also read conversations in two languages. (t can be above 1: a blind reply names fewer right words in the other languages than in English, so there is more to gain.)",
-            f"By language model, from weak to strong: t, e and retention of the words of captions, and retention of closed questions (mean of nine languages, {scores['n'].max()} test pictures; intervals from resampling pictures; '-' where the ratio would be one of noise):",
-            markdown_table(
-                ["language model", "what it read", *SHOWN_OF_LADDER, "retention, closed questions"], by_strength
-            ),
-            f"Made by `mpm-lite run ladder` at commit `{told['commit']}`.",
-        ]
-    )
+    for name, seed in scores[scores["metric"] == "slots"].groupby(["lm", "lm_seed"]).groups:
+        asked = [(metric, name, seed, figure) for metric, figure in shown]
+        values = [span(*by.loc[one]) if one in by.index else "-" for one in asked]
+        strength = float(by["value"].get(asked[0], 0.0))
+        rows.append((strength, [f"`{name}:{seed}`", describe_reading(read_model_cards()[name, seed]), *values]))
+    header = ["language model", "what it read", "t", "e", "retention", "retention, closed questions"]
+    return markdown_table(header, [row for _, row in sorted(rows)])
 
 
-def claims_markdown() -> str:
-    """The block on claims: the ledger, a line a claim."""
-    lines = []
-    for row in ledger.table().itertuples():
-        one = ledger.claim(row.claim)
-        ran = row.seeds > 0
-        effect = f"{span(row.effect, row.low, row.high)} ({one.effect})" if ran else f"- ({one.effect})"
-        # Adding nothing makes minus nought nought.
-        control = f"{round(row.control_effect, 2) + 0.0:.2f} ({one.control})" if ran else f"- ({one.control})"
-        lines.append([row.claim, one.statement, one.theirs or "-", effect, control, str(row.seeds), row.verdict])
-    names = [f"{name}.py" for name in ("mpm", "m3p", "mla", "mblip")]
-    files = ", ".join(f"[`{name}`](mpm_lite/claims/{name})" for name in names)
-    shown, known = [], ledger.read()
-    if "C3" in known:
-        shown.append(
-            f"![Lines of reply language and content against the share of other languages in tuning.](assets/{REPLY_FIGURE})"
-        )
-    return "\n\n".join(
-        [
-            *shown,
-            markdown_table(
-                ["claim", "of the paper", "its figure", "here: effect [95 %]", "control", "seeds", "verdict"], lines
-            ),
-            *disputed(known),
-            f"Rules, arms and controls: {files}, committed before the runs. Under {experiment.SEEDS} seeds a claim is pending. `mpm-lite claims run C1` runs one; this table is made by `python -m mpm_lite.report.readme`.",
-        ]
-    )
+def average_efficiency(scores: pd.DataFrame) -> pd.DataFrame:
+    """Pivot efficiency of the words of captions: its mean over the models that read conversations in two languages
+    (True) and those that did not (False), and how many models those are."""
+    e = scores[(scores["metric"] == "slots") & (scores["figure"] == "e")]
+    mixed = [read_model_cards()[model].get("mixed", 0) > 0 for model in zip(e["lm"], e["lm_seed"], strict=True)]
+    return e.groupby(pd.Series(mixed, index=e.index))["value"].agg(mean="mean", models="size")
 
 
-def disputed(known: dict[str, dict[str, Any]]) -> list[str]:
-    """Where others disagree, and the answer of the ledger; nothing where no claim has run that decides one."""
-    ran = [one for one in ledger.DISPUTES if one.claim in known]
-    if not ran:
-        return []
-    lines = []
-    for one in ran:
-        row = known[one.claim]
-        here = f"**{ledger.answer(one, row)}**: {span(*ledger.interval(one, row))} ({one.said}; bar {one.bar:g}; {one.claim})"
-        lines.append([one.question, one.yes, one.no, here])
-    return [
-        "Where others disagree, and what the ledger's figures say:",
-        markdown_table(["question", "yes", "no", "here"], lines),
-    ]
-
-
-def names_markdown() -> str:
-    """The block on names: held-out emoji and stamps, a line a set and language."""
-    if not (runtime.asset("results") / "names.csv").exists():
-        return "Not run yet."
-    of, told = read("names"), card("names")
-    lines = []
-    for (one, language), rows in of.groupby(["set", "language"], sort=False):
-        by = rows.set_index("metric")
-        choice = by.loc["choice"]
-        cells = [one, f"{display_name(language)} ({language})", str(int(choice["n"]))]
-        cells += [percent(choice[look]) for look in ("real", "shuffled", "blind", "nearest")]
-        cells += ["-" if language == "en" else span(choice["rho"], choice["rho_low"], choice["rho_high"])]
-        lines.append([*cells, percent(by.loc["exact", "real"]), percent(by.loc["chrf", "real"]), percent(by.loc["chrf", "nearest"])])  # fmt: skip
-    header = ["set", "asked in", "n", "right of ten", "another's picture", "blind", "nearest picture's name", "rho", "exact", "chrF", "chrF, nearest"]  # fmt: skip
-    return "\n\n".join(
-        [
-            f"A language model of ours read names of things in fourteen languages, as text; a connector then learned {told['pairs']:,} English names of training pictures. Percent; held-out pictures, whose concepts no training picture shows; {len(told['seeds'])} seeds, each a language model and a connector. *Right of ten*: the right name is the likeliest of ten in that language.",
-            markdown_table(header, lines),
-            f"Made by `python -m mpm_lite.report.readme` from [assets/results](assets/results), run at commit `{told['commit']}`: `{told['command']}`.",
-        ]
-    )
+# Speed and memory.
 
 
 def bench_rows() -> pd.DataFrame:
@@ -281,9 +104,8 @@ def bench_rows() -> pd.DataFrame:
     return pd.concat([pd.read_csv(file, keep_default_na=False, na_values=["", "nan"]) for file in files])
 
 
-def bench() -> str:
-    """Time, memory and error of the ops beside the naive form and peers, one line a shape and provider."""
-    rows = bench_rows()
+def list_bench_rows(rows: pd.DataFrame) -> str:
+    """Time, memory and error of the ops beside the naive form and peers: a line for each shape and provider."""
     lines = []
     whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
     whole = whole[(whole["threads"] == 0) | (whole["n"] == whole["op"].map(BENCH_ROWS))]  # of a CPU one size an op
@@ -293,174 +115,86 @@ def bench() -> str:
             for row in shape.itertuples():
                 times = naive["ms"].iloc[0] / row.ms if len(naive) else math.nan
                 error = row.loss_error if op == "retrieval_ranks" else row.grad_error
-                lines.append(
-                    [
-                        op,
-                        f"{n:,} x {m:,} x {d} {dtype}",
-                        row.provider,
-                        f"{row.ms:,.0f} [{row.p20:,.0f}, {row.p80:,.0f}]",
-                    ]
-                    + [f"{times:.2f}", f"{row.peak_mb:,.0f}", f"{error:.0e}", hardware]
-                )
-    header = [
-        "op",
-        "shape",
-        "provider",
-        "ms [p20, p80]",
-        "speed over naive",
-        "MB beside inputs and gradients",
-        "error",
-        "on",
-    ]
-    return markdown_table(header, lines)
+                spent = f"{row.ms:,.0f} [{row.p20:,.0f}, {row.p80:,.0f}]"
+                cells = [op, f"{n:,} x {m:,} x {d} {dtype}", row.provider, spent]
+                lines.append([*cells, f"{times:.2f}", f"{row.peak_mb:,.0f}", f"{error:.0e}", hardware])
+    header = ["op", "shape", "provider", "ms [p20, p80]", "speed over naive"]
+    return markdown_table([*header, "MB beside inputs and gradients", "error", "on"], lines)
 
 
-def bench_markdown() -> str:
-    """The block on speed and memory."""
-    rows = bench_rows()
-    cards = rows[~rows["hardware"].str.contains("(", regex=False)]["hardware"].unique().tolist()
-    first = rows.iloc[0]
-    gpu = "On a GPU: not measured. No row is estimated."
-    if cards:
-        of = rows[rows["hardware"].isin(cards)]
-        there, missing = list(dict.fromkeys(of["op"])), [op for op in BENCH_ROWS if op not in set(of["op"])]
-        gpu = f"On {' and '.join(cards)}, torch {' and '.join(dict.fromkeys(of['torch']))}: medians of {of['rounds'].max()} runs of {', '.join(there)}."
-        gpu += f" Not measured there: {', '.join(missing)}." if missing else ""
-    return "\n\n".join(
-        [
-            f"Forward and gradients (ranks: forward), on a CPU in float32, medians of {first['rounds']} runs in turns, torch {first['torch']}, {first['threads']} threads. The error is the relative error of the worse gradient against float64 on the same inputs; for ranks the share of queries whose rank differs. {gpu}",
-            bench(),
-            f"![Time and memory of each op against its size, ours and the naive form, on logarithmic axes.](assets/{BENCH_FIGURE})",
-            "Made by `python -m mpm_lite.report.readme` from [assets/bench](assets/bench); `mpm-lite bench --out assets/bench` measures your machine. All sizes, and the forward alone, are in the rows.",
-        ]
-    )
+def describe_gpu_rows(rows: pd.DataFrame) -> str:
+    """A sentence on what was measured on a GPU, and on what was not."""
+    of = rows[~rows["hardware"].str.contains("(", regex=False)]
+    if of.empty:
+        return "On a GPU: not measured. No row is estimated."
+    cards, versions, ops = (list(dict.fromkeys(of[column])) for column in ("hardware", "torch", "op"))
+    missing = [op for op in BENCH_ROWS if op not in ops]
+    said = f"On {' and '.join(cards)}, torch {' and '.join(versions)}: medians of {of['rounds'].max()} runs of {', '.join(ops)}."
+    return said + (f" Not measured there: {', '.join(missing)}." if missing else "")
 
 
-RIVAL_METRICS = {"attributes": "attributes", "bound": "bound", "r_precision": "R-precision", "fid": "FID"}
+# Painting.
 
 
-def means(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rivals' scores in English, and their means over the nine others: a row an arm, columns (metric, where)."""
+def list_rivals(rows: pd.DataFrame) -> str:
+    """A line for each painter: its scores in English, and their means over the nine other languages."""
     where = rows["language"].map(lambda code: "English" if code == "en" else "others")
     kept = rows[rows["metric"].isin(RIVAL_METRICS)].assign(where=where)
-    order = list(dict.fromkeys(kept["arm"]))
-    found = kept.groupby(["arm", "metric", "where"])[["value", "chance"]].mean().unstack(["metric", "where"])
-    return found.loc[order]
-
-
-def rivals_markdown() -> str:
-    """A line a rival."""
-    if not has("paint"):
-        return "What else could paint, `mpm-lite run mpm_paint_rivals`, has not run yet."
-    by, told, lines = means(read("paint")), card("paint"), []
-    for arm in by.index:
+    by = kept.groupby(["arm", "metric", "where"])[["value", "chance"]].mean()
+    lines = []
+    for arm in dict.fromkeys(kept["arm"]):
         cells = [arm]
         for metric in RIVAL_METRICS:
             digits = 1 if metric == "fid" else 2
-            cells += [f"{by.loc[arm, ('value', metric, where)]:.{digits}f}" for where in ("English", "others")]
-        cells.insert(3, f"{by.loc[arm, ('chance', 'attributes', 'others')]:.2f}")
+            cells += [f"{by.loc[(arm, metric, where), 'value']:.{digits}f}" for where in ("English", "others")]
+        cells.insert(3, f"{by.loc[(arm, 'attributes', 'others'), 'chance']:.2f}")
         lines.append(cells)
-    header = ["painter"]
-    for metric, name in RIVAL_METRICS.items():
-        header += [f"{name}, English", "others"]
-        header += ["their chance"] if metric == "attributes" else []
-    return "\n\n".join([
-        f"What else could paint: {len(told['seeds'])} seeds, test scenes, means of nine languages. Every painter began as the one that learned with the English encoder, unless it says *from scratch*, and learned from English prompts unless it says otherwise. Chance is what another scene's prompt scores; a lower FID is better.",
-        markdown_table(header, lines),
-        f"Run at commit `{told['commit']}`: `{told['command']}`; every language, metric and interval is in [assets/results/paint.csv](assets/results/paint.csv).",
-    ])  # fmt: skip
+    header = [cell for name in RIVAL_METRICS.values() for cell in (f"{name}, English", "others")]
+    return markdown_table(["painter", *header[:2], "their chance", *header[2:]], lines)
 
 
-def emoji_markdown() -> str:
-    """A line an encoder, sort and language."""
-    if not has("emoji"):
-        return "Emoji, `mpm-lite run mpm_paint_emoji`, have not been painted yet."
-    rows, told, lines = read("emoji"), card("emoji"), []
+def list_emoji(rows: pd.DataFrame) -> str:
+    """A line for each language: R-precision by whether the names were learned or held out, and by text encoder."""
+    columns = [(sort, encoder) for sort in ("learned", "held out") for encoder in dict.fromkeys(rows["encoder"])]
+    by, lines = rows.set_index(["language", "sort", "encoder"])[INTERVAL].sort_index(), []
     for language in dict.fromkeys(rows["language"]):
-        cells = [f"{display_name(language)} ({language})"]
-        for sort in ("learned", "held out"):
-            for encoder in dict.fromkeys(rows["encoder"]):
-                one = rows[(rows["language"] == language) & (rows["sort"] == sort) & (rows["encoder"] == encoder)].iloc[
-                    0
-                ]
-                cells.append(span(one.value, one.low, one.high))
-        lines.append(cells)
-    encoders = list(dict.fromkeys(rows["encoder"]))
-    header = ["prompted in", *(f"{sort}, {encoder}" for sort in ("learned", "held out") for encoder in encoders)]
-    first = rows[(rows["language"] == "en") & (rows["encoder"] == encoders[0])].set_index("sort")
-    ceilings = "; ".join(f"{sort}: drawings {of.drawn:.2f}, decoded {of.decoded:.2f}, after another's name {of.wrong:.2f}" for sort, of in first.iterrows())  # fmt: skip
-    return "\n\n".join([
-        f"Emoji of {told['options']['pixels']} pixels, painted after their names: {told['pairs']} English names learned, {len(told['seeds'])} seeds of re-alignment. R-precision: the painted emoji's own English name is the nearest of a hundred, to a judge of its own (chance 0.01). What the judge says else, in English, of *{ceilings}*.",
-        markdown_table(header, lines),
-        f"Re-aligned in {told['options']['re-aligned']['steps']:,} steps, the painter finds what it learned in English in {_learned(rows, 'e5-small')} with `e5-small`, and in {_learned(rows, 'minilm-en')} with `minilm-en`, whose states it was pretrained on: where the first is low, the other languages say little of transfer.",
-        f"Run at commit `{told['commit']}`: `{told['command']}`.",
-    ])  # fmt: skip
+        name = f"{display_name(language)} ({language})"
+        lines.append([name, *(span(*by.loc[(language, *column)]) for column in columns)])
+    return markdown_table(["prompted in", *(", ".join(column) for column in columns)], lines)
 
 
-def _learned(rows: pd.DataFrame, encoder: str) -> str:
-    """What a painter finds of the English names that it learned."""
-    of = rows.query("encoder == @encoder and sort == 'learned' and language == 'en'").iloc[0]
-    return f"{of.value:.2f}"
+# The pages.
 
-
-def paint_markdown() -> str:
-    """The block on painting."""
-    return rivals_markdown() + "\n\n" + emoji_markdown()
-
-
-def numbers() -> dict[str, Any]:
-    """The three numbers of the README: retention on real pictures, of the strongest language model, and of its control."""
-    cell = read("retention-cells").query("test == 'stamps' and text == 'use-m' and cell == 'read'").iloc[0]
-    scores = read("ladder").query("metric == 'answers'").set_index(["figure", "lm", "lm_seed"])
-    scores = scores[["value", "low", "high"]].sort_index()
-    strength = scores.loc["t", "value"]
-    weakest = ("toy-noparallel", 0)
-    return {
-        "read_languages": int(cell["languages"]),
-        "read": span(*cell[["rho", "low", "high"]]),
-        "strongest": span(*scores.loc[("retention", *strength.idxmax())]),
-        "control": span(*scores.loc[("retention", *weakest)]),
-    }
-
-
-BLOCKS = {
-    "retention": markdown,
-    "ladder": ladder_markdown,
-    "claims": claims_markdown,
-    "systems": systems.markdown,
-    "names": names_markdown,
-    "paint": paint_markdown,
-    "speed": bench_markdown,
-    "numbers": numbers,
-    "ladder_alt": ladder_alt,
-}
-TEMPLATES = "templates"  # among the assets; a page is called as its template
 HANDBOOK = "assets/handbook.md"
-PAGES = {"README.md": "README.md", HANDBOOK: "handbook.md"} | {
-    f"assets/results/{name}.md": f"{name}.md" for name in BLOCKS if name not in ("numbers", "ladder_alt")
-}
+RESULTS = ("retention", "ladder", "claims", "systems", "names", "paint", "speed")
+# Each page and its template.
+PAGES = {"README.md": "README.md", HANDBOOK: "handbook.md"}
+PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
+# What templates may name, beside what every template may: constants, modules, and the functions above.
+NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
+NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
+NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, average_efficiency)}
+NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals, list_emoji)}
 
 
 def render(page: str) -> str:
-    """The text of one of PAGES: its template with the blocks that it names, and links as seen from its folder. In templates and
-    blocks, links are as seen from the top folder."""
-    # StrictUndefined: a block that nobody makes is a mistake, and no empty place.
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    template = (runtime.asset(TEMPLATES) / PAGES[page]).read_text(encoding="utf-8")
-    named = set(jinja2.meta.find_undeclared_variables(environment.parse(template)))
-    text = environment.from_string(template).render({name: BLOCKS[name]() for name in named})
+    """The text of one of PAGES. In templates and in what they call, links are as seen from the top folder; in the page, as
+    seen from the page's own."""
     folder = posixpath.dirname(page) or "."
     local = lambda found: f"]({posixpath.relpath(found[1], folder)})"  # noqa: E731
-    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", local, text)
+    return re.sub(r"\]\((?!https?:|#)([^)]+)\)", local, fill(PAGES[page], **NAMES))
 
 
 def claim_figures() -> dict[str, Any]:
     """The figures that come from the ledger, those whose claims have run."""
     replies, drawn = ledger.replies_by_share(), {}
     if has("ladder"):
-        drawn[LADDER_FIGURE] = ladder_figure()
-    drawn |= {} if replies is None else {REPLY_FIGURE: figures.reply_language(replies, PANELS)}
-    return drawn | ({systems.FIGURE: systems.figure()} if has(systems.NAME) else {})
+        drawn[LADDER_FIGURE] = draw_ladder()
+    if replies is not None:
+        drawn[REPLY_FIGURE] = figures.reply_language(replies, PANELS)
+    if has(systems.NAME):
+        drawn[systems.FIGURE] = systems.figure()
+    return drawn
 
 
 def update(root: Path) -> None:

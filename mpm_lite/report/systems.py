@@ -14,7 +14,7 @@ NAME, BUDGETS, REAL = "head-to-head", "head-to-head-budgets", "head-to-head-real
 TITLES = {"pairs": "equal pairs", "updates": "equal updates too", "parameters": "equal parameters"}
 IGLUE = {"retrieval": "retrieval", "true": "true or false", "either": "true of either", "english": "answers in English"}
 
-# What somebody has beside English pairs, what for, and whom to take.
+# What you have beside English pairs, what you want it for, and which system to take.
 ADVICE = (
     ("sentences translated from English", "choosing, matching, retrieving; English stays as it is", "MLA"),
     ("sentences translated, and a text encoder of many languages", "the same, with one text encoder", "teacher"),
@@ -28,12 +28,12 @@ ADVICE = (
 
 
 def titles() -> dict[str, str]:
-    """The tables that have run, and what each is called."""
+    """The tables that have run, each with its title."""
     return {name: title for name, title in TITLES.items() if name in card(NAME)["tables"]}
 
 
 def joined(metric: str = "choice", language: str = "others") -> pd.DataFrame:
-    """A line a table and system: a score with its interval, beside what the system cost and read."""
+    """A row for each table and system: a score with its interval, beside what the system cost and read."""
     scores = read(NAME).query("metric == @metric and language == @language")
     return scores.merge(read(BUDGETS), on=["table", "system"])
 
@@ -56,7 +56,7 @@ def table(name: str) -> Table:
 
 
 def iglue() -> Table:
-    """Toy-IGLUE, at equal pairs: a line a system, English beside the nine others' mean and chance."""
+    """Toy-IGLUE, at equal pairs: a line for each system, with English, the mean of the nine others, and their chance."""
     rows, lines = read(NAME).query("table == 'pairs'").set_index(["system", "metric", "language"]), []
     for system in rows.index.unique("system"):
         cells = [system]
@@ -71,7 +71,7 @@ def iglue() -> Table:
 
 
 def real() -> Table:
-    """On real pictures: a line a system."""
+    """The comparison on real pictures: a line for each system."""
     lines = []
     for system, of in read(REAL).groupby("system", sort=False):
         by = of.set_index(["metric", "language"])
@@ -88,7 +88,7 @@ def real() -> Table:
 
 
 def advice() -> Table:
-    """What to choose when: a line a situation, with what its system reached at equal pairs."""
+    """What to choose when: a line for each situation, with the scores of its system at equal pairs."""
     scores = {
         metric: joined(metric).query("table == 'pairs'").set_index("system") for metric in ("choice", "retrieval")
     }
@@ -100,7 +100,7 @@ def advice() -> Table:
 
 
 def reals() -> str:
-    """On real pictures: what was asked, the table, how it was made."""
+    """The block on real pictures: what was asked, the table, and how it was made."""
     if not has(REAL):
         return "On real pictures, `mpm-lite run head_to_head_real`, they have not been compared yet."
     told, count = card(REAL), len(set(read(REAL)["language"]) - {"en", "others"})
@@ -117,7 +117,7 @@ def markdown() -> str:
 
 
 def toys() -> str:
-    """On the toy world: figure, three tables, toy-IGLUE."""
+    """The block on the toy world: the figure, three tables, toy-IGLUE, and advice."""
     if not has(NAME):
         return "The comparison, `mpm-lite run head_to_head`, has not run yet."
     told = card(NAME)

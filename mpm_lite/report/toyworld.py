@@ -1,7 +1,7 @@
-"""assets/toyworld.md, the toy world on one page, and `mpm-lite world`, one scene of it as everyone sees it.
+"""The toy world on one page, assets/toyworld.md, and one of its scenes on the command line, `mpm-lite world`.
 
-The page is made from the grammars and from committed measures, never typed. The command shows a picture, ten captions, and
-what each language model makes of them.
+The page is made from the grammars and from committed measures, never typed. The command shows a picture, its captions in ten
+languages, and what each language model answers about them.
 
     mpm-lite world            a scene of test, its captions, and each model's answers
     mpm-lite world --seed 3   another
@@ -32,6 +32,7 @@ from mpm_lite.data.toyworld import grammar, noise, text_mix
 from mpm_lite.data.toyworld.scenes import Scene, scenes, text_scenes
 from mpm_lite.evaluation import text_only
 from mpm_lite.experiments.pretrain import language_models
+from mpm_lite.report import fill
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.catalogue import TOY_LMS
 from mpm_lite.towers.load import load_lm
@@ -39,12 +40,12 @@ from mpm_lite.towers.load import load_lm
 _LETTERS = {"circle": "o", "square": "#", "triangle": "^", "star": "*", "heart": "v", "flower": "@", "book": "="}
 
 
-def pair_of_test(number: int) -> Scene:
+def find_pair(number: int) -> Scene:
     """The test scene of two things with that number."""
     return next(islice((scene for scene in scenes("test") if scene.kind == "pair"), number, None))
 
 
-def sketch(scene: Scene) -> str:
+def draw_sketch(scene: Scene) -> str:
     """The three by three grid in letters: shape signs, twice for large things, with the first letters of the colour."""
     cells = {(t.row, t.column): _LETTERS[t.shape] * (1 + (t.size == "large")) + t.colour[:3] for t in scene.things}
     return "\n".join(" ".join(f"{cells.get((row, column), '.'):^6}" for column in range(3)) for row in range(3))
@@ -53,14 +54,14 @@ def sketch(scene: Scene) -> str:
 def lines(
     seed: int = 0, models: Sequence[str] = (*TOY_LMS, "toy-mixed"), languages: Sequence[str] = grammar.LANGUAGES
 ) -> Iterator[str]:
-    """The page, line by line: the scene, its captions, and what each model says when it has read one.
+    """What `mpm-lite world` prints, line by line: the scene, its captions, and what each model answers about them.
 
-    A model reads the caption in a language and is asked, in the same language, what the picture shows; and it reads the
-    English caption and is asked in the other language. (right) marks an answer that states exactly what was read. Of a
-    model that is not among the assets, the line says how to make it.
+    A model reads the caption in a language and is asked, in the same language, what the picture shows; then it reads the
+    English caption and is asked in the other language. (right) marks an answer that states exactly what was read. For a
+    model that is not among the assets, a line says how to make it.
     """
-    scene = pair_of_test(seed)
-    yield f"Scene {scene.id}, of test\n{sketch(scene)}\n"
+    scene = find_pair(seed)
+    yield f"Scene {scene.id}, of test\n{draw_sketch(scene)}\n"
     rng = np.random.default_rng(seed)
     pairs = {code: text_mix.translations(scene, text_mix.PIVOT, code, rng) for code in languages}
     for code in languages:
@@ -89,13 +90,6 @@ FIGURE = "figures/toyworld.png"
 ALIGNMENT = "figures/toyworld-alignment.png"
 
 
-def one_scene(seed: int = 3) -> str:
-    """A scene of test and one caption of it in each language, with the question that asks for it."""
-    scene = pair_of_test(seed)
-    rows = [[display_name(c), toyworld.caption(scene, c), grammar.describe(c)] for c in grammar.LANGUAGES]
-    return markdown_table(["language", "a caption", "the question that asks for it"], rows)
-
-
 def glossed() -> str:
     """The first glossed example of each language, piece by piece."""
     blocks = []
@@ -107,62 +101,58 @@ def glossed() -> str:
 
 
 def measure_noise(count: int = 300) -> pd.DataFrame:
-    """chrF of every noise dial at every strength in every language, on scenes that text may tell of."""
+    """chrF of every noise dial at every strength in every language, on scenes that may occur in text."""
     return noise.levels(list(islice(text_scenes(11), count)), grammar.LANGUAGES)
 
 
-def noise_table(rows: pd.DataFrame) -> str:
-    """chrF against gold, a line a dial and strength."""
+def list_noise() -> str:
+    """chrF against gold, a line for each dial and strength."""
+    rows = pd.read_csv(runtime.asset(NOISE))
     wide = rows.pivot_table(index=["dial", "strength"], columns="language", values="chrf")[list(grammar.LANGUAGES)]
     body = [[dial, f"{s:.2f}", *(f"{v:.1f}" for v in wide.loc[dial, s])] for dial, s in wide.index if s > 0]
     return markdown_table(["dial", "chance", *grammar.LANGUAGES], body)
 
 
-def model_rows() -> pd.DataFrame:
+def read_model_rows() -> pd.DataFrame:
     """Every measure of every model on test, with the share of parallel text and whether the model read the language."""
     tables = []
     for card in language_models.cards():
         table = pd.read_csv(runtime.asset(f"results/lm/{card['name']}-{card['seed']}.csv"))
         read = table["language"].isin(card["languages"]) & table["to"].isin(card["languages"])
         tables.append(table[table["split"] == "test"].assign(parallel=card["parallel"], read=read))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return pd.concat(tables, ignore_index=True)
 
 
-def model_table() -> str:
-    """A line a model, those too that are made by `mpm-lite pretrain` and do not ship: the gate on val (its lowest language), and on test the means over the languages it read."""
-    rows, body = model_rows(), []
+def list_models() -> list[list[str]]:
+    """The cells of each model, those too that do not ship and are made by `mpm-lite pretrain`: the gates on val, for its
+    lowest language, and on test the means over the languages that it read."""
+    rows, body = read_model_rows(), []
     for card in language_models.cards():
-        own = rows[(rows["model"] == card["name"]) & (rows["seed"] == card["seed"])]
-        lowest = card["lowest_on_val"]
-        cells = [f"`{card['name']}`", str(card["seed"]), f"{100 * card['parallel']:g}"]
-        cells += [f"{100 * card.get('mixed', 0):g}", str(len(card["withheld_from_pairs"]) or "-")]
-        cells += [f"{card['documents_read'] / 1e6:.2f}"]
-        cells += [f"{100 * lowest[k]:.0f} / {100 * bar:.0f}" for k, bar in text_only.GATE.items()]
+        own = rows[(rows["model"] == card["name"]) & (rows["seed"] == card["seed"]) & rows["read"]]
+        by = dict(list(own.groupby("metric")))
+        cells = [f"`{card['name']}`", str(card["seed"])]
+        cells += [f"{100 * card['parallel']:g}", f"{100 * card.get('mixed', 0):g}"]
+        cells += [str(len(card["withheld_from_pairs"]) or "-"), f"{card['documents_read'] / 1e6:.2f}"]
+        cells += [f"{100 * card['lowest_on_val'][k]:.0f} / {100 * bar:.0f}" for k, bar in text_only.GATE.items()]
         cells += ["yes" if card["passes"] else "**no**"]
         across = card.get("text_transfer_on_val")
         cells += [f"{min(across.values()):.2f} / {text_only.STRONG:.2f}" if across else "-"]
-        cells += [{True: "yes", False: "no"}[card["strong"]] if "strong" in card else "-"]
-        cells += [_mean(own[own["read"] & (own["metric"] == m)]) for m in ("fluency", "agreement")]
-        cells += [_mean(own[own["read"] & (own["metric"] == "perplexity")], 1, 2)]
+        cells += [{True: "yes", False: "no", None: "-"}[card.get("strong")]]
+        cells += [_format_mean(by["fluency"]), _format_mean(by["agreement"]), _format_mean(by["perplexity"], 1, 2)]
         for metric in ("translation", "translation slots", "paired words", "withheld words"):
-            of = own[own["read"] & (own["metric"] == metric)]
-            cells += [_mean(of[of["language"] == text_mix.PIVOT]) + " / " + _mean(of[of["language"] != text_mix.PIVOT])]
-        layers = own[own["read"] & (own["metric"] == "alignment")].groupby("layer")["value"].mean()
-        cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-"]
-        ships = "yes" if card["seed"] in catalogue.shipped(card["name"]) else "no"
-        body.append([*cells, _minutes(card), ships])
-    header = ["model", "seed", "parallel %", "mixed %", "withheld", "documents read, M", "paraphrase / bar", "answers / bar", "passes", "text transfer / bar", "strong", "fluency", "agreement",
-              "perplexity", "translation from / to English", "slots right", "paired words", "withheld words",
-              "alignment by layer", "minutes", "ships"]  # fmt: skip
-    return markdown_table(header, body)
+            of = by.get(metric, own[:0])
+            from_english = of["language"] == text_mix.PIVOT
+            cells += [f"{_format_mean(of[from_english])} / {_format_mean(of[~from_english])}"]
+        layers = by["alignment"].groupby("layer")["value"].mean() if "alignment" in by else ()
+        cells += [" ".join(f"{100 * v:.0f}" for v in layers) or "-", format_minutes(card)]
+        body.append([*cells, "yes" if card["seed"] in catalogue.shipped(card["name"]) else "no"])
+    return body
 
 
-def alignment_by_layer() -> pd.DataFrame:
-    """Alignment of each model that read all languages, test: line (share of pairs), layer, and over its languages the
-    mean value, lowest and highest; seeds are averaged."""
-    rows = model_rows()
-    if not len(rows):
-        return pd.DataFrame()
+def average_alignment() -> pd.DataFrame:
+    """Alignment, on test, of the models that read all languages: a row for each line (share of pairs) and layer, with the
+    mean, lowest and highest value over languages. Seeds are averaged."""
+    rows = read_model_rows()
     all_read = rows.groupby(["model", "seed"])["read"].transform("all")
     own = rows[all_read & (rows["metric"] == "alignment") & ~rows["model"].isin(catalogue.MIXED_LMS)]
     each = own.groupby(["parallel", "layer", "to"])["value"].mean().groupby(["parallel", "layer"])
@@ -170,63 +160,33 @@ def alignment_by_layer() -> pd.DataFrame:
     return found.assign(line=[f"{100 * share:g} % translation pairs" for share in found["parallel"]])
 
 
-def alignment_figure(table: pd.DataFrame) -> Any:
-    """Alignment against the layer, one line a share of translation pairs."""
+def draw_alignment(table: pd.DataFrame) -> Any:
+    """Alignment against the layer, one line for each share of translation pairs."""
     labels = {"xlabel": "layer (0: embeddings)", "ylabel": "recall@1 between English and the others"}
     figure = figures.curves(table, "layer", "value", "line", "low", "high", log=False, **labels)
     figure.axes[0].set_xticks(sorted(table["layer"].unique()))
     return figure
 
 
-def _mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
+def _format_mean(rows: Any, scale: float = 100, digits: int = 0) -> str:
     return f"{scale * rows['value'].mean():.{digits}f}" if len(rows) else "-"
 
 
-def _minutes(card: dict[str, Any]) -> str:
-    """What the rebuild took; "-" where a stop left part of it unmeasured."""
+def format_minutes(card: dict[str, Any]) -> str:
+    """How long the rebuild took; "-" where it was stopped and part of it was not measured."""
     return "-" if card["seconds"] is None else f"{card['seconds'] / 60:.0f}"
 
 
-def tower_table() -> str:
-    """A line a tower: what its card says was measured on val."""
-    body = []
-    for path in sorted(runtime.asset("towers").glob("*/card.json")):
-        card = json.loads(path.read_text())
-        found = ", ".join(f"{what} {100 * value:.0f}" for what, value in card["measured_on_val"].items())
-        body.append([f"`{card['name']}`", f"{card['parameters']:,}", found, _minutes(card)])
-    return markdown_table(["tower", "parameters", "on val, percent", "minutes"], body)
+def read_tower_cards() -> list[dict[str, Any]]:
+    """The card of each tower of the toy world, with what was measured on val."""
+    return [json.loads(path.read_text()) for path in sorted(runtime.asset("towers").glob("*/card.json"))]
 
 
 def page() -> str:
     """The whole page."""
-    parts = [
-        "# The toy world",
-        "Made by `python -m mpm_lite.report.toyworld` from the grammars in `mpm_lite/data/toyworld/grammar` and from the measures in `assets/results`.",
-        "## A scene in ten languages",
-        f"![Six drawn scenes of coloured shapes, each with its English caption.]({FIGURE})",
-        one_scene(),
-        "## Glossed examples",
-        "The first of each language; every grammar file opens with its rules and more of them.",
-        glossed(),
-        "## Noise",
-        "chrF (sacrebleu) of captions with mistakes against the same captions without. `swap` and `omit` are chances per attribute, `agreement` and `english` per word; nothing is English in English.",
-        noise_table(pd.read_csv(runtime.asset(NOISE))),
-    ]
-    if (runtime.asset() / "towers").is_dir():
-        parts += ["## Towers", tower_table()]
-    if list(language_models.cards()):
-        parts += [
-            "## Language models",
-            'Two gates, each for the lowest language on val, beside its bar. The first is monolingual, and what "passes" speaks of; it was fixed before any of these were trained, and a model most of whose text is pairs reads more documents to pass it. The second is bilingual: *text transfer* is how much of what English gains from an English caption in closed questions another language gains from the same English caption. A model that passes both is *strong*; "-" where text transfer was not measured, or says nothing because the model reads one language or gains too little in English. *Mixed* is the share of discourse in two languages, *withheld* the number of attributes that occur in no translation pair. The rest is in percent on test, means over the languages a model read: fluency (the grammar parses it), translation exact from English / into English, words that translation pairs contained and words that none did, and alignment: recall@1 between English and the others on hidden states, the embeddings first. Minutes are of a rebuild on one thread beside a second one; "-" where a run was paused and they say nothing. What does not ship, for its size, `mpm-lite pretrain NAME` makes again.',
-            model_table(),
-        ]
-    if len(alignment_by_layer()):
-        alt = "Alignment of English with nine languages in each layer, one line for each share of translation pairs."
-        parts += [
-            f"![{alt}]({ALIGNMENT})",
-            "Models that read all ten languages; the band is from the worst to the best language.",
-        ]
-    return "\n\n".join(parts) + "\n"
+    made = (glossed, list_noise, read_tower_cards, list_models, format_minutes)
+    names = {"figure": FIGURE, "alignment": ALIGNMENT, "scene": find_pair(3), "grammar": grammar, "toyworld": toyworld}
+    return fill("toyworld.md", **names, **{one.__name__: one for one in made})
 
 
 def update(again: Sequence[str] = ()) -> None:
@@ -237,9 +197,7 @@ def update(again: Sequence[str] = ()) -> None:
     shown = list(islice(scenes("test", 2), 6))
     figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
     figure.savefig(root / FIGURE, metadata={"Software": None})
-    table = alignment_by_layer()
-    if len(table):
-        alignment_figure(table).savefig(root / ALIGNMENT, metadata={"Software": None})
+    draw_alignment(average_alignment()).savefig(root / ALIGNMENT, metadata={"Software": None})
     write_atomic(root / PAGE, page().encode())
 
 

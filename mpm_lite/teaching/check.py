@@ -22,13 +22,9 @@ def answer(name: str, yours: Any, ours: Any, tolerance: float = 1e-6, hint: str 
 
 
 def function(
-    name: str,
-    yours: Callable[..., Any] | None,
-    ours: Callable[..., Any],
-    cases: Iterable[Sequence[Any]],
-    tolerance: float = 1e-6,
-    hint: str = "",
-) -> None:
+    name: str, yours: Callable[..., Any] | None, ours: Callable[..., Any], cases: Iterable[Sequence[Any]],
+    tolerance: float = 1e-6, hint: str = "",
+) -> None:  # fmt: skip
     """Print whether both functions give the same on every case (a tuple of arguments), or which case differs."""
     if _open(yours):
         return _say(name, None, hint)
@@ -45,7 +41,7 @@ def function(
 
 
 def guess(name: str, yours: float, ours: float, near: float = 0.1) -> None:
-    """Print how far a prediction was from what came. A wrong prediction is no failure."""
+    """Print how far a prediction was from the outcome. A wrong prediction is not a failure."""
     verdict = "close" if abs(float(yours) - float(ours)) <= near else "off: that is what an experiment is for"
     print(f"{name}: you said {float(yours):.2f}, it came out as {float(ours):.2f} ({verdict})")
 
@@ -77,16 +73,15 @@ def _say(name: str, passed: bool | None, hint: str) -> None:
 
 
 class ShownSource:
-    """The source of a function or class: set as code in a notebook, plain elsewhere."""
+    """The source of a function or class: shown as code in a notebook, as plain text elsewhere."""
 
     def __init__(self, thing: Any) -> None:
         try:
             self.code = inspect.getsource(thing)
-            self.where = f"{inspect.getmodule(thing).__name__}"
+            self.where = inspect.getmodule(thing).__name__
         except (TypeError, OSError) as error:
-            raise UserError(
-                f"show() needs a function, class or module of Python source; {thing!r} has none."
-            ) from error
+            told = f"show() needs a function, class or module of Python source; {thing!r} has none."
+            raise UserError(told) from error
 
     def __repr__(self) -> str:
         return f"# {self.where}\n{self.code}"

@@ -1,4 +1,4 @@
-"""What notebooks show of the systems: composed scenes and replies to them, what a lens reads, painted grids, comparisons."""
+"""What notebooks show of the systems: scenes and replies to them, the logit lens, painted grids, and comparisons."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def fidelity_table(recipe: Recipe) -> widgets.Page:
 
 
 def replies_curve() -> widgets.Page:
-    """Reply language and content against the share of other languages in tuning, from the ledger; a sentence till then."""
+    """Reply language and content against the share of other languages in tuning; a sentence where C3 has not run yet."""
     table = ledger.replies_by_share()
     if table is None:
         return widgets.Page("<p>C3 has not run yet; its curve will stand here.</p>", "C3 has not run yet.")
@@ -72,8 +72,8 @@ def seen(bench: ChatBench, picture: np.ndarray) -> torch.Tensor:
 
 
 def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: int = 4) -> widgets.Page:
-    """One page: the picture, the reply in the asked language and what is right in it, where the queries looked, and what
-    the lens reads at the `reads` queries that look most sharply. UserError for a language the model never read."""
+    """One page: the picture, the reply in the language asked and how much of it is right, where the queries looked, and what
+    the logit lens reads at the `reads` most focused queries. UserError for a language that the model never read."""
     if recipe.lm.languages and language not in recipe.lm.languages:
         known = ", ".join(sorted(recipe.lm.languages))
         raise UserError(f"{recipe.lm.name} never read {language!r}: ask in one of {known}.")
@@ -91,9 +91,8 @@ def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: 
         f"<div><b>{display_name(language)}</b><br>{widgets.native(question, language)}<br>"
         f"{widgets.native(said, language)}<br><i>{verdict}</i></div></div>"
     )
-    return widgets.Page(
-        header + _queries(recipe, features, soft, picture, question, reads), f"{question} {said} ({verdict})"
-    )
+    below = _queries(recipe, features, soft, picture, question, reads)
+    return widgets.Page(header + below, f"{question} {said} ({verdict})")
 
 
 def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page:
@@ -124,19 +123,13 @@ def dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
     import ipywidgets
 
     slider = ipywidgets.SelectionSlider(options=list(pages), value=start, description="model")
-    shown = ipywidgets.HTML(value=pages[start].data)
-
-    def redraw(change: dict[str, Any]) -> None:
-        shown.value = pages[change["new"]].data
-
-    slider.observe(redraw, names="value")
-    return ipywidgets.VBox([slider, shown])
+    return widgets.live(slider, pages.__getitem__)
 
 
 def _queries(
     recipe: MpmChat, features: torch.Tensor, soft: torch.Tensor, picture: np.ndarray, question: str, reads: int
 ) -> str:
-    """A table: where a query looked, and the likeliest token behind each layer."""
+    """A table with a row for each query: where it looks, and the likeliest token behind each layer."""
     if not hasattr(recipe.visual, "attention"):
         return ""
     where = recipe.visual.attention(features)[0].numpy()  # (Q, P)
@@ -147,17 +140,14 @@ def _queries(
     for q in sharpest.tolist():
         said = [read[q, layer].replace("\n", "(line break)") for layer in layers]
         tokens = "".join(f"<td>{widgets.safe(token)}</td>" for token in said)
-        rows.append(
-            f'<tr><th scope="row">{_image(_lit(picture, where[q]), f"where query {q} looks", 72)}</th>{tokens}</tr>'
-        )
+        looks = _image(_lit(picture, where[q]), f"where query {q} looks", 72)
+        rows.append(f'<tr><th scope="row">{looks}</th>{tokens}</tr>')
     names = ["where a query looks", "as it is", *(f"behind layer {layer}" for layer in layers[1:])]
-    head = "".join(f'<th scope="col" style="text-align:left">{name}</th>' for name in names)
-    caption = "Logit lens: the likeliest token at each query"
-    return f'<table><caption style="text-align:left">{caption}</caption><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return widgets.table_html("Logit lens: the likeliest token at each query", widgets.column_heads(names), rows)
 
 
 def _lit(picture: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The picture, dark where a query does not look; `where` (P,) over a square grid."""
+    """The picture, darkened where a query does not look; `where` (P,) holds its attention over a square grid."""
     side = int(len(where) ** 0.5)
     grid = torch.from_numpy(where.reshape(1, 1, side, side) / where.max())
     light = torch.nn.functional.interpolate(grid, size=picture.shape[:2], mode="nearest")[0, 0].numpy()
@@ -173,19 +163,17 @@ def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, .
     """Menus for two things and a language, and below them what `draw(scene, language)` shows; an ipywidgets box."""
     import ipywidgets
 
-    first, second = (
-        [
-            ipywidgets.Dropdown(options=names, value=value, layout={"width": "8em"})
-            for names, value in zip((SIZES, COLOURS, SHAPES), chosen, strict=True)
-        ]
-        for chosen in (("large", "red", "star"), ("small", "blue", "heart"))
-    )
+    def menus(*chosen: str) -> list[Any]:
+        options = zip((SIZES, COLOURS, SHAPES), chosen, strict=True)
+        return [ipywidgets.Dropdown(options=names, value=one, layout={"width": "8em"}) for names, one in options]
+
+    first, second = menus("large", "red", "star"), menus("small", "blue", "heart")
     code = ipywidgets.Dropdown(options=[(display_name(c), c) for c in languages], value="de", layout={"width": "10em"})
     shown = ipywidgets.HTML()
 
     def redraw(change: Any = None) -> None:
         try:
-            scene = compose(*(" ".join(menu.value for menu in row) for row in (first, second)))
+            scene = compose(*(" ".join(menu.value for menu in thing) for thing in (first, second)))
             shown.value = draw(scene, code.value).data
         except UserError as error:
             shown.value = widgets.safe(str(error))
@@ -196,7 +184,7 @@ def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, .
     return ipywidgets.VBox([ipywidgets.HBox(first), ipywidgets.HBox(second), code, shown])
 
 
-# All systems beside each other.
+# All systems side by side.
 
 CAPTIONS = {
     "iglue": "Toy-IGLUE at equal pairs: English, mean of nine others (chance of those)",
@@ -206,15 +194,15 @@ CAPTIONS = {
 
 
 def comparison() -> widgets.Page:
-    """The comparison at equal budgets as a figure, a panel a table that has run; a sentence till then."""
+    """The comparison at equal budgets as a figure, a panel for each table; a sentence where it has not run yet."""
     if not systems.has(systems.NAME):
         return _not_yet(systems.NAME, "figure")
     return widgets.figure(systems.figure())
 
 
 def table(name: str) -> widgets.Page:
-    """A table of the comparison: what is held equal (pairs, updates or parameters), "iglue", "advice", or "real"; a sentence
-    where it has not run."""
+    """A table of the comparison, named by what is held equal (pairs, updates or parameters), or "iglue", "advice" or "real"; a
+    sentence where it has not run yet."""
     of = systems.REAL if name == "real" else systems.NAME
     if not systems.has(of) or (name in systems.TITLES and name not in systems.titles()):
         return _not_yet(of, "table")
@@ -224,7 +212,7 @@ def table(name: str) -> widgets.Page:
 
 
 def _not_yet(name: str, what: str) -> widgets.Page:
-    """The sentence in the place of what a comparison has not made yet."""
+    """The sentence that stands where a comparison has not run yet."""
     said = f"The comparison, mpm-lite run {name.replace('-', '_')}, has not run yet; its {what} will stand here."
     return widgets.Page(f"<p>{said}</p>", said)
 
@@ -246,16 +234,13 @@ def grid(
     bench: PaintBench, recipe: MpmPaint, scenes: Sequence[Scene], languages: Sequence[str], seed: int = 0,
     guidance: float = GUIDANCE,
 ) -> widgets.Page:  # fmt: skip
-    """A row a scene, a column a language: what is painted after its prompt there, from the same noise along a row. Below
-    each picture: the attributes that are right, read by the network that judges."""
+    """A row for each scene and a column for each language: the picture painted from the scene's prompt in that language, from
+    the same noise along a row. Below each picture: the share of attributes that the judging network finds right."""
     columns, noise = [], [seed * 100_003 + i for i in range(len(scenes))]
     for code in languages:
         prompts = [grammar.in_order(scene, code)[0] for scene in scenes]
         found = bench.paint(recipe, prompts, noise, guidance=guidance)
         columns.append((prompts, found, bench.scored(found, scenes)["attributes"].tolist()))
-    head = "".join(
-        f'<th scope="col" style="text-align:center">{widgets.safe(display_name(code))}</th>' for code in languages
-    )
     body = []
     for i, scene in enumerate(scenes):
         english = grammar.in_order(scene, "en")[0]
@@ -266,14 +251,10 @@ def grid(
         )
         name = f'<th scope="row" style="text-align:left;max-width:9em">{widgets.safe(english)}</th>'
         body.append(f"<tr>{name}{cells}</tr>")
-    mean = ", ".join(
-        f"{code} {100 * np.mean(right):.0f} %" for code, (_, _, right) in zip(languages, columns, strict=True)
-    )
-    caption = f"Attributes right: {mean}"
-    table = f'<table><caption style="text-align:left">{widgets.safe(caption)}</caption>'
-    return widgets.Page(
-        f"{table}<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>", caption
-    )
+    means = zip(languages, (np.mean(right) for _, _, right in columns), strict=True)
+    caption = f"Attributes right: {', '.join(f'{code} {100 * mean:.0f} %' for code, mean in means)}"
+    head = "<td></td>" + widgets.column_heads(map(display_name, languages), 'style="text-align:center"')
+    return widgets.Page(widgets.table_html(caption, head, body), caption)
 
 
 def row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> widgets.Page:
@@ -282,15 +263,15 @@ def row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> w
         f'<td style="text-align:center">{picture(one, name)}<br><small>{widgets.safe(name)}</small></td>'
         for one, name in zip(pictures, names, strict=True)
     )
-    top = f'<caption style="text-align:left">{widgets.safe(caption)}</caption>'
+    top = f"<caption {widgets.LEFT}>{widgets.safe(caption)}</caption>"
     return widgets.Page(f"<table>{top}<tr>{cells}</tr></table>", f"{caption}: {', '.join(names)}")
 
 
 def between(
     bench: PaintBench, recipe: MpmPaint, first: str, second: str, shares: Sequence[float], seed: int = 0
 ) -> list[np.ndarray]:  # fmt: skip
-    """Pictures uint8 (H, H, 3) on the way from one prompt to another, all from one noise: token states are mixed in their
-    order, (1 - share) of the first prompt's and share of the second's. UserError for a share outside 0 to 1."""
+    """Pictures uint8 (H, H, 3) on the way from one prompt to another, all from the same noise: the prompts' token states are
+    mixed position by position, with weights 1 - share and share. UserError for a share outside 0 to 1."""
     if not all(0 <= share <= 1 for share in shares):
         raise UserError("A share lies between 0 (the first prompt) and 1 (the second).")
     states, there = recipe.encoder.states([first, second]).batch([0, 1])  # (2, T, W), (2, T)
@@ -306,13 +287,5 @@ def slider(draw: Callable[[float], widgets.Page], start: float = GUIDANCE) -> An
     import ipywidgets
 
     lowest, highest = diffusion.GUIDANCE
-    menu = ipywidgets.FloatSlider(
-        start, min=lowest, max=highest, step=0.5, description="guidance", continuous_update=False
-    )
-    shown = ipywidgets.HTML(value=draw(start).data)
-
-    def redraw(change: dict[str, Any]) -> None:
-        shown.value = draw(change["new"]).data
-
-    menu.observe(redraw, names="value")
-    return ipywidgets.VBox([menu, shown])
+    how = {"min": lowest, "max": highest, "step": 0.5, "description": "guidance", "continuous_update": False}
+    return widgets.live(ipywidgets.FloatSlider(start, **how), draw)

@@ -1,7 +1,7 @@
 """What notebooks show: figures with alt text, tables in native script, and a picture gallery searched in any language.
 
 Everything here returns `Page`, static HTML with a plain-text stand-in, so that a committed notebook shows it without a
-kernel and a screen reader can read it. The one live thing is `search_box`, drawn by the same pure function.
+kernel and a screen reader can read it. What is live (`live`, `search_box`) is drawn by the same pure functions.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mpm_lite.data.picture import data_uri
 from mpm_lite.towers.features import image_features
 
 SIDE = 64  # pixels of a thumbnail
+LEFT = 'style="text-align:left"'
 
 
 class Page(HTML):
@@ -55,7 +56,7 @@ def figure(drawn: Any, alt: str | None = None, dpi: int = 90) -> Page:
 
 
 def safe(text: str) -> str:
-    """Text as it may stand in HTML, quotes included."""
+    """Text escaped for HTML, quotes included."""
     return html.escape(text, quote=True)
 
 
@@ -74,14 +75,23 @@ def native(text: str, language: str) -> str:
 
 def table(rows: Iterable[Sequence[Any]], header: Sequence[str], caption: str) -> Page:
     """A plain HTML table with a caption. Cells: text, numbers, or `Text` for native script; the first names the row."""
-    body, left, short = [], 'style="text-align:left"', 'style="text-align:left;white-space:nowrap"'
+    body, short = [], 'style="text-align:left;white-space:nowrap"'
     for row in rows:
         first, *rest = (native(c.text, c.language) if isinstance(c, Text) else safe(str(c)) for c in row)
-        cells = "".join(f"<td {left if len(cell) > 24 else short}>{cell}</td>" for cell in rest)
+        cells = "".join(f"<td {LEFT if len(cell) > 24 else short}>{cell}</td>" for cell in rest)
         body.append(f'<tr><th scope="row" {short}>{first}</th>{cells}</tr>')
-    head = "".join(f'<th scope="col" {left}>{safe(name)}</th>' for name in header)
-    top = f"<caption {left}>{safe(caption)}</caption><thead><tr>{head}</tr></thead>"
-    return Page(f"<table>{top}<tbody>{''.join(body)}</tbody></table>", f"{caption} ({len(body)} rows)")
+    return Page(table_html(caption, column_heads(header), body), f"{caption} ({len(body)} rows)")
+
+
+def column_heads(names: Iterable[str], style: str = LEFT) -> str:
+    """The cells of a table's head."""
+    return "".join(f'<th scope="col" {style}>{safe(name)}</th>' for name in names)
+
+
+def table_html(caption: str, head: str, rows: Iterable[str]) -> str:
+    """A table from its caption, the cells of its head, and its rows, the last two as HTML."""
+    top = f"<caption {LEFT}>{safe(caption)}</caption><thead><tr>{head}</tr></thead>"
+    return f"<table>{top}<tbody>{''.join(rows)}</tbody></table>"
 
 
 @dataclass(frozen=True)
@@ -123,14 +133,14 @@ class Search:
 
 
 def gallery(captions: CaptionSet, found: list[Hits], asked: Collection[str] = (), side: int = SIDE) -> Page:
-    """A row of pictures a query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
+    """A row of pictures for each query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
     names = captions.captions["en"]
     data = {i: data_uri(captions.images[i], side) for row in found for i in row.pictures}
     body = []
     for row in found:
         who = f"{display_name(row.language)} ({row.language})" if row.language else "Free text"
         query = native(row.query, row.language or "und")
-        cells = [f'<th scope="row" style="text-align:left">{safe(who)}<br>{query}</th>']
+        cells = [f'<th scope="row" {LEFT}>{safe(who)}<br>{query}</th>']
         for i in row.pictures:
             right = names[i].casefold() in {name.casefold() for name in asked}
             cells.append(_cell(names[i], data[i], right, side))
@@ -151,12 +161,18 @@ def search_box(draw: Callable[[str], Page], start: str) -> Any:
     """A text field that calls `draw(query)` when Enter is pressed; an ipywidgets box."""
     import ipywidgets
 
-    field = ipywidgets.Text(value=start, description="Query", continuous_update=False)
-    shown = ipywidgets.HTML(value=draw(start).data)
+    return live(ipywidgets.Text(value=start, description="Query", continuous_update=False), draw)
+
+
+def live(control: Any, draw: Callable[[Any], Page]) -> Any:
+    """A control of ipywidgets with the page `draw(value)` below it, drawn again whenever the value changes (not to blank)."""
+    import ipywidgets
+
+    shown = ipywidgets.HTML(value=draw(control.value).data)
 
     def redraw(change: dict[str, Any]) -> None:
-        if change["new"].strip():
+        if str(change["new"]).strip():
             shown.value = draw(change["new"]).data
 
-    field.observe(redraw, names="value")
-    return ipywidgets.VBox([field, shown])
+    control.observe(redraw, names="value")
+    return ipywidgets.VBox([control, shown])

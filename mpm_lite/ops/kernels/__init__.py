@@ -48,7 +48,7 @@ def ready(device: torch.device, *, dot: bool = False) -> str:
     return ""
 
 
-def on(device: torch.device) -> contextlib.AbstractContextManager:
+def use_device(device: torch.device) -> contextlib.AbstractContextManager:
     """Triton launches on the current device: make it `device` meanwhile; nothing on the CPU."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 

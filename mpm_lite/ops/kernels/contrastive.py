@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpm_lite.ops.kernels import interpreting, on, programs_wanted, tiles
+from mpm_lite.ops.kernels import interpreting, programs_wanted, tiles, use_device
 from mpm_lite.ops.kernels.elementwise import added, clip_gradient, siglip_terms
 from mpm_lite.ops.kernels.tiles import Tile
 
@@ -181,14 +181,8 @@ def _siglip_grad(
 
 def product_options(tile: Tile, features: Tensor) -> dict:
     """The keyword arguments of every kernel with a `tile_product`, and its launch options."""
-    return {
-        "BM": tile.bm,
-        "BN": tile.bn,
-        "BD": tile.bd,
-        "UPCAST": interpreting() and features.dtype == torch.bfloat16,
-        "num_warps": tile.warps,
-        "num_stages": tile.stages,
-    }
+    upcast = interpreting() and features.dtype == torch.bfloat16
+    return tile.sides | {"BD": tile.bd, "UPCAST": upcast, "num_stages": tile.stages}
 
 
 def padded(tile: Tile, *features: Tensor) -> list[Tensor]:
@@ -226,13 +220,13 @@ def lse(
     (N,) fp32 and (M,) fp32 or None. Above that it takes 4 bytes for each column and block of rows.
     """
     height, width, device = len(img), len(txt), img.device
-    tile = tile or tiles.here("lse", device, img.dtype, img.shape[1])
+    tile = tile or tiles.pick_here("lse", device, img.dtype, img.shape[1])
     img, txt = padded(tile, img, txt)
     blocks = triton.cdiv(height, tile.bm)
     span, splits = spans(blocks, width, tile, device)
     row_part = torch.empty((splits, height), dtype=torch.float32, device=device)
     col_part = torch.empty((blocks, width), dtype=torch.float32, device=device) if columns else None
-    with on(device):
+    with use_device(device):
         _lse[(blocks, splits)](
             img, txt, scale, row_part, col_part if columns else row_part, height, width, img.shape[1], span,
             COLUMNS=columns, **product_options(tile, img),
@@ -241,16 +235,9 @@ def lse(
 
 
 def clip_grad(
-    rows: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor | None,
-    label_offset: int,
-    out: Tensor,
-    *,
-    tile: Tile | None = None,
-) -> Tensor:
+    rows: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor | None, label_offset: int, out: Tensor,
+    *, tile: Tile | None = None,
+) -> Tensor:  # fmt: skip
     """The unscaled gradient of the contrastive loss by its logits, for a chunk of rows (CLIP, 2103.00020, figure 3).
 
     rows (R, D), txt (M, D) fp16, bf16 or fp32; scale () fp32; row_lse (R,), col_lse (M,) or None fp32, from `lse`; row i
@@ -258,11 +245,11 @@ def clip_grad(
     without col_lse, to out (R, M). Returns () fp32: the sum of G * cosine, from G before rounding.
     """
     (height, width), device = out.shape, rows.device
-    tile = tile or tiles.here("clip_grad", device, rows.dtype, rows.shape[1])
+    tile = tile or tiles.pick_here("clip_grad", device, rows.dtype, rows.shape[1])
     rows, txt = padded(tile, rows, txt)
     grid = (triton.cdiv(height, tile.bm) * triton.cdiv(width, tile.bn),)
     part = torch.empty(grid, dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _clip_grad[grid](
             rows, txt, scale, row_lse, row_lse if col_lse is None else col_lse, out, part,
             height, width, rows.shape[1], label_offset,
@@ -272,15 +259,9 @@ def clip_grad(
 
 
 def siglip_grad(
-    rows: Tensor,
-    txt: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    label_offset: int | None,
-    out: Tensor | None,
-    *,
-    tile: Tile | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    rows: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, label_offset: int | None, out: Tensor | None,
+    *, tile: Tile | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Loss and its gradient by the logits z = scale * cosine + bias, for a chunk of rows (SigLIP, 2303.15343).
 
     rows (R, D), txt (M, D) fp16, bf16 or fp32; scale, bias () fp32; row i matches column i + label_offset, nothing
@@ -288,11 +269,11 @@ def siglip_grad(
     sums of softplus(-y z), of G * cosine and of G.
     """
     height, width, device = len(rows), len(txt), rows.device
-    tile = tile or tiles.here("siglip_grad", device, rows.dtype, rows.shape[1])
+    tile = tile or tiles.pick_here("siglip_grad", device, rows.dtype, rows.shape[1])
     rows, txt = padded(tile, rows, txt)
     grid = (triton.cdiv(height, tile.bm) * triton.cdiv(width, tile.bn),)
     part = torch.empty((3, *grid), dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _siglip_grad[grid](
             rows, txt, scale, bias, out, part, height, width, rows.shape[1], label_offset or 0,
             LABEL=label_offset is not None, **product_options(tile, rows),

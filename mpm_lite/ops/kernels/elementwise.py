@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpm_lite.ops.kernels import on, tiles
+from mpm_lite.ops.kernels import tiles, use_device
 from mpm_lite.ops.kernels.tiles import Tile
 
 LOWEST = tl.constexpr(-3.0e38)  # a finite start for a running maximum: -inf - -inf would be NaN
@@ -196,15 +196,9 @@ def added(part: Tensor) -> Tensor:
 
 
 def clip_grad_elementwise(
-    cos: Tensor,
-    scale: Tensor,
-    row_lse: Tensor,
-    col_lse: Tensor | None,
-    label_offset: int,
-    out: Tensor,
-    *,
-    tile: Tile | None = None,
-) -> Tensor:
+    cos: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor | None, label_offset: int, out: Tensor,
+    *, tile: Tile | None = None,
+) -> Tensor:  # fmt: skip
     """The unscaled gradient of the contrastive loss by its logits, from cosines (CLIP, 2103.00020, figure 3).
 
     cos (R, M) any float; scale () fp32; row_lse (R,) and col_lse (M,) or None fp32, of scale * cos; row i matches column
@@ -212,25 +206,19 @@ def clip_grad_elementwise(
     out (R, M) any float, which may be `cos` itself. Returns () fp32: the sum of G * cos, from G before rounding.
     """
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("clip_elementwise", device, cos.dtype)
+    tile = tile or tiles.pick_here("clip_elementwise", device, cos.dtype)
     grid = (triton.cdiv(height, tile.bm) * triton.cdiv(width, tile.bn),)
     part = torch.empty(grid, dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _clip_elementwise[grid](
             cos, scale, row_lse, row_lse if col_lse is None else col_lse, out, part, height, width, label_offset,
-            COLUMNS=col_lse is not None, BM=tile.bm, BN=tile.bn, num_warps=tile.warps,
+            COLUMNS=col_lse is not None, **tile.sides,
         )  # fmt: skip
     return added(part)
 
 
 def siglip_grad_elementwise(
-    cos: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    label_offset: int | None,
-    out: Tensor | None,
-    *,
-    tile: Tile | None = None,
+    cos: Tensor, scale: Tensor, bias: Tensor, label_offset: int | None, out: Tensor | None, *, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss and its gradient by the logits z = scale * cos + bias, from cosines (SigLIP, 2303.15343, section 3.2).
 
@@ -239,52 +227,32 @@ def siglip_grad_elementwise(
     sums of softplus(-y z), of G * cos and of G.
     """
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("siglip_elementwise", device, cos.dtype)
+    tile = tile or tiles.pick_here("siglip_elementwise", device, cos.dtype)
     grid = (triton.cdiv(height, tile.bm) * triton.cdiv(width, tile.bn),)
     part = torch.empty((3, *grid), dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _siglip_elementwise[grid](
             cos, scale, bias, out, part, height, width, label_offset or 0,
-            LABEL=label_offset is not None, BM=tile.bm, BN=tile.bn, num_warps=tile.warps,
+            LABEL=label_offset is not None, **tile.sides,
         )  # fmt: skip
     return added(part).unbind()
 
 
 def ce_grad(
-    logits: Tensor,
-    target: Tensor,
-    upstream: Tensor | None,
-    softcap: float | None,
-    out: Tensor,
-    *,
-    tile: Tile | None = None,
-) -> Tensor:
+    logits: Tensor, target: Tensor, upstream: Tensor | None, softcap: float | None, out: Tensor | None,
+    *, tile: Tile | None = None,
+) -> Tensor:  # fmt: skip
     """Cross-entropy of every row, and its gradient by the logits, which may overwrite them.
 
     logits (R, V) any float; target (R,) int64, all valid; upstream (R,) fp32 or None: what the row's gradient is
     multiplied by; softcap c: logits count as z = c tanh(x / c) (Gemma 2, 2408.00118, section 2) and the gradient is by
-    x. Writes (softmax - onehot) upstream (1 - (z / c)^2) to out (R, V) any float. Returns loss (R,) fp32.
+    x. Writes (softmax - onehot) upstream (1 - (z / c)^2) to out (R, V) any float, where there is one. Returns loss (R,)
+    fp32.
     """
-    return _ce(logits, target, upstream, softcap, out, tile)
-
-
-def ce_loss(logits: Tensor, target: Tensor, softcap: float | None, *, tile: Tile | None = None) -> Tensor:
-    """Cross-entropy of every row, as `ce_grad` and without a gradient. Returns (R,) fp32."""
-    return _ce(logits, target, None, softcap, None, tile)
-
-
-def _ce(
-    logits: Tensor,
-    target: Tensor,
-    upstream: Tensor | None,
-    softcap: float | None,
-    out: Tensor | None,
-    tile: Tile | None,
-) -> Tensor:
     (height, width), device = logits.shape, logits.device
-    tile = tile or tiles.here("cross_entropy", device, logits.dtype)
+    tile = tile or tiles.pick_here("cross_entropy", device, logits.dtype)
     loss = torch.empty(height, dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _cross_entropy[(height,)](
             logits, target, loss if upstream is None else upstream, loss, logits if out is None else out, width,
             float(softcap or 1), GRADIENT=out is not None, UPSTREAM=upstream is not None, SOFTCAP=softcap is not None,
@@ -293,12 +261,17 @@ def _ce(
     return loss
 
 
+def ce_loss(logits: Tensor, target: Tensor, softcap: float | None, *, tile: Tile | None = None) -> Tensor:
+    """Cross-entropy of every row, as `ce_grad` and without a gradient. Returns (R,) fp32."""
+    return ce_grad(logits, target, None, softcap, None, tile=tile)
+
+
 def row_lse(cos: Tensor, scale: Tensor, *, tile: Tile | None = None) -> Tensor:
     """Log-sum-exp of scale * cos over each row. cos (R, M) any float, scale () fp32. Returns (R,) fp32."""
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("row_lse", device, cos.dtype)
+    tile = tile or tiles.pick_here("row_lse", device, cos.dtype)
     out = torch.empty(height, dtype=torch.float32, device=device)
-    with on(device):
+    with use_device(device):
         _row_lse[(height,)](cos, scale, out, width, BN=tile.bn, num_warps=tile.warps)
     return out
 
@@ -309,14 +282,12 @@ def col_partials(cos: Tensor, scale: Tensor, *, tile: Tile | None = None) -> tup
     cos (R, M) any float, scale () fp32. Returns two (M,) fp32.
     """
     (height, width), device = cos.shape, cos.device
-    tile = tile or tiles.here("col_partials", device, cos.dtype)
+    tile = tile or tiles.pick_here("col_partials", device, cos.dtype)
     span = 16 * tile.bm  # rows per program: enough programs for the card, few enough partials
     grid = (triton.cdiv(width, tile.bn), triton.cdiv(height, span))
     peaks, totals = torch.empty((2, grid[1], width), dtype=torch.float32, device=device)
-    with on(device):
-        _col_partials[grid](
-            cos, scale, peaks, totals, height, width, span, BM=tile.bm, BN=tile.bn, num_warps=tile.warps
-        )
+    with use_device(device):
+        _col_partials[grid](cos, scale, peaks, totals, height, width, span, **tile.sides)
     if grid[1] == 1:
         return peaks[0], totals[0]
     top = peaks.amax(dim=0)

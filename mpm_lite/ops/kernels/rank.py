@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mpm_lite.ops.kernels import on, tiles
+from mpm_lite.ops.kernels import tiles, use_device
 from mpm_lite.ops.kernels.contrastive import padded, product_options, quarter_of, spans, tile_product
 from mpm_lite.ops.kernels.tiles import Tile
 
@@ -127,12 +127,7 @@ def _numbered(query_group: Tensor, cand_group: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rank_counts(
-    query: Tensor,
-    cand: Tensor,
-    target: Tensor,
-    groups: tuple[Tensor, Tensor] | None,
-    *,
-    tile: Tile | None = None,
+    query: Tensor, cand: Tensor, target: Tensor, groups: tuple[Tensor, Tensor] | None, *, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """For each query, how many candidates stand above its best correct one, and how many beside it.
 
@@ -142,14 +137,14 @@ def rank_counts(
     exactly as high; correct ones that do, the best one included.
     """
     height, width, device = len(query), len(cand), query.device
-    tile = tile or tiles.here("rank" if groups is None else "rank_groups", device, query.dtype, query.shape[1])
+    tile = tile or tiles.pick_here("rank" if groups is None else "rank_groups", device, query.dtype, query.shape[1])
     query, cand = padded(tile, query, cand)
     options = product_options(tile, query)
     blocks = triton.cdiv(height, tile.bm)
     span, splits = spans(blocks, width, tile, device)
     fields = 2 if groups is None else 3
     counts = torch.empty((fields, splits, height), dtype=torch.int32, device=device)
-    with on(device):
+    with use_device(device):
         if groups is None:
             query_group = cand_group = target
             best = torch.empty(height, dtype=torch.float32, device=device)

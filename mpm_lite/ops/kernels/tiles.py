@@ -16,7 +16,6 @@ import torch
 from mpm_lite.ops import kernels
 
 PRODUCTS = ("lse", "clip_grad", "siglip_grad", "rank", "rank_groups")
-ELEMENTWISE = ("clip_elementwise", "siglip_elementwise", "cross_entropy", "row_lse", "col_partials")
 
 
 @dataclass(frozen=True)
@@ -29,30 +28,23 @@ class Tile:
     warps: int
     stages: int
 
+    @property
+    def sides(self) -> dict[str, int]:
+        """What every kernel on tiles takes by keyword: the sides, and warps as a launch option."""
+        return {"BM": self.bm, "BN": self.bn, "num_warps": self.warps}
+
 
 SMALL = Tile(32, 32, 32, 4, 1)  # for the interpreter: ragged edges already with small inputs
 WIDE = 256  # up to this width there is too little product to pay for a large tile
 
 _IEEE = Tile(64, 64, 16, 8, 2)
-_ROW = Tile(1, 4096, 1, 8, 1)
-
-# card -> kernel -> (half precision up to WIDE, half precision beyond, fp32)
 _SQUARE = Tile(128, 128, 64, 8, 3)
 _LONG = Tile(128, 256, 64, 8, 3)
-_PRODUCT: dict[int, dict[str, tuple[Tile, Tile, Tile]]] = {
-    80: dict.fromkeys(PRODUCTS, (_SQUARE, _SQUARE, _IEEE)),
-    89: dict.fromkeys(PRODUCTS, (_SQUARE, _SQUARE, _IEEE)),
-    90: {
-        "lse": (_SQUARE, _LONG, _IEEE),
-        # with a gradient to write as well, 128 x 256 does not fit into the registers
-        "clip_grad": (_SQUARE, _SQUARE, _IEEE),
-        "siglip_grad": (_SQUARE, _SQUARE, _IEEE),
-        "rank": (_SQUARE, _LONG, _IEEE),
-        "rank_groups": (_SQUARE, _SQUARE, _IEEE),
-    },
-}
+# Cards and kernels that take the long tile beyond WIDE. With a gradient to write as well, it does not fit into registers.
+_TAKES_LONG = ((90, "lse"), (90, "rank"))
 # Bound by memory on every card, so one tile each: enough bytes in flight per thread, nothing kept but sums.
-_ELEMENTWISE: dict[str, Tile] = {
+_ROW = Tile(1, 4096, 1, 8, 1)
+ELEMENTWISE = {
     "clip_elementwise": Tile(4, 512, 1, 8, 1),
     "siglip_elementwise": Tile(4, 512, 1, 8, 1),
     "cross_entropy": _ROW,
@@ -61,7 +53,7 @@ _ELEMENTWISE: dict[str, Tile] = {
 }
 
 
-def card(capability: tuple[int, int]) -> int:
+def card_column(capability: tuple[int, int]) -> int:
     """The column of the tables for a compute capability: 75, 80, 89 or 90."""
     major, minor = capability
     if major in (9, 10, 11):
@@ -73,18 +65,17 @@ def card(capability: tuple[int, int]) -> int:
 
 def pick(kernel: str, capability: tuple[int, int], dtype: torch.dtype, width: int = 0) -> Tile:
     """The tile of `kernel` on a card of this compute capability for inputs of `dtype` and rows of `width` numbers."""
-    if kernel in _ELEMENTWISE:
-        return _ELEMENTWISE[kernel]
-    column = card(capability)
+    if kernel in ELEMENTWISE:
+        return ELEMENTWISE[kernel]
+    column = card_column(capability)
     if column == 75:
         raise ValueError(f"Triton has no tensor cores before sm_80: kernel {kernel!r} is not offered there")
-    narrow, wide, ieee = _PRODUCT[column][kernel]
     if dtype == torch.float32:
-        return ieee
-    return narrow if width <= WIDE else wide
+        return _IEEE
+    return _LONG if width > WIDE and (column, kernel) in _TAKES_LONG else _SQUARE
 
 
-def here(kernel: str, device: torch.device, dtype: torch.dtype, width: int = 0) -> Tile:
+def pick_here(kernel: str, device: torch.device, dtype: torch.dtype, width: int = 0) -> Tile:
     """`pick` for a device of this machine; small tiles in the interpreter."""
     if kernels.interpreting() or device.type != "cuda":
         return replace(SMALL, bm=1) if kernel in ("cross_entropy", "row_lse") else SMALL
@@ -94,10 +85,10 @@ def here(kernel: str, device: torch.device, dtype: torch.dtype, width: int = 0) 
 def shipped() -> Iterator[tuple[str, int, str, Tile]]:
     """Every (kernel, card, 'half' or 'float', tile) that `pick` can return, once."""
     for column in (75, 80, 89, 90):
-        for name, tile in _ELEMENTWISE.items():
+        for name, tile in ELEMENTWISE.items():
             yield name, column, "half", tile
             yield name, column, "float", tile
-        for name, (narrow, wide, ieee) in _PRODUCT.get(column, {}).items():
-            for tile in dict.fromkeys((narrow, wide)):
+        for name in PRODUCTS if column > 75 else ():
+            for tile in (_SQUARE, _LONG) if (column, name) in _TAKES_LONG else (_SQUARE,):
                 yield name, column, "half", tile
-            yield name, column, "float", ieee
+            yield name, column, "float", _IEEE
