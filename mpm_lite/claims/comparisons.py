@@ -204,9 +204,8 @@ def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SC
             }
             figures["others"] = tuple(mean(pair[k] for code, pair in figures.items() if code != "en") for k in (0, 1))
             for language, (value, chance) in figures.items():
-                of_value = value.interval
-                line = {"system": name, "metric": metric, "language": language, "value": of_value.value}
-                found.append(line | {"low": of_value.low, "high": of_value.high, "chance": chance.value, "n": sample.n})
+                line = {"system": name, "metric": metric, "language": language}
+                found.append(line | value.interval.columns() | {"chance": chance.value, "n": sample.n})
     return pd.DataFrame(found)
 
 
@@ -334,8 +333,8 @@ def painter_table(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
         for language in grammar.LANGUAGES:
             for metric in PAINTED:
                 of, chance = (sample.score(arm, language, metric, look).interval for look in ("real", "wrong"))
-                line = {"arm": arm, "language": language, "metric": metric, "value": of.value, "low": of.low}
-                found.append(line | {"high": of.high, "chance": chance.value, "n": sample.n})
+                line = {"arm": arm, "language": language, "metric": metric}
+                found.append(line | of.columns() | {"chance": chance.value, "n": sample.n})
     return pd.DataFrame(found)
 
 

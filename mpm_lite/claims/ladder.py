@@ -165,7 +165,7 @@ def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DR
             figures = sample.identity(arm, languages, metric).table()
             for figure, of in figures.items():
                 told = {"lm": name, "lm_seed": int(seed), "metric": metric, "figure": figure}
-                found.append(told | {"value": of.value, "low": of.low, "high": of.high, "n": sample.n})
+                found.append(told | of.columns() | {"n": sample.n})
     return pd.DataFrame(found)
 
 
@@ -184,7 +184,7 @@ def connectors_table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draw
             figures |= sample.identity(name, languages, metric).table()
             for figure, of in figures.items():
                 told = {"connector": name, "metric": metric, "figure": figure, "models": models}
-                found.append(told | {"value": of.value, "low": of.low, "high": of.high, "n": sample.n})
+                found.append(told | of.columns() | {"n": sample.n})
     return pd.DataFrame(found)
 
 
@@ -218,6 +218,5 @@ def across_models(scores: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
             picks = rng.integers(len(of), size=(draws, len(of)))
             drawn = np.array([statistic(of.iloc[pick]) for pick in picks])
             one = stats.summarise(float(statistic(of)), drawn)
-            told = {"metric": metric, "figure": figure, "value": one.value, "low": one.low, "high": one.high}
-            found.append(told | {"models": len(of)})
+            found.append({"metric": metric, "figure": figure, **one.columns(), "models": len(of)})
     return pd.DataFrame(found, columns=["metric", "figure", "value", "low", "high", "models"])

@@ -103,7 +103,7 @@ def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     for (text, test, cell), rows in rho[rho["counts"] & (rho["language"] != "en")].groupby(["text", "test", "cell"]):
         mean = joined.where(text=text, test=test).mean_retention(rows["language"].tolist(), METRIC)
         said = {"text": text, "test": test, "cell": cell, "languages": len(rows), "codes": " ".join(rows["language"])}
-        means.append(said | {"rho": mean.value, "low": mean.low, "high": mean.high})
+        means.append(said | mean.columns("rho"))
     return {
         "retention": rho,
         "retention-cells": pd.DataFrame(means),
@@ -136,7 +136,7 @@ def control_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
             drawn = stats.resampled_mean(by_item.to_numpy(), *stats.bootstrap_weights(concepts, len(by_item)))
             over = stats.summarise(float(by_item.to_numpy().mean()), drawn)
             score = {"score": items[METRIC].mean(), "chance": items[f"chance {METRIC}"].mean()}
-            score |= {"over_chance": over.value, "low": over.low, "high": over.high}
+            score |= over.columns("over_chance")
             said = {"text": named["text"], "condition": named["condition"], "group": group, "languages": len(codes)}
             rows.append(said | score | {"seeds": len(by_item), "n": by_item.shape[1]})
     return {"controls": pd.DataFrame(rows)}
@@ -159,15 +159,7 @@ def crossing_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
                 )
                 size = size or done[name].meta["pairs"]["en"]
                 curves.setdefault(arm, []).append((size, value, drawn))
-                found = stats.summarise(value, drawn)
-                said = {
-                    "language": code,
-                    "arm": arm,
-                    "pairs": size,
-                    "score": value,
-                    "low": found.low,
-                    "high": found.high,
-                }
+                said = {"language": code, "arm": arm, "pairs": size} | stats.summarise(value, drawn).columns("score")
                 rows.append(said | {"n": n, "chance": chance, "seeds": everything.items["seed"].nunique()})
         rates += exchange_rates(code, curves)
     return {"native-crossing": pd.DataFrame(rows), "exchange-rates": pd.DataFrame(rates)}

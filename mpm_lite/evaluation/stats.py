@@ -31,6 +31,10 @@ class Interval:
     high: float
     p: float = float("nan")
 
+    def columns(self, name: str = "value") -> dict[str, float]:
+        """The figure and its interval as columns of a table: `name`, low and high."""
+        return {name: self.value, "low": self.low, "high": self.high}
+
 
 def bootstrap_weights(
     concepts: list[str], seeds: int, draws: int = 2000, seed: int = 0

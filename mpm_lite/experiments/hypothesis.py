@@ -156,7 +156,7 @@ class Hypothesis:
         near = {"above": control.high < self.control_bar, "below": control.low > -self.control_bar}
         holds = near.get(self.predicts, stats.within(control, self.control_bar) == stats.FOR)
         spans = {name: of.interval for name, of in drawn.items()}
-        rows = [{"name": name, "value": i.value, "low": i.low, "high": i.high} for name, i in spans.items()]
+        rows = [{"name": name, **span.columns()} for name, span in spans.items()]
         joined = Results.join([results.mark(arm=name) for name, results in found.items()])
         return Verdict(verdict if holds else stats.BROKEN, effect, control, pd.DataFrame(rows), joined)
 

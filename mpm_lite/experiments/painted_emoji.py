@@ -255,7 +255,7 @@ def emoji_table(rows: pd.DataFrame, draws: int = 2_000) -> pd.DataFrame:
         own = rows[(rows["arm"] == arm) & (rows["sort"] == sort) & rows["language"].eq(language)]
         sample = Sample(own[own["item"].isin(of["item"])], draws)
         looks = {look: sample.score(arm, language, "r_precision", look).interval for look in own["look"].unique()}
-        real = looks["real"]
-        found.append({"encoder": arm, "sort": sort, "language": language, "value": real.value, "low": real.low, "high": real.high,
-                      **{look: of.value for look, of in looks.items() if look != "real"}, "n": sample.n})  # fmt: skip
+        others = {look: of.value for look, of in looks.items() if look != "real"}
+        line = {"encoder": arm, "sort": sort, "language": language, **looks["real"].columns()}
+        found.append(line | others | {"n": sample.n})
     return pd.DataFrame(found).assign(chance=1 / CANDIDATES)

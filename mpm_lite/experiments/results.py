@@ -73,18 +73,9 @@ def association_table(rho: pd.DataFrame, results: Results, draws: int = 2000) ->
                 if len(some) < 6:
                     continue
                 found = by_family(some, statistic, draws)
-                said = {
-                    "what": f"{statistic} of alignment and retention, {where}",
-                    "text": text,
-                    "languages": len(some),
-                }
-                said |= {
-                    "families": some["family"].nunique(),
-                    "value": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                }
-                rows.append(said)
+                what = {"what": f"{statistic} of alignment and retention, {where}", "text": text}
+                how_many = {"languages": len(some), "families": some["family"].nunique()}
+                rows.append(what | how_many | found.columns())
     towers = list(of["text"].unique())
     if len(towers) == 2:
         rows.append(difference_in_differences(of, results, towers, draws))
@@ -118,7 +109,7 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
         "languages": len(only) + len(both),
         "families": of["family"].nunique(),
     }
-    return said | {"value": found.value, "low": found.low, "high": found.high}
+    return said | found.columns()
 
 
 # The table of results.
@@ -251,19 +242,9 @@ class Results:
                 _ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "])
             )
             above = stats.summarise(mean[""] - mean["chance "], drawn[""] - drawn["chance "])
-            row = {
-                **arm,
-                "language": language,
-                "rho": rho.value,
-                "low": rho.low,
-                "high": rho.high,
-                "score": mean[""],
-                "pivot_score": mean["pivot "],
-                "chance": mean["chance "],
-                "n": n,
-                "p": above.p,
-                "counts": n >= MIN_QUERIES and language not in REGIONAL,
-            }
+            scores = {"score": mean[""], "pivot_score": mean["pivot "], "chance": mean["chance "]}
+            counts = n >= MIN_QUERIES and language not in REGIONAL
+            row = {**arm, "language": language, **rho.columns("rho"), **scores, "n": n, "p": above.p, "counts": counts}
             if floor is not None:
                 row |= self._above_floor(arm, language, metric, floor, mean, drawn, (weights, seed_weights, place))
             rows.append(row)
@@ -303,10 +284,8 @@ class Results:
                     continue
                 found = stats.summarise(*_score(said, metric, *sample))
                 chance = float(said[f"chance {metric}"].mean())
-                row = {"value": found.value, "low": found.low, "high": found.high, "chance": chance}
-                rows.append(
-                    dict(zip(arms, arm, strict=True)) | {"language": language, **row, "n": said["item"].nunique()}
-                )
+                row = {"language": language, **found.columns(), "chance": chance, "n": said["item"].nunique()}
+                rows.append(dict(zip(arms, arm, strict=True)) | row)
         return pd.DataFrame(rows)
 
     def compare(self, by: str | Sequence[str], languages: Sequence[str] = ("en",), metric: str = "t2i_r@10") -> Any:
