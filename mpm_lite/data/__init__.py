@@ -13,21 +13,15 @@ from typing import Any
 import numpy as np
 
 from mpm_lite.core import runtime
-from mpm_lite.data import local
+from mpm_lite.data import hub, local
 from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
-from mpm_lite.data.languages import bcp47
+from mpm_lite.data.debian import DebianPackage
+from mpm_lite.data.languages import bcp47, english_first
 from mpm_lite.data.picture import draw
 
 __all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "available", "counts", "load_captions"]
 
 BOTH = "train+val"
-
-
-def _module(name: str) -> ModuleType:
-    """The module of a packaged set, imported when it is first asked for."""
-    from mpm_lite.data import clipart, emoji, stamps, toyworld
-
-    return {"emoji": emoji, "stamps": stamps, "clipart": clipart, "toyworld": toyworld}[name]
 
 
 @dataclass(frozen=True)
@@ -39,18 +33,31 @@ class SetInfo:
     licence: str
     open_licence: bool
 
+    @property
+    def _module(self) -> ModuleType:
+        from mpm_lite.data import clipart, emoji, stamps, toyworld
+
+        return {"emoji": emoji, "stamps": stamps, "clipart": clipart, "toyworld": toyworld}[self.name]
+
+    @property
+    def package(self) -> DebianPackage | None:
+        """The Debian package that brings the pictures; None for a set that comes with the installation."""
+        return getattr(self._module, "PACKAGE", None)
+
     def items(self) -> list[Item]:
         """Every kept item, in order. UserError where the set is not on this machine."""
-        return _module(self.name).items()
+        return self._module.items()
 
-    def parts(self) -> dict[str, Part] | None:
-        """The three parts of a set that splits itself; None for one that is split by its concepts."""
-        own = getattr(_module(self.name), "parts", None)
-        return own() if own else None
+    def parts(self) -> dict[str, Part]:
+        """The three parts of the set: those that it makes itself, or its items split by their concepts."""
+        if own := getattr(self._module, "parts", None):
+            return own()
+        items = self.items()
+        return _split(self.name, items[0].file.parent if items else Path(), len(items))
 
     def present(self) -> bool:
         """True where the set is on this machine."""
-        return _module(self.name).present()
+        return self.package is None or self.package.present()
 
 
 SETS = {
@@ -63,7 +70,7 @@ SETS = {
 
 def available(name: str) -> bool:
     """True where every set of `name` ("emoji+stamps") is known and on this machine."""
-    return all(SETS[one].present() if one in SETS else local.here(one) for one in _names(name))
+    return all(SETS[one].present() if one in SETS else local.here(one) for one in local.set_names(str(name), _known))
 
 
 def load_captions(
@@ -90,11 +97,9 @@ def load_captions(
     Raises UserError for a set, split, language or column nobody knows, for a set that is not on this machine, and for a set of
     one's own that contradicts itself: two splits for one picture, two pictures for one id.
     """
-    from mpm_lite.data import hub
-
     if limit is not None:
         runtime.whole_number("limit", limit)
-    names = _names(name)
+    names = local.set_names(str(name), _known)
     for one in names:
         if not _known(one) and Path(one).expanduser().exists():
             kinds = ", ".join(f"{kind}:{one}" for kind in hub.LOCAL)
@@ -111,21 +116,15 @@ def load_captions(
             views += _views(one, split)
         else:
             parts = hub.parts(one, columns, revision, limit if streaming else None, streaming, skip_bad, shown[one])
-            wanted = [parts[s] for s in (("train", "val") if split == BOTH else (split,))]
+            wanted = [parts[s] for s in _splits(split)]
             views += [(part, np.arange(len(part))) for part in wanted]
             if left := sum(len(part.left_out) for part in wanted):
-                whole = left + sum(len(part) for part in wanted)
-                print(
-                    f"mpm_lite: {left:,} of {whole:,} pictures of {one} are left out; the set's left_out lists them.",
-                    file=sys.stderr,
-                )
-    parts = [part for part, _ in views]
-    known = sorted({language for part in parts for language in part.captions}, key=lambda code: (code != "en", code))
+                told = f"{left:,} of {left + sum(map(len, wanted)):,} pictures of {one} are left out"
+                print(f"mpm_lite: {told}; the set's left_out lists them.", file=sys.stderr)
+    known = english_first(code for part, _ in views for code in part.captions)
     if isinstance(languages, str):
-        asked = known if languages == "all" else [languages]
-    else:
-        asked = list(languages)
-    asked = list(dict.fromkeys(bcp47(code) for code in asked))
+        languages = known if languages == "all" else [languages]
+    asked = list(dict.fromkeys(map(bcp47, languages)))
     for code in asked:
         if code not in known:
             hint = runtime.unknown("language", code, known)
@@ -138,78 +137,64 @@ def load_captions(
     return whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:limit]))
 
 
+def _splits(split: str) -> tuple[str, ...]:
+    return ("train", "val") if split == BOTH else (split,)
+
+
 def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
-    """The parts of a split and which of their items belong to it."""
+    """The parts of a split of a packaged set, and which of their items belong to it."""
     from mpm_lite.data.concepts import mentions, test_concepts
 
-    parts = _parts(name)
-    if split != BOTH:
-        return [(parts[split], np.arange(len(parts[split])))]
-    if SETS[name].parts():  # split by combinations: no part states what another holds out
-        return [(parts[one], np.arange(len(parts[one]))) for one in ("train", "val")]
-    # Validation captions may mention what the test set is about; training captions may not.
-    test = test_concepts() | frozenset(parts["test"].concepts)
-    fit = np.flatnonzero([mentions(caption).isdisjoint(test) for caption in parts["val"].captions["en"]])
-    return [(parts["train"], np.arange(len(parts["train"]))), (parts["val"], fit)]
+    parts = SETS[name].parts()
+    whole = {one: np.arange(len(part)) for one, part in parts.items()}
+    # Validation captions may mention what the test set is about; training captions may not. The toy world holds out
+    # combinations instead: there, no part mentions what another holds out.
+    if split == BOTH and name != "toyworld":
+        test = test_concepts() | frozenset(parts["test"].concepts)
+        whole["val"] = np.flatnonzero([mentions(text).isdisjoint(test) for text in parts["val"].captions["en"]])
+    return [(parts[one], whole[one]) for one in _splits(split)]
 
 
 def counts(name: str) -> dict[str, int]:
     """How many items of one set are in each split, and how many the leak rule dropped ("dropped")."""
     if name not in SETS:
         raise runtime.unknown("caption set", name, SETS)
-    sizes = {split: len(part) for split, part in _parts(name).items()}
+    sizes = {split: len(part) for split, part in SETS[name].parts().items()}
     return {**sizes, "dropped": len(SETS[name].items()) - sum(sizes.values())}
-
-
-def _names(name: str) -> list[str]:
-    return local.set_names(str(name), _known)
 
 
 def _known(name: str) -> bool:
     """Whether a set is called so, or a name of this kind says where one lies."""
-    from mpm_lite.data import hub
-
     return name in SETS or hub.known(name)
-
-
-def _parts(name: str) -> dict[str, Part]:
-    own = SETS[name].parts()
-    if own:
-        return own
-    items = SETS[name].items()
-    return _split(name, items[0].file.parent if items else Path(), len(items))
 
 
 @lru_cache(maxsize=16)
 def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
-    """The three parts of a set; once a process and place."""
+    """The three parts of a set by the concepts of its items; once a process and place."""
     from mpm_lite.data import concepts, emoji
 
-    items = SETS[name].items()
+    info = SETS[name]
+    items = info.items()
     also = concepts.untabled(emoji.items()) | concepts.untabled(items)
     rows: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
         split = concepts.split_of(item.captions["en"], also)
         if split is not None:
             rows[split].append(item)
-    codes = sorted({code for item in items for code in item.captions}, key=lambda code: (code != "en", code))
-    return {split: _part(f"{name}/{split}", kept, codes, SETS[name].open_licence) for split, kept in rows.items()}
+    codes = english_first(code for item in items for code in item.captions)
+    return {
+        split: Part(
+            name=f"{name}/{split}",
+            ids=[item.id for item in kept],
+            captions={code: [item.captions.get(code, "") for item in kept] for code in codes},
+            concepts=[concepts.head_noun(item.captions["en"]) for item in kept],
+            render=partial(_draw, [item.file for item in kept]),
+            sources=[item.file for item in kept],
+            open_licence=info.open_licence,
+        )
+        for split, kept in rows.items()
+    }
 
 
 def _draw(files: Sequence[Path], i: int) -> np.ndarray:
     return draw(files[i])
-
-
-def _part(name: str, items: list[Item], codes: list[str], open_licence: bool) -> Part:
-    from mpm_lite.data.concepts import head_noun
-
-    files = [item.file for item in items]
-    return Part(
-        name=name,
-        ids=[item.id for item in items],
-        captions={code: [item.captions.get(code, "") for item in items] for code in codes},
-        concepts=[head_noun(item.captions["en"]) for item in items],
-        render=partial(_draw, files),
-        sources=files,
-        open_licence=open_licence,
-    )

@@ -17,18 +17,21 @@ from __future__ import annotations
 
 import hashlib
 import html
-import os
 import re
+import tomllib
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
 from mpm_lite.core import runtime
 from mpm_lite.data.captionset import Item
+from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.picture import draw, svg_text
 
-PACKAGE = "openclipart-svg"
-INSIDE = Path("usr/share/openclipart/svg")
+PACKAGE = DebianPackage(
+    "clipart", "openclipart-svg", Path("usr/share/openclipart/svg"),
+    missing="The clip art is not on this machine", size="25 MB",
+)  # fmt: skip
 KEEP = "splits/clipart_keep.txt"
 FILTER_VERSION = 1  # names the filter that the hand labels were made for
 MOST_WORDS = 6
@@ -52,52 +55,13 @@ _NOISE = re.compile(
     r"|\|.*$",
     re.I,
 )
-# Words of other languages that an English word list knows too, and names that are not things.
-_NOT_ENGLISH = frozenset(
-    """anatra acquila antilope arancia ampoule ananas ballon banane baum binocolo blume canard
-    cane carota carte cartes casa cavallo cervo chat cheval chien ciseaux coq corno croce dado dadi dinosauri
-    dinosauro eau elefante es farfalla flor fragola fuego gallo gateau gatto glace hund katze haus it lam lapin
-    leone libro limone luna lupo maison mare mela moto orso ours otto pane pastas pera perro pesce pinguino pipa
-    poire pomme pomodoro rana rosa sedia penna simbolo sole soleil stella tasse topo toro torta tortue uva vache
-    vino vogel volpe mr dino tux jon phillips alex fernandez gerald mike benji nicu mateya costea emule gimp gnome
-    karl lumen shi architetto francesco rollandin iconset theme""".split()
-)
-# Not for a classroom.
-_UNFIT = frozenset("stripper sexy pimp pantyhose".split())
-# English words that the list lacks.
-_ENGLISH = frozenset(
-    """africandrum angelfish atari ballerina beachball bonsai boombox bowsaw bull cd cheeseburger
-    chipmunk corndog crt cupcake daffodil doughnut dvd erlenmeyer floppydisk gameboy gps gumnut habanero hedgehog
-    hedgeshear icecube igloo inkpen jellyfish joypad joystick katana ladybug lcd leafrake lightbulb lightsabers
-    lindworm longsword meatgrinder mobile muffin nunchaku oceania orca pacman palmtree paperbag pc pda perogies
-    perspectival poison rose rpm sandglass scandinavia shamrock silhouettes smartcard snowman sushi teddy teddybear
-    tophat triangle tshirt tv usb vhs volleyball yoga""".split()
-)
-
-
-def places() -> list[Path]:
-    """Where the clip art may lie, the fetched copy first."""
-    return [runtime.home() / "data" / PACKAGE / INSIDE, Path(os.sep) / INSIDE]
-
-
-def root() -> Path:
-    """The folder with the clip art; UserError saying the one command that gets it."""
-    for place in places():
-        if place.is_dir():
-            return place
-    raise runtime.UserError(
-        "The clip art is not on this machine: run `mpm-lite data get clipart` (25 MB, once; no root needed)."
-    )
-
-
-def present() -> bool:
-    """True where the clip art is on this machine."""
-    return any(place.is_dir() for place in places())
+_WORDS = tomllib.loads(runtime.asset("words/clipart.toml").read_text(encoding="utf-8"))
+_NOT_ENGLISH, _UNFIT, _ENGLISH = (frozenset(_WORDS[name].split()) for name in ("not_english", "unfit", "english"))
 
 
 def items() -> list[Item]:
     """The kept pictures in path order, English title each. UserError where the package is missing."""
-    return _items(root())
+    return _items(PACKAGE.root())
 
 
 @lru_cache(maxsize=4)
@@ -191,9 +155,9 @@ def keep(folder: Path) -> list[str]:
 
 def main() -> None:
     """Rebuild the committed list of kept paths."""
-    kept = keep(root())
+    kept = keep(PACKAGE.root())
     (Path(runtime.asset()) / KEEP).write_text("".join(f"{path}\n" for path in kept), encoding="utf-8")
-    print(f"{len(kept)} of {sum(1 for _ in root().rglob('*.svg'))} kept")
+    print(f"{len(kept)} of {sum(1 for _ in PACKAGE.root().rglob('*.svg'))} kept")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
@@ -23,113 +24,14 @@ STAMP_TEST, STAMP_VAL = 0.40, 0.15
 EMOJI_TEST, EMOJI_VAL = 0.20, 0.10
 FREQUENT = 20  # a concept that heads or is mentioned in more items than this is always train
 
-_DETERMINERS = frozenset(
-    """a an the some two three four five six several our my your this that these those it its
-    it's another his her their very one left right no eat say ripe enter remember also set more""".split()
+# What each list is for, and the words, are in the file.
+_WORDS = tomllib.loads(runtime.asset("words/concepts.toml").read_text(encoding="utf-8"))
+_DETERMINERS, _CUT, _AFTERWARDS, _COLOURS, _PARTITIVE, _ACTORS = (
+    frozenset(_WORDS[name].split()) for name in ("determiners", "cut", "afterwards", "colours", "partitive", "actors")
 )
-_STOP = _DETERMINERS | frozenset(
-    """of in on at for from and or with without which by to is are was be as into over
-    under near behind before after around out up down off not you i me we he she they them has have""".split()
-)
-# The head noun stands before the first of these.
-_CUT = frozenset(
-    """with without in on at for from and or that which who by to as into over under near behind before
-    after around inside beside between against above below through upon during like per vs is are was were has have
-    had means called carries carry said lets resembles holding wearing worn used made making playing dancing eating
-    covered hatched hatching showing sitting standing lying riding driving going looking carrying containing falling
-    hanging doing being pointing pointed facing singing sleeping writing reading reaching throwing kicking swimming
-    jumping drawn dressed filled seen giving taking getting fluttering increasing decreasing splayed levitating
-    leaning done ahead up together away tilted""".split()
-)
-# Said after the noun in titles: "grapes simple", "bottle open", "Trumpet B Flat".
-_AFTERWARDS = frozenset(
-    """simple open closed empty full side one two three black white red green blue yellow brown
-    grey gray pink purple gold silver outline shaded coloured colored small large big jr front back top off
-    dark bitten halved half bright plain hauled number""".split()
-)
-_COLOURS = frozenset("black white red green blue yellow brown grey gray pink purple orange light dark".split())
-# "A cup of coffee" is about coffee; "the statue of liberty" is about a statue.
-_PARTITIVE = frozenset(
-    """cup pair slice piece bunch couple quarter cluster string head tube glass bottle box bowl
-    pack set group pile stack slice bit loaf jar can bag pot plate row bouquet baby model plant sheaf drop half
-    collection roll kind type lot basket mug ear cut image picture symbol silhouette outline drawing sketch scoop
-    stick bar pint clump""".split()
-)
-# After these, a word in -ing or -ed says what they do: "person rowing boat" is about a person.
-_ACTORS = frozenset("person people man men woman women boy girl child face head hand hands kid guy lady".split())
-_ABBREVIATIONS = frozenset("mr mrs ms mx st dr jr sr".split())
-# Closed compounds written open: one thing, one name.
-_COMPOUNDS = {
-    "t shirt": "tshirt",
-    "ice cream": "icecream",
-    "sail boat": "sailboat",
-    "hot dog": "hotdog",
-    "motor bike": "motorbike",
-    "light bulb": "lightbulb",
-    "road sign": "roadsign",
-    "pine cone": "pinecone",
-    "foot print": "footprint",
-    "hash browns": "hashbrown",
-    "sun glasses": "sunglasses",
-    "tomb stone": "tombstone",
-    "air plane": "airplane",
-    "road signs": "roadsign",
-    "x ray": "xray",
-    "e mail": "email",
-    "yo yo": "yoyo",
-    "jack o'-lantern": "jackolantern",
-}
-# Spellings and short forms of one word, so that "aeroplane" cannot train what "airplane" tests.
-_SPELLINGS = {
-    "aeroplane": "airplane",
-    "plane": "airplane",
-    "aircraft": "airplane",
-    "donut": "doughnut",
-    "tyre": "tire",
-    "bike": "bicycle",
-    "phone": "telephone",
-    "cellphone": "telephone",
-    "fridge": "refrigerator",
-    "gray": "grey",
-    "bunny": "rabbit",
-    "auto": "automobile",
-    "tv": "television",
-    "chimp": "chimpanzee",
-    "rhino": "rhinoceros",
-    "hippo": "hippopotamus",
-    "trashcan": "trash",
-    "mum": "mother",
-    "dinosaurs": "dinosaur",
-    "jackolantern": "pumpkin",
-    "lighting": "lightning",
-    "fireman": "firefighter",
-    "dino": "dinosaur",
-    "ladybird": "ladybug",
-    "grandma": "grandmother",
-    "teepee": "tepee",
-    "kitty": "cat",
-    "doggy": "dog",
-}
-# Plurals without an s, and words in s that are no plurals or that simplemma gets wrong.
-_LEMMAS = {
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "feet": "foot",
-    "teeth": "tooth",
-    "mice": "mouse",
-    "geese": "goose",
-    "people": "person",
-    "leaves": "leaf",
-    "dreidels": "dreidel",
-    "axes": "axe",
-    "oclock": "clock",
-    **{
-        word: word
-        for word in """pants glasses sunglasses jeans scissors shorts mars venus gallows biceps thongs
-              aerobics aids electronics statistics this customs crossroads""".split()
-    },
-}
+_STOP = _DETERMINERS | frozenset(_WORDS["function_words"].split())
+_COMPOUNDS, _SPELLINGS = _WORDS["compounds"], _WORDS["spellings"]
+_LEMMAS = _WORDS["lemmas"] | {word: word for word in _WORDS["uninflected"].split()}
 
 
 @cache
@@ -163,7 +65,7 @@ def _words(text: str) -> list[str]:
 
 def _clauses(text: str) -> list[list[str]]:
     """Words by clause: comma, colon, bracket, dash, or a full stop that ends no abbreviation."""
-    text = re.sub(rf"\b({'|'.join(sorted(_ABBREVIATIONS))})\.", r"\1", text)
+    text = re.sub(rf"\b({'|'.join(sorted(_WORDS['abbreviations'].split()))})\.", r"\1", text)
     return [words for piece in re.split(r"[,;:()\[\]—–!?|•…/]|\.(?=\s|$)|\s-+\s", text) if (words := _words(piece))]
 
 

@@ -35,11 +35,6 @@ _DROPPED = re.compile(
 _KEPT = frozenset({"three o’clock", "right arrow"})
 
 
-def present() -> bool:
-    """True: both packages are dependencies."""
-    return True
-
-
 @lru_cache(maxsize=1)
 def items() -> list[Item]:
     """The kept emoji in code-point order, with captions in 14 languages."""

@@ -8,6 +8,7 @@ control.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,22 +22,7 @@ from mpm_lite.data.toyworld.text_mix import PIVOT
 
 SETS = ("emoji", "stamps", "clipart")
 # The languages in which every emoji is named, and the question that asks for a name.
-ASK = {
-    "en": "What is this?",
-    "es": "¿Qué es esto?",
-    "ja": "これは何ですか。",
-    "ko": "이것은 무엇입니까?",
-    "pt": "O que é isto?",
-    "it": "Che cos'è questo?",
-    "fr": "Qu'est-ce que c'est ?",
-    "de": "Was ist das?",
-    "fa": "این چیست؟",
-    "id": "Apa ini?",
-    "zh": "这是什么？",
-    "ru": "Что это?",
-    "tr": "Bu nedir?",
-    "ar": "ما هذا؟",
-}
+ASK: dict[str, str] = tomllib.loads(runtime.asset("words/names.toml").read_text(encoding="utf-8"))["questions"]
 LANGUAGES = tuple(ASK)
 
 

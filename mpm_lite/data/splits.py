@@ -19,6 +19,7 @@ from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data.captionset import SPLITS, Part
+from mpm_lite.data.languages import english_first
 from mpm_lite.data.local import SPLIT_WORDS, split_of_name
 from mpm_lite.data.picture import SIZE, photo
 from mpm_lite.data.rows import Columns, Row, Source, contents, encoded, kept
@@ -129,8 +130,7 @@ def parts_of(
         raise UserError(
             f"{name}: no picture can be used. {next((why for few in left.values() for why in few), '')}".strip()
         )
-    every = {code for few in good.values() for one in few for code in one.captions}
-    codes = sorted(every, key=lambda code: (code != "en", code))
+    codes = english_first(code for few in good.values() for one in few for code in one.captions)
     return {s: _part(f"{name}/{s}", sources, good[s], codes, column, left[s], key) for s in SPLITS}
 
 

@@ -11,46 +11,26 @@ untranslated string, and counts as missing, except in varieties of English.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
-from mpm_lite.core import runtime
 from mpm_lite.data.captionset import Item
+from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import base, bcp47
 
-PACKAGE = "tuxpaint-stamps-default"
-INSIDE = Path("usr/share/tuxpaint/stamps")  # where the package keeps them
+PACKAGE = DebianPackage(
+    "stamps", "tuxpaint-stamps-default", Path("usr/share/tuxpaint/stamps"),
+    missing="The stamps are not on this machine", size="160 MB",
+)  # fmt: skip
 LONGEST = 50
 
 _SKIPPED = re.compile(r"^symbols/(alphabets|money|math|sign)|^sports/cartoon/football_helmet|^military/final-roll-call")
 
 
-def places() -> list[Path]:
-    """Where the stamps may lie, the fetched copy first."""
-    fetched = runtime.home() / "data" / PACKAGE / INSIDE
-    return [fetched, Path(os.sep) / INSIDE]
-
-
-def root() -> Path:
-    """The folder with the stamps; UserError saying the one command that gets them."""
-    for place in places():
-        if place.is_dir():
-            return place
-    raise runtime.UserError(
-        "The stamps are not on this machine: run `mpm-lite data get stamps` (160 MB, once; no root needed)."
-    )
-
-
-def present() -> bool:
-    """True where the stamps are on this machine."""
-    return any(place.is_dir() for place in places())
-
-
 def items() -> list[Item]:
     """The kept stamps in path order; captions by BCP 47 code, English always there. UserError where missing."""
-    return _items(root())
+    return _items(PACKAGE.root())
 
 
 @lru_cache(maxsize=4)

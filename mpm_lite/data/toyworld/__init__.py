@@ -164,11 +164,6 @@ class _OfPart(_OfScene):
         return self.made[language]
 
 
-def present() -> bool:
-    """True: everything is made here."""
-    return True
-
-
 @lru_cache(maxsize=3)
 def split_scenes(split: str) -> tuple[Scene, ...]:
     """The scenes of one split of the set, in order. Those of val and test differ; in train a scene may come again.
