@@ -143,14 +143,14 @@ def _splits(split: str) -> tuple[str, ...]:
 
 def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
     """The parts of a split of a packaged set, and which of their items belong to it."""
-    from mpm_lite.data.concepts import mentions, test_concepts
+    from mpm_lite.data.concepts import held_out, mentions
 
     parts = SETS[name].parts()
     whole = {one: np.arange(len(part)) for one, part in parts.items()}
     # Validation captions may mention what the test set is about; training captions may not. The toy world holds out
     # combinations instead: there, no part mentions what another holds out.
     if split == BOTH and name != "toyworld":
-        test = test_concepts() | frozenset(parts["test"].concepts)
+        test = held_out("test") | frozenset(parts["test"].concepts)
         whole["val"] = np.flatnonzero([mentions(text).isdisjoint(test) for text in parts["val"].captions["en"]])
     return [(parts[one], whole[one]) for one in _splits(split)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +20,16 @@ from mpm_lite.data.picture import RENDER, SIZE, data_uri, draw_many
 SPLITS = ("train", "val", "test")
 
 
+def place_of(data: bytes) -> float:
+    """A number in [0, 1) that follows from these bytes alone, on every machine: 64 bits of their SHA-256."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
+
+
+def split_of_place(place: float, test: float, val: float) -> str:
+    """The split of what stands at a place in [0, 1): test first, then val, each as long as its share; the rest is train."""
+    return "test" if place < test else "val" if place < test + val else "train"
+
+
 @dataclass(frozen=True)
 class Item:
     """One picture of a source: `id` ("stamps/animals/birds/owl"), captions by language (English always), its file."""
@@ -32,7 +43,8 @@ class Item:
 class Part:
     """One whole (set, split), the unit that is encoded and cached.
 
-    `captions[lang]` has one entry an item, '' where there is none; `render(i)` gives uint8 (size, size, 3);
+    `captions[lang]` has one entry an item, '' where there is none, and `several[lang]`, where it is there, all captions of
+    each item; `render(i)` gives uint8 (size, size, 3);
     `sources` are the files the pictures are made of; `open_licence` says whether thumbnails may be shown in notebooks.
     `made_by` names what the pictures follow from beside the ids, so that no digest need draw them.
     `left_out` says, a sentence a picture, what is not in the part and why.
@@ -49,9 +61,7 @@ class Part:
     open_licence: bool = False
     size: int = SIZE
     made_by: str = ""
-    several: Mapping[str, list[list[str]]] = field(
-        default_factory=dict
-    )  # all captions of an item, where there are more
+    several: Mapping[str, list[list[str]]] = field(default_factory=dict)
     left_out: Sequence[str] = ()
     contents: Sequence[bytes] = ()
 
@@ -66,20 +76,16 @@ class Part:
 
     def image_digest(self) -> str:
         """SHA-256 of what the pictures are made of: ids, source files, renderer. Draws nothing."""
-        cached = self.__dict__.get("_image_digest")
-        if cached is None:
-            if self.made_by:
-                pieces: list[str | bytes] = [self.name, self.made_by, str(self.size), *self.ids]
-            else:
-                pieces = [self.name, RENDER, _renderer(), *self.ids]
-            pieces += [hashlib.sha256(Path(file).read_bytes()).digest() for file in self.sources]
-            if (
-                not self.sources and not self.made_by
-            ):  # pictures made in memory: there is nothing but the pixels to go by
-                pieces += [np.ascontiguousarray(self.render(i)).tobytes() for i in range(len(self))]
-            cached = digest(pieces)
-            object.__setattr__(self, "_image_digest", cached)
-        return cached
+        return self._image_digest
+
+    @cached_property
+    def _image_digest(self) -> str:
+        made_by = [self.made_by, str(self.size)] if self.made_by else [RENDER, _renderer()]
+        pieces: list[str | bytes] = [self.name, *made_by, *self.ids]
+        pieces += [hashlib.sha256(Path(file).read_bytes()).digest() for file in self.sources]
+        if not self.sources and not self.made_by:  # made in memory: there is nothing but the pixels to go by
+            pieces += [np.ascontiguousarray(self.render(i)).tobytes() for i in range(len(self))]
+        return digest(pieces)
 
     def text_digest(self, language: str) -> str:
         """SHA-256 of the captions in `language`; raises UserError for a language the part lacks."""
@@ -122,9 +128,8 @@ class LazyImages:
         if isinstance(index, (int, np.integer)):
             part, i = self._where[index]
             return part.render(i)
-        picked = np.arange(len(self))[
-            np.asarray(index, dtype=None if len(index) else int) if not isinstance(index, slice) else index
-        ]
+        which = index if isinstance(index, slice) else np.asarray(index, dtype=None if len(index) else int)
+        picked = np.arange(len(self))[which]
         if not len(picked):
             return np.empty((0, self._size, self._size, 3), np.uint8)
         runs = groupby((self._where[i] for i in picked), key=lambda place: place[0])
@@ -163,13 +168,18 @@ class CaptionSet:
             told += [text for code in self.languages for few in part.several.get(code, ()) for text in (*few, "")]
         return digest(told)
 
+    @property
+    def _flat(self) -> list[tuple[Part, int]]:
+        """The part of each item, and its number there."""
+        return [(part, int(i)) for part, indices in self.parts for i in indices]
+
     @cached_property
     def ids(self) -> list[str]:
-        return [part.ids[i] for part, indices in self.parts for i in indices]
+        return [part.ids[i] for part, i in self._flat]
 
     @cached_property
     def concepts(self) -> list[str]:
-        return [part.concepts[i] for part, indices in self.parts for i in indices]
+        return [part.concepts[i] for part, i in self._flat]
 
     @cached_property
     def images(self) -> LazyImages:
@@ -178,23 +188,19 @@ class CaptionSet:
     @cached_property
     def captions(self) -> dict[str, list[str]]:
         return {
-            language: [
-                part.captions[language][i] if language in part.captions else ""
-                for part, indices in self.parts
-                for i in indices
-            ]
-            for language in self.languages
+            code: [part.captions[code][i] if code in part.captions else "" for part, i in self._flat]
+            for code in self.languages
         }
 
     @cached_property
     def several(self) -> dict[str, list[list[str]]]:
         """Every caption of every item by language; `captions` has the first of each."""
         return {
-            language: [
-                part.several[language][i] if language in part.several else [t for t in [one] if t]
-                for (part, i), one in zip(self._flat, self.captions[language], strict=True)
+            code: [
+                part.several[code][i] if code in part.several else [text] if text else []
+                for (part, i), text in zip(self._flat, self.captions[code], strict=True)
             ]
-            for language in self.languages
+            for code in self.languages
         }
 
     @cached_property
@@ -206,10 +212,6 @@ class CaptionSet:
     def left_out(self) -> list[str]:
         """What `skip_bad` left out of the sets, a sentence a picture: its id, its file and why."""
         return [why for part in dict.fromkeys(part for part, _ in self.parts) for why in part.left_out]
-
-    @property
-    def _flat(self) -> list[tuple[Part, int]]:
-        return [(part, int(i)) for part, indices in self.parts for i in indices]
 
     def with_caption(self, language: str) -> np.ndarray:
         """Indices (int64) of the items that have a caption in `language`; UserError where it was not loaded."""
@@ -224,9 +226,9 @@ class CaptionSet:
         owner = np.repeat(np.arange(len(self.parts)), [len(rows) for _, rows in self.parts]).astype(np.int64)
         row = np.concatenate([rows for _, rows in self.parts] or [[]]).astype(np.int64)
         owner, row = owner[numbers], row[numbers]
-        ends = [0, *(np.flatnonzero(np.diff(owner)) + 1), len(owner)] if len(owner) else [0]
-        pieces = [(self.parts[owner[a]][0], row[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-        return CaptionSet(pieces, self.languages)
+        cuts = np.flatnonzero(np.diff(owner)) + 1
+        pieces = zip(np.split(owner, cuts), np.split(row, cuts), strict=True)
+        return CaptionSet([(self.parts[one[0]][0], few) for one, few in pieces if len(one)], self.languages)
 
     def __add__(self, other: CaptionSet) -> CaptionSet:
         """Both sets, one after the other. UserError where different pictures have the same id: scores count a picture by it."""
@@ -243,9 +245,9 @@ class CaptionSet:
         return CaptionSet([*self.parts, *other.parts], list(dict.fromkeys([*self.languages, *other.languages])))
 
     def __repr__(self) -> str:
-        sizes: dict[str, int] = {}
+        sizes: Counter[str] = Counter()
         for part, indices in self.parts:
-            sizes[part.name] = sizes.get(part.name, 0) + len(indices)
+            sizes[part.name] += len(indices)
         made_of = ", ".join(f"{name} {count}" for name, count in sizes.items())
         more = f" and {len(self.languages) - 6} more" if len(self.languages) > 6 else ""
         shown = ", ".join(self.languages[:6]) + more
@@ -253,10 +255,8 @@ class CaptionSet:
 
     def _repr_html_(self) -> str:
         """A row of up to six items; pictures only where their licence is open, since notebooks are committed."""
-        flat = self._flat
-        step = max(1, len(flat) // 6)
         cells = []
-        for part, i in flat[::step][:6]:
+        for part, i in self._flat[:: max(1, len(self) // 6)][:6]:
             lines = [
                 f'<div lang="{lang}" dir="auto">{html.escape(part.captions[lang][i])}</div>'
                 for lang in self.languages[:3]

@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from mpm_lite.core import runtime
-from mpm_lite.data.captionset import Item
+from mpm_lite.data.captionset import Item, place_of, split_of_place
 
 TABLE = "splits/concepts.csv"
 SALT = "mpm-lite concepts v1:"
@@ -40,14 +39,12 @@ def _lemma(word: str) -> str:
     import simplemma
 
     word = word.replace("'", "")
-    plain = _LEMMAS.get(word)
-    if plain is None:
-        if not word.endswith("s"):  # only plurals are undone: an eraser does not become "erase"
-            plain = word
-        else:
-            plain = simplemma.lemmatize(word, lang="en").lower()
-            if plain == word and len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "es")):
-                plain = word[:-1] if simplemma.is_known(word[:-1], lang="en") else word
+    plain = _LEMMAS.get(word, word)
+    if word not in _LEMMAS and word.endswith("s"):  # only plurals are undone: an eraser does not become "erase"
+        plain = simplemma.lemmatize(word, lang="en").lower()
+        may_be_plural = plain == word and len(word) > 3 and not word.endswith(("ss", "us", "is", "es"))
+        if may_be_plural and simplemma.is_known(word[:-1], lang="en"):
+            plain = word[:-1]
     return _SPELLINGS.get(plain, plain)
 
 
@@ -76,12 +73,9 @@ def head_noun(caption: str) -> str:
     Source: a rule of thumb for captions of a few words, looked over by hand; no parser.
     """
     clauses = _clauses(_clean(caption))
-    for words in clauses:
-        head = _head_of(words)
-        if head:
-            return head
-    flat = [word for words in clauses for word in words]
-    return _lemma(flat[-1]) if flat else ""
+    if heads := [head for words in clauses if (head := _head_of(words))]:
+        return heads[0]
+    return _lemma(clauses[-1][-1]) if clauses else ""
 
 
 def _head_of(words: list[str]) -> str:
@@ -128,23 +122,17 @@ def mentions(caption: str) -> frozenset[str]:
     for words in _clauses(_clean(caption)):
         flat = [piece for word in words for piece in word.split("-")]
         single = [word for word in [*flat, *(word.replace("-", "") for word in words)] if word not in _STOP]
-        pairs = [a + b for a, b in zip(flat[:-1], flat[1:], strict=True)]
+        pairs = [a + b for a, b in pairwise(flat)]
         for word in single + pairs:
             word = word.replace("'", "")
             found |= {word, _lemma(word), word.removesuffix("s"), word.removesuffix("es")}
     return frozenset(found - {""})
 
 
-def uniform(concept: str) -> float:
-    """A number in [0, 1) that depends on the concept alone: 64 bits of SHA-256 of the salt and the concept."""
-    return int.from_bytes(hashlib.sha256((SALT + concept).encode()).digest()[:8], "big") / 2**64
-
-
 def hashed_split(concept: str, stamp: bool) -> str:
-    """The split that the hash gives: by the stamp fractions, else by the emoji-only ones."""
-    test, val = (STAMP_TEST, STAMP_VAL) if stamp else (EMOJI_TEST, EMOJI_VAL)
-    place = uniform(concept)
-    return "test" if place < test else "val" if place < test + val else "train"
+    """The split that the hash of the concept alone gives: by the shares of stamps, else by those of emoji."""
+    shares = (STAMP_TEST, STAMP_VAL) if stamp else (EMOJI_TEST, EMOJI_VAL)
+    return split_of_place(place_of(f"{SALT}{concept}".encode()), *shares)
 
 
 def assign(sets: Mapping[str, Sequence[Item]]) -> dict[str, str]:
@@ -162,20 +150,23 @@ def assign(sets: Mapping[str, Sequence[Item]]) -> dict[str, str]:
     The outcome is committed as assets/splits/concepts.csv and read from there, so the sets that happen to be on a
     machine never move a split; a concept that the table lacks (another package version) goes by the emoji-only rule.
     """
-    heads = {name: Counter(head_noun(item.captions["en"]) for item in items) for name, items in sets.items()}
-    mentioned: Counter[str] = Counter()
-    for items in sets.values():
-        for item in items:
-            mentioned.update(mentions(item.captions["en"]) | {head_noun(item.captions["en"])})
+    heads, mentioned = _heads(sets), Counter()
+    for caption in [item.captions["en"] for items in sets.values() for item in items]:
+        mentioned.update(mentions(caption) | {head_noun(caption)})
     splits = {}
     for concept in sorted(set().union(*heads.values())):
-        stamp, emoji = heads.get("stamps", {}).get(concept, 0), heads.get("emoji", {}).get(concept, 0)
+        stamp, emoji = (concept in heads.get(name, ()) for name in ("stamps", "emoji"))
         always_train = mentioned[concept] > FREQUENT or not (stamp or emoji)
-        splits[concept] = "train" if always_train else hashed_split(concept, bool(stamp))
+        splits[concept] = "train" if always_train else hashed_split(concept, stamp)
     return splits
 
 
-@lru_cache(maxsize=1)
+def _heads(sets: Mapping[str, Sequence[Item]]) -> dict[str, Counter[str]]:
+    """How many items of each set each concept heads."""
+    return {name: Counter(head_noun(item.captions["en"]) for item in items) for name, items in sets.items()}
+
+
+@cache
 def table() -> dict[str, str]:
     """The committed concept -> split."""
     with open(runtime.asset(TABLE), encoding="utf-8", newline="") as file:
@@ -187,21 +178,16 @@ def concept_split(concept: str) -> str:
     return table().get(concept) or hashed_split(concept, stamp=False)
 
 
-@lru_cache(maxsize=1)
-def _held_out() -> frozenset[str]:
-    return frozenset(concept for concept, split in table().items() if split != "train")
-
-
-@lru_cache(maxsize=1)
-def test_concepts() -> frozenset[str]:
-    """The concepts of the committed table that are held out for the test."""
-    return frozenset(concept for concept, split in table().items() if split == "test")
+@cache
+def held_out(*splits: str) -> frozenset[str]:
+    """The concepts that the committed table gives to these splits."""
+    return frozenset(concept for concept, split in table().items() if split in splits)
 
 
 def split_of(caption: str, also_held_out: frozenset[str] = frozenset()) -> str | None:
     """The split of an item by its English caption; None where the strict leak rule drops it from training."""
     split = concept_split(head_noun(caption))
-    if split == "train" and not mentions(caption).isdisjoint(_held_out() | also_held_out):
+    if split == "train" and not mentions(caption).isdisjoint(held_out("val", "test") | also_held_out):
         return None
     return split
 
@@ -214,13 +200,12 @@ def untabled(items: Iterable[Item]) -> frozenset[str]:
 
 def build(sets: Mapping[str, Sequence[Item]]) -> str:
     """The text of the committed table: concept, split, n_emoji, n_stamps, n_clipart."""
-    heads = {name: Counter(head_noun(item.captions["en"]) for item in items) for name, items in sets.items()}
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["concept", "split", "n_emoji", "n_stamps", "n_clipart"])
+    heads, lines = _heads(sets), ["concept,split,n_emoji,n_stamps,n_clipart"]
     for concept, split in assign(sets).items():
-        writer.writerow([concept, split, *(heads[name][concept] for name in ("emoji", "stamps", "clipart"))])
-    return out.getvalue()
+        lines.append(
+            ",".join([concept, split, *(str(heads[name][concept]) for name in ("emoji", "stamps", "clipart"))])
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def main() -> None:

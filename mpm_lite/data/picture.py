@@ -27,7 +27,7 @@ RENDER = (
 )
 
 _DRAW = 360  # wide enough that most drawings, borders cut, need no second drawing; twice this takes twice the time
-_MARGIN = 0.04
+_ROOM = SIZE * (1 - 2 * 0.04)  # pixels for the drawing, with a margin of 4 % on each side
 _WHITE = 250
 
 
@@ -71,9 +71,15 @@ def photo(data: bytes | Path) -> np.ndarray:
         raise
     except Exception as error:  # a torn file makes its decoder raise whatever it likes
         raise runtime.UserError(f"A picture cannot be decoded: {str(error) or type(error).__name__}.") from error
+    return np.asarray(_padded(_on_white(image), SIZE))
+
+
+def _on_white(image: Picture) -> Picture:
+    """An RGBA image as RGB, white behind what is transparent."""
+    from PIL import Image
+
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    whole = Image.alpha_composite(white, image).convert("RGB")
-    return np.asarray(_padded(whole, SIZE))
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _grey(values: np.ndarray, mode: str, kind: str | None) -> np.ndarray:
@@ -120,9 +126,7 @@ def _svg(path: Path) -> Picture:
     if box is None:
         return image
     long = max(box[2] - box[0], box[3] - box[1])
-    if long < SIZE * (
-        1 - 2 * _MARGIN
-    ):  # a small drawing on a large page: draw again, larger, instead of blowing pixels up
+    if long < _ROOM:  # a small drawing on a large page: draw it again, larger, instead of blowing pixels up
         image = _resvg(text, min(16 * SIZE, round(image.width * 1.25 * SIZE / long)))
     return image
 
@@ -148,9 +152,7 @@ def _bitmap(path: Path) -> Picture:
     from PIL import Image
 
     with Image.open(path) as file:
-        image = file.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image).convert("RGB")
+        return _on_white(file.convert("RGBA"))
 
 
 def _box(image: Picture) -> tuple[int, int, int, int] | None:
@@ -160,9 +162,7 @@ def _box(image: Picture) -> tuple[int, int, int, int] | None:
 
 def _square(image: Picture) -> Picture:
     box = _box(image)
-    if box is not None:
-        image = image.crop(box)
-    return _padded(image, round(SIZE * (1 - 2 * _MARGIN)) if box is not None else SIZE)
+    return _padded(image, SIZE) if box is None else _padded(image.crop(box), round(_ROOM))
 
 
 def _padded(image: Picture, room: int) -> Picture:

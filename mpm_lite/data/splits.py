@@ -6,7 +6,6 @@ same picture, and no picture's bytes may lie in two splits.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,14 +17,14 @@ from tqdm.auto import tqdm
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
-from mpm_lite.data.captionset import SPLITS, Part
+from mpm_lite.data.captionset import SPLITS, Part, place_of, split_of_place
 from mpm_lite.data.languages import english_first
 from mpm_lite.data.local import SPLIT_WORDS, split_of_name
 from mpm_lite.data.picture import SIZE, photo
 from mpm_lite.data.rows import Columns, Row, Source, contents, encoded, kept
 
 RENDER = "photo-2: turned, on white, padded to a square, Lanczos, 256 px"
-SHARES = {"test": 0.1, "val": 0.2}  # of a set that has none of our three, below which place in [0, 1) a picture belongs
+TEST_SHARE = VAL_SHARE = 0.1  # of a set that has none of our three splits
 
 
 @dataclass
@@ -199,8 +198,7 @@ def shared(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
     """Eight tenths to train, one to val, one to test, by a hash of the picture: the same on every machine."""
     found: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for one in pictures:
-        place = int.from_bytes(hashlib.sha256(one.content or one.id.encode()).digest()[:8], "big") / 2**64
-        found[next((split for split, end in SHARES.items() if place < end), "train")].append(one)
+        found[split_of_place(place_of(one.content or one.id.encode()), TEST_SHARE, VAL_SHARE)].append(one)
     return found
 
 

@@ -10,10 +10,11 @@ import colorsys
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,15 +30,9 @@ PIXELS = 64
 RENDER = "toyworld-render-1"
 
 RGB = {
-    "red": (214, 40, 40),
-    "blue": (40, 90, 214),
-    "green": (40, 150, 70),
-    "yellow": (240, 205, 40),
-    "black": (25, 25, 28),
-    "white": (252, 252, 252),
-    "purple": (140, 60, 180),
-    "brown": (125, 78, 42),
-}
+    "red": (214, 40, 40), "blue": (40, 90, 214), "green": (40, 150, 70), "yellow": (240, 205, 40),
+    "black": (25, 25, 28), "white": (252, 252, 252), "purple": (140, 60, 180), "brown": (125, 78, 42),
+}  # fmt: skip
 _GROUND = (158, 170, 180)  # far from all eight colours, white and black among them
 _RADIUS = {"small": 0.27, "large": 0.42}  # of a cell; jitter keeps the two apart, and a shape inside its cell
 _FINE = 4  # drawn this many times larger, then averaged: soft edges
@@ -131,37 +126,29 @@ def caption(scene: Scene, language: str) -> str:
     return grammar.say(every[int.from_bytes(pick[:4], "big") % len(every)], language)[0]
 
 
-class _OfScene(Mapping[str, str]):
-    """The captions of a scene by language, made when asked for: ten languages of thousands of scenes take seconds."""
+def _captions(many: Sequence[Scene], language: str) -> list[str]:
+    return [caption(scene, language) for scene in many]
 
-    def __init__(self, scene: Scene):
-        self.scene = scene
 
-    def __getitem__(self, language: str) -> str:
+class _ByLanguage(Mapping[str, Any]):
+    """What `make(language)` gives for each language, made when it is first asked for: ten languages of thousands of scenes
+    take seconds."""
+
+    def __init__(self, make: Callable[[str], Any]):
+        self.make, self.made = make, {}
+
+    def __getitem__(self, language: str) -> Any:
         if language not in LANGUAGES:
             raise KeyError(language)
-        return caption(self.scene, language)
+        if language not in self.made:
+            self.made[language] = self.make(language)
+        return self.made[language]
 
     def __iter__(self) -> Iterator[str]:
         return iter(LANGUAGES)
 
     def __len__(self) -> int:
         return len(LANGUAGES)
-
-
-class _OfPart(_OfScene):
-    """The captions of many scenes by language, likewise."""
-
-    def __init__(self, many: Sequence[Scene]):
-        self.many = many
-        self.made: dict[str, list[str]] = {}
-
-    def __getitem__(self, language: str) -> list[str]:
-        if language not in LANGUAGES:
-            raise KeyError(language)
-        if language not in self.made:
-            self.made[language] = [caption(scene, language) for scene in self.many]
-        return self.made[language]
 
 
 @lru_cache(maxsize=3)
@@ -186,7 +173,7 @@ def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
 
 def items() -> list[Item]:
     """Every scene of the set; their file is this one."""
-    return [Item(name, _OfScene(scene), Path(__file__)) for split in SPLITS for name, scene, _ in _named(split)]
+    return [Item(name, _ByLanguage(partial(caption, scene)), Path(__file__)) for split in SPLITS for name, scene, _ in _named(split)]
 
 
 @lru_cache(maxsize=4)
@@ -215,7 +202,7 @@ def _part(split: str) -> Part:
     return Part(
         name=f"toyworld/{split}",
         ids=[name for name, _, _ in many],
-        captions=_OfPart(split_scenes(split)),
+        captions=_ByLanguage(partial(_captions, split_scenes(split))),
         concepts=[pair_name(scene.things[0].pair) for _, scene, _ in many],
         render=partial(_render, split),
         open_licence=True,

@@ -21,10 +21,11 @@ from functools import lru_cache
 import numpy as np
 
 from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.data.languages import display_name
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.grammar import Question, answer
 from mpm_lite.data.toyworld.noise import Noise, noisy_caption
-from mpm_lite.data.toyworld.scenes import Scene, neighbours, some_off
+from mpm_lite.data.toyworld.scenes import Scene, neighbours
 
 CAPTION = "caption"
 
@@ -110,10 +111,6 @@ def questions_asked(
 
 # mBLIP's instruction mix.
 
-NAMES = {
-    "en": "English", "de": "German", "es": "Spanish", "fr": "French", "zh": "Chinese", "ja": "Japanese", "ar": "Arabic",
-    "hi": "Hindi", "sw": "Swahili", "tr": "Turkish",
-}  # fmt: skip
 TASKS = ("caption", "detail", "answer", "ask", "match", "name", "named", "explain")
 ENGLISH_ONLY = ("explain",)
 # Percent of mBLIP's translated data, as its released code sets them after mC4; of 95 languages, these are ours.
@@ -159,12 +156,12 @@ def mix(
 
 def caption_prompt(language: str) -> str:
     """What asks for a caption."""
-    return f"Caption in {NAMES[language]}:"
+    return f"Caption in {display_name(language)}:"
 
 
 def answer_prompt(question: str, language: str) -> str:
     """What asks for an answer, in a language, to a question in any."""
-    return f"Question: {question} Short answer in {NAMES[language]}:"
+    return f"Question: {question} Short answer in {display_name(language)}:"
 
 
 def match_prompt(caption: str) -> str:
@@ -175,7 +172,7 @@ def match_prompt(caption: str) -> str:
 def example(task: str, scene: Scene, language: str, noise: Noise | None, rng: np.random.Generator) -> Exchange:
     """One example of a task; of scenes that offer none, a caption."""
     told = lambda of=scene, code=language: _told(of, code, noise, rng)  # noqa: E731
-    name = NAMES[language]
+    name = display_name(language)
     closed = [q for q in grammar.asked(scene) if (q.kind == "exists") == (task == "named")]
     if task == "detail":
         return _of(task, language, f"Describe in {name}:", f"{told()} {told()}")
@@ -235,7 +232,7 @@ def choices(many: Sequence[Scene], seed: int = 0, candidates: int = CANDIDATES, 
     found, facts = [], [grammar.shown(scene) for scene in many]
     for i, scene in enumerate(many):
         rng = np.random.default_rng([seed, 15, int(scene.id, 16)])
-        few = some_off(scene, rng, hard)
+        few = neighbours(scene, rng, hard, held_out=True)
         apart = [k for k in rng.permutation(len(many)) if facts[k] != facts[i] and many[k] not in few]
         rest = list({facts[k]: many[k] for k in apart[: 4 * candidates]}.values())[: candidates - 1 - len(few)]
         if 1 + len(few) + len(rest) < candidates:

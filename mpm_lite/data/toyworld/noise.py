@@ -17,9 +17,7 @@ import numpy as np
 from mpm_lite.core import runtime
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.grammar import Facts, Mention
-from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, SIZES, Scene
-
-_VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
+from mpm_lite.data.toyworld.scenes import ATTRIBUTES, Scene
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def _spoilt(plans: Sequence[Any], language: str, noise: Noise, rng: np.random.Ge
 
 
 def _mistaken(mention: Mention, noise: Noise, rng: np.random.Generator) -> Mention:
-    for slot, values in _VALUES.items():
+    for slot, values in ATTRIBUTES.items():
         now = getattr(mention, slot)
         swap, omit, which = rng.random(), rng.random(), rng.integers(len(values) - 1)
         if now is None:
@@ -125,7 +123,7 @@ def _other_form(word: str, language: str, draw: float) -> str | None:
 
 def _in_english(word: str, language: str, draw: float) -> str | None:
     slot, value = grammar.grammar(language).spotted.get(word, ("", ""))
-    if slot not in _VALUES:
+    if slot not in ATTRIBUTES:
         return None
     # In a script without spaces the foreign word still stands apart.
     return value if grammar.grammar(language).spaced else f" {value} "

@@ -19,8 +19,11 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import permutations
 
 import numpy as np
+
+from mpm_lite.data.captionset import place_of, split_of_place
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "flower", "book")
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "brown")
@@ -97,11 +100,9 @@ def combinations(scene: Scene) -> frozenset[str]:
     if scene.kind == "group":
         names.add(count_name(len(scene.things), scene.things[0].pair))
     else:
-        for a in scene.things:
-            for b in scene.things:
-                held = relation(a, b)
-                if held:
-                    names.add(meeting_name(a.pair, held, b.pair))
+        for a, b in permutations(scene.things, 2):
+            if how := relation(a, b):
+                names.add(meeting_name(a.pair, how, b.pair))
     return frozenset(names)
 
 
@@ -131,14 +132,8 @@ def split_of_combination(name: str) -> str:
         held = [split_of_combination(" ".join(pair)) for pair in pairs]
         held = [split for split in held if split != "train"]
         if held:
-            return "text" if _hash("text " + name) < TEXT_SHARE else held[0]
-    test, val = HELD_PAIRS if len(words) == 2 else HELD_MEETINGS
-    place = _hash(name)
-    return "test" if place < test else "val" if place < test + val else "train"
-
-
-def _hash(name: str) -> float:
-    return int.from_bytes(hashlib.sha256((SALT + name).encode()).digest()[:8], "big") / 2**64
+            return "text" if place_of(f"{SALT}text {name}".encode()) < TEXT_SHARE else held[0]
+    return split_of_place(place_of(f"{SALT}{name}".encode()), *(HELD_PAIRS if len(words) == 2 else HELD_MEETINGS))
 
 
 def split_of(scene: Scene) -> str | None:
@@ -228,13 +223,7 @@ def one_off(scene: Scene) -> list[Scene]:
     return found
 
 
-def some_off(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
-    """At most `count` of those, drawn."""
-    found = one_off(scene)
-    return [found[i] for i in rng.permutation(len(found))[:count]]
-
-
-def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
-    """At most `count` of those that are scenes of train, drawn."""
-    found = [other for other in one_off(scene) if split_of(other) == "train"]
+def neighbours(scene: Scene, rng: np.random.Generator, count: int, held_out: bool = False) -> list[Scene]:
+    """At most `count` of those, drawn: of those that are scenes of train, or with `held_out` of all."""
+    found = [other for other in one_off(scene) if held_out or split_of(other) == "train"]
     return [found[i] for i in rng.permutation(len(found))[:count]]
