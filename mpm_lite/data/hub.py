@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -136,8 +136,7 @@ def _parts(
     else:
         said = KNOWN[name].columns if name in KNOWN else guessed(name, held, held)
     checked(name, said, held)
-    by_language = said.language == "split" and "split" not in held
-    if by_language:
+    if said.language == "split" and "split" not in held:
         sources = [source for source in sources if not own and (source.split or "").lower() in CODES]
         if not sources:
             raise UserError(
@@ -155,12 +154,12 @@ def _parts(
             )
     if column and (not held[column] or not (own or _one_split(sources))):
         column = None  # it is empty, or the repository has splits of its own
-    rows = rows_of(sources, said, column)
+    rows = rows_of([replace(source, image=said.image) for source in sources], said, column)
     watched = tuple(dict.fromkeys(path for row in rows for path in row.watched))
     there = local.stamp_of(watched)
     key = [name, revision or "", str(limit), stamp, there, columns, *map(_snapshot, sources)]
-    pictures = pictures_of(sources, rows, said, column is not None, name in KNOWN, key if limit is None else [])
-    return _Found(parts_of(shown, sources, pictures, said.image, skip_bad, key), watched, there)
+    pictures = pictures_of(rows, said, column is not None, name in KNOWN, key if limit is None else [])
+    return _Found(parts_of(shown, pictures, skip_bad, key), watched, there)
 
 
 def _one_split(sources: list[Source]) -> bool:

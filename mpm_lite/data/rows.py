@@ -266,7 +266,7 @@ class Source:
     """Rows that lie together: a file of one's own, or a split of a repository of the hub.
 
     rows: a `datasets.Dataset`, its pictures still encoded. name: what messages call it. split: what its name says.
-    root, file: the folder that was given and the file, for files of one's own.
+    root, file: the folder that was given and the file, for files of one's own. image: the column of pictures.
     """
 
     rows: Any
@@ -274,20 +274,21 @@ class Source:
     split: str | None
     root: Path | None = None
     file: Path | None = None
+    image: str = "image"
 
 
 @dataclass(frozen=True)
 class Row:
     """One row: what it says, and where its picture is.
 
-    shown: what messages call it. number: its place in its source. split: what its names or its column say. picture: the file
-    that holds the picture; None where the row itself does. missing: why there is no picture; "" where there is one. watched:
-    the files that the picture depends on. inside: the picture's own path below the set's folder, or in its tar file.
+    number: its place in its source. split: what its names or its column say. picture: the file that holds the picture; None
+    where the row itself does. missing: why there is no picture; "" where there is one. watched: the files that the picture
+    depends on. inside: the picture's own path below the set's folder, or in its tar file. content: the SHA-256 of the picture
+    as it is encoded, once it was taken.
     """
 
-    source: int
+    source: Source
     number: int
-    shown: str
     id: str | None
     split: str | None
     captions: Mapping[str, list[str]]
@@ -295,6 +296,24 @@ class Row:
     missing: str = ""
     watched: tuple[Path, ...] = ()
     inside: PurePath = PurePath()
+    content: bytes | None = None
+
+    @property
+    def shown(self) -> str:
+        """What messages call the row."""
+        return f"{self.source.name}, row {self.number}"
+
+    def encoded(self) -> bytes:
+        """The bytes of its picture, as they lie in the row or in its file. Raises UserError for a file that cannot be read."""
+        if self.picture is not None:
+            try:
+                return self.picture.read_bytes()
+            except OSError as error:
+                raise UserError(
+                    f"{self.shown}: the picture {self.picture} cannot be read: {error.strerror}."
+                ) from error
+        held = self.source.rows.data.column(self.source.image)[self.number].as_py()
+        return held["bytes"] if isinstance(held, Mapping) else held
 
 
 def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> list[Row]:
@@ -305,18 +324,16 @@ def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> 
     Raises UserError for a split that nobody knows, for a file and a column that disagree, and for a path with two meanings.
     """
     found = []
-    for s, source in enumerate(sources):
+    for source in sources:
         in_tar = source.file is not None and source.file.suffix == ".tar"
         needed = {*columns.named, column, columns.language, "__key__" if in_tar else None} - {columns.image}
         there = [c for c in source.rows.column_names if c in needed]
         names = dict(enumerate(getattr(source.rows.features.get(column), "names", ())))  # of a column of class labels
         lacking = dict.fromkeys(c for c in columns.named if c not in there)  # other files of the set have them
         places = picture_places(source.rows, columns.image)
-        texts = source.rows.select_columns(there)
-        for k, (place, values) in enumerate(zip(places, texts, strict=True)):
+        for k, (place, values) in enumerate(zip(places, source.rows.select_columns(there), strict=True)):
             shown = f"{source.name}, row {k}"
             said = lacking | values | {columns.image: place}
-            picture, missing, watched = _located(source, place, shown)
             inside = PurePath(values["__key__"]) if in_tar else _inside(source, place)
             split = source.split
             if column:
@@ -330,7 +347,7 @@ def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> 
                 split = split_of_folders(inside, shown)
             own = id_of(said[columns.id]) if columns.id else None
             captions = captions_of(said, columns, source.split or "", shown)
-            found.append(Row(s, k, shown, own, split, captions, picture, missing, watched, inside))
+            found.append(Row(source, k, own, split, captions, *_located(source, place, shown), inside))
     return found if any(row.split for row in found) else _split_by_names(found)
 
 
@@ -370,10 +387,8 @@ def _inside(source: Source, place: str | bool) -> PurePath:
     """A picture's path below the set's folder; nothing for one that the row holds and for one that lies elsewhere."""
     if isinstance(place, bool) or source.root is None:
         return PurePath()
-    path = Path(place)
-    if path.is_absolute():
-        return path.relative_to(source.root) if path.is_relative_to(source.root) else PurePath()
-    return path
+    path = source.root / place  # an absolute place is kept as it is
+    return path.relative_to(source.root) if path.is_relative_to(source.root) else PurePath()
 
 
 def _split_by_names(rows: list[Row]) -> list[Row]:
@@ -384,36 +399,25 @@ def _split_by_names(rows: list[Row]) -> list[Row]:
     said = [split_of_name(row.inside.stem, row.shown) for row in rows]
     if not any(said):
         return rows
-    if silent := next((row for row, split in zip(rows, said, strict=True) if split is None), None):
-        loud, split = next((row, split) for row, split in zip(rows, said, strict=True) if split)
+    if None in said:
+        silent, loud = rows[said.index(None)], next(k for k, split in enumerate(said) if split)
         raise UserError(
-            f"{loud.shown}: the picture {loud.inside.name} is called as one of {split} would be, and other pictures say no split "
-            f"({silent.inside.name or silent.shown}): rename it, or say the splits in a column called split."
+            f"{rows[loud].shown}: the picture {rows[loud].inside.name} is called as one of {said[loud]} would be, and other "
+            f"pictures say no split ({silent.inside.name or silent.shown}): rename it, or say the splits in a column called split."
         )
     return [replace(row, split=split) for row, split in zip(rows, said, strict=True)]
 
 
-def contents(sources: Sequence[Source], rows: Sequence[Row], column: str, key: Sequence[str]) -> list[bytes | None]:
-    """The SHA-256 of each row's picture as it is encoded; None for a row without one. Kept on disk under `key`, if any."""
+def with_contents(rows: Sequence[Row], key: Sequence[str]) -> list[Row]:
+    """The same rows with the SHA-256 of their pictures, where they have any. Kept on disk under `key`, if any."""
 
     def compute() -> np.ndarray:
         few = tqdm(rows, desc="reading pictures", delay=2, disable=runtime.quiet(), leave=False)
-        made = [hashlib.sha256(encoded(sources, row, column)).digest() if not row.missing else bytes(32) for row in few]
+        made = [bytes(32) if row.missing else hashlib.sha256(row.encoded()).digest() for row in few]
         return np.frombuffer(b"".join(made), np.uint8).reshape(-1, 32)
 
-    found = kept(key, compute)
-    return [None if row.missing else one.tobytes() for row, one in zip(rows, found, strict=True)]
-
-
-def encoded(sources: Sequence[Source], row: Row, column: str) -> bytes:
-    """The bytes of a row's picture, as they lie in the row or in its file. Raises UserError for a file that cannot be read."""
-    if row.picture is not None:
-        try:
-            return row.picture.read_bytes()
-        except OSError as error:
-            raise UserError(f"{row.shown}: the picture {row.picture} cannot be read: {error.strerror}.") from error
-    held = sources[row.source].rows.data.column(column)[row.number].as_py()
-    return held["bytes"] if isinstance(held, Mapping) else held
+    taken = zip(rows, kept(key, compute), strict=True)
+    return [row if row.missing else replace(row, content=content.tobytes()) for row, content in taken]
 
 
 def kept(key: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:

@@ -173,7 +173,11 @@ def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
 
 def items() -> list[Item]:
     """Every scene of the set; their file is this one."""
-    return [Item(name, _ByLanguage(partial(caption, scene)), Path(__file__)) for split in SPLITS for name, scene, _ in _named(split)]
+    return [
+        Item(name, _ByLanguage(partial(caption, scene)), Path(__file__))
+        for split in SPLITS
+        for name, scene, _ in _named(split)
+    ]
 
 
 @lru_cache(maxsize=4)
