@@ -55,7 +55,7 @@ _NOISE = re.compile(
     r"|\|.*$",
     re.I,
 )
-_WORDS = tomllib.loads(runtime.asset("words/clipart.toml").read_text(encoding="utf-8"))
+_WORDS = tomllib.loads(runtime.asset("data/clipart.toml").read_text(encoding="utf-8"))
 _NOT_ENGLISH, _UNFIT, _ENGLISH = (frozenset(_WORDS[name].split()) for name in ("not_english", "unfit", "english"))
 
 

@@ -24,7 +24,7 @@ EMOJI_TEST, EMOJI_VAL = 0.20, 0.10
 FREQUENT = 20  # a concept that heads or is mentioned in more items than this is always train
 
 # What each list is for, and the words, are in the file.
-_WORDS = tomllib.loads(runtime.asset("words/concepts.toml").read_text(encoding="utf-8"))
+_WORDS = tomllib.loads(runtime.asset("data/concepts.toml").read_text(encoding="utf-8"))
 _DETERMINERS, _CUT, _AFTERWARDS, _COLOURS, _PARTITIVE, _ACTORS = (
     frozenset(_WORDS[name].split()) for name in ("determiners", "cut", "afterwards", "colours", "partitive", "actors")
 )

@@ -11,14 +11,15 @@ from __future__ import annotations
 import glob
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import local
 from mpm_lite.data.captionset import Part
@@ -50,36 +51,8 @@ class Known:
     licence: str
 
 
-_FIVE = Columns(image="image", captions={"en": "caption"})
-# As these repositories were last known to be laid out; where one has changed, the check of its columns says what is there,
-# and `hub:OWNER/NAME` with `columns` reads it.
-KNOWN = {
-    "multi30k": Known(
-        "romrawinjp/multi30k", Columns(image="image", captions={c: c for c in ("en", "de", "fr", "cs")}),
-        "5 in en and de, 1 in fr and cs", "captions CC BY-NC-SA 4.0; photographs Flickr's terms",
-    ),
-    "xm3600": Known(
-        "floschne/xm3600", Columns(image="image", id="image_id", captions="captions", language="split"),
-        "2 and more in 36 languages; a split is a language", "CC BY 4.0",
-    ),
-    "xtd": Known(
-        "floschne/xtd", Columns(image="image", id="image_id", captions="caption", language="split"),
-        "1 in 11 languages; a split is a language", "CC BY-NC-SA 4.0; photographs COCO's terms",
-    ),
-    "coco-cn": Known(
-        "AIML-TUDA/coco-cn", Columns(image="image", captions={"en": "caption_en", "zh": "caption_zh"}),
-        "1 and more in zh, 5 in en", "non-commercial; photographs COCO's terms",
-    ),
-    "flickr8k": Known(
-        "jxie/flickr8k", Columns(image="image", captions={"en": [f"caption_{k}" for k in range(5)]}),
-        "5 in en", "non-commercial; photographs Flickr's terms",
-    ),
-    "flickr30k": Known("nlphuji/flickr30k", _FIVE, "5 in en", "non-commercial; photographs Flickr's terms"),
-    "wit": Known(
-        "wikimedia/wit_base", Columns(image="image", id="image_url", captions="caption", language="language"),
-        "1 a row, a row a language, 108 languages", "CC BY-SA 3.0 and each picture's own",
-    ),
-}  # fmt: skip
+_TOLD = tomllib.loads(runtime.asset("data/hub.toml").read_text(encoding="utf-8"))
+KNOWN = {name: Known(**of | {"columns": Columns(**of["columns"])}) for name, of in _TOLD.items()}
 
 
 def known(name: str) -> bool:
@@ -129,7 +102,10 @@ def _parts(
 ) -> _Found:
     """limit: how many rows of each split are read, as a stream; None reads all."""
     own = local.is_local(name)
-    sources = _local_sources(name, revision, limit) if own else _hub_sources(name, revision, limit)
+    opened = _local_sources(name, revision, limit) if own else _hub_sources(name, revision, limit)
+    sources = [source for source in opened if len(source.rows)]
+    if not sources:
+        raise UserError(f"{name} has no rows.")
     held = _held(sources)
     if columns:
         said = Columns.of(json.loads(columns))
@@ -148,10 +124,8 @@ def _parts(
     if not columns:
         unread = unread_texts(said, held)
         if unread and (own or name not in KNOWN):
-            print(
-                f"mpm_lite: {name}: the texts of {', '.join(unread)} are not read; columns= says which columns are captions.",
-                file=sys.stderr,
-            )
+            told = f"the texts of {', '.join(unread)} are not read; columns= says which columns are captions."
+            print(f"mpm_lite: {name}: {told}", file=sys.stderr)
     if column and (not held[column] or not (own or _one_split(sources))):
         column = None  # it is empty, or the repository has splits of its own
     rows = rows_of([replace(source, image=said.image) for source in sources], said, column)
@@ -164,10 +138,9 @@ def _parts(
 
 def _one_split(sources: list[Source]) -> bool:
     """Whether a repository says nothing by its splits: it has one alone, or neither val nor test."""
-    return len(sources) == 1 or not {local.split_of_name(source.split or "", source.name) for source in sources} & {
-        "val",
-        "test",
-    }
+    if len(sources) == 1:
+        return True
+    return {"val", "test"}.isdisjoint([local.split_of_name(source.split or "", source.name) for source in sources])
 
 
 def _held(sources: list[Source]) -> dict[str, list[Any]]:
@@ -178,10 +151,8 @@ def _held(sources: list[Source]) -> dict[str, list[Any]]:
     for source in sources:
         for column in source.rows.column_names:
             values, held = found.setdefault(column, []), source.rows.data.column(column)
-            heavy = (
-                pa.types.is_struct(held.type) or pa.types.is_binary(held.type) or pa.types.is_large_binary(held.type)
-            )
-            room = (1 if heavy else LOOKED_AT) - len(values)
+            is_heavy = (pa.types.is_struct, pa.types.is_binary, pa.types.is_large_binary)
+            room = (1 if any(kind(held.type) for kind in is_heavy) else LOOKED_AT) - len(values)
             if held.null_count < len(held):
                 values += islice((one for v in held if (one := v.as_py()) is not None), max(0, room))
     return found
@@ -214,9 +185,8 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
         taken[split] = taken.get(split, 0) + len(rows)
         if kind == "webdataset" and limit is None:
             local.check_whole(file, f"{name}: {path}")
-        if len(rows):
-            sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
-    return sources or _nothing(name)
+        sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
+    return sources
 
 
 def _check_csv(file: Path, shown: str) -> None:
@@ -268,12 +238,7 @@ def _hub_sources(name: str, revision: str | None, limit: int | None) -> list[Sou
     """Each split of a repository of the hub."""
     where = KNOWN[name].repo if name in KNOWN else name.partition(":")[2]
     found = _loaded(name, where, False, revision=revision, streaming=limit is not None)
-    sources = [Source(_read(opened, limit), f"split {split}", split) for split, opened in found.items()]
-    return [source for source in sources if len(source.rows)] or _nothing(name)
-
-
-def _nothing(name: str) -> list[Source]:
-    raise UserError(f"{name} has no rows.")
+    return [Source(_read(opened, limit), f"split {split}", split) for split, opened in found.items()]
 
 
 def _read(opened: Any, limit: int | None) -> Any:
@@ -295,39 +260,24 @@ def _snapshot(source: Source) -> str:
 
 
 def _loaded(name: str, source: str, own: bool, **how: Any) -> dict[str, Any]:
-    """What `datasets` opens. Raises UserError, in one sentence, for whatever is wrong."""
-    import datasets
-
-    bars = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        with _hub_or_cache(own):
-            return datasets.load_dataset(source, **how)
-    except UserError:
-        raise
-    except Exception as error:  # the hub's, the reader's and the file system's: each its own kind
-        raise _failed(name, source, how.get("revision"), own, error) from error
-    finally:
-        if bars:
-            datasets.enable_progress_bars()
-
-
-@contextmanager
-def _hub_or_cache(local: bool) -> Iterator[None]:
-    """The libraries look into their caches only, where the hub cannot be reached: at once, not after retries."""
+    """What `datasets` opens, without its bars. Where a set is one's own, or the hub cannot be reached, the libraries look into
+    their caches only: at once, not after retries. Raises UserError, in one sentence, for whatever is wrong."""
     import datasets
     from huggingface_hub import constants
 
-    from mpm_lite.core.runtime import reachable
-
-    were = [(of, of.HF_HUB_OFFLINE) for of in (datasets.config, constants)]
+    bars, were = datasets.is_progress_bar_enabled(), [(of, of.HF_HUB_OFFLINE) for of in (datasets.config, constants)]
+    datasets.disable_progress_bars()
     try:
         for of, was in were:
-            of.HF_HUB_OFFLINE = was or local or not reachable()
-        yield
+            of.HF_HUB_OFFLINE = was or own or not runtime.reachable()
+        return datasets.load_dataset(source, **how)
+    except Exception as error:  # the hub's, the reader's and the file system's: each its own kind
+        raise _failed(name, source, how.get("revision"), own, error) from error
     finally:
         for of, was in were:
             of.HF_HUB_OFFLINE = was
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _failed(name: str, source: str, revision: str | None, local: bool, error: Exception) -> UserError:

@@ -1,4 +1,4 @@
-"""Language codes (BCP 47), English names, families, regional variants, writing direction: assets/words/languages.toml."""
+"""Language codes (BCP 47), English names, families, regional variants, writing direction: assets/data/languages.toml."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mpm_lite.core import runtime
 
-_TOLD = tomllib.loads(runtime.asset("words/languages.toml").read_text(encoding="utf-8"))
+_TOLD = tomllib.loads(runtime.asset("data/languages.toml").read_text(encoding="utf-8"))
 REGIONAL: dict[str, str] = _TOLD["regional"]  # a variant of a language that is there too -> that language
 _SPECIAL: dict[str, str] = _TOLD["special"]  # a locale name that is not its own code once '_' is '-' -> its code
 _NAMES: dict[str, list[str]] = _TOLD["languages"]  # code -> English name, branch

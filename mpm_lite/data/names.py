@@ -22,7 +22,7 @@ from mpm_lite.data.toyworld.text_mix import PIVOT
 
 SETS = ("emoji", "stamps", "clipart")
 # The languages in which every emoji is named, and the question that asks for a name.
-ASK: dict[str, str] = tomllib.loads(runtime.asset("words/names.toml").read_text(encoding="utf-8"))["questions"]
+ASK: dict[str, str] = tomllib.loads(runtime.asset("data/names.toml").read_text(encoding="utf-8"))["questions"]
 LANGUAGES = tuple(ASK)
 
 
