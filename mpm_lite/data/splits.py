@@ -1,7 +1,7 @@
-"""The pictures of a captioned set: which rows are one picture, in which split it is, and what is left out.
+"""The pictures of a captioned set: which rows show the same picture, which split it is in, and what is left out.
 
-A picture is told by its bytes: rows without ids are one picture where their bytes are equal, the rows of one id must show the
-same picture, and no picture's bytes may lie in two splits.
+Pictures are compared by their bytes: rows without ids are one picture if their bytes are equal, rows with one id must show the
+same picture, and no picture may be in two splits.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from mpm_lite.data.picture import photo
 from mpm_lite.data.rows import Columns, Row, kept, with_contents
 
 RENDER = "photo-2: turned, on white, padded to a square, Lanczos, 256 px"
-TEST_SHARE = VAL_SHARE = 0.1  # of a set that has none of our three splits
+TEST_SHARE = VAL_SHARE = 0.1  # of the pictures of a set without splits of its own
 
 
 @dataclass
 class Picture:
-    """One picture: its id, the row that holds it, and its captions by language, those of its other rows too."""
+    """One picture: its id, the row that holds it, and the captions of all its rows by language."""
 
     id: str
     row: Row
@@ -39,10 +39,10 @@ class Picture:
 def pictures_of(
     rows: Sequence[Row], columns: Columns, followed: bool, trusted: bool, key: Sequence[str]
 ) -> dict[str, list[Picture]]:
-    """The pictures of each split: those that the set has, or, where it says neither val nor test, by a hash of their bytes.
+    """The pictures of each split. A set that has neither val nor test is split by a hash of the pictures' bytes.
 
-    followed: a column says each row's split. trusted: the set's ids are known to tell its pictures apart. key: what the digests
-    of the pictures are kept on disk under; nothing keeps none.
+    followed: a column says each row's split. trusted: the set's ids are known to tell its pictures apart. key: the digests of
+    the pictures are kept on disk under this key; with an empty one they are not kept.
     """
     own = any(row.source.file for row in rows)
     if own:
@@ -52,7 +52,7 @@ def pictures_of(
     splits = [meant[row.split or ""] for row in rows]
     hashed = not (followed or {"val", "test"} & set(splits))
     ids = [row.id for row in rows if row.id]
-    # Files of one's own are read throughout; sets of the hub where nothing else tells their pictures apart.
+    # The bytes are read of all your own files, but of sets of the hub only if nothing else tells their pictures apart.
     read = own or not (trusted or (not hashed and len(set(ids)) == len(ids)))
     if read:
         rows = with_contents(rows, key and ["contents of rows", *key])
@@ -74,12 +74,12 @@ def pictures_of(
 
 
 def _split_meant(name: str, shown: str, own: bool) -> str:
-    """train, val or test, or "" for the name of a hub's split that says none of them, such as a language's."""
+    """train, val or test; "" for a split of the hub whose name means none of them, such as a language."""
     return SPLIT_WORDS.get(name) or ("train" if own else split_of_name(name, shown) or "")
 
 
 def check_all_say(rows: Sequence[Row]) -> None:
-    """Raises UserError where some rows say their split and others none: those might be of training or of a test set."""
+    """Raises UserError if only some rows say their split: the others might be for training or for testing."""
     silent = next((row for row in rows if row.split is None), None)
     loud = next((row for row in rows if row.split), None)
     if silent and loud:
@@ -92,10 +92,10 @@ def check_all_say(rows: Sequence[Row]) -> None:
 def parts_of(
     name: str, pictures: Mapping[str, Sequence[Picture]], skip_bad: bool, key: Sequence[str]
 ) -> dict[str, Part]:
-    """The three parts of a set, without a picture that is not there or that is in two splits: refused, or left out.
+    """The three parts of a set. Raises UserError for a picture that is missing or that is in two splits.
 
-    skip_bad: such pictures, and those that cannot be decoded, are left out and listed. key: what tells the pictures from what
-    they were before, where their bytes were not read.
+    skip_bad: instead leave such pictures out and list them, and also those that cannot be decoded. key: identifies the version
+    of the pictures where their bytes were not read.
     """
     left: dict[str, list[str]] = {split: [] for split in SPLITS}
 
@@ -144,7 +144,7 @@ def _part(
 
 
 def told_apart(rows: Sequence[Row]) -> Sequence[Row]:
-    """The rows of one split; where the files of a webdataset repeat each other's keys, with the file's path before each key."""
+    """The rows of one split. If files of a webdataset use the same keys, the path of the file is put before each key."""
     files: dict[str | None, set[str]] = {}
     for row in rows:
         files.setdefault(row.id, set()).add(row.source.name)
@@ -154,10 +154,10 @@ def told_apart(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def joined(rows: Sequence[Row], columns: Columns) -> list[Picture]:
-    """Rows of one picture as one, in the order in which they come; their captions too, each as often as it is there.
+    """The pictures that rows show, in order, each with the captions of all its rows.
 
-    Rows with ids belong together by their ids, others by the bytes of their pictures. Raises UserError for a row without the
-    id that others have, and for rows of one id that show different pictures.
+    Rows belong to one picture if they have the same id or, without ids, if their pictures have the same bytes. Raises UserError
+    for a row without an id where others have one, and for rows with one id that show different pictures.
     """
     found: dict[Any, Picture] = {}
     for number, row in enumerate(rows):
@@ -180,7 +180,7 @@ def joined(rows: Sequence[Row], columns: Columns) -> list[Picture]:
 
 
 def shared(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    """Eight tenths to train, one to val, one to test, by a hash of the picture: the same on every machine."""
+    """Eight tenths for train, one for val and one for test, by a hash of each picture: the same on every machine."""
     found: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for one in pictures:
         place = place_of(one.row.content or one.id.encode())
@@ -191,12 +191,13 @@ def shared(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
 def without_repeats(
     pictures: Mapping[str, Sequence[Picture]], leave_out: Callable[[str, Picture, str], None]
 ) -> dict[str, list[Picture]]:
-    """The same splits, but no picture's bytes in two of them: train yields to val, and val to test.
+    """The same splits without pictures that are in two of them: such a picture stays in test rather than val or train, and in
+    val rather than train.
 
-    leave_out: told of each picture that is in two splits, with the reason; it may raise.
+    leave_out: called with each picture that is left out and the reason; it may raise.
     """
     found: dict[str, list[Picture]] = {split: [] for split in SPLITS}
-    seen: dict[bytes, str] = {}  # where each picture of the splits before is
+    seen: dict[bytes, str] = {}  # the bytes of each picture so far, and where it is
     for split in reversed(SPLITS):
         for one in pictures[split]:
             if other := seen.get(one.row.content or b""):
@@ -208,8 +209,8 @@ def without_repeats(
 
 
 def bad_pictures(pictures: Sequence[Picture], key: Sequence[str]) -> dict[int, str]:
-    """Why these pictures, by number, cannot be decoded. Each is decoded once: what was found is kept on disk, under the bytes of
-    the pictures, or under `key` where they were not read."""
+    """The pictures that cannot be decoded, by their number, with the reason. All pictures are decoded only once: the outcome is
+    kept on disk, under the digests of their bytes, or under `key` where these were not read."""
 
     def why(one: Picture) -> str:
         if one.row.missing:
@@ -234,7 +235,8 @@ def bad_pictures(pictures: Sequence[Picture], key: Sequence[str]) -> dict[int, s
 
 @dataclass(frozen=True)
 class Drawing:
-    """Decodes picture i of a part when it is asked for: uint8 (256, 256, 3). UserError, naming the picture, where it cannot."""
+    """Decodes picture i of a part when somebody looks at it: uint8 (256, 256, 3). Raises UserError, which names the picture, if
+    that fails."""
 
     name: str
     pictures: Sequence[Picture]
