@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import hub, local
 from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
 from mpm_lite.data.debian import DebianPackage
@@ -103,13 +104,13 @@ def load_captions(
     for one in names:
         if not _known(one) and Path(one).expanduser().exists():
             kinds = ", ".join(f"{kind}:{one}" for kind in hub.LOCAL)
-            raise runtime.UserError(f"{one} is here, but which kind of set it is has to be said: {kinds}.")
+            raise UserError(f"{one} is here, but which kind of set it is has to be said: {kinds}.")
         if not _known(one):
-            raise runtime.unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
+            raise unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
     if split not in (*SPLITS, BOTH):
-        raise runtime.unknown("split", split, [*SPLITS, BOTH])
+        raise unknown("split", split, [*SPLITS, BOTH])
     if own := next((one for one in names if one in SETS and (columns or revision or streaming)), None):
-        raise runtime.UserError(f"{own} has its own columns: columns, revision and streaming are for other sets.")
+        raise UserError(f"{own} has its own columns: columns, revision and streaming are for other sets.")
     views, shown = [], local.shown_names(names)
     for one in names:
         if one in SETS:
@@ -127,10 +128,10 @@ def load_captions(
     asked = list(dict.fromkeys(map(bcp47, languages)))
     for code in asked:
         if code not in known:
-            hint = runtime.unknown("language", code, known)
-            raise runtime.UserError(f"{name} has no captions in {code!r}. {hint}")
+            hint = unknown("language", code, known)
+            raise UserError(f"{name} has no captions in {code!r}. {hint}")
     if not asked:
-        raise runtime.UserError("No language was asked for. Give at least one, such as languages=('en',), or \"all\".")
+        raise UserError("No language was asked for. Give at least one, such as languages=('en',), or \"all\".")
     whole = CaptionSet(views, asked)
     if limit is None or limit >= len(whole):
         return whole
@@ -158,7 +159,7 @@ def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
 def counts(name: str) -> dict[str, int]:
     """How many items of one set are in each split, and how many the leak rule dropped ("dropped")."""
     if name not in SETS:
-        raise runtime.unknown("caption set", name, SETS)
+        raise unknown("caption set", name, SETS)
     sizes = {split: len(part) for split, part in SETS[name].parts().items()}
     return {**sizes, "dropped": len(SETS[name].items()) - sum(sizes.values())}
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data.picture import RENDER, SIZE, data_uri, draw_many
 
 SPLITS = ("train", "val", "test")
@@ -90,7 +90,7 @@ class Part:
     def text_digest(self, language: str) -> str:
         """SHA-256 of the captions in `language`; raises UserError for a language the part lacks."""
         if language not in self.captions:
-            raise runtime.unknown(f"language of {self.name}", language, self.captions)
+            raise unknown(f"language of {self.name}", language, self.captions)
         return digest([self.name, language, *self.captions[language]])
 
 
@@ -110,9 +110,7 @@ class LazyImages:
         sizes = {part.size: part.name for part, _ in parts}
         if len(sizes) > 1:
             listed = ", ".join(f"{name} {size}" for size, name in sorted(sizes.items()))
-            raise runtime.UserError(
-                f"Pictures of different sizes are no one array (pixels: {listed}). Load the sets apart."
-            )
+            raise UserError(f"Pictures of different sizes are no one array (pixels: {listed}). Load the sets apart.")
         self._size = next(iter(sizes), SIZE)
         self._where = [(part, int(i)) for part, indices in parts for i in indices]
 
@@ -216,7 +214,7 @@ class CaptionSet:
     def with_caption(self, language: str) -> np.ndarray:
         """Indices (int64) of the items that have a caption in `language`; UserError where it was not loaded."""
         if language not in self.captions:
-            raise runtime.unknown("language of this set", language, self.languages)
+            raise unknown("language of this set", language, self.languages)
         return np.flatnonzero([bool(text) for text in self.captions[language]])
 
     def take(self, indices: Iterable[int] | np.ndarray) -> CaptionSet:
@@ -238,7 +236,7 @@ class CaptionSet:
         for part, i in other._flat:
             own = owners.get(part.ids[i], part)
             if own is not part and own.image_digest() != part.image_digest():
-                raise runtime.UserError(
+                raise UserError(
                     f"Two sets have a picture {part.ids[i]!r}, and not the same one: load them in one call, "
                     "load_captions('parquet:a/photos+parquet:b/photos'), which tells them apart by their folders."
                 )

@@ -24,6 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data.captionset import Item
 from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.picture import draw, svg_text
@@ -142,7 +143,7 @@ def keep(folder: Path) -> list[str]:
             continue
         try:
             picture = draw(file)
-        except runtime.UserError:
+        except UserError:
             continue
         seen = hashlib.sha256(picture.tobytes()).digest()
         if int(picture.max()) - int(picture.min()) < 16 or picture.std() < 4 or seen in drawn:

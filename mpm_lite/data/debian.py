@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,7 @@ class DebianPackage:
         for place in self.places():
             if place.is_dir():
                 return place
-        raise runtime.UserError(
-            f"{self.missing}: run `mpm-lite data get {self.set}` ({self.size}, once; no root needed)."
-        )
+        raise UserError(f"{self.missing}: run `mpm-lite data get {self.set}` ({self.size}, once; no root needed).")
 
     def fetch(self, say: Callable[[str], None]) -> None:
         """Download the package into a temporary folder, unpack it beside its place and rename it, so that nothing half
@@ -87,8 +86,8 @@ class DebianPackage:
                 return found[-1]
         raise self._failed(f"{self.name} could not be downloaded ({failure})")
 
-    def _failed(self, why: str) -> runtime.UserError:
-        return runtime.UserError(
+    def _failed(self, why: str) -> UserError:
+        return UserError(
             f"Could not fetch {self.set}: {why}. On Debian or Ubuntu run `apt-get install {self.name}`; "
             f"elsewhere copy that package's folder {self.inside} to {runtime.home() / 'data' / self.name / self.inside}."
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -48,7 +48,7 @@ def draw(path: Path) -> np.ndarray:
     try:
         image = _svg(path) if path.name.endswith((".svg", ".svg.gz", ".svgz")) else _bitmap(path)
     except (ValueError, OSError) as error:
-        raise runtime.UserError(f"The picture {path.name} cannot be drawn: {error}.") from error
+        raise UserError(f"The picture {path.name} cannot be drawn: {error}.") from error
     return np.asarray(_square(image))
 
 
@@ -67,10 +67,10 @@ def photo(data: bytes | Path) -> np.ndarray:
             if image.mode == "F" or image.mode.startswith("I"):
                 image = Image.fromarray(_grey(np.asarray(image), image.mode, kind))
             image = image.convert("RGBA")
-    except runtime.UserError:
+    except UserError:
         raise
     except Exception as error:  # a torn file makes its decoder raise whatever it likes
-        raise runtime.UserError(f"A picture cannot be decoded: {str(error) or type(error).__name__}.") from error
+        raise UserError(f"A picture cannot be decoded: {str(error) or type(error).__name__}.") from error
     return np.asarray(_padded(_on_white(image), SIZE))
 
 
@@ -87,13 +87,13 @@ def _grey(values: np.ndarray, mode: str, kind: str | None) -> np.ndarray:
     if mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             low, high = values.min(), values.max()
-            raise runtime.UserError(
+            raise UserError(
                 f"A picture of floats has values from {low:g} to {high:g}, outside 0 to 1: save it with 8 or 16 bits."
             )
         return np.round(values * 255).astype(np.uint8)
     # In these two formats, no whole number has more than 16 bits, whatever mode PIL reads it in.
     if mode == "I" and kind not in ("PNG", "PPM"):
-        raise runtime.UserError(
+        raise UserError(
             "A picture has whole numbers of 32 bits, and what is white in it is not known: save it with 8 or 16 bits."
         )
     return (values.astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)

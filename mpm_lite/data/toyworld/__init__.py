@@ -1,7 +1,7 @@
 """Toy world: the scenes of `toyworld.scenes`, drawn here and captioned in ten languages by `toyworld.grammar`.
 
-Nothing is stored: scenes, pictures and captions follow from seeds. A caption is one of those that tell the picture in
-full and in the order of reading, chosen by a hash of scene and language, so that languages do not move in step.
+Nothing is stored: scenes, pictures and captions all follow from seeds. The caption of a scene is one of those that describe the
+picture in full and in the order of reading. A hash of scene and language chooses it, so that languages choose independently.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, Thing, pair_na
 LANGUAGES = grammar.LANGUAGES
 COUNTS = {"train": 24_000, "val": 400, "test": 600}
 PIXELS = 64
-# Part of the key of cached features: raise it whenever a change here moves a pixel.
+# Part of the key of cached features: raise the number whenever a change here changes a pixel.
 RENDER = "toyworld-render-1"
 
 RGB = {
@@ -34,17 +34,17 @@ RGB = {
     "black": (25, 25, 28), "white": (252, 252, 252), "purple": (140, 60, 180), "brown": (125, 78, 42),
 }  # fmt: skip
 _GROUND = (158, 170, 180)  # far from all eight colours, white and black among them
-_RADIUS = {"small": 0.27, "large": 0.42}  # of a cell; jitter keeps the two apart, and a shape inside its cell
-_FINE = 4  # drawn this many times larger, then averaged: soft edges
+_RADIUS = {"small": 0.27, "large": 0.42}  # of a cell; even with jitter, the two differ and a shape stays in its cell
+_FINE = 4  # pictures are drawn this many times larger and then averaged, for soft edges
 
 assert set(RGB) == set(COLOURS)
 
 
 def render(scene: Scene, size: int = PIXELS, seed: int = 0, jitter: float = 1.0) -> np.ndarray:
-    """The scene as uint8 (size, size, 3), the same for the same arguments in every process.
+    """The scene as uint8 (size, size, 3): equal arguments give equal pixels in every process.
 
-    `seed` draws one of many pictures of a scene: place, size and hue of each thing vary by `jitter` (0: not at all)
-    without leaving what a caption says. Sizes of 16 to 64 pixels are meant.
+    `seed` draws one of many pictures of a scene: place, size and hue of each thing vary by `jitter` (0: not at all), but so
+    little that every caption stays true. Meant for sizes of 16 to 64 pixels.
     """
     from PIL import Image, ImageDraw
 
@@ -71,7 +71,7 @@ def _shifted(rgb: tuple[int, int, int], hue: float, light: float) -> tuple[int, 
 def _draw(
     brush: object, thing: Thing, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]
 ) -> None:
-    """One thing. Details of flower and book are in a darker tone of their colour, a lighter one for black."""
+    """Draw one thing. Details of flower and book have a darker tone of its colour; on black, a lighter one."""
     x, y = centre
     dark = thing.colour == "black"
     tone = tuple(min(255, c + 110) if dark else round(c * 0.6) for c in colour)
@@ -120,7 +120,7 @@ assert set(SHAPES) == {"circle", "flower", "book", *_OUTLINES}
 
 
 def caption(scene: Scene, language: str) -> str:
-    """The one caption that the set gives the scene in this language."""
+    """The caption that the scene has in this set and language."""
     pick = hashlib.sha256(f"{scene.id} {language}".encode()).digest()
     every = grammar.in_order_plans(scene, language)
     return grammar.say(every[int.from_bytes(pick[:4], "big") % len(every)], language)[0]
@@ -131,8 +131,8 @@ def _captions(many: Sequence[Scene], language: str) -> list[str]:
 
 
 class _ByLanguage(Mapping[str, Any]):
-    """What `make(language)` gives for each language, made when it is first asked for: ten languages of thousands of scenes
-    take seconds."""
+    """The captions `make(language)` by language, made when somebody first asks for them: the captions of thousands of scenes in
+    ten languages take seconds."""
 
     def __init__(self, make: Callable[[str], Any]):
         self.make, self.made = make, {}
@@ -153,16 +153,14 @@ class _ByLanguage(Mapping[str, Any]):
 
 @lru_cache(maxsize=3)
 def split_scenes(split: str) -> tuple[Scene, ...]:
-    """The scenes of one split of the set, in order. Those of val and test differ; in train a scene may come again.
-
-    There are only some hundreds of scenes of one thing, or of equal things, and they stay a fifth each.
-    """
+    """The scenes of one split of the set, in order. In val and test all scenes differ; in train a scene may come again, so that
+    single things and groups, of which there are only some hundreds, stay a fifth of the scenes each."""
     return tuple(islice(pictured_scenes() if split == "train" else scenes(split), COUNTS[split]))
 
 
 @lru_cache(maxsize=3)
 def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
-    """(id, scene, which of its pictures) of each item of a split; the id of a second picture ends in -1."""
+    """For each item of a split its id, its scene, and the number of the picture; the id of a second picture ends in -1."""
     found, times = [], Counter()
     for scene in split_scenes(split):
         again = times[scene.id]
@@ -172,7 +170,7 @@ def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
 
 
 def items() -> list[Item]:
-    """Every scene of the set; their file is this one."""
+    """All scenes of the set as items; their file is this module."""
     return [
         Item(name, _ByLanguage(partial(caption, scene)), Path(__file__))
         for split in SPLITS
@@ -182,8 +180,8 @@ def items() -> list[Item]:
 
 @lru_cache(maxsize=4)
 def mark(split: str, count: int = 100) -> str:
-    """SHA-256 of what decides the pictures and captions of a split: how they are drawn, which scenes they show, and the
-    captions of the first `count` in every language, in which a change of a grammar shows."""
+    """SHA-256 of all that the pictures and captions of a split depend on: the way of drawing, the scenes, and the captions of
+    the first `count` scenes in every language, which show any change of a grammar."""
     many = split_scenes(split)
     said = [caption(scene, code) for scene in many[:count] for code in grammar.LANGUAGES]
     return digest([RENDER, *(scene.id for scene in many), *said])
@@ -191,7 +189,7 @@ def mark(split: str, count: int = 100) -> str:
 
 @lru_cache(maxsize=1)
 def parts() -> dict[str, Part]:
-    """The three parts. This set splits itself: what it holds out are combinations, not head nouns."""
+    """The three parts. This set makes its own splits, since it holds out combinations and not head nouns."""
     return {split: _part(split) for split in SPLITS}
 
 
