@@ -27,7 +27,7 @@ BOTH = "train+val"
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What the registry knows of a set; its module (mpm_lite.data.NAME) is imported when it is first asked for."""
+    """What the registry knows about a packaged set. Its module, mpm_lite.data.NAME, is only imported when it is needed."""
 
     name: str
     languages: str
@@ -46,18 +46,18 @@ class SetInfo:
         return getattr(self._module, "PACKAGE", None)
 
     def items(self) -> list[Item]:
-        """Every kept item, in order. UserError where the set is not on this machine."""
+        """All items of the set, in order. Raises UserError if the set is not on this machine."""
         return self._module.items()
 
     def parts(self) -> dict[str, Part]:
-        """The three parts of the set: those that it makes itself, or its items split by their concepts."""
+        """The three parts of the set, which its module makes, or which its items are split into by their concepts."""
         if own := getattr(self._module, "parts", None):
             return own()
         items = self.items()
         return _split(self.name, items[0].file.parent if items else Path(), len(items))
 
     def present(self) -> bool:
-        """True where the set is on this machine."""
+        """Whether the set is on this machine."""
         return self.package is None or self.package.present()
 
 
@@ -70,33 +70,28 @@ SETS = {
 
 
 def available(name: str) -> bool:
-    """True where every set of `name` ("emoji+stamps") is known and on this machine."""
+    """Whether all sets of `name` ("emoji+stamps") are known and on this machine."""
     return all(SETS[one].present() if one in SETS else local.here(one) for one in local.set_names(str(name), _known))
 
 
 def load_captions(
-    name: str,
-    split: str = "train",
-    languages: str | Sequence[str] = ("en",),
-    limit: int | None = None,
-    *,
-    columns: Mapping[str, Any] | None = None,
-    revision: str | None = None,
-    streaming: bool = False,
-    skip_bad: bool = False,
-) -> CaptionSet:
+    name: str, split: str = "train", languages: str | Sequence[str] = ("en",), limit: int | None = None, *,
+    columns: Mapping[str, Any] | None = None, revision: str | None = None, streaming: bool = False, skip_bad: bool = False,
+) -> CaptionSet:  # fmt: skip
     """The pictures and captions of one set, or of several joined with '+' ("emoji+stamps+clipart").
 
-    `languages` is a list of BCP 47 codes (or one code), or "all": every language of any of the sets, English first.
-    split "train+val" is for a last fit after every choice was made: both, without what mentions a test concept.
-    `limit` keeps that many items by a seeded permutation, so limit=100 lies inside limit=300.
-    Beside the sets of SETS: `parquet:PATH`, `webdataset:PATH` and `imagefolder:PATH`, files of one's own; `hub:OWNER/NAME`,
-    and the names of `hub.KNOWN`, through the `datasets` library. For these, `columns` says what is where (see `hub.Columns`),
-    `revision` pins a hub repository, and `streaming` (with a limit) reads the first rows only. `skip_bad` leaves out pictures
-    that cannot be decoded, that are not there, or that are in two splits (train yields to val, and val to test), says how many
-    these are, and lists them in `left_out`; the packaged sets have none.
-    Raises UserError for a set, split, language or column nobody knows, for a set that is not on this machine, and for a set of
-    one's own that contradicts itself: two splits for one picture, two pictures for one id.
+    `languages` is a list of BCP 47 codes, one code, or "all": every language of any of the sets, English first.
+    The split "train+val" is for a last fit after all choices are made: both, without items of val that mention a test concept.
+    `limit` keeps so many items by a seeded permutation; the items of limit=100 are among those of limit=300.
+
+    Beside the packaged sets of SETS there are your own files, `parquet:PATH`, `webdataset:PATH` and `imagefolder:PATH`, and sets
+    of the hub, `hub:OWNER/NAME` and the names in `hub.KNOWN`. For these, `columns` says what the columns mean (see
+    `rows.Columns`), `revision` pins a repository of the hub, and `streaming` (with a limit) reads only the first rows.
+    `skip_bad` leaves out pictures that cannot be decoded, that are missing, or that are in two splits (such a picture stays in
+    test rather than val or train, and in val rather than train), prints how many, and lists them in `left_out`. The packaged
+    sets have none.
+    Raises UserError for an unknown set, split, language or column, for a set that is not on this machine, and if your own set
+    contradicts itself: two splits for one picture, or two pictures for one id.
     """
     if limit is not None:
         runtime.whole_number("limit", limit)
@@ -143,13 +138,13 @@ def _splits(split: str) -> tuple[str, ...]:
 
 
 def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
-    """The parts of a split of a packaged set, and which of their items belong to it."""
+    """The parts of a packaged set that a split consists of, and the numbers of their items that belong to it."""
     from mpm_lite.data.concepts import held_out, mentions
 
     parts = SETS[name].parts()
     whole = {one: np.arange(len(part)) for one, part in parts.items()}
-    # Validation captions may mention what the test set is about; training captions may not. The toy world holds out
-    # combinations instead: there, no part mentions what another holds out.
+    # Captions of val may mention test concepts, but captions to train on may not. The toy world holds out combinations
+    # instead, and none of its parts mentions what another holds out.
     if split == BOTH and name != "toyworld":
         test = held_out("test") | frozenset(parts["test"].concepts)
         whole["val"] = np.flatnonzero([mentions(text).isdisjoint(test) for text in parts["val"].captions["en"]])
@@ -157,7 +152,7 @@ def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
 
 
 def counts(name: str) -> dict[str, int]:
-    """How many items of one set are in each split, and how many the leak rule dropped ("dropped")."""
+    """How many items of a packaged set are in each split, and how many are "dropped" by the leak rule."""
     if name not in SETS:
         raise unknown("caption set", name, SETS)
     sizes = {split: len(part) for split, part in SETS[name].parts().items()}
@@ -165,13 +160,13 @@ def counts(name: str) -> dict[str, int]:
 
 
 def _known(name: str) -> bool:
-    """Whether a set is called so, or a name of this kind says where one lies."""
+    """Whether this is the name of a set, or begins like a name that says where a set is."""
     return name in SETS or hub.known(name)
 
 
 @lru_cache(maxsize=16)
 def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
-    """The three parts of a set by the concepts of its items; once a process and place."""
+    """The three parts of a set by the concepts of its items, made once for each place of its files."""
     from mpm_lite.data import concepts, emoji
 
     info = SETS[name]

@@ -1,4 +1,4 @@
-"""CaptionSet: pictures with captions in one or more languages, drawn only when looked at."""
+"""CaptionSet: pictures with captions in one or more languages. A picture is drawn only when somebody looks at it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+import PIL
 
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError, unknown
@@ -21,18 +22,18 @@ SPLITS = ("train", "val", "test")
 
 
 def place_of(data: bytes) -> float:
-    """A number in [0, 1) that follows from these bytes alone, on every machine: 64 bits of their SHA-256."""
+    """A number in [0, 1) from these bytes, the same on every machine: the first 64 bits of their SHA-256."""
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big") / 2**64
 
 
 def split_of_place(place: float, test: float, val: float) -> str:
-    """The split of what stands at a place in [0, 1): test first, then val, each as long as its share; the rest is train."""
+    """The split at a place in [0, 1): first comes test, then val, each as long as its share, and the rest is train."""
     return "test" if place < test else "val" if place < test + val else "train"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture of a source: `id` ("stamps/animals/birds/owl"), captions by language (English always), its file."""
+    """One picture of a packaged set: `id` ("stamps/animals/birds/owl"), captions by language (always English), its file."""
 
     id: str
     captions: Mapping[str, str]
@@ -41,15 +42,14 @@ class Item:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One whole (set, split), the unit that is encoded and cached.
+    """One split of one set: the unit that is encoded and cached.
 
-    `captions[lang]` has one entry an item, '' where there is none, and `several[lang]`, where it is there, all captions of
-    each item; `render(i)` gives uint8 (size, size, 3);
-    `sources` are the files the pictures are made of; `open_licence` says whether thumbnails may be shown in notebooks.
-    `made_by` names what the pictures follow from beside the ids, so that no digest need draw them.
-    `left_out` says, a sentence a picture, what is not in the part and why.
-    `contents` has the SHA-256 of each picture's bytes, where the pictures were read; else it is empty.
-    `render` has to be picklable (a function of a module, or an object), so that spawned workers can draw.
+    `captions[lang]` has one text for each item, '' if it has no caption; `several[lang]`, if there are more, all its captions.
+    `render(i)` gives picture i, uint8 (size, size, 3). It must be picklable (a function of a module, or an object), so that
+    spawned worker processes can draw. `sources` are the files that the pictures are drawn from.
+    `made_by` names what the pictures depend on beside their ids, so that a digest need not draw them.
+    `open_licence` says whether notebooks may show thumbnails. `left_out` has a sentence about each picture that was left out.
+    `contents` has the SHA-256 of each picture's bytes if the pictures were read; else it is empty.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Part:
         return len(self.ids)
 
     def pictures(self, which: Sequence[int]) -> np.ndarray:
-        """The pictures of these numbers, uint8 (N, size, size, 3); from files they are drawn on all cores."""
+        """The pictures with these numbers, uint8 (N, size, size, 3). Pictures from files are drawn on all cores."""
         if self.sources:
             return draw_many([self.sources[i] for i in which])
         return np.stack([self.render(i) for i in which])
 
     def image_digest(self) -> str:
-        """SHA-256 of what the pictures are made of: ids, source files, renderer. Draws nothing."""
+        """SHA-256 of what the pictures depend on: ids, source files, renderer. Draws only pictures made in memory."""
         return self._image_digest
 
     @cached_property
@@ -83,26 +83,26 @@ class Part:
         made_by = [self.made_by, str(self.size)] if self.made_by else [RENDER, _renderer()]
         pieces: list[str | bytes] = [self.name, *made_by, *self.ids]
         pieces += [hashlib.sha256(Path(file).read_bytes()).digest() for file in self.sources]
-        if not self.sources and not self.made_by:  # made in memory: there is nothing but the pixels to go by
+        if not self.sources and not self.made_by:  # made in memory: only their pixels can tell them from others
             pieces += [np.ascontiguousarray(self.render(i)).tobytes() for i in range(len(self))]
         return digest(pieces)
 
     def text_digest(self, language: str) -> str:
-        """SHA-256 of the captions in `language`; raises UserError for a language the part lacks."""
+        """SHA-256 of the captions in `language`. Raises UserError for a language that the part does not have."""
         if language not in self.captions:
             raise unknown(f"language of {self.name}", language, self.captions)
         return digest([self.name, language, *self.captions[language]])
 
 
 def _renderer() -> str:
-    import PIL
     import resvg_py
 
     return f"resvg_py {resvg_py.__version__}, resvg {resvg_py.__resvg_version__}, PIL {PIL.__version__}"
 
 
 class LazyImages:
-    """Looks like a uint8 array (N, H, W, 3); draws a picture when it is indexed. UserError for parts of two sizes."""
+    """Looks like a uint8 array (N, H, W, 3), but draws a picture only when it is indexed. Raises UserError for parts with
+    pictures of different sizes."""
 
     dtype = np.dtype(np.uint8)
 
@@ -122,7 +122,7 @@ class LazyImages:
         return (len(self), self._size, self._size, 3)
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> np.ndarray:
-        """One picture (H, W, 3) for an int; (M, H, W, 3) for a slice, an int array or a boolean mask."""
+        """One picture (H, W, 3) for a whole number; (M, H, W, 3) for a slice, several numbers or a boolean mask."""
         if isinstance(index, (int, np.integer)):
             part, i = self._where[index]
             return part.render(i)
@@ -143,9 +143,9 @@ class LazyImages:
 
 
 class CaptionSet:
-    """Pictures, their captions and their concepts; made of `(Part, indices into it)` pairs, in order.
+    """Pictures, their captions and their concepts, as a list of parts, each with the numbers of the items that are taken.
 
-    `languages` is the view: `captions[lang]` exists for each of them, with '' where an item has no such caption.
+    `captions[lang]` exists for each of the `languages`, with '' where an item has no caption in it.
     """
 
     def __init__(self, parts: Iterable[tuple[Part, np.ndarray]], languages: Sequence[str] = ("en",)):
@@ -157,8 +157,7 @@ class CaptionSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of what the set shows: its pictures, and its captions in its languages. Draws nothing but pictures that are
-        made in memory."""
+        """SHA-256 of the pictures and of the captions in the set's languages. Draws only pictures made in memory."""
         told: list[str | bytes] = list(self.languages)
         for part, indices in self.parts:
             told += [part.image_digest(), indices.tobytes()]
@@ -168,7 +167,7 @@ class CaptionSet:
 
     @property
     def _flat(self) -> list[tuple[Part, int]]:
-        """The part of each item, and its number there."""
+        """For each item its part, and its number there."""
         return [(part, int(i)) for part, indices in self.parts for i in indices]
 
     @cached_property
@@ -192,7 +191,7 @@ class CaptionSet:
 
     @cached_property
     def several(self) -> dict[str, list[list[str]]]:
-        """Every caption of every item by language; `captions` has the first of each."""
+        """All captions of each item by language; `captions` has only the first one."""
         return {
             code: [
                 part.several[code][i] if code in part.several else [text] if text else []
@@ -203,22 +202,22 @@ class CaptionSet:
 
     @cached_property
     def contents(self) -> dict[bytes, str]:
-        """The id of each picture by the SHA-256 of its bytes, for sets of one's own; pictures of packaged sets are not in it."""
+        """The id of each picture by the SHA-256 of its bytes; only for pictures that were read, so not for packaged sets."""
         return {part.contents[i]: part.ids[i] for part, i in self._flat if part.contents}
 
     @property
     def left_out(self) -> list[str]:
-        """What `skip_bad` left out of the sets, a sentence a picture: its id, its file and why."""
+        """One sentence for each picture that `skip_bad` left out: its id, its file and the reason."""
         return [why for part in dict.fromkeys(part for part, _ in self.parts) for why in part.left_out]
 
     def with_caption(self, language: str) -> np.ndarray:
-        """Indices (int64) of the items that have a caption in `language`; UserError where it was not loaded."""
+        """The numbers (int64) of the items with a caption in `language`. Raises UserError for a language not loaded."""
         if language not in self.captions:
             raise unknown("language of this set", language, self.languages)
         return np.flatnonzero([bool(text) for text in self.captions[language]])
 
     def take(self, indices: Iterable[int] | np.ndarray) -> CaptionSet:
-        """The items at `indices` (ints or a boolean mask), in that order."""
+        """The items at `indices` (whole numbers or a boolean mask), in this order."""
         numbers = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
         numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers.astype(np.int64)
         owner = np.repeat(np.arange(len(self.parts)), [len(rows) for _, rows in self.parts]).astype(np.int64)
@@ -229,7 +228,7 @@ class CaptionSet:
         return CaptionSet([(self.parts[one[0]][0], few) for one, few in pieces if len(one)], self.languages)
 
     def __add__(self, other: CaptionSet) -> CaptionSet:
-        """Both sets, one after the other. UserError where different pictures have the same id: scores count a picture by it."""
+        """Both sets, one after the other. Raises UserError if different pictures have the same id, since scores count by id."""
         if not isinstance(other, CaptionSet):
             return NotImplemented
         owners = {part.ids[i]: part for part, i in self._flat}
@@ -252,7 +251,7 @@ class CaptionSet:
         return f"CaptionSet({len(self)} pictures: {made_of}; {len(set(self.concepts))} concepts; captions in {shown})"
 
     def _repr_html_(self) -> str:
-        """A row of up to six items; pictures only where their licence is open, since notebooks are committed."""
+        """A row of up to six items. Pictures are shown only if their licence is open, because notebooks are committed."""
         cells = []
         for part, i in self._flat[:: max(1, len(self) // 6)][:6]:
             lines = [

@@ -23,6 +23,9 @@ from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
+import simplemma
+from tqdm.auto import tqdm
+
 from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data.captionset import Item
@@ -86,8 +89,7 @@ def title(path: str, text: str) -> str:
     """The cleaned title of a picture: its metadata's, or the file's own name where that is a placeholder."""
     given = raw_title(text)
     if not given or _PLACEHOLDER.search(given):
-        stem = Path(path).stem
-        given = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
+        given = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", Path(path).stem)
     given = re.sub(r"[_#]+|\s-\s(body part|clothing)$|(?<=\w)-(?=\d)", " ", given)
     given = _NOISE.sub(" ", given)
     given = re.sub(r"\(\s*\)|(?<=[A-Za-z])\d+\b|\b\d+$|\b0\d+\b|\bv\d+\b", " ", given)
@@ -99,8 +101,6 @@ def english(caption: str, path: str = "", text: str = "") -> bool:
 
     The word list is simplemma's. Short function words alone do not make a title.
     """
-    import simplemma
-
     words = [word.casefold() for word in re.findall(r"[^\W\d_]+", caption.replace("'s", "").replace("’s", ""))]
     content = [word for word in words if len(word) > 2]
     if not content or re.search(r"(^| )[.]|\bgeneral$", caption, re.I) or not (_NOT_ENGLISH | _UNFIT).isdisjoint(words):
@@ -108,11 +108,10 @@ def english(caption: str, path: str = "", text: str = "") -> bool:
     if not all(word in _ENGLISH or simplemma.is_known(word, lang="en") for word in words if len(word) > 1):
         return False
     creator = re.search(r"<dc:creator>.*?<dc:title[^>]*>(.*?)</dc:title>", text, re.S)
-    if _ROMANCE_AUTHORS.search(path + " " + (creator[1] if creator else "")):
-        unsure = [word for word in content if word not in _ENGLISH]
-        romance = any(all(simplemma.is_known(word, lang=lang) for word in unsure) for lang in ("it", "fr"))
-        return not unsure or not romance
-    return True
+    unsure = [word for word in content if word not in _ENGLISH]
+    if not unsure or not _ROMANCE_AUTHORS.search(f"{path} {creator[1] if creator else ''}"):
+        return True
+    return not any(all(simplemma.is_known(word, lang=lang) for word in unsure) for lang in ("it", "fr"))
 
 
 def sample(count: int = 200) -> list[str]:
@@ -126,11 +125,7 @@ def sample(count: int = 200) -> list[str]:
 
 def keep(folder: Path) -> list[str]:
     """The paths that the rule keeps, by folder, title, language, repetition and a look at the drawing (minutes)."""
-    from tqdm.auto import tqdm
-
-    used: Counter[str] = Counter()
-    drawn: set[bytes] = set()
-    kept = []
+    used, drawn, kept = Counter(), set(), []
     for file in tqdm(sorted(folder.rglob("*.svg")), desc="clip art", disable=runtime.quiet()):
         path = file.relative_to(folder).as_posix()
         if _FOLDERS.match(path):

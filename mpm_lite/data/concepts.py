@@ -14,6 +14,8 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
+import simplemma
+
 from mpm_lite.core import runtime
 from mpm_lite.data.captionset import Item, place_of, split_of_place
 
@@ -36,8 +38,6 @@ _LEMMAS = _WORDS["lemmas"] | {word: word for word in _WORDS["uninflected"].split
 @cache
 def _lemma(word: str) -> str:
     """The singular of one lower-case word, one spelling a thing."""
-    import simplemma
-
     word = word.replace("'", "")
     plain = _LEMMAS.get(word, word)
     if word not in _LEMMAS and word.endswith("s"):  # only plurals are undone: an eraser does not become "erase"

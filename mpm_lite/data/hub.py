@@ -21,6 +21,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import local
@@ -141,8 +145,6 @@ def _one_split(sources: list[Source]) -> bool:
 
 def _held(sources: list[Source]) -> dict[str, list[Any]]:
     """Some values of each column, without nulls; of a column that may hold pictures only one."""
-    import pyarrow as pa
-
     found: dict[str, list[Any]] = {}
     for source in sources:
         for column in source.rows.column_names:
@@ -187,8 +189,6 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
 
 def _check_csv(file: Path, shown: str) -> None:
     """Raises UserError for a text that the reader of CSV files takes for a missing value, such as the caption None."""
-    import pandas as pd
-
     told = pd.read_csv(file, dtype=str, keep_default_na=False)
     lost = told.ne("") & pd.read_csv(file, dtype=str).isna()
     for column in told.columns[lost.any()]:
@@ -214,8 +214,6 @@ def _check_fields(name: str, root: Path, opened: Mapping[Path, Any]) -> None:
 def _alike(name: str, kind: str, files: list[Path]) -> list[list[Path]]:
     """The files in groups with equal columns: `datasets` gives all files that it reads together the columns of the first one.
     Files without rows are left out, since it cannot read them."""
-    import pyarrow.parquet as pq
-
     if kind != "parquet":
         return [[file] for file in files] if kind == "imagefolder" else [files]
     groups: dict[Any, list[Path]] = {}

@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from mpm_lite.core import runtime, store
@@ -354,9 +356,6 @@ def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> 
 
 def picture_places(rows: Any, column: str) -> list[str | bool]:
     """Where each picture of a column is: the path of a file, True if the row itself holds it, False if there is none."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     if column not in rows.column_names:
         return [False] * len(rows)
     held = rows.data.column(column)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from mpm_lite.core.keys import digest
 from mpm_lite.data.captionset import SPLITS, Item, Part
@@ -46,8 +47,6 @@ def render(scene: Scene, size: int = PIXELS, seed: int = 0, jitter: float = 1.0)
     `seed` draws one of many pictures of a scene: place, size and hue of each thing vary by `jitter` (0: not at all), but so
     little that every caption stays true. Meant for sizes of 16 to 64 pixels.
     """
-    from PIL import Image, ImageDraw
-
     rng = np.random.default_rng([int(scene.id, 16), seed])
     wide = size * _FINE
     shade = 1 + 0.04 * jitter * rng.uniform(-1, 1)
@@ -62,14 +61,14 @@ def render(scene: Scene, size: int = PIXELS, seed: int = 0, jitter: float = 1.0)
     return np.asarray(picture.reduce(_FINE))
 
 
-def _shifted(rgb: tuple[int, int, int], hue: float, light: float) -> tuple[int, int, int]:
+def _shifted(rgb: tuple[int, int, int], hue: float, light: float) -> tuple[int, ...]:
     h, s, v = colorsys.rgb_to_hsv(*(c / 255 for c in rgb))
     red, green, blue = colorsys.hsv_to_rgb((h + hue) % 1, s, min(1.0, v * light))
     return (round(255 * red), round(255 * green), round(255 * blue))
 
 
 def _draw(
-    brush: object, thing: Thing, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]
+    brush: ImageDraw.ImageDraw, thing: Thing, centre: tuple[float, float], radius: float, colour: tuple[int, ...]
 ) -> None:
     """Draw one thing. Details of flower and book have a darker tone of its colour; on black, a lighter one."""
     x, y = centre

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data.toyworld import grammar
@@ -131,12 +132,11 @@ def _in_english(word: str, language: str, draw: float) -> str | None:
 
 def levels(
     scenes: Sequence[Scene], languages: Sequence[str], strengths: Sequence[float] = (0.0, 0.05, 0.1, 0.2, 0.4)
-) -> Any:
-    """A pandas table of chrF against the captions without noise: dial, strength, language, chrf, changed, n.
+) -> pd.DataFrame:
+    """A table of chrF against the captions without noise: dial, strength, language, chrf, changed, n.
 
     `changed` is the share of captions that differ; for agreement it is 0 in a language whose words have only one form.
     """
-    import pandas as pd
     from sacrebleu.metrics import CHRF
 
     rows = []
