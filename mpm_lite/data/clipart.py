@@ -64,7 +64,7 @@ _NOT_ENGLISH, _UNFIT, _ENGLISH = (frozenset(_WORDS[name].split()) for name in ("
 
 
 def items() -> list[Item]:
-    """The kept pictures in path order, English title each. UserError where the package is missing."""
+    """The kept pictures in the order of their paths, each with its English title. Raises UserError if they are missing."""
     return _items(PACKAGE.root())
 
 
@@ -74,19 +74,19 @@ def _items(folder: Path) -> list[Item]:
     found = []
     for path in filter(None, paths):
         file = folder / path
-        if file.exists():  # another version of the package may have lost some
+        if file.exists():  # some may be missing in another version of the package
             found.append(Item(f"clipart/{path.removesuffix('.svg')}", {"en": title(path, svg_text(file))}, file))
     return found
 
 
 def raw_title(text: str) -> str:
-    """The title in an SVG's metadata, '' where there is none."""
+    """The title in the metadata of an SVG, '' if there is none."""
     match = re.search(r"<dc:title[^>]*>(.*?)</dc:title>", text, re.S)
     return html.unescape(html.unescape(re.sub(r"\s+", " ", match[1]))).strip() if match else ""
 
 
 def title(path: str, text: str) -> str:
-    """The cleaned title of a picture: its metadata's, or the file's own name where that is a placeholder."""
+    """The cleaned title of a picture: from its metadata, or from the file's name if that title is a placeholder."""
     given = raw_title(text)
     if not given or _PLACEHOLDER.search(given):
         given = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", Path(path).stem)
@@ -97,9 +97,9 @@ def title(path: str, text: str) -> str:
 
 
 def english(caption: str, path: str = "", text: str = "") -> bool:
-    """True where every word is English; stricter for contributors who titled in Italian or French.
+    """Whether every word is English, by simplemma's word list. Short function words alone do not make a title.
 
-    The word list is simplemma's. Short function words alone do not make a title.
+    The rule is stricter for contributors who also wrote titles in Italian or French.
     """
     words = [word.casefold() for word in re.findall(r"[^\W\d_]+", caption.replace("'s", "").replace("’s", ""))]
     content = [word for word in words if len(word) > 2]
@@ -115,16 +115,16 @@ def english(caption: str, path: str = "", text: str = "") -> bool:
 
 
 def sample(count: int = 200) -> list[str]:
-    """`count` distinct kept titles in the order of their SHA-256: the sample that is labelled by hand.
+    """The first `count` distinct kept titles in the order of their SHA-256: the sample that is labelled by hand.
 
-    Labelled in assets/labels/clipart_titles.csv; a small change of the filter keeps most of it.
+    The labels are in assets/labels/clipart_titles.csv. A small change of the filter keeps most of the sample.
     """
     titles = {item.captions["en"] for item in items()}
     return sorted(titles, key=lambda text: hashlib.sha256(text.encode()).hexdigest())[:count]
 
 
 def keep(folder: Path) -> list[str]:
-    """The paths that the rule keeps, by folder, title, language, repetition and a look at the drawing (minutes)."""
+    """The paths that the rule keeps by folder, title, language, repetition and drawing. This takes minutes."""
     used, drawn, kept = Counter(), set(), []
     for file in tqdm(sorted(folder.rglob("*.svg")), desc="clip art", disable=runtime.quiet()):
         path = file.relative_to(folder).as_posix()

@@ -1,6 +1,6 @@
-"""What a caption is about, and the rule that keeps concepts apart: one concept, one split, over all sets together.
+"""What a caption is about, and the rule that keeps concepts apart: each concept is in one split, the same in all sets.
 
-`python -m mpm_lite.data.concepts` rebuilds assets/splits/concepts.csv; it needs all three sets on the machine.
+`python -m mpm_lite.data.concepts` rebuilds assets/splits/concepts.csv. It needs all three sets on the machine.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ TABLE = "splits/concepts.csv"
 SALT = "mpm-lite concepts v1:"
 STAMP_TEST, STAMP_VAL = 0.40, 0.15
 EMOJI_TEST, EMOJI_VAL = 0.20, 0.10
-FREQUENT = 20  # a concept that heads or is mentioned in more items than this is always train
+FREQUENT = 20  # a concept that is the head noun of, or mentioned in, more items than this is always in train
 
-# What each list is for, and the words, are in the file.
+# The file also says what each of these lists is for.
 _WORDS = tomllib.loads(runtime.asset("data/concepts.toml").read_text(encoding="utf-8"))
 _DETERMINERS, _CUT, _AFTERWARDS, _COLOURS, _PARTITIVE, _ACTORS = (
     frozenset(_WORDS[name].split()) for name in ("determiners", "cut", "afterwards", "colours", "partitive", "actors")
@@ -37,7 +37,7 @@ _LEMMAS = _WORDS["lemmas"] | {word: word for word in _WORDS["uninflected"].split
 
 @cache
 def _lemma(word: str) -> str:
-    """The singular of one lower-case word, one spelling a thing."""
+    """The singular of a word in lower case, with one spelling for each thing."""
     word = word.replace("'", "")
     plain = _LEMMAS.get(word, word)
     if word not in _LEMMAS and word.endswith("s"):  # only plurals are undone: an eraser does not become "erase"
@@ -49,7 +49,7 @@ def _lemma(word: str) -> str:
 
 
 def _clean(caption: str) -> str:
-    """Lower case, plain apostrophes, no quotes, no possessive 's, no 'emoji style' tail."""
+    """The caption in lower case, with plain apostrophes and without quotes, possessive 's and 'emoji style' at its end."""
     text = caption.casefold().replace("’", "'").replace("`", "'").replace("_", " ")
     text = re.sub(r"[\"“”„«»]", " ", text)
     text = re.sub(r"'s\b|(?<=s)'(?=\s|$)", "", text)
@@ -61,16 +61,16 @@ def _words(text: str) -> list[str]:
 
 
 def _clauses(text: str) -> list[list[str]]:
-    """Words by clause: comma, colon, bracket, dash, or a full stop that ends no abbreviation."""
+    """The words of each clause. Clauses end at a comma, colon, bracket, dash, or a full stop that is not of an abbreviation."""
     text = re.sub(rf"\b({'|'.join(sorted(_WORDS['abbreviations'].split()))})\.", r"\1", text)
     return [words for piece in re.split(r"[,;:()\[\]—–!?|•…/]|\.(?=\s|$)|\s-+\s", text) if (words := _words(piece))]
 
 
 def head_noun(caption: str) -> str:
-    """The English head noun of a short caption, singular, lower case ('' for a caption without a word).
+    """The head noun of a short English caption, singular and in lower case ('' for a caption without words).
 
     "A pair of blue jeans with patches." -> "jeans"; "A hat worn by a university student." -> "hat".
-    Source: a rule of thumb for captions of a few words, looked over by hand; no parser.
+    This is a rule of thumb for captions of a few words, checked by hand, and not a parser.
     """
     clauses = _clauses(_clean(caption))
     if heads := [head for words in clauses if (head := _head_of(words))]:
@@ -100,7 +100,7 @@ def _head_of(words: list[str]) -> str:
 
 
 def _hyphen_word(word: str) -> bool:
-    """True for one thing written with a hyphen (t-shirt, yo-yo, x-ray, e-mail): a piece of it is no word of its own."""
+    """Whether a word with a hyphen is one thing (t-shirt, yo-yo, x-ray, e-mail), whose last piece is no word of its own."""
     pieces = word.split("-")
     return len(pieces) > 1 and (min(map(len, pieces)) <= 2 or word.startswith("jack-"))
 
@@ -114,9 +114,10 @@ def _joined(words: list[str], last: str) -> str:
 
 @cache
 def mentions(caption: str) -> frozenset[str]:
-    """Content words as written, without a plural s, and singular; neighbours joined ("sail boat" -> "sailboat").
+    """The content words of a caption as written, without a plural s, and in the singular; also neighbours joined
+    ("sail boat" -> "sailboat").
 
-    Deliberately generous: it decides what is dropped from training for mentioning something held out.
+    This is generous on purpose, since it decides which items are dropped from training for mentioning a held-out concept.
     """
     found: set[str] = set()
     for words in _clauses(_clean(caption)):
@@ -130,7 +131,7 @@ def mentions(caption: str) -> frozenset[str]:
 
 
 def hashed_split(concept: str, stamp: bool) -> str:
-    """The split that the hash of the concept alone gives: by the shares of stamps, else by those of emoji."""
+    """The split that a hash of the concept alone gives, with the shares of stamps or those of emoji."""
     shares = (STAMP_TEST, STAMP_VAL) if stamp else (EMOJI_TEST, EMOJI_VAL)
     return split_of_place(place_of(f"{SALT}{concept}".encode()), *shares)
 
@@ -162,19 +163,19 @@ def assign(sets: Mapping[str, Sequence[Item]]) -> dict[str, str]:
 
 
 def _heads(sets: Mapping[str, Sequence[Item]]) -> dict[str, Counter[str]]:
-    """How many items of each set each concept heads."""
+    """For each set, how many of its items have each concept as their head noun."""
     return {name: Counter(head_noun(item.captions["en"]) for item in items) for name, items in sets.items()}
 
 
 @cache
 def table() -> dict[str, str]:
-    """The committed concept -> split."""
+    """The committed table: concept -> split."""
     with open(runtime.asset(TABLE), encoding="utf-8", newline="") as file:
         return {row["concept"]: row["split"] for row in csv.DictReader(file)}
 
 
 def concept_split(concept: str) -> str:
-    """The split of a concept: the table's, else the hash's by the emoji-only rule."""
+    """The split of a concept by the table; for one that it lacks, by the hash with the shares of emoji."""
     return table().get(concept) or hashed_split(concept, stamp=False)
 
 
@@ -185,7 +186,7 @@ def held_out(*splits: str) -> frozenset[str]:
 
 
 def split_of(caption: str, also_held_out: frozenset[str] = frozenset()) -> str | None:
-    """The split of an item by its English caption; None where the strict leak rule drops it from training."""
+    """The split of an item by its English caption; None if the strict leak rule drops it from training."""
     split = concept_split(head_noun(caption))
     if split == "train" and not mentions(caption).isdisjoint(held_out("val", "test") | also_held_out):
         return None
@@ -193,7 +194,7 @@ def split_of(caption: str, also_held_out: frozenset[str] = frozenset()) -> str |
 
 
 def untabled(items: Iterable[Item]) -> frozenset[str]:
-    """Held-out concepts that head one of `items` but that the committed table lacks (another package version)."""
+    """The held-out head nouns of items that the committed table lacks, as with another version of a package."""
     heads = {head_noun(item.captions["en"]) for item in items} - table().keys()
     return frozenset(concept for concept in heads if concept_split(concept) != "train")
 
@@ -209,7 +210,7 @@ def build(sets: Mapping[str, Sequence[Item]]) -> str:
 
 
 def main() -> None:
-    """Rebuild the committed table; needs emoji, stamps and clip art on this machine."""
+    """Rebuild the committed table. Needs emoji, stamps and clip art on this machine."""
     from mpm_lite.data import clipart, emoji, stamps
 
     text = build({"emoji": emoji.items(), "stamps": stamps.items(), "clipart": clipart.items()})

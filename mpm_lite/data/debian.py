@@ -18,8 +18,8 @@ from mpm_lite.core.runtime import UserError
 class DebianPackage:
     """The package that a set comes in.
 
-    `set` is the set's name, `name` the package's; `inside` is the folder in which the package keeps the pictures. `missing`
-    says that the pictures are not here, and `size` how much there is to download.
+    `set` is the name of the set and `name` that of the package; `inside` is the folder of the pictures in the package.
+    `missing` says that the pictures are not on this machine, and `size` how much there is to download.
     """
 
     set: str
@@ -29,24 +29,24 @@ class DebianPackage:
     size: str
 
     def places(self) -> list[Path]:
-        """Where the pictures may lie, the fetched copy first."""
+        """Where the pictures may be, first the fetched copy."""
         return [runtime.home() / "data" / self.name / self.inside, Path(os.sep) / self.inside]
 
     def present(self) -> bool:
-        """True where the pictures are on this machine."""
+        """Whether the pictures are on this machine."""
         return any(place.is_dir() for place in self.places())
 
     def root(self) -> Path:
-        """The folder with the pictures; UserError saying the one command that gets them."""
+        """The folder of the pictures. Raises UserError, which says the one command that gets them."""
         for place in self.places():
             if place.is_dir():
                 return place
         raise UserError(f"{self.missing}: run `mpm-lite data get {self.set}` ({self.size}, once; no root needed).")
 
     def fetch(self, say: Callable[[str], None]) -> None:
-        """Download the package into a temporary folder, unpack it beside its place and rename it, so that nothing half
-        unpacked remains. `say` hears what happens. Raises UserError where there is no apt-get, or where the download or
-        the unpacking fails."""
+        """Download the package into a temporary folder, unpack it beside its place and rename the result, so that nothing
+        half unpacked remains. `say` is told what happens. Raises UserError if there is no apt-get, or if the download or the
+        unpacking fails."""
         for tool in ("apt-get", "dpkg-deb"):
             if shutil.which(tool) is None:
                 raise self._failed(f"there is no {tool} on this machine")
@@ -73,7 +73,7 @@ class DebianPackage:
         say(f"{self.set}: ready.")
 
     def _download(self, folder: Path) -> Path:
-        """The .deb in `folder`: by the machine's package lists, else by lists of our own fetched into `folder`."""
+        """The .deb file in `folder`, found by the machine's package lists or else by lists that are fetched into `folder`."""
         failure = "no reason given"
         for options in ([], _own_lists(folder)):
             try:
@@ -109,14 +109,14 @@ def _own_lists(folder: Path) -> list[str]:
 
 
 def run_tool(command: list[str], folder: Path) -> None:
-    """Run apt-get or dpkg-deb in a folder. Raises CalledProcessError where it fails."""
+    """Run apt-get or dpkg-deb in a folder. Raises CalledProcessError if it fails."""
     how = {"capture_output": True, "text": True, "timeout": 1800}
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(command, cwd=folder, check=True, env=environment, **how)
 
 
 def _reason(error: Exception) -> str:
-    """What a tool said went wrong: its last line that begins with E:, else its last line."""
+    """The tool's own words for what went wrong: its last line that begins with E:, or else its last line."""
     text = getattr(error, "stderr", "") or str(error)
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("E:")]

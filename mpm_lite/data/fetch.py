@@ -10,8 +10,8 @@ from mpm_lite.data import SETS
 
 
 def get(name: str, progress: bool = True) -> Path:
-    """Make a set present and return its folder; says so where it already is. Raises UserError for an unknown set, where
-    there is no apt-get, or where the download fails."""
+    """Fetch a set, unless it is already on this machine, and return its folder. Raises UserError for an unknown set, if there
+    is no apt-get, or if the download fails. `progress` prints what happens."""
     say = (lambda text: print(text, file=sys.stderr)) if progress else (lambda text: None)
     if name not in SETS:
         raise runtime.unknown("data set", name, SETS)
@@ -27,7 +27,7 @@ def get(name: str, progress: bool = True) -> Path:
 
 
 def listing() -> list[dict[str, object]]:
-    """One row a set for `mpm-lite data list`; pictures and languages are None where the set is absent."""
+    """One row for each packaged set, for `mpm-lite data list`; pictures and languages are None if the set is missing."""
     rows = []
     for name, info in SETS.items():
         here, package = info.present(), info.package

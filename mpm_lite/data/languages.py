@@ -14,7 +14,7 @@ _NAMES: dict[str, list[str]] = _TOLD["languages"]  # code -> English name, branc
 
 
 def bcp47(locale: str) -> str:
-    """A locale name as BCP 47: zh_CN -> zh, pt_BR -> pt-BR, ca@valencia -> ca-valencia, sr@latin -> sr-Latn."""
+    """The BCP 47 code of a locale: zh_CN -> zh, pt_BR -> pt-BR, ca@valencia -> ca-valencia, sr@latin -> sr-Latn."""
     text = locale.strip().split(".")[0]
     if text in _SPECIAL:
         return _SPECIAL[text]
@@ -30,20 +30,20 @@ def english_first(codes: Iterable[str]) -> list[str]:
 
 
 def base(code: str) -> str:
-    """The language a regional variant counts under: pt-BR -> pt; any other code is itself."""
+    """The language that a regional variant belongs to: pt-BR -> pt. Any other code is returned as it is."""
     return REGIONAL.get(code, code)
 
 
 def display_name(code: str) -> str:
-    """The English name ("Catalan"), or the code itself where the table lacks it."""
+    """The English name of a language ("Catalan"), or its code if the table lacks it."""
     return _NAMES.get(code, _NAMES.get(base(code), [code]))[0]
 
 
 def family(code: str) -> str:
-    """The branch ("Romance", "Bantu") for family-level bootstraps; the code itself where the table lacks it."""
+    """The branch of a language ("Romance", "Bantu"), for bootstraps over families; its code if the table lacks it."""
     return _NAMES.get(code, _NAMES.get(base(code), [code]))[-1]
 
 
 def is_rtl(code: str) -> bool:
-    """True for a language written from right to left."""
+    """Whether a language is written from right to left."""
     return base(code).split("-")[0] in _TOLD["right_to_left"]

@@ -29,7 +29,8 @@ _SKIPPED = re.compile(r"^symbols/(alphabets|money|math|sign)|^sports/cartoon/foo
 
 
 def items() -> list[Item]:
-    """The kept stamps in path order; captions by BCP 47 code, English always there. UserError where missing."""
+    """The kept stamps in the order of their paths, with captions by BCP 47 code, English among them. Raises UserError if the
+    stamps are missing."""
     return _items(PACKAGE.root())
 
 
@@ -48,7 +49,7 @@ def _items(folder: Path) -> list[Item]:
 
 
 def read_captions(text: str) -> dict[str, str]:
-    """The captions of one NAME.txt by BCP 47 code; untranslated and empty ones are left out."""
+    """The captions in the text of one NAME.txt by BCP 47 code, without untranslated and empty ones."""
     first, *rest = text.splitlines() or [""]
     english = _tidy(first)
     captions = {"en": english} if english else {}
@@ -64,5 +65,5 @@ def read_captions(text: str) -> dict[str, str]:
 
 
 def _tidy(caption: str) -> str:
-    """Without byte-order mark, doubled blanks, or the '|' that some Hindi captions end in for a danda."""
+    """The caption without byte-order mark, doubled blanks, or the final '|' that some Hindi captions have for a danda."""
     return re.sub(r"\s+", " ", caption.replace("\ufeff", "").strip().rstrip("|")).strip()
