@@ -59,8 +59,9 @@ class Columns:
     def of(cls, told: Mapping[str, Any]) -> Columns:
         """Columns from a dictionary. Raises UserError for an unknown key and for a missing one."""
         names = [f.name for f in fields(cls)]
-        if strange := next((key for key in told if key not in names), None):
-            raise unknown("key of columns", strange, names)
+        for key in told:
+            if key not in names:
+                raise unknown("key of columns", key, names)
         if missing := next((key for key in ("image", "captions") if key not in told), None):
             raise UserError(f"columns needs {missing!r}: say which column holds it.")
         if not told["captions"]:

@@ -59,11 +59,12 @@ class Mix:
     withheld: int = 0
 
     def __post_init__(self) -> None:
-        for what, names, known in (
-            ("toyworld language", self.languages, grammar.LANGUAGES), ("kind of question", self.kinds, grammar.KINDS),
-        ):  # fmt: skip
-            if strange := next((name for name in names if name not in known), None):
-                raise unknown(what, strange, known)
+        for language in self.languages:
+            if language not in grammar.LANGUAGES:
+                raise unknown("toyworld language", language, grammar.LANGUAGES)
+        for kind in self.kinds:
+            if kind not in grammar.KINDS:
+                raise unknown("kind of question", kind, grammar.KINDS)
         for name in ("parallel", "discourse", "quoted", "asked", "same_order", "mixed"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
