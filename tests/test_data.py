@@ -13,8 +13,9 @@ from need import require
 
 from mpm_lite import data
 from mpm_lite.core import runtime
-from mpm_lite.data import clipart, concepts, emoji, fetch, languages, stamps
+from mpm_lite.data import clipart, concepts, debian, emoji, fetch, languages, stamps
 from mpm_lite.data.captionset import CaptionSet, Part
+from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.picture import SIZE, draw
 
 ALL = "emoji+stamps+clipart"
@@ -110,8 +111,7 @@ def test_committed_table_is_what_the_rule_gives():
 
 def test_splits_stay_when_other_sets_are_missing(monkeypatch, tmp_path):
     before = {split: data.load_captions("emoji", split).ids for split in data.SPLITS}
-    monkeypatch.setattr(clipart, "places", lambda: [tmp_path / "none"])
-    monkeypatch.setattr(stamps, "places", lambda: [tmp_path / "none"])
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [tmp_path / "none"])
     data._split.cache_clear()
     concepts.table.cache_clear()
     assert {split: data.load_captions("emoji", split).ids for split in data.SPLITS} == before
@@ -295,14 +295,14 @@ def test_unknown_names(args, message):
 @pytest.mark.parametrize("name", ["stamps", "clipart"])
 def test_missing_sets_say_the_one_command(monkeypatch, tmp_path, name):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
-    module = {"stamps": stamps, "clipart": clipart}[name]
-    fetched = module.places()[0]
+    package = data.SETS[name].package
+    fetched = package.places()[0]
     assert str(fetched).startswith(str(tmp_path))
-    monkeypatch.setattr(module, "places", lambda: [fetched])
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [fetched])
     with pytest.raises(runtime.UserError, match=f"not on this machine: run `mpm-lite data get {name}`"):
         data.load_captions(f"emoji+{name}")
     monkeypatch.setattr(shutil, "which", lambda tool: None)
-    with pytest.raises(runtime.UserError, match="no apt-get.*apt-get install " + module.PACKAGE):
+    with pytest.raises(runtime.UserError, match="no apt-get.*apt-get install " + package.name):
         fetch.get(name, progress=False)
     assert not list(tmp_path.rglob("*"))
     rows = {row["name"]: row for row in fetch.listing()}
@@ -311,8 +311,8 @@ def test_missing_sets_say_the_one_command(monkeypatch, tmp_path, name):
 
 def test_a_failed_unpacking_leaves_nothing(monkeypatch, tmp_path):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
-    fetched = stamps.places()[0]
-    monkeypatch.setattr(stamps, "places", lambda: [fetched])
+    fetched = stamps.PACKAGE.places()[0]
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [fetched])
     monkeypatch.setattr(shutil, "which", lambda tool: tool)
 
     def run(command, folder):
@@ -322,7 +322,7 @@ def test_a_failed_unpacking_leaves_nothing(monkeypatch, tmp_path):
             (tmp_path / "data" / command[-1]).mkdir(parents=True, exist_ok=True)
             raise subprocess.CalledProcessError(2, command, stderr="dpkg-deb: error: no space left")
 
-    monkeypatch.setattr(fetch, "_run", run)
+    monkeypatch.setattr(debian, "run_tool", run)
     with pytest.raises(runtime.UserError, match="no space left"):
         fetch.get("stamps", progress=False)
     assert not list((tmp_path / "data").iterdir())

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from mpm_lite.core import runtime
-from mpm_lite.data import local
+from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.data import hub, local
 from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
-from mpm_lite.data.languages import bcp47
+from mpm_lite.data.debian import DebianPackage
+from mpm_lite.data.languages import bcp47, english_first
 from mpm_lite.data.picture import draw
 
 __all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "available", "counts", "load_captions"]
@@ -23,34 +25,40 @@ __all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "ava
 BOTH = "train+val"
 
 
-def _module(name: str) -> ModuleType:
-    """The module of a packaged set, imported when it is first asked for."""
-    from mpm_lite.data import clipart, emoji, stamps, toyworld
-
-    return {"emoji": emoji, "stamps": stamps, "clipart": clipart, "toyworld": toyworld}[name]
-
-
 @dataclass(frozen=True)
 class SetInfo:
-    """What the registry knows of a set; its module (mpm_lite.data.NAME) is imported when it is first asked for."""
+    """What the registry knows about a packaged set. Its module, mpm_lite.data.NAME, is only imported when it is needed."""
 
     name: str
     languages: str
     licence: str
     open_licence: bool
 
-    def items(self) -> list[Item]:
-        """Every kept item, in order. UserError where the set is not on this machine."""
-        return _module(self.name).items()
+    @property
+    def _module(self) -> ModuleType:
+        from mpm_lite.data import clipart, emoji, stamps, toyworld
 
-    def parts(self) -> dict[str, Part] | None:
-        """The three parts of a set that splits itself; None for one that is split by its concepts."""
-        own = getattr(_module(self.name), "parts", None)
-        return own() if own else None
+        return {"emoji": emoji, "stamps": stamps, "clipart": clipart, "toyworld": toyworld}[self.name]
+
+    @property
+    def package(self) -> DebianPackage | None:
+        """The Debian package that brings the pictures; None for a set that comes with the installation."""
+        return getattr(self._module, "PACKAGE", None)
+
+    def items(self) -> list[Item]:
+        """All items of the set, in order. Raises UserError if the set is not on this machine."""
+        return self._module.items()
+
+    def parts(self) -> dict[str, Part]:
+        """The three parts of the set, which its module makes, or which its items are split into by their concepts."""
+        if own := getattr(self._module, "parts", None):
+            return own()
+        items = self.items()
+        return _split(self.name, items[0].file.parent if items else Path(), len(items))
 
     def present(self) -> bool:
-        """True where the set is on this machine."""
-        return _module(self.name).present()
+        """Whether the set is on this machine."""
+        return self.package is None or self.package.present()
 
 
 SETS = {
@@ -62,154 +70,127 @@ SETS = {
 
 
 def available(name: str) -> bool:
-    """True where every set of `name` ("emoji+stamps") is known and on this machine."""
-    return all(SETS[one].present() if one in SETS else local.here(one) for one in _names(name))
+    """Whether all sets of `name` ("emoji+stamps") are known and on this machine."""
+    return all(SETS[one].present() if one in SETS else local.here(one) for one in local.set_names(str(name), _known))
 
 
 def load_captions(
-    name: str,
-    split: str = "train",
-    languages: str | Sequence[str] = ("en",),
-    limit: int | None = None,
-    *,
-    columns: Mapping[str, Any] | None = None,
-    revision: str | None = None,
-    streaming: bool = False,
-    skip_bad: bool = False,
-) -> CaptionSet:
+    name: str, split: str = "train", languages: str | Sequence[str] = ("en",), limit: int | None = None, *,
+    columns: Mapping[str, Any] | None = None, revision: str | None = None, streaming: bool = False, skip_bad: bool = False,
+) -> CaptionSet:  # fmt: skip
     """The pictures and captions of one set, or of several joined with '+' ("emoji+stamps+clipart").
 
-    `languages` is a list of BCP 47 codes (or one code), or "all": every language of any of the sets, English first.
-    split "train+val" is for a last fit after every choice was made: both, without what mentions a test concept.
-    `limit` keeps that many items by a seeded permutation, so limit=100 lies inside limit=300.
-    Beside the sets of SETS: `parquet:PATH`, `webdataset:PATH` and `imagefolder:PATH`, files of one's own; `hub:OWNER/NAME`,
-    and the names of `hub.KNOWN`, through the `datasets` library. For these, `columns` says what is where (see `hub.Columns`),
-    `revision` pins a hub repository, and `streaming` (with a limit) reads the first rows only. `skip_bad` leaves out pictures
-    that cannot be decoded, that are not there, or that are in two splits (train yields to val, and val to test), says how many
-    these are, and lists them in `left_out`; the packaged sets have none.
-    Raises UserError for a set, split, language or column nobody knows, for a set that is not on this machine, and for a set of
-    one's own that contradicts itself: two splits for one picture, two pictures for one id.
-    """
-    from mpm_lite.data import hub
+    `languages` is a list of BCP 47 codes, one code, or "all": every language of any of the sets, English first.
+    The split "train+val" is for a last fit after all choices are made: both, without items of val that mention a test concept.
+    `limit` keeps so many items by a seeded permutation; the items of limit=100 are among those of limit=300.
 
+    Beside the packaged sets of SETS there are your own files, `parquet:PATH`, `webdataset:PATH` and `imagefolder:PATH`, and sets
+    of the hub, `hub:OWNER/NAME` and the names in `hub.KNOWN`. For these, `columns` says what the columns mean (see
+    `rows.Columns`), `revision` pins a repository of the hub, and `streaming` (with a limit) reads only the first rows.
+    `skip_bad` leaves out pictures that cannot be decoded, that are missing, or that are in two splits (such a picture stays in
+    test rather than val or train, and in val rather than train), prints how many, and lists them in `left_out`. The packaged
+    sets have none.
+    Raises UserError for an unknown set, split, language or column, for a set that is not on this machine, and if your own set
+    contradicts itself: two splits for one picture, or two pictures for one id.
+    """
     if limit is not None:
         runtime.whole_number("limit", limit)
-    names = _names(name)
+    names = local.set_names(str(name), _known)
     for one in names:
         if not _known(one) and Path(one).expanduser().exists():
             kinds = ", ".join(f"{kind}:{one}" for kind in hub.LOCAL)
-            raise runtime.UserError(f"{one} is here, but which kind of set it is has to be said: {kinds}.")
+            raise UserError(f"{one} is here, but which kind of set it is has to be said: {kinds}.")
         if not _known(one):
-            raise runtime.unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
+            raise unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
     if split not in (*SPLITS, BOTH):
-        raise runtime.unknown("split", split, [*SPLITS, BOTH])
+        raise unknown("split", split, [*SPLITS, BOTH])
     if own := next((one for one in names if one in SETS and (columns or revision or streaming)), None):
-        raise runtime.UserError(f"{own} has its own columns: columns, revision and streaming are for other sets.")
+        raise UserError(f"{own} has its own columns: columns, revision and streaming are for other sets.")
     views, shown = [], local.shown_names(names)
     for one in names:
         if one in SETS:
             views += _views(one, split)
         else:
             parts = hub.parts(one, columns, revision, limit if streaming else None, streaming, skip_bad, shown[one])
-            wanted = [parts[s] for s in (("train", "val") if split == BOTH else (split,))]
+            wanted = [parts[s] for s in _splits(split)]
             views += [(part, np.arange(len(part))) for part in wanted]
             if left := sum(len(part.left_out) for part in wanted):
-                whole = left + sum(len(part) for part in wanted)
-                print(
-                    f"mpm_lite: {left:,} of {whole:,} pictures of {one} are left out; the set's left_out lists them.",
-                    file=sys.stderr,
-                )
-    parts = [part for part, _ in views]
-    known = sorted({language for part in parts for language in part.captions}, key=lambda code: (code != "en", code))
+                told = f"{left:,} of {left + sum(map(len, wanted)):,} pictures of {one} are left out"
+                print(f"mpm_lite: {told}; the set's left_out lists them.", file=sys.stderr)
+    known = english_first(code for part, _ in views for code in part.captions)
     if isinstance(languages, str):
-        asked = known if languages == "all" else [languages]
-    else:
-        asked = list(languages)
-    asked = list(dict.fromkeys(bcp47(code) for code in asked))
+        languages = known if languages == "all" else [languages]
+    asked = list(dict.fromkeys(map(bcp47, languages)))
     for code in asked:
         if code not in known:
-            hint = runtime.unknown("language", code, known)
-            raise runtime.UserError(f"{name} has no captions in {code!r}. {hint}")
+            hint = unknown("language", code, known)
+            raise UserError(f"{name} has no captions in {code!r}. {hint}")
     if not asked:
-        raise runtime.UserError("No language was asked for. Give at least one, such as languages=('en',), or \"all\".")
+        raise UserError("No language was asked for. Give at least one, such as languages=('en',), or \"all\".")
     whole = CaptionSet(views, asked)
     if limit is None or limit >= len(whole):
         return whole
     return whole.take(np.sort(np.random.default_rng(0).permutation(len(whole))[:limit]))
 
 
-def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
-    """The parts of a split and which of their items belong to it."""
-    from mpm_lite.data.concepts import mentions, test_concepts
+def _splits(split: str) -> tuple[str, ...]:
+    return ("train", "val") if split == BOTH else (split,)
 
-    parts = _parts(name)
-    if split != BOTH:
-        return [(parts[split], np.arange(len(parts[split])))]
-    if SETS[name].parts():  # split by combinations: no part states what another holds out
-        return [(parts[one], np.arange(len(parts[one]))) for one in ("train", "val")]
-    # Validation captions may mention what the test set is about; training captions may not.
-    test = test_concepts() | frozenset(parts["test"].concepts)
-    fit = np.flatnonzero([mentions(caption).isdisjoint(test) for caption in parts["val"].captions["en"]])
-    return [(parts["train"], np.arange(len(parts["train"]))), (parts["val"], fit)]
+
+def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
+    """The parts of a packaged set that a split consists of, and the numbers of their items that belong to it."""
+    from mpm_lite.data.concepts import held_out, mentions
+
+    parts = SETS[name].parts()
+    whole = {one: np.arange(len(part)) for one, part in parts.items()}
+    # Captions of val may mention test concepts, but captions to train on may not. The toy world holds out combinations
+    # instead, and none of its parts mentions what another holds out.
+    if split == BOTH and name != "toyworld":
+        test = held_out("test") | frozenset(parts["test"].concepts)
+        whole["val"] = np.flatnonzero([mentions(text).isdisjoint(test) for text in parts["val"].captions["en"]])
+    return [(parts[one], whole[one]) for one in _splits(split)]
 
 
 def counts(name: str) -> dict[str, int]:
-    """How many items of one set are in each split, and how many the leak rule dropped ("dropped")."""
+    """How many items of a packaged set are in each split, and how many are "dropped" by the leak rule."""
     if name not in SETS:
-        raise runtime.unknown("caption set", name, SETS)
-    sizes = {split: len(part) for split, part in _parts(name).items()}
+        raise unknown("caption set", name, SETS)
+    sizes = {split: len(part) for split, part in SETS[name].parts().items()}
     return {**sizes, "dropped": len(SETS[name].items()) - sum(sizes.values())}
 
 
-def _names(name: str) -> list[str]:
-    return local.set_names(str(name), _known)
-
-
 def _known(name: str) -> bool:
-    """Whether a set is called so, or a name of this kind says where one lies."""
-    from mpm_lite.data import hub
-
+    """Whether this is the name of a set, or begins like a name that says where a set is."""
     return name in SETS or hub.known(name)
-
-
-def _parts(name: str) -> dict[str, Part]:
-    own = SETS[name].parts()
-    if own:
-        return own
-    items = SETS[name].items()
-    return _split(name, items[0].file.parent if items else Path(), len(items))
 
 
 @lru_cache(maxsize=16)
 def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
-    """The three parts of a set; once a process and place."""
+    """The three parts of a set by the concepts of its items, made once for each place of its files."""
     from mpm_lite.data import concepts, emoji
 
-    items = SETS[name].items()
+    info = SETS[name]
+    items = info.items()
     also = concepts.untabled(emoji.items()) | concepts.untabled(items)
     rows: dict[str, list[Item]] = {split: [] for split in SPLITS}
     for item in items:
         split = concepts.split_of(item.captions["en"], also)
         if split is not None:
             rows[split].append(item)
-    codes = sorted({code for item in items for code in item.captions}, key=lambda code: (code != "en", code))
-    return {split: _part(f"{name}/{split}", kept, codes, SETS[name].open_licence) for split, kept in rows.items()}
+    codes = english_first(code for item in items for code in item.captions)
+    return {
+        split: Part(
+            name=f"{name}/{split}",
+            ids=[item.id for item in kept],
+            captions={code: [item.captions.get(code, "") for item in kept] for code in codes},
+            concepts=[concepts.head_noun(item.captions["en"]) for item in kept],
+            render=partial(_draw, [item.file for item in kept]),
+            sources=[item.file for item in kept],
+            open_licence=info.open_licence,
+        )
+        for split, kept in rows.items()
+    }
 
 
 def _draw(files: Sequence[Path], i: int) -> np.ndarray:
     return draw(files[i])
-
-
-def _part(name: str, items: list[Item], codes: list[str], open_licence: bool) -> Part:
-    from mpm_lite.data.concepts import head_noun
-
-    files = [item.file for item in items]
-    return Part(
-        name=name,
-        ids=[item.id for item in items],
-        captions={code: [item.captions.get(code, "") for item in items] for code in codes},
-        concepts=[head_noun(item.captions["en"]) for item in items],
-        render=partial(_draw, files),
-        sources=files,
-        open_licence=open_licence,
-    )

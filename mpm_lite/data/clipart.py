@@ -17,18 +17,25 @@ from __future__ import annotations
 
 import hashlib
 import html
-import os
 import re
+import tomllib
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
+import simplemma
+from tqdm.auto import tqdm
+
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data.captionset import Item
+from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.picture import draw, svg_text
 
-PACKAGE = "openclipart-svg"
-INSIDE = Path("usr/share/openclipart/svg")
+PACKAGE = DebianPackage(
+    "clipart", "openclipart-svg", Path("usr/share/openclipart/svg"),
+    missing="The clip art is not on this machine", size="25 MB",
+)  # fmt: skip
 KEEP = "splits/clipart_keep.txt"
 FILTER_VERSION = 1  # names the filter that the hand labels were made for
 MOST_WORDS = 6
@@ -52,52 +59,13 @@ _NOISE = re.compile(
     r"|\|.*$",
     re.I,
 )
-# Words of other languages that an English word list knows too, and names that are not things.
-_NOT_ENGLISH = frozenset(
-    """anatra acquila antilope arancia ampoule ananas ballon banane baum binocolo blume canard
-    cane carota carte cartes casa cavallo cervo chat cheval chien ciseaux coq corno croce dado dadi dinosauri
-    dinosauro eau elefante es farfalla flor fragola fuego gallo gateau gatto glace hund katze haus it lam lapin
-    leone libro limone luna lupo maison mare mela moto orso ours otto pane pastas pera perro pesce pinguino pipa
-    poire pomme pomodoro rana rosa sedia penna simbolo sole soleil stella tasse topo toro torta tortue uva vache
-    vino vogel volpe mr dino tux jon phillips alex fernandez gerald mike benji nicu mateya costea emule gimp gnome
-    karl lumen shi architetto francesco rollandin iconset theme""".split()
-)
-# Not for a classroom.
-_UNFIT = frozenset("stripper sexy pimp pantyhose".split())
-# English words that the list lacks.
-_ENGLISH = frozenset(
-    """africandrum angelfish atari ballerina beachball bonsai boombox bowsaw bull cd cheeseburger
-    chipmunk corndog crt cupcake daffodil doughnut dvd erlenmeyer floppydisk gameboy gps gumnut habanero hedgehog
-    hedgeshear icecube igloo inkpen jellyfish joypad joystick katana ladybug lcd leafrake lightbulb lightsabers
-    lindworm longsword meatgrinder mobile muffin nunchaku oceania orca pacman palmtree paperbag pc pda perogies
-    perspectival poison rose rpm sandglass scandinavia shamrock silhouettes smartcard snowman sushi teddy teddybear
-    tophat triangle tshirt tv usb vhs volleyball yoga""".split()
-)
-
-
-def places() -> list[Path]:
-    """Where the clip art may lie, the fetched copy first."""
-    return [runtime.home() / "data" / PACKAGE / INSIDE, Path(os.sep) / INSIDE]
-
-
-def root() -> Path:
-    """The folder with the clip art; UserError saying the one command that gets it."""
-    for place in places():
-        if place.is_dir():
-            return place
-    raise runtime.UserError(
-        "The clip art is not on this machine: run `mpm-lite data get clipart` (25 MB, once; no root needed)."
-    )
-
-
-def present() -> bool:
-    """True where the clip art is on this machine."""
-    return any(place.is_dir() for place in places())
+_WORDS = tomllib.loads(runtime.asset("data/clipart.toml").read_text(encoding="utf-8"))
+_NOT_ENGLISH, _UNFIT, _ENGLISH = (frozenset(_WORDS[name].split()) for name in ("not_english", "unfit", "english"))
 
 
 def items() -> list[Item]:
-    """The kept pictures in path order, English title each. UserError where the package is missing."""
-    return _items(root())
+    """The kept pictures in the order of their paths, each with its English title. Raises UserError if they are missing."""
+    return _items(PACKAGE.root())
 
 
 @lru_cache(maxsize=4)
@@ -106,23 +74,22 @@ def _items(folder: Path) -> list[Item]:
     found = []
     for path in filter(None, paths):
         file = folder / path
-        if file.exists():  # another version of the package may have lost some
+        if file.exists():  # some may be missing in another version of the package
             found.append(Item(f"clipart/{path.removesuffix('.svg')}", {"en": title(path, svg_text(file))}, file))
     return found
 
 
 def raw_title(text: str) -> str:
-    """The title in an SVG's metadata, '' where there is none."""
+    """The title in the metadata of an SVG, '' if there is none."""
     match = re.search(r"<dc:title[^>]*>(.*?)</dc:title>", text, re.S)
     return html.unescape(html.unescape(re.sub(r"\s+", " ", match[1]))).strip() if match else ""
 
 
 def title(path: str, text: str) -> str:
-    """The cleaned title of a picture: its metadata's, or the file's own name where that is a placeholder."""
+    """The cleaned title of a picture: from its metadata, or from the file's name if that title is a placeholder."""
     given = raw_title(text)
     if not given or _PLACEHOLDER.search(given):
-        stem = Path(path).stem
-        given = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", stem)
+        given = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", Path(path).stem)
     given = re.sub(r"[_#]+|\s-\s(body part|clothing)$|(?<=\w)-(?=\d)", " ", given)
     given = _NOISE.sub(" ", given)
     given = re.sub(r"\(\s*\)|(?<=[A-Za-z])\d+\b|\b\d+$|\b0\d+\b|\bv\d+\b", " ", given)
@@ -130,12 +97,10 @@ def title(path: str, text: str) -> str:
 
 
 def english(caption: str, path: str = "", text: str = "") -> bool:
-    """True where every word is English; stricter for contributors who titled in Italian or French.
+    """Whether every word is English, by simplemma's word list. Short function words alone do not make a title.
 
-    The word list is simplemma's. Short function words alone do not make a title.
+    The rule is stricter for contributors who also wrote titles in Italian or French.
     """
-    import simplemma
-
     words = [word.casefold() for word in re.findall(r"[^\W\d_]+", caption.replace("'s", "").replace("’s", ""))]
     content = [word for word in words if len(word) > 2]
     if not content or re.search(r"(^| )[.]|\bgeneral$", caption, re.I) or not (_NOT_ENGLISH | _UNFIT).isdisjoint(words):
@@ -143,29 +108,24 @@ def english(caption: str, path: str = "", text: str = "") -> bool:
     if not all(word in _ENGLISH or simplemma.is_known(word, lang="en") for word in words if len(word) > 1):
         return False
     creator = re.search(r"<dc:creator>.*?<dc:title[^>]*>(.*?)</dc:title>", text, re.S)
-    if _ROMANCE_AUTHORS.search(path + " " + (creator[1] if creator else "")):
-        unsure = [word for word in content if word not in _ENGLISH]
-        romance = any(all(simplemma.is_known(word, lang=lang) for word in unsure) for lang in ("it", "fr"))
-        return not unsure or not romance
-    return True
+    unsure = [word for word in content if word not in _ENGLISH]
+    if not unsure or not _ROMANCE_AUTHORS.search(f"{path} {creator[1] if creator else ''}"):
+        return True
+    return not any(all(simplemma.is_known(word, lang=lang) for word in unsure) for lang in ("it", "fr"))
 
 
 def sample(count: int = 200) -> list[str]:
-    """`count` distinct kept titles in the order of their SHA-256: the sample that is labelled by hand.
+    """The first `count` distinct kept titles in the order of their SHA-256: the sample that is labelled by hand.
 
-    Labelled in assets/labels/clipart_titles.csv; a small change of the filter keeps most of it.
+    The labels are in assets/labels/clipart_titles.csv. A small change of the filter keeps most of the sample.
     """
     titles = {item.captions["en"] for item in items()}
     return sorted(titles, key=lambda text: hashlib.sha256(text.encode()).hexdigest())[:count]
 
 
 def keep(folder: Path) -> list[str]:
-    """The paths that the rule keeps, by folder, title, language, repetition and a look at the drawing (minutes)."""
-    from tqdm.auto import tqdm
-
-    used: Counter[str] = Counter()
-    drawn: set[bytes] = set()
-    kept = []
+    """The paths that the rule keeps by folder, title, language, repetition and drawing. This takes minutes."""
+    used, drawn, kept = Counter(), set(), []
     for file in tqdm(sorted(folder.rglob("*.svg")), desc="clip art", disable=runtime.quiet()):
         path = file.relative_to(folder).as_posix()
         if _FOLDERS.match(path):
@@ -178,7 +138,7 @@ def keep(folder: Path) -> list[str]:
             continue
         try:
             picture = draw(file)
-        except runtime.UserError:
+        except UserError:
             continue
         seen = hashlib.sha256(picture.tobytes()).digest()
         if int(picture.max()) - int(picture.min()) < 16 or picture.std() < 4 or seen in drawn:
@@ -191,9 +151,9 @@ def keep(folder: Path) -> list[str]:
 
 def main() -> None:
     """Rebuild the committed list of kept paths."""
-    kept = keep(root())
+    kept = keep(PACKAGE.root())
     (Path(runtime.asset()) / KEEP).write_text("".join(f"{path}\n" for path in kept), encoding="utf-8")
-    print(f"{len(kept)} of {sum(1 for _ in root().rglob('*.svg'))} kept")
+    print(f"{len(kept)} of {sum(1 for _ in PACKAGE.root().rglob('*.svg'))} kept")
 
 
 if __name__ == "__main__":

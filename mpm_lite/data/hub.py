@@ -1,9 +1,11 @@
-"""Captioned pictures through the `datasets` library: sets of the hub by name, and parquet, webdataset and image folders.
+"""Captioned pictures read with the `datasets` library: sets of the Hugging Face hub, and your own files as parquet,
+webdataset or image folder.
 
     load_captions("parquet:photos", columns={"image": "img", "captions": {"en": "cap_en", "de": "cap_de"}})
     load_captions("hub:owner/name", "test", ["en", "de"], revision="main")
 
-Columns are checked before a row is read. Pictures are decoded only when looked at. No code of a repository is ever run.
+Columns are checked before any row is read. A picture is decoded only when somebody looks at it. No code from a repository
+is ever run.
 """
 
 from __future__ import annotations
@@ -11,14 +13,19 @@ from __future__ import annotations
 import glob
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import local
 from mpm_lite.data.captionset import Part
@@ -37,12 +44,12 @@ from mpm_lite.data.rows import (
 from mpm_lite.data.splits import parts_of, pictures_of
 
 LOCAL = tuple(local.ENDS)
-LOOKED_AT = 200  # values of a column by which it is known what it holds
+LOOKED_AT = 200  # how many values of a column are looked at to find out what it holds
 
 
 @dataclass(frozen=True)
 class Known:
-    """A set of the hub: where it lies, what its columns are called, how many captions a picture has, and its licence."""
+    """A set on the hub: its repository, the names of its columns, how many captions a picture has, and its licence."""
 
     repo: str
     columns: Columns
@@ -50,40 +57,12 @@ class Known:
     licence: str
 
 
-_FIVE = Columns(image="image", captions={"en": "caption"})
-# As these repositories were last known to be laid out; where one has changed, the check of its columns says what is there,
-# and `hub:OWNER/NAME` with `columns` reads it.
-KNOWN = {
-    "multi30k": Known(
-        "romrawinjp/multi30k", Columns(image="image", captions={c: c for c in ("en", "de", "fr", "cs")}),
-        "5 in en and de, 1 in fr and cs", "captions CC BY-NC-SA 4.0; photographs Flickr's terms",
-    ),
-    "xm3600": Known(
-        "floschne/xm3600", Columns(image="image", id="image_id", captions="captions", language="split"),
-        "2 and more in 36 languages; a split is a language", "CC BY 4.0",
-    ),
-    "xtd": Known(
-        "floschne/xtd", Columns(image="image", id="image_id", captions="caption", language="split"),
-        "1 in 11 languages; a split is a language", "CC BY-NC-SA 4.0; photographs COCO's terms",
-    ),
-    "coco-cn": Known(
-        "AIML-TUDA/coco-cn", Columns(image="image", captions={"en": "caption_en", "zh": "caption_zh"}),
-        "1 and more in zh, 5 in en", "non-commercial; photographs COCO's terms",
-    ),
-    "flickr8k": Known(
-        "jxie/flickr8k", Columns(image="image", captions={"en": [f"caption_{k}" for k in range(5)]}),
-        "5 in en", "non-commercial; photographs Flickr's terms",
-    ),
-    "flickr30k": Known("nlphuji/flickr30k", _FIVE, "5 in en", "non-commercial; photographs Flickr's terms"),
-    "wit": Known(
-        "wikimedia/wit_base", Columns(image="image", id="image_url", captions="caption", language="language"),
-        "1 a row, a row a language, 108 languages", "CC BY-SA 3.0 and each picture's own",
-    ),
-}  # fmt: skip
+_TOLD = tomllib.loads(runtime.asset("data/hub.toml").read_text(encoding="utf-8"))
+KNOWN = {name: Known(**of | {"columns": Columns(**of["columns"])}) for name, of in _TOLD.items()}
 
 
 def known(name: str) -> bool:
-    """Whether a name is one of these sets', or says where one lies."""
+    """Whether a name is one of the KNOWN sets, or says where a set is (`hub:OWNER/NAME`, `parquet:PATH`)."""
     return name in KNOWN or name.startswith("hub:") or local.is_local(name)
 
 
@@ -91,12 +70,12 @@ def parts(
     name: str, columns: Mapping[str, Any] | None = None, revision: str | None = None, limit: int | None = None,
     streaming: bool = False, skip_bad: bool = False, shown: str = "",
 ) -> dict[str, Part]:  # fmt: skip
-    """The three parts of a set: those it has, or, where it has none of them, by a hash of each picture's bytes.
+    """The train, val and test part of a set. A set without such splits is split by a hash of each picture's bytes.
 
-    `streaming` reads no more than the first `limit` rows of each split, in the order of its files. `skip_bad` leaves out the
-    pictures that cannot be decoded and those that are in two splits. `shown` is what tables and ids call the set.
-    Raises UserError for columns that are not there or hold something else, for a repository or folder that is not there or
-    not open, for pictures that are in two splits or not there, and for streaming without a limit.
+    `streaming` reads only the first `limit` rows of each split, in the order of its files. `skip_bad` leaves out pictures that
+    cannot be decoded and pictures that are in two splits. `shown` is the name of the set in tables and ids.
+    Raises UserError for columns that are missing or hold something else, for a repository or folder that is missing or not
+    open, for pictures that are missing or in two splits, and for streaming without a limit.
     """
     if streaming and not limit:
         raise UserError("streaming=True needs a limit: it reads the first rows and no more.")
@@ -107,37 +86,33 @@ def parts(
     told = json.dumps(dict(columns)) if columns else ""
     shown = shown or local.shown_names([name])[name]
     asked = (name, told, revision, limit if streaming else None, skip_bad, shown, local.stamp(name))
-    found = _parts(*asked)
-    if local.stamp_of(found.watched) != found.stamp:  # a picture elsewhere was replaced
+    found, watched, stamp = _parts(*asked)
+    if local.stamp_of(watched) != stamp:  # a picture outside the set's folder was replaced
         _parts.cache_clear()
-        found = _parts(*asked)
-    return dict(found.parts)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The parts of a set, the files that their pictures are in, and what told those files apart when they were read."""
-
-    parts: dict[str, Part]
-    watched: tuple[Path, ...]
-    stamp: str
+        found, _, _ = _parts(*asked)
+    return dict(found)
 
 
 @lru_cache(maxsize=8)
 def _parts(
     name: str, columns: str, revision: str | None, limit: int | None, skip_bad: bool, shown: str, stamp: str
-) -> _Found:
-    """limit: how many rows of each split are read, as a stream; None reads all."""
+) -> tuple[dict[str, Part], tuple[Path, ...], str]:
+    """The three parts, the files that hold their pictures, and the stamp of those files when they were read.
+
+    limit: read only so many rows of each split, as a stream; None reads all.
+    """
     own = local.is_local(name)
-    sources = _local_sources(name, revision, limit) if own else _hub_sources(name, revision, limit)
+    opened = _local_sources(name, revision, limit) if own else _hub_sources(name, revision, limit)
+    sources = [source for source in opened if len(source.rows)]
+    if not sources:
+        raise UserError(f"{name} has no rows.")
     held = _held(sources)
     if columns:
         said = Columns.of(json.loads(columns))
     else:
         said = KNOWN[name].columns if name in KNOWN else guessed(name, held, held)
     checked(name, said, held)
-    by_language = said.language == "split" and "split" not in held
-    if by_language:
+    if said.language == "split" and "split" not in held:
         sources = [source for source in sources if not own and (source.split or "").lower() in CODES]
         if not sources:
             raise UserError(
@@ -149,54 +124,47 @@ def _parts(
     if not columns:
         unread = unread_texts(said, held)
         if unread and (own or name not in KNOWN):
-            print(
-                f"mpm_lite: {name}: the texts of {', '.join(unread)} are not read; columns= says which columns are captions.",
-                file=sys.stderr,
-            )
+            told = f"the texts of {', '.join(unread)} are not read; columns= says which columns are captions."
+            print(f"mpm_lite: {name}: {told}", file=sys.stderr)
     if column and (not held[column] or not (own or _one_split(sources))):
         column = None  # it is empty, or the repository has splits of its own
-    rows = rows_of(sources, said, column)
+    rows = rows_of([replace(source, image=said.image) for source in sources], said, column)
     watched = tuple(dict.fromkeys(path for row in rows for path in row.watched))
     there = local.stamp_of(watched)
     key = [name, revision or "", str(limit), stamp, there, columns, *map(_snapshot, sources)]
-    pictures = pictures_of(sources, rows, said, column is not None, name in KNOWN, key if limit is None else [])
-    return _Found(parts_of(shown, sources, pictures, said.image, skip_bad, key), watched, there)
+    pictures = pictures_of(rows, said, column is not None, name in KNOWN, key if limit is None else [])
+    return parts_of(shown, pictures, skip_bad, key), watched, there
 
 
 def _one_split(sources: list[Source]) -> bool:
-    """Whether a repository says nothing by its splits: it has one alone, or neither val nor test."""
-    return len(sources) == 1 or not {local.split_of_name(source.split or "", source.name) for source in sources} & {
-        "val",
-        "test",
-    }
+    """Whether the splits of a repository say nothing: there is only one, or none of them is val or test."""
+    if len(sources) == 1:
+        return True
+    return {"val", "test"}.isdisjoint([local.split_of_name(source.split or "", source.name) for source in sources])
 
 
 def _held(sources: list[Source]) -> dict[str, list[Any]]:
-    """A few values of each column, none of them null; one of those that may hold pictures."""
-    import pyarrow as pa
-
+    """Some values of each column, without nulls; of a column that may hold pictures only one."""
     found: dict[str, list[Any]] = {}
     for source in sources:
         for column in source.rows.column_names:
             values, held = found.setdefault(column, []), source.rows.data.column(column)
-            heavy = (
-                pa.types.is_struct(held.type) or pa.types.is_binary(held.type) or pa.types.is_large_binary(held.type)
-            )
-            room = (1 if heavy else LOOKED_AT) - len(values)
+            is_heavy = (pa.types.is_struct, pa.types.is_binary, pa.types.is_large_binary)
+            room = (1 if any(kind(held.type) for kind in is_heavy) else LOOKED_AT) - len(values)
             if held.null_count < len(held):
                 values += islice((one for v in held if (one := v.as_py()) is not None), max(0, room))
     return found
 
 
 def _local_sources(name: str, revision: str | None, limit: int | None) -> list[Source]:
-    """Each file of a local set, with what its name says; of a stream the first rows of each split."""
+    """The files of a local set, each with the split that its name says; of a stream only the first rows of each split."""
     import datasets
 
     if revision:
         raise UserError(f"{name!r} has no revisions: only sets of the hub have.")
     kind, root = name.partition(":")[0], local.place(name)
     files = local.files(name)
-    # A copy that `datasets` made of other files of these names has another place: their times alone may be the same.
+    # `datasets` keeps copies under names and times of files. The folder's name makes sure that no older copy is taken.
     where = Path(datasets.config.HF_DATASETS_CACHE) / f"files-{local.stamp_of(files)[:16]}"
     opened: dict[Path, Any] = {}
     for few in _alike(name, kind, files):
@@ -215,15 +183,12 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
         taken[split] = taken.get(split, 0) + len(rows)
         if kind == "webdataset" and limit is None:
             local.check_whole(file, f"{name}: {path}")
-        if len(rows):
-            sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
-    return sources or _nothing(name)
+        sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
+    return sources
 
 
 def _check_csv(file: Path, shown: str) -> None:
-    """UserError for a text in a CSV file that its reader takes for nothing, such as the caption None."""
-    import pandas as pd
-
+    """Raises UserError for a text that the reader of CSV files takes for a missing value, such as the caption None."""
     told = pd.read_csv(file, dtype=str, keep_default_na=False)
     lost = told.ne("") & pd.read_csv(file, dtype=str).isna()
     for column in told.columns[lost.any()]:
@@ -235,7 +200,8 @@ def _check_csv(file: Path, shown: str) -> None:
 
 
 def _check_fields(name: str, root: Path, opened: Mapping[Path, Any]) -> None:
-    """UserError for pictures or captions in a tar file that `datasets` passes over: it looks for fields in a few examples only."""
+    """Raises UserError for pictures or captions in a tar file that would be lost: `datasets` learns the fields from the first
+    few examples and ignores any other."""
     for file, rows in opened.items():
         for field in sorted(local.tar_fields(file) - set(rows.column_names)):
             if is_usual(field):
@@ -246,17 +212,15 @@ def _check_fields(name: str, root: Path, opened: Mapping[Path, Any]) -> None:
 
 
 def _alike(name: str, kind: str, files: list[Path]) -> list[list[Path]]:
-    """The files in groups of the same columns: `datasets` would make those of the first file out of all that it reads at once.
-    Files without rows are left out: it cannot read them."""
-    import pyarrow.parquet as pq
-
+    """The files in groups with equal columns: `datasets` gives all files that it reads together the columns of the first one.
+    Files without rows are left out, since it cannot read them."""
     if kind != "parquet":
         return [[file] for file in files] if kind == "imagefolder" else [files]
     groups: dict[Any, list[Path]] = {}
     for file in files:
         try:
             said = pq.read_metadata(file)
-        except Exception as error:  # a torn file makes its reader raise whatever it likes
+        except Exception as error:  # a damaged file makes its reader raise errors of many kinds
             raise _failed(name, name, None, True, error) from error
         schema = said.schema.to_arrow_schema()
         if said.num_rows:
@@ -266,19 +230,14 @@ def _alike(name: str, kind: str, files: list[Path]) -> list[list[Path]]:
 
 
 def _hub_sources(name: str, revision: str | None, limit: int | None) -> list[Source]:
-    """Each split of a repository of the hub."""
+    """The splits of a repository on the hub."""
     where = KNOWN[name].repo if name in KNOWN else name.partition(":")[2]
     found = _loaded(name, where, False, revision=revision, streaming=limit is not None)
-    sources = [Source(_read(opened, limit), f"split {split}", split) for split, opened in found.items()]
-    return [source for source in sources if len(source.rows)] or _nothing(name)
-
-
-def _nothing(name: str) -> list[Source]:
-    raise UserError(f"{name} has no rows.")
+    return [Source(_read(opened, limit), f"split {split}", split) for split, opened in found.items()]
 
 
 def _read(opened: Any, limit: int | None) -> Any:
-    """A `datasets.Dataset` with pictures as bytes and paths, decoded only when looked at; of a stream its first rows."""
+    """A `datasets.Dataset` whose pictures stay encoded, as bytes and paths; of a stream only its first rows."""
     import datasets
 
     for column, kind in (opened.features or {}).items():
@@ -290,49 +249,35 @@ def _read(opened: Any, limit: int | None) -> Any:
 
 
 def _snapshot(source: Source) -> str:
-    """The folder of a repository's rows in the cache of `datasets`, which is called after its commit."""
+    """The folder in which `datasets` caches a repository's rows; its name follows from the commit."""
     files = source.rows.cache_files if source.file is None else []
     return Path(files[0]["filename"]).parent.name if files else ""
 
 
 def _loaded(name: str, source: str, own: bool, **how: Any) -> dict[str, Any]:
-    """What `datasets` opens. Raises UserError, in one sentence, for whatever is wrong."""
+    """What `datasets.load_dataset` opens, without progress bars. For your own files, and where the hub cannot be reached, the
+    libraries look only into their caches, instead of trying the network again and again. Raises UserError, in one sentence,
+    for whatever goes wrong."""
     import datasets
+    from huggingface_hub import constants
 
-    bars = datasets.is_progress_bar_enabled()
+    bars, were = datasets.is_progress_bar_enabled(), [(of, of.HF_HUB_OFFLINE) for of in (datasets.config, constants)]
     datasets.disable_progress_bars()
     try:
-        with _hub_or_cache(own):
-            return datasets.load_dataset(source, **how)
-    except UserError:
-        raise
-    except Exception as error:  # the hub's, the reader's and the file system's: each its own kind
+        for of, was in were:
+            of.HF_HUB_OFFLINE = was or own or not runtime.reachable()
+        return datasets.load_dataset(source, **how)
+    except Exception as error:  # the hub, the readers and the file system raise errors of many kinds
         raise _failed(name, source, how.get("revision"), own, error) from error
     finally:
+        for of, was in were:
+            of.HF_HUB_OFFLINE = was
         if bars:
             datasets.enable_progress_bars()
 
 
-@contextmanager
-def _hub_or_cache(local: bool) -> Iterator[None]:
-    """The libraries look into their caches only, where the hub cannot be reached: at once, not after retries."""
-    import datasets
-    from huggingface_hub import constants
-
-    from mpm_lite.core.runtime import reachable
-
-    were = [(of, of.HF_HUB_OFFLINE) for of in (datasets.config, constants)]
-    try:
-        for of, was in were:
-            of.HF_HUB_OFFLINE = was or local or not reachable()
-        yield
-    finally:
-        for of, was in were:
-            of.HF_HUB_OFFLINE = was
-
-
 def _failed(name: str, source: str, revision: str | None, local: bool, error: Exception) -> UserError:
-    """One sentence for whatever went wrong."""
+    """The error for whatever went wrong, in one sentence."""
     chain, said, first = [], error, error
     while said is not None:
         chain.append(type(said).__name__)
@@ -353,5 +298,5 @@ def _failed(name: str, source: str, revision: str | None, local: bool, error: Ex
 
 
 def listing() -> list[dict[str, str]]:
-    """A row a set of the hub for `mpm-lite data list`, without asking it: name, repository, captions, licence."""
+    """One row for each KNOWN set, for `mpm-lite data list`: name, repository, captions, licence. The hub is not asked."""
     return [{"name": n, "repo": k.repo, "captions": k.captions, "licence": k.licence} for n, k in KNOWN.items()]

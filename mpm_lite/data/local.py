@@ -1,6 +1,6 @@
-"""A caption set in files of one's own: which files there are, whose split each is, and where the pictures lie.
+"""A caption set in your own files: which files belong to it, which split each is in, and where the pictures are.
 
-Only what lies below the folder that was given counts: a folder called `train` above it says nothing.
+Only what lies below the folder that you give counts: a folder named `train` above it says nothing.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path, PurePath
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
 
-# Which files hold the rows of each kind of set: their names, or how these end, in whatever case.
+# The files that hold the rows of each kind of set, by patterns of their names; capitals do not matter.
 ENDS = {
     "parquet": ("*.parquet",),
     "webdataset": ("*.tar",),
     "imagefolder": ("metadata.jsonl", "metadata.csv", "metadata.parquet"),
 }
-# Files that hold rows as well, but not in a way in which they are read here.
+# Files that hold rows too, but compressed, so that they cannot be read here.
 PACKED = {
     "parquet": ("*.parquet.gz", "*.parquet.zip"),
     "webdataset": ("*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz", "*.tar.zst"),
     "imagefolder": (),
 }
-# What the splits are called elsewhere; `restval` is the part of COCO's validation pictures that Karpathy trains on.
+# Other names of the splits. `restval` is the part of COCO's validation pictures that is for training in Karpathy's split.
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "restval"), "train"),
     **dict.fromkeys(("val", "validation", "valid", "dev", "eval", "evaluation"), "val"),
@@ -36,13 +36,13 @@ SPLIT_WORDS = {
 
 
 def is_local(name: str) -> bool:
-    """Whether a name says where files of one's own lie, as `parquet:PATH` does."""
+    """Whether a name says where your own files are, as `parquet:PATH` does."""
     kind, colon, _ = name.partition(":")
     return bool(colon) and kind in ENDS
 
 
 def place(name: str) -> Path:
-    """The folder or file of a local set, from the root on: the working directory may change later."""
+    """The absolute path of a local set's folder or file, since the working directory may change later."""
     return Path(name.partition(":")[2].strip()).expanduser().absolute()
 
 
@@ -52,10 +52,10 @@ def here(name: str) -> bool:
 
 
 def set_names(name: str, is_set: Callable[[str], bool]) -> list[str]:
-    """The sets that a name joins with '+'. The path of a local set may hold a '+' itself: it is read as the path that exists.
+    """The sets that a name joins with '+'. The path of a local set may contain a '+' too, so the path that exists is taken.
 
-    is_set: whether a set is called so, or begins so (`parquet:photos`).
-    Raises UserError where a name can be read in two ways, since `photos` and `photos+emoji` are both there.
+    is_set: whether a text is the name of a set, or begins like one (`parquet:photos`).
+    Raises UserError where a name can be read in two ways, because both `photos` and `photos+emoji` exist.
     """
     pieces = name.split("+")
     starts = [is_set(piece.strip()) for piece in pieces]
@@ -64,14 +64,14 @@ def set_names(name: str, is_set: Callable[[str], bool]) -> list[str]:
         ways = " or ".join(" and ".join(map(repr, reading)) for reading in readings[:2])
         raise UserError(f"{name!r} may mean {ways}, which are all there: rename one of the folders.")
     found = readings[0] if readings else _nearest_reading(pieces)
-    places: dict[object, str] = {}  # one folder under two spellings is one set
+    places: dict[object, str] = {}  # two spellings of one folder are one set
     for one in found:
         places.setdefault((one.partition(":")[0], place(one).resolve()) if is_local(one) else one, one)
     return list(places.values())
 
 
 def _readings(pieces: Sequence[str], starts: Sequence[bool], at: int = 0) -> Iterable[list[str]]:
-    """Every way to read the pieces from `at` on in which each set is known and each path exists."""
+    """All ways to read the pieces from `at` on such that every set is known and every path exists."""
     if at == len(pieces):
         yield []
         return
@@ -85,16 +85,15 @@ def _readings(pieces: Sequence[str], starts: Sequence[bool], at: int = 0) -> Ite
 
 
 def _nearest_reading(pieces: Sequence[str]) -> list[str]:
-    """The sets that were probably meant where nothing fits, for an error to name the one that is wrong."""
+    """The sets that were probably meant, where no reading fits, so that an error can name the wrong one."""
     found, at = [], 0
     while at < len(pieces):
         end = at + 1
         if is_local(pieces[at].strip()):
             there = [e for e in range(end, len(pieces) + 1) if here("+".join(pieces[at:e]))]
-            while (
-                not there and end < len(pieces) and (not pieces[end] or "/" in pieces[end]) and ":" not in pieces[end]
-            ):
-                end += 1  # what can only be the rest of a path
+            # An empty piece, or one with a slash and no colon, can only be the rest of a path.
+            while not there and end < len(pieces) and re.fullmatch("|[^:]*/[^:]*", pieces[end]):
+                end += 1
             end = max(there, default=end)
         found.append("+".join(pieces[at:end]).strip())
         at = end
@@ -102,7 +101,7 @@ def _nearest_reading(pieces: Sequence[str]) -> list[str]:
 
 
 def shown_names(names: Sequence[str]) -> dict[str, str]:
-    """What tables and ids call each set: no folder of this machine, but as many as tell two local sets apart."""
+    """The name of each set in tables and ids: of a local path only as many folders as it takes to tell two sets apart."""
     found = {name: name for name in names}
     local = {name: Path(os.path.normpath(place(name))).parts for name in names if is_local(name)}
     for name, parts in local.items():
@@ -116,13 +115,13 @@ def shown_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def files(name: str) -> list[Path]:
-    """The files that hold the rows of a local set, in order. Raises UserError where there are none."""
+    """The files that hold the rows of a local set, in order. Raises UserError if there are none, or compressed ones."""
     kind, root = name.partition(":")[0], place(name)
     if not root.exists():
         raise UserError(f"There is nothing at {str(root)!r}: give the folder or file of a {kind} set.")
     found = [root]
     if root.is_dir():
-        # Hidden files are none of the set: .ipynb_checkpoints holds copies of what Jupyter opened.
+        # Hidden files do not belong to the set: .ipynb_checkpoints holds copies of what Jupyter opened.
         seen = [file for file in walk(root) if not any(piece.startswith(".") for piece in below(file, root).parts)]
         found = [file for file in seen if _ends(file, ENDS[kind])]
         if packed := [file for file in seen if _ends(file, PACKED[kind])]:
@@ -140,13 +139,13 @@ def files(name: str) -> list[Path]:
 
 
 def tar_fields(file: Path) -> set[str]:
-    """What the members of a tar file end in, after the first dot of their names: png, txt, de."""
+    """The endings of the members of a tar file, after the first dot of their names: png, txt, de."""
     with tarfile.open(file) as tar:
         return {PurePath(member.name).name.partition(".")[2] for member in tar if member.isfile()} - {""}
 
 
 def check_whole(file: Path, shown: str) -> None:
-    """Raises UserError for a tar file whose end is missing."""
+    """Raises UserError for a tar file whose end is missing. shown: the file's name in the error."""
     with open(file, "rb") as opened:
         opened.seek(max(0, file.stat().st_size - tarfile.BLOCKSIZE))
         if opened.read().strip(b"\0"):
@@ -156,7 +155,7 @@ def check_whole(file: Path, shown: str) -> None:
 
 
 def walk(root: Path) -> list[Path]:
-    """Every file below a folder, in order; also in folders that are links to others, each of which is gone through once."""
+    """All files below a folder, in order. Links to folders are followed, and each folder is visited once."""
     found, seen = [], set()
     for folder, inner, names in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
@@ -170,12 +169,12 @@ def _ends(file: Path, patterns: Iterable[str]) -> bool:
 
 
 def below(file: Path, root: Path) -> PurePath:
-    """The path of a file below the folder that was given; its name alone where the file itself was given."""
+    """The path of a file below the folder that was given; only its name if the file itself was given."""
     return file.relative_to(root) if root.is_dir() else PurePath(file.name)
 
 
 def split_of_name(name: str, shown: str) -> str | None:
-    """The split that a file's or folder's name says: train, val, test or None. Raises UserError for a name that says two."""
+    """The split that the name of a file or folder says: train, val, test or None. Raises UserError if it says two."""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]  # testA is a test set
     said = {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
     if len(said) > 1:
@@ -186,21 +185,20 @@ def split_of_name(name: str, shown: str) -> str | None:
 
 
 def split_of_folders(path: PurePath, shown: str) -> str | None:
-    """The split that the nearest of a path's folders says, if any."""
+    """The split that the nearest folder of a path says, if any."""
     return next((s for folder in reversed(path.parent.parts) if (s := split_of_name(folder, shown))), None)
 
 
 def split_of_file(path: PurePath, shown: str) -> str | None:
-    """The split of a file below the folder that was given: its own name first, then its folders from the nearest."""
+    """The split that a file's own name says, or else the nearest of its folders. path: below the folder that was given."""
     return split_of_name(path.stem, shown) or split_of_folders(path, shown)
 
 
 def picture_file(said: str, folders: Sequence[Path], shown: str) -> tuple[Path | None, list[Path]]:
-    """Where a picture lies that a set names by its path, None where it is not there or cannot be read; and every place that was
-    looked at.
+    """The file of a picture that a set names by its path (None if it is missing or cannot be read), and all places tried.
 
-    folders: those in which a relative path is looked up: the set's own, and the one of the file that names the picture.
-    Raises UserError where two different files answer to the path.
+    folders: where to look for a relative path: the folder of the set, and the folder of the file that names the picture.
+    Raises UserError if the path fits two different files.
     """
     path = Path(said)
     tried = [path] if path.is_absolute() else list(dict.fromkeys(folder / path for folder in folders))
@@ -211,7 +209,7 @@ def picture_file(said: str, folders: Sequence[Path], shown: str) -> tuple[Path |
 
 
 def stamp(name: str) -> str:
-    """What tells the files of a local set from what they were before: their names, sizes and times. "" for other sets."""
+    """A digest of the names, sizes and times of a local set's files, which differs after a change; "" for other sets."""
     if not here(name):
         return ""
     root = place(name)
@@ -219,9 +217,9 @@ def stamp(name: str) -> str:
 
 
 def stamp_of(paths: Iterable[Path]) -> str:
-    """The names, sizes and times of these files, as one digest; a file that is not there counts as such.
+    """The names, sizes and times of these files as one digest; that a file is missing counts too.
 
-    The time of a file's last change of any kind counts too: a copy or an archive may set the time of its contents back.
+    The time of the last change of a file's status is included, because copies and archives may set back the other time.
     """
     pieces = []
     for path in paths:

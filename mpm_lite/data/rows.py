@@ -1,5 +1,5 @@
-"""The rows of a captioned set: what their columns are called, guessed or told; what each row says, in which split it is, and
-where its picture is. Columns are looked at before a row is used.
+"""The rows of a captioned set: what their columns mean (you say it, or it is guessed from names and values), and for each row
+its captions, its split and its picture. All columns are checked before any row is used.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from mpm_lite.core import runtime, store
@@ -24,24 +26,27 @@ IMAGES = ("image", "img", "picture", "jpg", "jpeg", "png", "webp", "image_bytes"
 IDS = ("image_id", "img_id", "id", "key", "__key__", "cocoid", "filename")
 TEXTS = ("captions", "caption", "text", "txt", "sentence", "sentences", "raw", "en")
 LANGUAGES = ("language", "lang", "locale")
-# Two letters, and the few longer ones of the sets known here: what a column or a split may be called for its language.
+# The codes by which a column or a split may be named after its language: two letters, and the longer ones of known sets.
 CODES = frozenset(
     "af ar bg bn ca cs da de el en es et eu fa fi fil fr gl gu he hi hr hu hy id is it ja ka kk kn ko lt lv mi mk ml mr ms nb "
     "nl no pa pl pt quz ro ru sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh zh-hans zh-cn jp".split()
 )
 _KNOWN = frozenset(bcp47(code) for code in CODES) | frozenset(REGIONAL)
-GUESSED = "where there is one"  # the column of splits that nobody named
+_PREFIX = re.compile(rf"^({'|'.join(TEXTS[:-1])})[_-]")  # `caption_de` is a column of captions in German
+GUESSED = "where there is one"  # stands for the column of splits where nobody named one
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column is what.
+    """The meaning of the columns.
 
-    image: bytes, a path, or what `datasets` keeps of a picture. captions: {language: column, or columns}; or one column, whose
-    language `language` says (a column, or "split" where each split is a language), a row a caption, rows of one `id` being one
-    picture; or one column that holds {language: caption or captions}. A caption is a text or a list of texts. id: None
-    numbers the rows, and those of equal pictures are one. split: the column that says train, val or test; left out, a column
-    called split, where there is one; None leaves the splits to the names of files.
+    image: the pictures, as bytes, as paths, or as `datasets` stores them.
+    captions: {language: column, or list of columns}; or one column of captions, with their languages in the column `language`
+    (or "split", where each split is a language), where rows with the same `id` are one picture; or one column of dictionaries
+    {language: caption or captions}. A caption is a text or a list of texts.
+    id: what tells pictures apart; with None, rows are numbered, and rows with equal pictures are one.
+    split: the column that says train, val or test. By default a column named split, if there is one; with None, only the names
+    of files say the splits.
     """
 
     image: str
@@ -52,32 +57,31 @@ class Columns:
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Columns:
-        """From a dict. UserError for a key nobody knows and for one that is missing."""
+        """Columns from a dictionary. Raises UserError for an unknown key and for a missing one."""
         names = [f.name for f in fields(cls)]
         for key in told:
             if key not in names:
                 raise unknown("key of columns", key, names)
-        for key in ("image", "captions"):
-            if key not in told:
-                raise UserError(f"columns needs {key!r}: say which column holds it.")
+        if missing := next((key for key in ("image", "captions") if key not in told), None):
+            raise UserError(f"columns needs {missing!r}: say which column holds it.")
         if not told["captions"]:
             raise UserError("columns['captions'] is empty: say which columns hold captions.")
         return cls(**told)
 
     @property
     def texts(self) -> list[str]:
-        """Every column of captions."""
+        """All columns of captions."""
         of = self.captions.values() if isinstance(self.captions, Mapping) else [self.captions]
         return [one for few in of for one in ([few] if isinstance(few, str) else few)]
 
     @property
     def named(self) -> list[str]:
-        """Every column that is asked for."""
+        """All columns that these settings name."""
         split = None if self.split == GUESSED else self.split
         return [c for c in (self.image, self.id, *self.texts, self.language, split) if c and c != "split"]
 
     def split_column(self, there: Iterable[str]) -> str | None:
-        """The column that says the split of a row, if any."""
+        """The column that says each row's split, if there is one. there: the names of all columns."""
         if self.split != GUESSED:
             return self.split
         taken = {self.image, self.id, self.language, *self.texts}
@@ -85,11 +89,11 @@ class Columns:
 
 
 def guessed(name: str, there: Iterable[str], held: Mapping[str, Sequence[Any]] | None = None) -> Columns:
-    """By the names that are usual, and by what the columns hold.
+    """The meaning of columns by their usual names and by what they hold.
 
-    there: the columns; held: some values of each, none of them null. Without `held`, names alone decide.
-    Raises UserError, naming the columns there are, where no column is called as usual, and where a column `id` may hold
-    ids as well as Indonesian captions.
+    there: the names of the columns; held: some values of each, without nulls. Without `held` only the names decide.
+    Raises UserError, which lists the columns, where none has a usual name, and where a column `id` may hold ids of pictures or
+    captions in Indonesian.
     """
     have = [column for column in there if column.lower() != "split"]
     lowered = {column.lower(): column for column in reversed(have)}
@@ -105,7 +109,7 @@ def guessed(name: str, there: Iterable[str], held: Mapping[str, Sequence[Any]] |
         if code and column not in (image, own) and (code != "id" or column in indonesian):
             by_language.setdefault(code, []).append(column)
     text = pick([one for one in TEXTS if lowered.get(one) in texts and lowered[one] not in (image, own)])
-    if by_language and text and "en" not in by_language:  # a plain caption is taken for English, alone or beside others
+    if by_language and text and "en" not in by_language:  # a column just named caption is taken for English
         by_language = {"en": [text], **by_language}
     few_columns = {code: few[0] if len(few) == 1 else few for code, few in by_language.items()}
     captions: Any = text if language and text else few_columns or ({"en": text} if text else None)
@@ -120,27 +124,27 @@ def guessed(name: str, there: Iterable[str], held: Mapping[str, Sequence[Any]] |
 
 
 def is_usual(column: str) -> bool:
-    """Whether a column is called as pictures or captions usually are."""
+    """Whether a column has a usual name for pictures or captions."""
     return column.lower() in (*IMAGES, *TEXTS) or _code(column) is not None
 
 
 def _code(column: str) -> str | None:
-    """The language that a column is called for: `de`, `zh_Hans`, `pt-BR`, `caption_de`."""
-    code = bcp47(re.sub(rf"^({'|'.join(TEXTS[:-1])})[_-]", "", column.lower()))
+    """The language that a column is named after: `de`, `zh_Hans`, `pt-BR`, `caption_de`."""
+    code = bcp47(_PREFIX.sub("", column.lower()))
     return code if code in _KNOWN else None
 
 
 def _are_texts(values: Sequence[Any]) -> bool:
-    """Whether a column holds captions: texts, or lists of texts. One that is empty throughout does not."""
+    """Whether values are captions: texts or lists of texts, not all of them empty."""
     flat = [text for value in values for text in _texts(value) if text is not None]
     return bool(flat) and all(isinstance(text, str) for text in flat) and any(text.strip() for text in flat)
 
 
 def _are_captions(name: str, column: str, held: Mapping[str, Sequence[Any]] | None) -> bool:
-    """Whether a column of texts called `id` holds captions in Indonesian, not the ids of pictures.
+    """Whether a column of texts named `id` holds captions in Indonesian, and not ids of pictures.
 
-    Sentences are captions; single words are ids where they have digits, or where the other captions are sentences.
-    Raises UserError where it cannot be known.
+    Sentences are captions. Single words are ids if they have digits, or if the other captions are sentences.
+    Raises UserError where this does not decide.
     """
     if held is None:
         return column.lower() != "id"
@@ -161,13 +165,13 @@ def _are_captions(name: str, column: str, held: Mapping[str, Sequence[Any]] | No
 
 
 def _mostly(values: Sequence[Any], words: int) -> bool:
-    """Whether at least half of the texts have that many words."""
+    """Whether at least half of the texts have so many words or more."""
     texts = [str(text) for value in values for text in _texts(value)]
     return sum(len(text.split()) >= words for text in texts) * 2 >= len(texts)
 
 
 def checked(name: str, columns: Columns, held: Mapping[str, Sequence[Any]]) -> None:
-    """Look at the columns and at some values of each. UserError, naming the column, for what is missing or wrong."""
+    """Check the columns and some values of each. Raises UserError, which names the column, for what is missing or wrong."""
     for column in [*columns.named, columns.split_column(held)]:
         if column and column not in held:
             raise unknown(f"column of {name}", column, held)
@@ -188,7 +192,7 @@ def checked(name: str, columns: Columns, held: Mapping[str, Sequence[Any]]) -> N
 
 
 def check_no_other_splits(name: str, columns: Columns, held: Mapping[str, Sequence[Any]]) -> None:
-    """Raises UserError where a column that is not called split holds words for splits, and no other."""
+    """Raises UserError where a column that is not named split holds only words for splits, and at least two of them."""
     for column in [column for column in held if column not in columns.named]:
         said = {SPLIT_WORDS.get(v.strip().lower()) if isinstance(v, str) else None for v in held[column]}
         if len(said) > 1 and None not in said:
@@ -199,19 +203,19 @@ def check_no_other_splits(name: str, columns: Columns, held: Mapping[str, Sequen
 
 
 def unread_texts(columns: Columns, held: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The columns that are called as captions are, and hold texts, but are not read as guessed."""
+    """The columns of texts that are named like captions, but that the guess leaves out."""
     found = []
     for column in [column for column in held if column not in columns.named and _are_texts(held[column])]:
-        bare = re.sub(rf"^({'|'.join(TEXTS[:-1])})[_-]", "", column.lower())
+        bare = _PREFIX.sub("", column.lower())
         if bare != column.lower() or bare in TEXTS or display_name(bcp47(bare)) != bcp47(bare):
             found.append(column)
     return found
 
 
 def captions_of(row: Mapping[str, Any], columns: Columns, code: str, shown: str = "a row") -> dict[str, list[str]]:
-    """A row's captions by language, empty ones left out; where two names mean one language (zh-CN, zh), theirs together.
+    """A row's captions by language, without empty ones. Captions under two names of one language (zh-CN, zh) are joined.
 
-    code: the language of the row's split, where splits are languages. shown: what an error calls the row.
+    code: the language of the row's split, where splits are languages. shown: the row's name in errors.
     Raises UserError for a caption whose language is missing.
     """
     if isinstance(columns.captions, Mapping):
@@ -234,7 +238,7 @@ def captions_of(row: Mapping[str, Any], columns: Columns, code: str, shown: str 
 
 
 def id_of(value: Any) -> str | None:
-    """A picture's id as text; None where the row has none: null, not a number, or empty."""
+    """A picture's id as text; None where the row has none (null, NaN or empty)."""
     if value is None or value != value:
         return None
     if isinstance(value, bytes):
@@ -243,7 +247,7 @@ def id_of(value: Any) -> str | None:
 
 
 def split_of_value(value: Any, column: str, shown: str) -> str:
-    """The split that a row's own column says: train, val or test. Raises UserError for a value that says none."""
+    """The split that a value of the column of splits means: train, val or test. Raises UserError for any other value."""
     said = SPLIT_WORDS.get(value.strip().lower()) if isinstance(value, str) else None
     if said is None:
         raise UserError(
@@ -263,10 +267,10 @@ def _texts(value: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows that lie together: a file of one's own, or a split of a repository of the hub.
+    """Rows that belong together: one of your own files, or a split of a repository on the hub.
 
-    rows: a `datasets.Dataset`, its pictures still encoded. name: what messages call it. split: what its name says.
-    root, file: the folder that was given and the file, for files of one's own.
+    rows: a `datasets.Dataset` with encoded pictures. name: its name in messages. split: the split that its name says.
+    root, file: for your own files, the folder that you gave and the file. image: the column of pictures.
     """
 
     rows: Any
@@ -274,20 +278,21 @@ class Source:
     split: str | None
     root: Path | None = None
     file: Path | None = None
+    image: str = "image"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: what it says, and where its picture is.
+    """One row of a source: its captions, its split, and where its picture is.
 
-    shown: what messages call it. number: its place in its source. split: what its names or its column say. picture: the file
-    that holds the picture; None where the row itself does. missing: why there is no picture; "" where there is one. watched:
-    the files that the picture depends on. inside: the picture's own path below the set's folder, or in its tar file.
+    number: its place in the source. split: what the column of splits or the names say. picture: the file that holds the
+    picture; None if the row itself holds it. missing: why there is no picture, else "". watched: the files that the picture
+    depends on. inside: the picture's path below the set's folder, or in its tar file. content: the SHA-256 of the encoded
+    picture, once it was read.
     """
 
-    source: int
+    source: Source
     number: int
-    shown: str
     id: str | None
     split: str | None
     captions: Mapping[str, list[str]]
@@ -295,28 +300,44 @@ class Row:
     missing: str = ""
     watched: tuple[Path, ...] = ()
     inside: PurePath = PurePath()
+    content: bytes | None = None
+
+    @property
+    def shown(self) -> str:
+        """The row's name in messages."""
+        return f"{self.source.name}, row {self.number}"
+
+    def encoded(self) -> bytes:
+        """The bytes of its picture, from the row or from its file. Raises UserError for a file that cannot be read."""
+        if self.picture is not None:
+            try:
+                return self.picture.read_bytes()
+            except OSError as error:
+                raise UserError(
+                    f"{self.shown}: the picture {self.picture} cannot be read: {error.strerror}."
+                ) from error
+        held = self.source.rows.data.column(self.source.image)[self.number].as_py()
+        return held["bytes"] if isinstance(held, Mapping) else held
 
 
 def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> list[Row]:
-    """Every row of every source, in order. column: the one that says the split of a row, if any.
+    """All rows of all sources, in order. column: the column of splits, if there is one.
 
-    A split is said by the column; else by the name of the file and its folders; else by the folders of the picture; and where
-    none of these says anything in the whole set, by the pictures' own names.
-    Raises UserError for a split that nobody knows, for a file and a column that disagree, and for a path with two meanings.
+    The split of a row comes from that column; else from the name of the file and of its folders; else from the picture's
+    folders; and if none of these says a split in the whole set, from the names of the pictures.
+    Raises UserError for an unknown split, for a file and a column that disagree, and for a path that fits two files.
     """
     found = []
-    for s, source in enumerate(sources):
+    for source in sources:
         in_tar = source.file is not None and source.file.suffix == ".tar"
         needed = {*columns.named, column, columns.language, "__key__" if in_tar else None} - {columns.image}
         there = [c for c in source.rows.column_names if c in needed]
         names = dict(enumerate(getattr(source.rows.features.get(column), "names", ())))  # of a column of class labels
         lacking = dict.fromkeys(c for c in columns.named if c not in there)  # other files of the set have them
         places = picture_places(source.rows, columns.image)
-        texts = source.rows.select_columns(there)
-        for k, (place, values) in enumerate(zip(places, texts, strict=True)):
+        for k, (place, values) in enumerate(zip(places, source.rows.select_columns(there), strict=True)):
             shown = f"{source.name}, row {k}"
             said = lacking | values | {columns.image: place}
-            picture, missing, watched = _located(source, place, shown)
             inside = PurePath(values["__key__"]) if in_tar else _inside(source, place)
             split = source.split
             if column:
@@ -330,15 +351,12 @@ def rows_of(sources: Sequence[Source], columns: Columns, column: str | None) -> 
                 split = split_of_folders(inside, shown)
             own = id_of(said[columns.id]) if columns.id else None
             captions = captions_of(said, columns, source.split or "", shown)
-            found.append(Row(s, k, shown, own, split, captions, picture, missing, watched, inside))
+            found.append(Row(source, k, own, split, captions, *_located(source, place, shown), inside))
     return found if any(row.split for row in found) else _split_by_names(found)
 
 
 def picture_places(rows: Any, column: str) -> list[str | bool]:
-    """Where each picture of a column is: the path of a file, True where the row itself holds it, False where it is nowhere."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
+    """Where each picture of a column is: the path of a file, True if the row itself holds it, False if there is none."""
     if column not in rows.column_names:
         return [False] * len(rows)
     held = rows.data.column(column)
@@ -355,7 +373,7 @@ def picture_places(rows: Any, column: str) -> list[str | bool]:
 
 
 def _located(source: Source, place: str | bool, shown: str) -> tuple[Path | None, str, tuple[Path, ...]]:
-    """The file of a picture, why there is none, and the files to watch."""
+    """The file of a picture, or why it is missing, and the files to watch."""
     if isinstance(place, bool):
         return None, "" if place else "there is no picture", ()
     if "://" in place:
@@ -367,57 +385,45 @@ def _located(source: Source, place: str | bool, shown: str) -> tuple[Path | None
 
 
 def _inside(source: Source, place: str | bool) -> PurePath:
-    """A picture's path below the set's folder; nothing for one that the row holds and for one that lies elsewhere."""
+    """A picture's path below the set's folder; an empty path for one that the row holds or that lies elsewhere."""
     if isinstance(place, bool) or source.root is None:
         return PurePath()
-    path = Path(place)
-    if path.is_absolute():
-        return path.relative_to(source.root) if path.is_relative_to(source.root) else PurePath()
-    return path
+    path = source.root / place  # an absolute place is kept as it is
+    return path.relative_to(source.root) if path.is_relative_to(source.root) else PurePath()
 
 
 def _split_by_names(rows: list[Row]) -> list[Row]:
-    """The same rows, split by the names of their pictures where every one says a split.
+    """The same rows, with the splits that the names of their pictures say, if all of them say one.
 
-    Raises UserError where only some do: it cannot be known whether `train.png` is for training or shows a train.
+    Raises UserError if only some do: nobody can know whether `train.png` is for training or shows a train.
     """
     said = [split_of_name(row.inside.stem, row.shown) for row in rows]
     if not any(said):
         return rows
-    if silent := next((row for row, split in zip(rows, said, strict=True) if split is None), None):
-        loud, split = next((row, split) for row, split in zip(rows, said, strict=True) if split)
+    if None in said:
+        silent, loud = rows[said.index(None)], next(k for k, split in enumerate(said) if split)
         raise UserError(
-            f"{loud.shown}: the picture {loud.inside.name} is called as one of {split} would be, and other pictures say no split "
-            f"({silent.inside.name or silent.shown}): rename it, or say the splits in a column called split."
+            f"{rows[loud].shown}: the picture {rows[loud].inside.name} is called as one of {said[loud]} would be, and other "
+            f"pictures say no split ({silent.inside.name or silent.shown}): rename it, or say the splits in a column called split."
         )
     return [replace(row, split=split) for row, split in zip(rows, said, strict=True)]
 
 
-def contents(sources: Sequence[Source], rows: Sequence[Row], column: str, key: Sequence[str]) -> list[bytes | None]:
-    """The SHA-256 of each row's picture as it is encoded; None for a row without one. Kept on disk under `key`, if any."""
+def with_contents(rows: Sequence[Row], key: Sequence[str]) -> list[Row]:
+    """The same rows with the SHA-256 of their pictures. The digests are kept on disk under `key`, if it is not empty."""
 
     def compute() -> np.ndarray:
         few = tqdm(rows, desc="reading pictures", delay=2, disable=runtime.quiet(), leave=False)
-        made = [hashlib.sha256(encoded(sources, row, column)).digest() if not row.missing else bytes(32) for row in few]
+        made = [bytes(32) if row.missing else hashlib.sha256(row.encoded()).digest() for row in few]
         return np.frombuffer(b"".join(made), np.uint8).reshape(-1, 32)
 
-    found = kept(key, compute)
-    return [None if row.missing else one.tobytes() for row, one in zip(rows, found, strict=True)]
-
-
-def encoded(sources: Sequence[Source], row: Row, column: str) -> bytes:
-    """The bytes of a row's picture, as they lie in the row or in its file. Raises UserError for a file that cannot be read."""
-    if row.picture is not None:
-        try:
-            return row.picture.read_bytes()
-        except OSError as error:
-            raise UserError(f"{row.shown}: the picture {row.picture} cannot be read: {error.strerror}.") from error
-    held = sources[row.source].rows.data.column(column)[row.number].as_py()
-    return held["bytes"] if isinstance(held, Mapping) else held
+    taken = zip(rows, kept(key, compute), strict=True)
+    return [row if row.missing else replace(row, content=content.tobytes()) for row, content in taken]
 
 
 def kept(key: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
-    """What is computed, kept on disk where there is a key (what it is, then what decides it) and the disk takes it."""
+    """The result of `compute`, read from disk if it was kept there. The key says what it is, then all that it depends on;
+    with an empty key, or if the disk cannot be written to, nothing is kept."""
     made: list[np.ndarray | None] = []
 
     def once() -> np.ndarray:
@@ -429,7 +435,7 @@ def kept(key: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
         return once()
     try:
         return store.features(Key(key[0], {"kind": key[0], "pictures": list(key[1:])}), once)
-    except (OSError, UserError):  # a folder that cannot be written to: what was computed is still right
-        if made and made[0] is None:  # it was the computation that failed
+    except (OSError, UserError):  # if only the writing failed, the result is still right
+        if made and made[0] is None:  # the computation itself failed
             raise
         return made[0] if made else compute()

@@ -1,12 +1,11 @@
-"""The pictures of a captioned set: which rows are one picture, in which split it is, and what is left out.
+"""The pictures of a captioned set: which rows show the same picture, which split it is in, and what is left out.
 
-A picture is told by its bytes: rows without ids are one picture where their bytes are equal, the rows of one id must show the
-same picture, and no picture's bytes may lie in two splits.
+Pictures are compared by their bytes: rows without ids are one picture if their bytes are equal, rows with one id must show the
+same picture, and no picture may be in two splits.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,80 +17,72 @@ from tqdm.auto import tqdm
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
-from mpm_lite.data.captionset import SPLITS, Part
+from mpm_lite.data.captionset import SPLITS, Part, place_of, split_of_place
+from mpm_lite.data.languages import english_first
 from mpm_lite.data.local import SPLIT_WORDS, split_of_name
-from mpm_lite.data.picture import SIZE, photo
-from mpm_lite.data.rows import Columns, Row, Source, contents, encoded, kept
+from mpm_lite.data.picture import photo
+from mpm_lite.data.rows import Columns, Row, kept, with_contents
 
 RENDER = "photo-2: turned, on white, padded to a square, Lanczos, 256 px"
-SHARES = {"test": 0.1, "val": 0.2}  # of a set that has none of our three, below which place in [0, 1) a picture belongs
+TEST_SHARE = VAL_SHARE = 0.1  # of the pictures of a set without splits of its own
 
 
 @dataclass
 class Picture:
-    """One picture: its id, the row that holds it, its captions by language, and the digest of its bytes where it was taken."""
+    """One picture: its id, the row that holds it, and the captions of all its rows by language."""
 
     id: str
     row: Row
     captions: dict[str, list[str]] = field(default_factory=dict)
-    content: bytes | None = None
 
 
 def pictures_of(
-    sources: Sequence[Source], rows: Sequence[Row], columns: Columns, followed: bool, trusted: bool, key: Sequence[str]
+    rows: Sequence[Row], columns: Columns, followed: bool, trusted: bool, key: Sequence[str]
 ) -> dict[str, list[Picture]]:
-    """The pictures of each split: those that the set has, or, where it says neither val nor test, by a hash of their bytes.
+    """The pictures of each split. A set that has neither val nor test is split by a hash of the pictures' bytes.
 
-    followed: a column says each row's split. trusted: the set's ids are known to tell its pictures apart. key: what the digests
-    of the pictures are kept on disk under; nothing keeps none.
+    followed: a column says each row's split. trusted: the set's ids are known to tell its pictures apart. key: the digests of
+    the pictures are kept on disk under this key; with an empty one they are not kept.
     """
-    own = any(source.file for source in sources)
-    if own and any(row.split for row in rows):
+    own = any(row.source.file for row in rows)
+    if own:
         check_all_say(rows)
-    names = {row.split or "": row for row in rows}
-    meant = {name: _split_meant(name, row.shown, own) for name, row in names.items()}
+    meant = {row.split or "": row.shown for row in rows}
+    meant = {name: _split_meant(name, shown, own) for name, shown in meant.items()}
     splits = [meant[row.split or ""] for row in rows]
     hashed = not (followed or {"val", "test"} & set(splits))
     ids = [row.id for row in rows if row.id]
-    # Files of one's own are read throughout; sets of the hub where nothing else tells their pictures apart.
+    # The bytes are read of all your own files, but of sets of the hub only if nothing else tells their pictures apart.
     read = own or not (trusted or (not hashed and len(set(ids)) == len(ids)))
-    taken = contents(sources, rows, columns.image, key and ["contents of rows", *key]) if read else [None] * len(rows)
-    pools: dict[str, list[int]] = {}
-    for number, split in enumerate(splits):
-        pools.setdefault("" if hashed else split, []).append(number)
-    found = {}
-    for split, numbers in pools.items():
-        few = [rows[i] for i in numbers]
-        if own and columns.id == "__key__":
-            few = told_apart(few, sources)
-        found[split] = joined(few, [taken[i] for i in numbers], columns)
+    if read:
+        rows = with_contents(rows, key and ["contents of rows", *key])
+    pools: dict[str, list[Row]] = {}
+    for row, split in zip(rows, splits, strict=True):
+        pools.setdefault("" if hashed else split, []).append(row)
+    apart = told_apart if own and columns.id == "__key__" else list
+    found = {split: joined(apart(few), columns) for split, few in pools.items()}
     if not hashed:
         if unread := sorted(name for name, split in meant.items() if not split):
-            print(
-                f"mpm_lite: the splits {', '.join(map(repr, unread))} are none of {', '.join(SPLITS)}: left out.",
-                file=sys.stderr,
-            )
+            names = ", ".join(map(repr, unread))
+            print(f"mpm_lite: the splits {names} are none of {', '.join(SPLITS)}: left out.", file=sys.stderr)
         return {split: found.get(split, []) for split in SPLITS}
     whole = found.get("", [])
     if not read:
-        firsts = [one.row for one in whole]
-        for one, content in zip(
-            whole, contents(sources, firsts, columns.image, key and ["contents", *key]), strict=True
-        ):
-            one.content = content
+        firsts = with_contents([one.row for one in whole], key and ["contents", *key])
+        whole = [replace(one, row=row) for one, row in zip(whole, firsts, strict=True)]
     return shared(whole)
 
 
 def _split_meant(name: str, shown: str, own: bool) -> str:
-    """train, val or test, or "" for the name of a hub's split that says none of them, such as a language's."""
+    """train, val or test; "" for a split of the hub whose name means none of them, such as a language."""
     return SPLIT_WORDS.get(name) or ("train" if own else split_of_name(name, shown) or "")
 
 
 def check_all_say(rows: Sequence[Row]) -> None:
-    """Raises UserError where some rows say their split and others none: those might be of training or of a test set."""
+    """Raises UserError if only some rows say their split: the others might be for training or for testing."""
     silent = next((row for row in rows if row.split is None), None)
-    if silent:
-        loud = next(row for row in rows if row.split)
+    loud = next((row for row in rows if row.split), None)
+    if silent and loud:
         raise UserError(
             f"{silent.shown} says no split, and {loud.shown} says {loud.split}: put the word train, val or test into the name of "
             "every file or of its folder, or into a column called split."
@@ -99,16 +90,14 @@ def check_all_say(rows: Sequence[Row]) -> None:
 
 
 def parts_of(
-    name: str, sources: Sequence[Source], pictures: Mapping[str, Sequence[Picture]], column: str, skip_bad: bool,
-    key: Sequence[str],
-) -> dict[str, Part]:  # fmt: skip
-    """The three parts of a set, without a picture that is not there or that is in two splits: refused, or left out.
+    name: str, pictures: Mapping[str, Sequence[Picture]], skip_bad: bool, key: Sequence[str]
+) -> dict[str, Part]:
+    """The three parts of a set. Raises UserError for a picture that is missing or that is in two splits.
 
-    skip_bad: such pictures, and those that cannot be decoded, are left out and listed. key: what tells the pictures from what
-    they were before, where their bytes were not read.
+    skip_bad: instead leave such pictures out and list them, and also those that cannot be decoded. key: identifies the version
+    of the pictures where their bytes were not read.
     """
     left: dict[str, list[str]] = {split: [] for split in SPLITS}
-    good: dict[str, list[Picture]] = {}
 
     def leave_out(split: str, one: Picture, why: str) -> None:
         text = f"{name}/{split}, picture {one.id!r} ({one.row.picture or one.row.shown}): {why.removesuffix('.')}."
@@ -116,9 +105,9 @@ def parts_of(
             raise UserError(f"{text} Mend the set, or leave such pictures out with skip_bad=True.")
         left[split].append(text)
 
+    good: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for split in SPLITS:
-        good[split] = []
-        bad = bad_pictures(sources, pictures[split], column, [*key, split]) if skip_bad else {}
+        bad = bad_pictures(pictures[split], [*key, split]) if skip_bad else {}
         for i, one in enumerate(pictures[split]):
             if why := one.row.missing or bad.get(i):
                 leave_out(split, one, why)
@@ -126,66 +115,61 @@ def parts_of(
                 good[split].append(one)
     good = without_repeats(good, leave_out)
     if not any(good.values()):
-        raise UserError(
-            f"{name}: no picture can be used. {next((why for few in left.values() for why in few), '')}".strip()
-        )
-    every = {code for few in good.values() for one in few for code in one.captions}
-    codes = sorted(every, key=lambda code: (code != "en", code))
-    return {s: _part(f"{name}/{s}", sources, good[s], codes, column, left[s], key) for s in SPLITS}
+        first = next((why for few in left.values() for why in few), "")
+        raise UserError(f"{name}: no picture can be used. {first}".strip())
+    codes = english_first(code for few in good.values() for one in few for code in one.captions)
+    return {split: _part(f"{name}/{split}", good[split], codes, left[split], key) for split in SPLITS}
 
 
 def _part(
-    name: str, sources: Sequence[Source], pictures: Sequence[Picture], codes: Sequence[str], column: str,
-    left_out: Sequence[str], key: Sequence[str],
-) -> Part:  # fmt: skip
+    name: str, pictures: Sequence[Picture], codes: Sequence[str], left_out: Sequence[str], key: Sequence[str]
+) -> Part:
     from mpm_lite.data.concepts import head_noun
 
     several = {code: [one.captions.get(code, []) for one in pictures] for code in codes}
     firsts = {code: [(few or [""])[0] for few in of] for code, of in several.items()}
     english = firsts.get("en", [""] * len(pictures))
-    read = all(one.content for one in pictures)
+    taken = [one.row.content or b"" for one in pictures]
     return Part(
         name=name,
         ids=[f"{name}/{one.id}" for one in pictures],
         captions=firsts,
         concepts=[head_noun(text) if text else one.id for text, one in zip(english, pictures, strict=True)],
-        render=Drawing(name, sources, [one.row for one in pictures], [one.id for one in pictures], column),
-        size=SIZE,
-        made_by=digest([RENDER, *([one.content for one in pictures if one.content] if read else key)]),
+        render=Drawing(name, pictures),
+        made_by=digest([RENDER, *(taken if all(taken) else key)]),
         several=several,
         left_out=tuple(left_out),
-        contents=[one.content or b"" for one in pictures] if read else (),
+        contents=taken if all(taken) else (),
     )
 
 
-def told_apart(rows: Sequence[Row], sources: Sequence[Source]) -> list[Row]:
-    """The rows of one split; where the files of a webdataset repeat each other's keys, with the file's path before each key."""
-    holders: dict[str, set[int]] = {}
+def told_apart(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows of one split. If files of a webdataset use the same keys, the path of the file is put before each key."""
+    files: dict[str | None, set[str]] = {}
     for row in rows:
-        holders.setdefault(row.id or "", set()).add(row.source)
-    if not any(len(few) > 1 for few in holders.values()):
-        return list(rows)
-    shards = [source.name.removesuffix(".tar") for source in sources]
-    return [replace(row, id=f"{shards[row.source]}/{row.id}") for row in rows]
+        files.setdefault(row.id, set()).add(row.source.name)
+    if all(len(few) == 1 for few in files.values()):
+        return rows
+    return [replace(row, id=f"{row.source.name.removesuffix('.tar')}/{row.id}") for row in rows]
 
 
-def joined(rows: Sequence[Row], contents: Sequence[bytes | None], columns: Columns) -> list[Picture]:
-    """Rows of one picture as one, in the order in which they come; their captions too, each as often as it is there.
+def joined(rows: Sequence[Row], columns: Columns) -> list[Picture]:
+    """The pictures that rows show, in order, each with the captions of all its rows.
 
-    Rows with ids belong together by their ids, others by the bytes of their pictures. Raises UserError for a row without the
-    id that others have, and for rows of one id that show different pictures.
+    Rows belong to one picture if they have the same id or, without ids, if their pictures have the same bytes. Raises UserError
+    for a row without an id where others have one, and for rows with one id that show different pictures.
     """
     found: dict[Any, Picture] = {}
-    for number, (row, content) in enumerate(zip(rows, contents, strict=True)):
+    for number, row in enumerate(rows):
         if columns.id and row.id is None:
             raise UserError(
                 f'{row.shown} has no id in column {columns.id!r}: fill it in, or say columns={{..., "id": None}} to number '
                 "the rows."
             )
-        one = found.setdefault(row.id or content or number, Picture(row.id or f"{number:06d}", row, {}, content))
+        one = found.setdefault(row.id or row.content or number, Picture(row.id or f"{number:06d}", row))
         if one.row.missing and not row.missing:
-            one.row, one.content = row, content
-        elif not row.missing and one.content != content:
+            one.row = row
+        elif not row.missing and one.row.content != row.content:
             raise UserError(
                 f"Column {columns.id!r} has the id {row.id!r} twice, and not of one picture: {one.row.shown} and {row.shown} hold "
                 'different ones. Say which column tells pictures apart, or columns={..., "id": None} to number the rows.'
@@ -196,45 +180,43 @@ def joined(rows: Sequence[Row], contents: Sequence[bytes | None], columns: Colum
 
 
 def shared(pictures: Sequence[Picture]) -> dict[str, list[Picture]]:
-    """Eight tenths to train, one to val, one to test, by a hash of the picture: the same on every machine."""
+    """Eight tenths for train, one for val and one for test, by a hash of each picture: the same on every machine."""
     found: dict[str, list[Picture]] = {split: [] for split in SPLITS}
     for one in pictures:
-        place = int.from_bytes(hashlib.sha256(one.content or one.id.encode()).digest()[:8], "big") / 2**64
-        found[next((split for split, end in SHARES.items() if place < end), "train")].append(one)
+        place = place_of(one.row.content or one.id.encode())
+        found[split_of_place(place, TEST_SHARE, VAL_SHARE)].append(one)
     return found
 
 
 def without_repeats(
     pictures: Mapping[str, Sequence[Picture]], leave_out: Callable[[str, Picture, str], None]
 ) -> dict[str, list[Picture]]:
-    """The same splits, but no picture's bytes in two of them: train yields to val, and val to test.
+    """The same splits without pictures that are in two of them: such a picture stays in test rather than val or train, and in
+    val rather than train.
 
-    leave_out: told of each picture that is in two splits, with the reason; it may raise.
+    leave_out: called with each picture that is left out and the reason; it may raise.
     """
-    found, seen = {}, {}
+    found: dict[str, list[Picture]] = {split: [] for split in SPLITS}
+    seen: dict[bytes, str] = {}  # the bytes of each picture so far, and where it is
     for split in reversed(SPLITS):
-        found[split] = []
         for one in pictures[split]:
-            other = seen.get(one.content)
-            if one.content is not None and other is not None:
-                leave_out(split, one, f"its picture is also in {other[0]} ({other[1].row.shown})")
+            if other := seen.get(one.row.content or b""):
+                leave_out(split, one, f"its picture is also in {other}")
             else:
                 found[split].append(one)
-        seen |= {one.content: (split, one) for one in found[split] if one.content is not None}
-    return {split: found[split] for split in SPLITS}
+        seen |= {one.row.content: f"{split} ({one.row.shown})" for one in found[split] if one.row.content}
+    return found
 
 
-def bad_pictures(
-    sources: Sequence[Source], pictures: Sequence[Picture], column: str, key: Sequence[str]
-) -> dict[int, str]:
-    """Why these pictures, by number, cannot be decoded. Each is decoded once: what was found is kept on disk, under the bytes of
-    the pictures, or under `key` where they were not read."""
+def bad_pictures(pictures: Sequence[Picture], key: Sequence[str]) -> dict[int, str]:
+    """The pictures that cannot be decoded, by their number, with the reason. All pictures are decoded only once: the outcome is
+    kept on disk, under the digests of their bytes, or under `key` where these were not read."""
 
     def why(one: Picture) -> str:
         if one.row.missing:
             return one.row.missing
         try:
-            photo(encoded(sources, one.row, column))
+            photo(one.row.encoded())
         except UserError as error:
             return str(error)
         return ""
@@ -245,27 +227,24 @@ def bad_pictures(
 
     if not pictures:
         return {}
-    read = all(one.content or one.row.missing for one in pictures)
-    under = [one.content or b"" for one in pictures] if read else [*key, *(one.id for one in pictures)]
+    read = all(one.row.content or one.row.missing for one in pictures)
+    under = [one.row.content or b"" for one in pictures] if read else [*key, *(one.id for one in pictures)]
     found = kept(["pictures that cannot be decoded", RENDER, *under], compute)
     return {i: why(pictures[i]) for i in np.flatnonzero(found).tolist()}
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Decodes picture i of a part when it is asked for: uint8 (256, 256, 3). UserError, naming the picture, where it cannot."""
+    """Decodes picture i of a part when somebody looks at it: uint8 (256, 256, 3). Raises UserError, which names the picture, if
+    that fails."""
 
     name: str
-    sources: Sequence[Source]
-    rows: Sequence[Row]
-    ids: Sequence[str]
-    column: str
+    pictures: Sequence[Picture]
 
     def __call__(self, i: int) -> np.ndarray:
-        row = self.rows[i]
+        one = self.pictures[i]
         try:
-            return photo(encoded(self.sources, row, self.column))
+            return photo(one.row.encoded())
         except UserError as error:
-            raise UserError(
-                f"{self.name}, picture {self.ids[i]!r}: {error} It is in {row.picture or row.shown}."
-            ) from error
+            where = one.row.picture or one.row.shown
+            raise UserError(f"{self.name}, picture {one.id!r}: {error} It is in {where}.") from error

@@ -11,46 +11,27 @@ untranslated string, and counts as missing, except in varieties of English.
 
 from __future__ import annotations
 
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
-from mpm_lite.core import runtime
 from mpm_lite.data.captionset import Item
+from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import base, bcp47
 
-PACKAGE = "tuxpaint-stamps-default"
-INSIDE = Path("usr/share/tuxpaint/stamps")  # where the package keeps them
+PACKAGE = DebianPackage(
+    "stamps", "tuxpaint-stamps-default", Path("usr/share/tuxpaint/stamps"),
+    missing="The stamps are not on this machine", size="160 MB",
+)  # fmt: skip
 LONGEST = 50
 
 _SKIPPED = re.compile(r"^symbols/(alphabets|money|math|sign)|^sports/cartoon/football_helmet|^military/final-roll-call")
 
 
-def places() -> list[Path]:
-    """Where the stamps may lie, the fetched copy first."""
-    fetched = runtime.home() / "data" / PACKAGE / INSIDE
-    return [fetched, Path(os.sep) / INSIDE]
-
-
-def root() -> Path:
-    """The folder with the stamps; UserError saying the one command that gets them."""
-    for place in places():
-        if place.is_dir():
-            return place
-    raise runtime.UserError(
-        "The stamps are not on this machine: run `mpm-lite data get stamps` (160 MB, once; no root needed)."
-    )
-
-
-def present() -> bool:
-    """True where the stamps are on this machine."""
-    return any(place.is_dir() for place in places())
-
-
 def items() -> list[Item]:
-    """The kept stamps in path order; captions by BCP 47 code, English always there. UserError where missing."""
-    return _items(root())
+    """The kept stamps in the order of their paths, with captions by BCP 47 code, English among them. Raises UserError if the
+    stamps are missing."""
+    return _items(PACKAGE.root())
 
 
 @lru_cache(maxsize=4)
@@ -68,7 +49,7 @@ def _items(folder: Path) -> list[Item]:
 
 
 def read_captions(text: str) -> dict[str, str]:
-    """The captions of one NAME.txt by BCP 47 code; untranslated and empty ones are left out."""
+    """The captions in the text of one NAME.txt by BCP 47 code, without untranslated and empty ones."""
     first, *rest = text.splitlines() or [""]
     english = _tidy(first)
     captions = {"en": english} if english else {}
@@ -84,5 +65,5 @@ def read_captions(text: str) -> dict[str, str]:
 
 
 def _tidy(caption: str) -> str:
-    """Without byte-order mark, doubled blanks, or the '|' that some Hindi captions end in for a danda."""
+    """The caption without byte-order mark, doubled blanks, or the final '|' that some Hindi captions have for a danda."""
     return re.sub(r"\s+", " ", caption.replace("\ufeff", "").strip().rstrip("|")).strip()

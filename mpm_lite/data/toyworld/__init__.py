@@ -1,7 +1,7 @@
 """Toy world: the scenes of `toyworld.scenes`, drawn here and captioned in ten languages by `toyworld.grammar`.
 
-Nothing is stored: scenes, pictures and captions follow from seeds. A caption is one of those that tell the picture in
-full and in the order of reading, chosen by a hash of scene and language, so that languages do not move in step.
+Nothing is stored: scenes, pictures and captions all follow from seeds. The caption of a scene is one of those that describe the
+picture in full and in the order of reading. A hash of scene and language chooses it, so that languages choose independently.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import colorsys
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
 from mpm_lite.core.keys import digest
 from mpm_lite.data.captionset import SPLITS, Item, Part
@@ -25,34 +27,26 @@ from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, Thing, pair_na
 LANGUAGES = grammar.LANGUAGES
 COUNTS = {"train": 24_000, "val": 400, "test": 600}
 PIXELS = 64
-# Part of the key of cached features: raise it whenever a change here moves a pixel.
+# Part of the key of cached features: raise the number whenever a change here changes a pixel.
 RENDER = "toyworld-render-1"
 
 RGB = {
-    "red": (214, 40, 40),
-    "blue": (40, 90, 214),
-    "green": (40, 150, 70),
-    "yellow": (240, 205, 40),
-    "black": (25, 25, 28),
-    "white": (252, 252, 252),
-    "purple": (140, 60, 180),
-    "brown": (125, 78, 42),
-}
+    "red": (214, 40, 40), "blue": (40, 90, 214), "green": (40, 150, 70), "yellow": (240, 205, 40),
+    "black": (25, 25, 28), "white": (252, 252, 252), "purple": (140, 60, 180), "brown": (125, 78, 42),
+}  # fmt: skip
 _GROUND = (158, 170, 180)  # far from all eight colours, white and black among them
-_RADIUS = {"small": 0.27, "large": 0.42}  # of a cell; jitter keeps the two apart, and a shape inside its cell
-_FINE = 4  # drawn this many times larger, then averaged: soft edges
+_RADIUS = {"small": 0.27, "large": 0.42}  # of a cell; even with jitter, the two differ and a shape stays in its cell
+_FINE = 4  # pictures are drawn this many times larger and then averaged, for soft edges
 
 assert set(RGB) == set(COLOURS)
 
 
 def render(scene: Scene, size: int = PIXELS, seed: int = 0, jitter: float = 1.0) -> np.ndarray:
-    """The scene as uint8 (size, size, 3), the same for the same arguments in every process.
+    """The scene as uint8 (size, size, 3): equal arguments give equal pixels in every process.
 
-    `seed` draws one of many pictures of a scene: place, size and hue of each thing vary by `jitter` (0: not at all)
-    without leaving what a caption says. Sizes of 16 to 64 pixels are meant.
+    `seed` draws one of many pictures of a scene: place, size and hue of each thing vary by `jitter` (0: not at all), but so
+    little that every caption stays true. Meant for sizes of 16 to 64 pixels.
     """
-    from PIL import Image, ImageDraw
-
     rng = np.random.default_rng([int(scene.id, 16), seed])
     wide = size * _FINE
     shade = 1 + 0.04 * jitter * rng.uniform(-1, 1)
@@ -67,16 +61,16 @@ def render(scene: Scene, size: int = PIXELS, seed: int = 0, jitter: float = 1.0)
     return np.asarray(picture.reduce(_FINE))
 
 
-def _shifted(rgb: tuple[int, int, int], hue: float, light: float) -> tuple[int, int, int]:
+def _shifted(rgb: tuple[int, int, int], hue: float, light: float) -> tuple[int, ...]:
     h, s, v = colorsys.rgb_to_hsv(*(c / 255 for c in rgb))
     red, green, blue = colorsys.hsv_to_rgb((h + hue) % 1, s, min(1.0, v * light))
     return (round(255 * red), round(255 * green), round(255 * blue))
 
 
 def _draw(
-    brush: object, thing: Thing, centre: tuple[float, float], radius: float, colour: tuple[int, int, int]
+    brush: ImageDraw.ImageDraw, thing: Thing, centre: tuple[float, float], radius: float, colour: tuple[int, ...]
 ) -> None:
-    """One thing. Details of flower and book are in a darker tone of their colour, a lighter one for black."""
+    """Draw one thing. Details of flower and book have a darker tone of its colour; on black, a lighter one."""
     x, y = centre
     dark = thing.colour == "black"
     tone = tuple(min(255, c + 110) if dark else round(c * 0.6) for c in colour)
@@ -125,22 +119,29 @@ assert set(SHAPES) == {"circle", "flower", "book", *_OUTLINES}
 
 
 def caption(scene: Scene, language: str) -> str:
-    """The one caption that the set gives the scene in this language."""
+    """The caption that the scene has in this set and language."""
     pick = hashlib.sha256(f"{scene.id} {language}".encode()).digest()
     every = grammar.in_order_plans(scene, language)
     return grammar.say(every[int.from_bytes(pick[:4], "big") % len(every)], language)[0]
 
 
-class _OfScene(Mapping[str, str]):
-    """The captions of a scene by language, made when asked for: ten languages of thousands of scenes take seconds."""
+def _captions(many: Sequence[Scene], language: str) -> list[str]:
+    return [caption(scene, language) for scene in many]
 
-    def __init__(self, scene: Scene):
-        self.scene = scene
 
-    def __getitem__(self, language: str) -> str:
+class _ByLanguage(Mapping[str, Any]):
+    """The captions `make(language)` by language, made when somebody first asks for them: the captions of thousands of scenes in
+    ten languages take seconds."""
+
+    def __init__(self, make: Callable[[str], Any]):
+        self.make, self.made = make, {}
+
+    def __getitem__(self, language: str) -> Any:
         if language not in LANGUAGES:
             raise KeyError(language)
-        return caption(self.scene, language)
+        if language not in self.made:
+            self.made[language] = self.make(language)
+        return self.made[language]
 
     def __iter__(self) -> Iterator[str]:
         return iter(LANGUAGES)
@@ -149,38 +150,16 @@ class _OfScene(Mapping[str, str]):
         return len(LANGUAGES)
 
 
-class _OfPart(_OfScene):
-    """The captions of many scenes by language, likewise."""
-
-    def __init__(self, many: Sequence[Scene]):
-        self.many = many
-        self.made: dict[str, list[str]] = {}
-
-    def __getitem__(self, language: str) -> list[str]:
-        if language not in LANGUAGES:
-            raise KeyError(language)
-        if language not in self.made:
-            self.made[language] = [caption(scene, language) for scene in self.many]
-        return self.made[language]
-
-
-def present() -> bool:
-    """True: everything is made here."""
-    return True
-
-
 @lru_cache(maxsize=3)
 def split_scenes(split: str) -> tuple[Scene, ...]:
-    """The scenes of one split of the set, in order. Those of val and test differ; in train a scene may come again.
-
-    There are only some hundreds of scenes of one thing, or of equal things, and they stay a fifth each.
-    """
+    """The scenes of one split of the set, in order. In val and test all scenes differ; in train a scene may come again, so that
+    single things and groups, of which there are only some hundreds, stay a fifth of the scenes each."""
     return tuple(islice(pictured_scenes() if split == "train" else scenes(split), COUNTS[split]))
 
 
 @lru_cache(maxsize=3)
 def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
-    """(id, scene, which of its pictures) of each item of a split; the id of a second picture ends in -1."""
+    """For each item of a split its id, its scene, and the number of the picture; the id of a second picture ends in -1."""
     found, times = [], Counter()
     for scene in split_scenes(split):
         again = times[scene.id]
@@ -190,14 +169,18 @@ def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
 
 
 def items() -> list[Item]:
-    """Every scene of the set; their file is this one."""
-    return [Item(name, _OfScene(scene), Path(__file__)) for split in SPLITS for name, scene, _ in _named(split)]
+    """All scenes of the set as items; their file is this module."""
+    return [
+        Item(name, _ByLanguage(partial(caption, scene)), Path(__file__))
+        for split in SPLITS
+        for name, scene, _ in _named(split)
+    ]
 
 
 @lru_cache(maxsize=4)
 def mark(split: str, count: int = 100) -> str:
-    """SHA-256 of what decides the pictures and captions of a split: how they are drawn, which scenes they show, and the
-    captions of the first `count` in every language, in which a change of a grammar shows."""
+    """SHA-256 of all that the pictures and captions of a split depend on: the way of drawing, the scenes, and the captions of
+    the first `count` scenes in every language, which show any change of a grammar."""
     many = split_scenes(split)
     said = [caption(scene, code) for scene in many[:count] for code in grammar.LANGUAGES]
     return digest([RENDER, *(scene.id for scene in many), *said])
@@ -205,7 +188,7 @@ def mark(split: str, count: int = 100) -> str:
 
 @lru_cache(maxsize=1)
 def parts() -> dict[str, Part]:
-    """The three parts. This set splits itself: what it holds out are combinations, not head nouns."""
+    """The three parts. This set makes its own splits, since it holds out combinations and not head nouns."""
     return {split: _part(split) for split in SPLITS}
 
 
@@ -220,7 +203,7 @@ def _part(split: str) -> Part:
     return Part(
         name=f"toyworld/{split}",
         ids=[name for name, _, _ in many],
-        captions=_OfPart(split_scenes(split)),
+        captions=_ByLanguage(partial(_captions, split_scenes(split))),
         concepts=[pair_name(scene.things[0].pair) for _, scene, _ in many],
         render=partial(_render, split),
         open_licence=True,

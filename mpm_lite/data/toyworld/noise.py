@@ -1,9 +1,9 @@
-"""Noise for captions and for machine translation, as dials: wrong words, missing words, wrong forms, English left in.
+"""Noise for captions and for machine translation, as dials: wrong words, missing words, wrong forms, words left in English.
 
-    noisy_caption(scene, "de", Noise(swap=0.2), rng)      a German caption in which a fifth of the attributes are wrong
-    translate(scene, facts, "de", Noise(english=0.1), rng)   a translation of what `facts` states, so spoilt
+    noisy_caption(scene, "de", Noise(swap=0.2), rng)         a German caption in which a fifth of the attributes are wrong
+    translate(scene, facts, "de", Noise(english=0.1), rng)   a translation of what `facts` states, with such mistakes
 
-`levels` measures what a dial does: chrF (sacrebleu) against the same captions without noise.
+`levels` measures the effect of a dial: chrF (sacrebleu) against the same captions without noise.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.grammar import Facts, Mention
-from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, SIZES, Scene
-
-_VALUES = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
+from mpm_lite.data.toyworld.scenes import ATTRIBUTES, Scene, one_of
 
 
 @dataclass(frozen=True)
 class Noise:
     """The chance of each mistake: `swap` and `omit` per attribute of a thing, `agreement` and `english` per word.
 
-    swap: another shape, colour or size, in its right form. omit: a colour or size left out (a shape cannot be).
-    agreement: a word in a wrong form of its own, where the language has forms. english: a content word left in English.
+    swap: another shape, colour or size, in its right form. omit: a colour or size is left out (a shape cannot be).
+    agreement: a word is in another of its forms, if the language has several. english: a content word stays in English.
     """
 
     swap: float = 0.0
@@ -37,37 +36,37 @@ class Noise:
 
     @classmethod
     def alike(cls, chance: float) -> Noise:
-        """A translator's: things swapped, left out and in wrong forms at one chance."""
+        """The mistakes of a translator: words swapped, left out and in wrong forms, all with the same chance."""
         return cls(chance, chance, chance)
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if not 0 <= getattr(self, field.name) <= 1:
-                raise runtime.UserError(f"{field.name} is a chance between 0 and 1, not {getattr(self, field.name)}.")
+                raise UserError(f"{field.name} is a chance between 0 and 1, not {getattr(self, field.name)}.")
 
 
 def noisy_caption(scene: Scene, language: str, noise: Noise, rng: np.random.Generator, in_order: bool = False) -> str:
-    """One caption of the scene with mistakes; with no noise, a caption as it should be.
+    """One caption of the scene with mistakes; without noise, a correct caption.
 
-    `in_order`: one of those that tell the picture in full (`grammar.in_order`).
+    `in_order`: one of the captions that describe the picture in full (`grammar.in_order`).
     """
     every = grammar.in_order_plans if in_order else grammar.plans
     return _spoilt(every(scene, language), language, noise, rng)
 
 
 def translate(scene: Scene, facts: Facts, language: str, noise: Noise, rng: np.random.Generator) -> str:
-    """What a machine translator of such quality makes of a caption stating `facts`. UserError where none states them."""
+    """A machine translation, with such noise, of a caption that states `facts`. Raises UserError if no caption states them."""
     every = [plan for plan in grammar.plans(scene, language) if grammar.say(plan, language)[1] == facts]
     if not every:
-        raise runtime.UserError(f"No caption of scene {scene.id} in {language!r} states just that: take its own facts.")
+        raise UserError(f"No caption of scene {scene.id} in {language!r} states just that: take its own facts.")
     return _spoilt(every, language, noise, rng)
 
 
 def _spoilt(plans: Sequence[Any], language: str, noise: Noise, rng: np.random.Generator) -> str:
-    # Which caption, and each kind of mistake, has a stream of its own: with one seed, more noise adds mistakes to the
-    # same caption and moves nothing else.
+    # The choice of the caption and each kind of mistake have random streams of their own: with one seed, more noise adds
+    # mistakes to the same caption and changes nothing else.
     pick, attributes, forms, english = (np.random.default_rng(s) for s in rng.integers(2**62, size=4))
-    plan = plans[pick.integers(len(plans))]
+    plan = one_of(plans, pick)
     text, facts = grammar.say(plan, language)
     held = grammar.held_out(facts)
     for _ in range(20):
@@ -78,7 +77,7 @@ def _spoilt(plans: Sequence[Any], language: str, noise: Noise, rng: np.random.Ge
                     changed[mention] = _mistaken(mention, noise, attributes)
         spoilt = [(pattern, {name: changed[m] for name, m in named.items()}) for pattern, named in plan]
         wrong, says = grammar.say(spoilt, language)
-        # A mistake must not show what a split holds out: such a one is drawn again.
+        # A mistake that shows what a split holds out is drawn again.
         if grammar.held_out(says) <= held:
             text = wrong
             break
@@ -87,7 +86,7 @@ def _spoilt(plans: Sequence[Any], language: str, noise: Noise, rng: np.random.Ge
 
 
 def _mistaken(mention: Mention, noise: Noise, rng: np.random.Generator) -> Mention:
-    for slot, values in _VALUES.items():
+    for slot, values in ATTRIBUTES.items():
         now = getattr(mention, slot)
         swap, omit, which = rng.random(), rng.random(), rng.integers(len(values) - 1)
         if now is None:
@@ -100,7 +99,7 @@ def _mistaken(mention: Mention, noise: Noise, rng: np.random.Generator) -> Menti
 
 
 def _reworded(text: str, language: str, share: float, rng: np.random.Generator, other: Any) -> str:
-    """The text with some words changed by `other(word, language, draw)`, which gives None for words it leaves."""
+    """The text with a share of its words replaced by `other(word, language, draw)`, where that is not None."""
     one = grammar.grammar(language)
     found, at = [], 0
     low = one.lower(text)
@@ -110,10 +109,10 @@ def _reworded(text: str, language: str, share: float, rng: np.random.Generator, 
         if place < 0:
             continue
         instead = other(token, language, draw) if chance < share else None
-        found.append(text[at:place])
         now = text[place : place + len(token)]
-        capital = instead is not None and now[:1].isupper()
-        found.append(now if instead is None else instead[:1].upper() + instead[1:] if capital else instead)
+        if instead is not None and now[:1].isupper():
+            instead = instead[:1].upper() + instead[1:]
+        found += [text[at:place], now if instead is None else instead]
         at = place + len(token)
     return "".join([*found, text[at:]])
 
@@ -125,20 +124,19 @@ def _other_form(word: str, language: str, draw: float) -> str | None:
 
 def _in_english(word: str, language: str, draw: float) -> str | None:
     slot, value = grammar.grammar(language).spotted.get(word, ("", ""))
-    if slot not in _VALUES:
+    if slot not in ATTRIBUTES:
         return None
-    # In a script without spaces the foreign word still stands apart.
+    # Even in a script without spaces, a foreign word stands apart.
     return value if grammar.grammar(language).spaced else f" {value} "
 
 
 def levels(
     scenes: Sequence[Scene], languages: Sequence[str], strengths: Sequence[float] = (0.0, 0.05, 0.1, 0.2, 0.4)
-) -> Any:
-    """chrF against gold of each dial at each strength, pandas: dial, strength, language, chrf, changed, n.
+) -> pd.DataFrame:
+    """A table of chrF against the captions without noise: dial, strength, language, chrf, changed, n.
 
-    `changed` is the share of captions that came out different; where a language has no other forms, agreement is 0.
+    `changed` is the share of captions that differ; for agreement it is 0 in a language whose words have only one form.
     """
-    import pandas as pd
     from sacrebleu.metrics import CHRF
 
     rows = []

@@ -1,26 +1,30 @@
-"""Scenes of the toy world: a few coloured shapes on a three by three grid, drawn by a seed, split by what they combine.
+"""Scenes of the toy world: a few coloured shapes on a three by three grid, drawn by a seed and split by what they combine.
 
-A scene is one thing, a counted group of two to four equal things, a pair, or three things in a row or column.
-Things of one scene differ in (colour, shape), so that "the red circle" names exactly one of them.
+A scene is one thing, a group of two to four equal things, a pair, or three things in a row or column. The things of a pair or
+three differ in (colour, shape), so that "the red circle" means exactly one of them.
 
-What is held out are *combinations*: (colour, shape) pairs, relations between two such pairs, and counts of one. Each
-belongs to train, val or test by a hash of its name alone, so no later scene, seed or list can move it. A scene belongs
-to test when it holds a combination of test and none of val, and the other way round; one that holds both belongs
-nowhere. Size and place are in no combination: they vary freely everywhere.
+What is held out are *combinations*: pairs of (colour, shape), relations between two such pairs, and counts of one. A hash of its
+name alone puts each combination into train, val or test, so that no later scene, seed or list can move it. A scene is in test if
+it has a combination of test and none of val, and the other way round; a scene with both is in no split. Size and place belong
+to no combination: they vary freely everywhere.
 
-Text is wider than pictures: a language model may have read of blue stars though no training picture shows one. Half of
-the relations and counts that hold a held-out pair (by the same hash) are therefore for text alone: no picture of any
-split shows them, and text says nothing of the other half. What a test scene shows is thus in no text, pair by pair.
+Text is wider than pictures: a language model may have read about blue stars although no training picture shows one. Therefore
+half of the relations and counts with a held-out pair (chosen by the same hash) are for text only. No picture of any split shows
+them, and no text mentions the other half. So no text mentions what a test scene shows, pair by pair.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import permutations
+from typing import Any
 
 import numpy as np
+
+from mpm_lite.data.captionset import place_of, split_of_place
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "flower", "book")
 COLOURS = ("red", "blue", "green", "yellow", "black", "white", "purple", "brown")
@@ -33,16 +37,16 @@ CONVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"
 SALT = "mpm-lite toyworld v1:"
 HELD_PAIRS = (0.14, 0.10)  # of the (colour, shape) pairs: test, val
 HELD_MEETINGS = (0.08, 0.05)  # of the relations of two pairs, and of the counts of one
-FEW = 0.5  # of the drawn scenes of one thing, and of equal things, come into text: there are only some hundreds of them
-TEXT_SHARE = 0.5  # of the relations and counts with a held-out pair: for text alone
+FEW = 0.5  # the share of drawn ones and groups that comes into text: there are only some hundreds of them
+TEXT_SHARE = 0.5  # of the relations and counts with a held-out pair: for text only
 _CELLS = {"left": (0, 1), "right": (2, 1), "top": (1, 0), "bottom": (1, 2), "middle": (1, 1)}
-# Where the members of a group stand, by how many they are.
+# The cells of the members of a group, by their number.
 _GROUPS = {2: ((0, 1), (2, 1)), 3: ((0, 0), (2, 0), (1, 2)), 4: ((0, 0), (2, 0), (0, 2), (2, 2))}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One drawn shape; (column, row) is its cell, (0, 0) at the top left."""
+    """One drawn shape in the cell (column, row); (0, 0) is at the top left."""
 
     shape: str
     colour: str
@@ -58,7 +62,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things on the grid. `kind` is "one", "group", "pair" or "three"; pairs and threes stand in one row or column."""
+    """Things on the grid. `kind` is "one", "group", "pair" or "three"; a pair or three is in one row or column."""
 
     things: tuple[Thing, ...]
 
@@ -70,7 +74,7 @@ class Scene:
 
     @property
     def place(self) -> str | None:
-        """Where the only thing is; None for scenes of several."""
+        """The place of a single thing; None for scenes of several things."""
         if self.kind != "one":
             return None
         cell = (self.things[0].column, self.things[0].row)
@@ -78,12 +82,12 @@ class Scene:
 
     @property
     def id(self) -> str:
-        """A short name of its content, the same in every process."""
+        """A short hash of the content, the same in every process."""
         return hashlib.sha256(repr(self.things).encode()).hexdigest()[:12]
 
 
 def relation(a: Thing, b: Thing) -> str | None:
-    """How a stands to b: "left", "right", "above" or "below"; None where they share neither row nor column."""
+    """Where a is, seen from b: "left", "right", "above" or "below"; None if they share neither row nor column."""
     if a.row == b.row and a.column != b.column:
         return "left" if a.column < b.column else "right"
     if a.column == b.column and a.row != b.row:
@@ -92,16 +96,14 @@ def relation(a: Thing, b: Thing) -> str | None:
 
 
 def combinations(scene: Scene) -> frozenset[str]:
-    """The names of everything in the scene that a split may hold out."""
+    """The names of all combinations in the scene, which are what a split may hold out."""
     names = {pair_name(thing.pair) for thing in scene.things}
     if scene.kind == "group":
         names.add(count_name(len(scene.things), scene.things[0].pair))
     else:
-        for a in scene.things:
-            for b in scene.things:
-                held = relation(a, b)
-                if held:
-                    names.add(meeting_name(a.pair, held, b.pair))
+        for a, b in permutations(scene.things, 2):
+            if how := relation(a, b):
+                names.add(meeting_name(a.pair, how, b.pair))
     return frozenset(names)
 
 
@@ -116,7 +118,7 @@ def count_name(count: int, pair: tuple[str, str]) -> str:
 
 
 def meeting_name(a: tuple[str, str], how: str, b: tuple[str, str]) -> str:
-    """ "red circle left blue square"; the same name whichever of the two is named first."""
+    """ "red circle left blue square": the same name in whichever order the two are given."""
     if how in ("right", "below"):
         a, how, b = b, CONVERSE[how], a
     return f"{pair_name(a)} {how} {pair_name(b)}"
@@ -124,29 +126,23 @@ def meeting_name(a: tuple[str, str], how: str, b: tuple[str, str]) -> str:
 
 @cache
 def split_of_combination(name: str) -> str:
-    """The split of one combination, by hashes of its name and nothing else: "train", "val", "test", or "text"."""
+    """The split of one combination, which only hashes of its name decide: "train", "val", "test", or "text"."""
     words = name.split()
     if len(words) > 2:
         pairs = [words[-2:]] + ([words[:2]] if len(words) == 5 else [])
         held = [split_of_combination(" ".join(pair)) for pair in pairs]
         held = [split for split in held if split != "train"]
         if held:
-            return "text" if _hash("text " + name) < TEXT_SHARE else held[0]
-    test, val = HELD_PAIRS if len(words) == 2 else HELD_MEETINGS
-    place = _hash(name)
-    return "test" if place < test else "val" if place < test + val else "train"
-
-
-def _hash(name: str) -> float:
-    return int.from_bytes(hashlib.sha256((SALT + name).encode()).digest()[:8], "big") / 2**64
+            return "text" if place_of(f"{SALT}text {name}".encode()) < TEXT_SHARE else held[0]
+    return split_of_place(place_of(f"{SALT}{name}".encode()), *(HELD_PAIRS if len(words) == 2 else HELD_MEETINGS))
 
 
 def split_of(scene: Scene) -> str | None:
-    """ "train", "val", "test", "text" for a scene that only text may tell of; None for one that belongs nowhere."""
+    """ "train", "val", "test", or "text" for a scene that only text may describe; None for one that is in no split."""
     names = combinations(scene)
     splits = {split_of_combination(name) for name in names} - {"train"}
     if "text" in splits:
-        # Of text alone are scenes whose held-out pairs meet everything in relations or counts that are of text alone.
+        # A scene is for text only if all its relations and counts with held-out pairs are for text only.
         told = {split_of_combination(name) for name in names if len(name.split()) > 2} - {"train"}
         return "text" if told == {"text"} else None
     if not splits:
@@ -156,32 +152,36 @@ def split_of(scene: Scene) -> str | None:
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """One scene of any split."""
-    kind = ("one", "group", "pair", "pair", "three")[rng.integers(5)]
+    kind = one_of(("one", "group", "pair", "pair", "three"), rng)
     if kind == "one":
-        return Scene((_thing(rng, *_CELLS[PLACES[rng.integers(len(PLACES))]]),))
+        return Scene((_thing(rng, *_CELLS[one_of(PLACES, rng)]),))
     if kind == "group":
         first, *rest = _GROUPS[int(rng.integers(2, 5))]
         thing = _thing(rng, *first)
-        others = [Thing(thing.shape, thing.colour, thing.size, column, row) for column, row in rest]
-        return Scene((thing, *others))
+        return Scene((thing, *(replace(thing, column=column, row=row) for column, row in rest)))
     line, cells = int(rng.integers(3)), sorted(rng.permutation(3)[: 2 if kind == "pair" else 3].tolist())
     across = bool(rng.integers(2))
     while True:
         things = tuple(_thing(rng, *((at, line) if across else (line, at))) for at in cells)
         if len({thing.pair for thing in things}) == len(things):
-            # The order of naming must not give the order of standing away.
+            # The order of the list must not give away the order in the picture.
             return Scene(tuple(things[i] for i in rng.permutation(len(things))))
 
 
 def _thing(rng: np.random.Generator, column: int, row: int) -> Thing:
-    shape, colour, size = (names[rng.integers(len(names))] for names in (SHAPES, COLOURS, SIZES))
+    shape, colour, size = (one_of(names, rng) for names in (SHAPES, COLOURS, SIZES))
     return Thing(shape, colour, size, int(column), int(row))
+
+
+def one_of(values: Sequence[Any], rng: np.random.Generator) -> Any:
+    """One of the values, drawn evenly by one whole number (`rng.choice` would draw other ones)."""
+    return values[rng.integers(len(values))]
 
 
 def scenes(split: str, seed: int = 0) -> Iterator[Scene]:
     """An endless stream of different scenes of one split; the stream of a seed never changes.
 
-    Scenes of one thing and of equal things run out after some hundreds; what follows are pairs and threes.
+    Single things and groups run out after some hundreds; after that there are only pairs and threes.
     """
     seen = set()
     for scene in _stream([seed, ("train", "val", "test").index(split)], (split,)):
@@ -191,14 +191,14 @@ def scenes(split: str, seed: int = 0) -> Iterator[Scene]:
 
 
 def pictured_scenes(seed: int = 0) -> Iterator[Scene]:
-    """An endless stream of scenes of train to learn from; a scene may come again, then it is drawn anew."""
+    """An endless stream of training scenes. A scene may come again, and is then drawn as another picture."""
     return _stream([seed, 6], ("train",))
 
 
 def text_scenes(seed: int = 0) -> Iterator[Scene]:
-    """The scenes that a text for a language model may describe: those of train, and those of text alone.
+    """The scenes that text for a language model may describe: those of train and those for text only.
 
-    A scene may come again, as things do that people write about.
+    A scene may come again, as people also write about the same thing more than once.
     """
     rng = np.random.default_rng([seed, 5])
     for scene in _stream([seed, 3], ("train", "text")):
@@ -215,7 +215,7 @@ def _stream(seed: list[int], splits: tuple[str, ...]) -> Iterator[Scene]:
 
 
 def one_off(scene: Scene) -> list[Scene]:
-    """Every scene that differs in one attribute of one thing (of all, in a group), whatever split shows it."""
+    """All scenes, of any split, that differ in one attribute of one thing (in a group: of all things)."""
     found = []
     numbers = range(len(scene.things))
     for which in [set(numbers)] if scene.kind == "group" else [{i} for i in numbers]:
@@ -228,13 +228,7 @@ def one_off(scene: Scene) -> list[Scene]:
     return found
 
 
-def some_off(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
-    """At most `count` of those, drawn."""
-    found = one_off(scene)
-    return [found[i] for i in rng.permutation(len(found))[:count]]
-
-
-def neighbours(scene: Scene, rng: np.random.Generator, count: int) -> list[Scene]:
-    """At most `count` of those that are scenes of train, drawn."""
-    found = [other for other in one_off(scene) if split_of(other) == "train"]
+def neighbours(scene: Scene, rng: np.random.Generator, count: int, held_out: bool = False) -> list[Scene]:
+    """At most `count` of the scenes of `one_off`, drawn from those of train or, with `held_out`, from all."""
+    found = [other for other in one_off(scene) if held_out or split_of(other) == "train"]
     return [found[i] for i in rng.permutation(len(found))[:count]]

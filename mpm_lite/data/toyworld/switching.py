@@ -1,8 +1,8 @@
-"""Code-switching as in M3P (2006.02635, section 3.2): words of an English caption give way to their translations.
+"""Code-switching as in M3P (2006.02635, section 3.2): words of an English caption are replaced by their translations.
 
-A dictionary knows single words and no grammar: "A small red circle." may become "A pequeño rojo 圆形." Of the toy world it
-lists the content words of the grammars; of the emoji the names of those that are for training. The
-control of whatever code-switching does is a dictionary of the same words, each against a wrong one.
+A dictionary knows single words and no grammar: "A small red circle." may become "A pequeño rojo 圆形." For the toy world it
+has the content words of the grammars, for the emoji the names of those in train. The control for any effect of code-switching
+is a dictionary in which each of these words has a wrong translation.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import load_captions
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.grammar import Mention
+from mpm_lite.data.toyworld.scenes import one_of
 
 VARIANTS = ("words", "one")
 KINDS = ("own", "random")
@@ -27,15 +28,15 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 
 @dataclass(frozen=True)
 class Switching:
-    """How captions are switched: `sentences` of them at all; of those each word that the dictionary knows with chance
-    `words` (variant "words", the paper's text), or one such word only (variant "one", its released pretraining code).
-    Each word's language is drawn evenly. Raises UserError for a share out of range and for names that nobody knows."""
+    """How captions are switched: the share `sentences` of them; and of these, each word of the dictionary with chance `words`
+    (variant "words", as in the paper's text), or one such word (variant "one", as in its released pretraining code). Each
+    word's language is drawn evenly. Raises UserError for a share out of range and for unknown names."""
 
     languages: tuple[str, ...] = tuple(code for code in grammar.LANGUAGES if code != "en")
     sentences: float = 0.8
     words: float = 0.8
     variant: str = "words"
-    dictionary: str = "own"  # or "random": every word against a wrong one of the same language
+    dictionary: str = "own"  # or "random": every word has a wrong translation in the same language
     world: str = "toyworld"
 
     def __post_init__(self) -> None:
@@ -51,13 +52,13 @@ class Switching:
 
     @property
     def dictionaries(self) -> list[Mapping[str, str]]:
-        """One a language: English words, lower case, to that language's."""
+        """For each language its dictionary, from English words in lower case."""
         return [dictionary(code, self.world, self.dictionary) for code in self.languages]
 
 
 @lru_cache(maxsize=64)
 def dictionary(language: str, world: str = "toyworld", kind: str = "own") -> Mapping[str, str]:
-    """English words, lower case, to words of that language. UserError for a language or a world without dictionary."""
+    """From English words in lower case to words of a language. Raises UserError for a language or world without one."""
     worlds = {"toyworld": _of_grammar, "emoji": _of_emoji}
     if world not in worlds:
         raise unknown("world with dictionaries", world, worlds)
@@ -69,7 +70,7 @@ Entries = dict[str, tuple[str, str]]  # English word -> what it means, a transla
 
 
 def _of_grammar(language: str) -> Entries:
-    """The English content words, the singular and the plural of nouns, with their translations."""
+    """The English content words with their translations, nouns in the singular and in the plural."""
     english, found = grammar.grammar("en").lexicon, {}
     for slot in SLOTS:
         for value, forms in english[slot].items():
@@ -79,64 +80,60 @@ def _of_grammar(language: str) -> Entries:
 
 
 def _citations(language: str, slot: str, value: str) -> list[str]:
-    """How a dictionary lists a content word: as it stands in the shortest caption that has it, of a noun in the plural too."""
+    """The forms in a dictionary of a content word: as in the shortest caption with it, and of a noun the plural too."""
     one = grammar.grammar(language)
     if slot == "relation":  # the grammar lists a relation in one form
         return [next(iter(one.lexicon[slot][value]))]
-    told = {"shape": "circle", "colour": None, "size": None, "count": 1} | {
-        slot: int(value) if slot == "count" else value
-    }
-    counts = (told["count"],) if slot != "shape" else (1, 3)
-    found = []
-    for count in counts:
-        named = {"a": Mention(**(told | {"count": count}))}
+    told, found = {"shape": "circle", "colour": None, "size": None, slot: value}, []
+    for count in (1, 3) if slot == "shape" else (int(value) if slot == "count" else 1,):
+        named = {"a": Mention(**told | {"count": count})}
         pattern = one.all_patterns["counted" if count > 1 else "exists", ""][0]
         text = one.fill(pattern.text, named)
         words = [word for word in one.tokens(text) if one.spotted.get(word) == (slot, value)]
         at = one.lower(text).find(words[0]) if words else -1
-        # Arabic has no word for two beside its dual: then the shortest form that the grammar lists.
+        # Arabic expresses two by its dual, without a word: then take the shortest form of the grammar.
         listed = min(one.lexicon[slot][value], key=lambda form: (len(form), form))
         found.append(text[at : at + len(words[0])] if at >= 0 else listed)
     return found
 
 
 def _of_emoji(language: str) -> Entries:
-    """Names of training emoji, of one English word."""
+    """The names of training emoji whose English name is one word."""
     names = load_captions("emoji", "train", ("en", language)).captions
     pairs = zip(names["en"], names[language], strict=True)
     return {ours.lower(): (ours, said) for ours, said in pairs if said and _WORD.fullmatch(ours)}
 
 
 def _mixed(own: Entries, language: str) -> Entries:
-    """The same words, each against a translation of another; all forms of a word go together. Which, differs between
-    languages: else they would agree on what is wrong."""
-    first = dict(reversed(own.values()))  # one translation a meaning
+    """The same words, each with the translation of another one, the same for all its forms. Languages mix differently, as
+    otherwise they would agree on the wrong meaning."""
+    first = dict(reversed(own.values()))  # one translation for each meaning
     if len(first) < 2:
         raise UserError("A random dictionary needs two words and more.")
     order = np.random.default_rng(list(language.encode())).permutation(sorted(first))
-    other = dict(zip(order, np.roll(order, 1), strict=True))  # one cycle: none stays
+    other = dict(zip(order, np.roll(order, 1), strict=True))  # in one cycle, no word keeps its own
     return {word: (other[meaning], first[other[meaning]]) for word, (meaning, _) in own.items()}
 
 
 def switch(caption: str, how: Switching, rng: np.random.Generator) -> str:
-    """An English caption, switched by chance."""
+    """An English caption with some words switched at random."""
     if rng.random() >= how.sentences:
         return caption
     many = how.dictionaries
     known = [m for m in _WORD.finditer(caption) if any(m[0].lower() in one for one in many)]
     if how.variant == "one":
-        chosen = [known[rng.integers(len(known))]] if known else []
+        chosen = [one_of(known, rng)] if known else []
     else:
         chosen = [m for m in known if rng.random() < how.words]
     parts, last = [], 0
     for found in chosen:
         there = [one[found[0].lower()] for one in many if found[0].lower() in one]
-        parts += [caption[last : found.start()], there[rng.integers(len(there))]]
+        parts += [caption[last : found.start()], one_of(there, rng)]
         last = found.end()
     return "".join([*parts, caption[last:]])
 
 
 def switched(captions: Sequence[str], how: Switching, seed: int) -> list[str]:
-    """Captions switched one by one; the same seed, the same words."""
+    """The captions, each switched; a seed always switches the same words."""
     rng = np.random.default_rng([seed, 7])
     return [switch(caption, how, rng) for caption in captions]

@@ -1,12 +1,12 @@
 """Text of the toy world for language models: plain text, discourse in one language or in two, and translation pairs.
 
-Three dials that a web crawl confounds are apart here. *Discourse* teaches a model to read a scene from the context and
-to talk about it: a caption, then a paraphrase, or a question and its answer, all in one language. *Mixed discourse* does
-so in two languages: the caption is in one of them, and the conversation goes on in the other, as it does on the web.
-*Parallel* text teaches that two languages say the same. All texts describe scenes of train and scenes that are never
-drawn, so that a model reads nothing that a test scene shows.
+Three things that a web crawl mixes have a dial of their own here. *Discourse* teaches a model to read a scene from its context
+and to talk about it: a caption, then a paraphrase, or a question and its answer, all in one language. *Mixed discourse* does so
+in two languages: the caption is in one, and the conversation goes on in the other, as it happens on the web. *Parallel* text
+teaches that two languages say the same. All texts describe scenes of train or scenes that are never drawn, so that a model reads
+nothing about what a test scene shows.
 
-A document is its segments joined by line breaks. Nothing in it names its language.
+The segments of a document are joined by line breaks. Nothing in a document names its language.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.grammar import Facts, Mention, Question
-from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, text_scenes
+from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, one_of, text_scenes
 
 PIVOT = "en"
 PLAIN, DISCOURSE, QUOTATION, PARALLEL, MIXED = "plain", "discourse", "quotation", "parallel", "mixed"
@@ -31,19 +31,19 @@ _WITHHELD = ("colour", "shape", "colour")  # in this order; three of fifteen att
 class Mix:
     """What a language model reads, as dials.
 
-    `parallel` is the share of documents that are translation pairs (English and one other language, either first),
-    `discourse` the share of the monolingual rest that goes on: with paraphrases, and with questions and their answers.
-    Of what goes on, `quoted` are captions of several scenes that are all said again in the same words; of the rest,
-    `asked` are a caption and a question of one of `kinds` with its answer, where it answers any, and the others a
-    caption and its paraphrase. One thing to find in a document: more of them distract from each other.
-    `same_order` of paraphrases keep the topic and the order of the first caption. At a half, whether "left" is said
-    again or turned into "right" is an exclusive or of two coins, and a model of a million parameters guesses for a
-    hundred thousand documents. Another `stream` is other documents of other scenes, with the same words withheld.
+    `parallel` is the share of documents that are translation pairs (English and one other language, in either order), and
+    `discourse` the share of the others that continue after the caption, with a paraphrase or with a question and its answer.
+    Of these, the share `quoted` are captions of several scenes that are all repeated word by word. Of the rest, the share
+    `asked` are a caption and a question of one of `kinds` with its answer, if the caption answers any, and the others are a
+    caption and its paraphrase. There is only one thing to find in each document, since several distract from each other.
+    The share `same_order` of paraphrases keep the topic and the order of the first caption. At a half, whether "left" is
+    repeated or turned into "right" is an exclusive or of two coins, and a model of a million parameters only guesses during
+    the first hundred thousand documents. Another `stream` has other documents of other scenes, and withholds the same words.
 
-    `mixed` is the share of discourse whose caption is in one language and whose question and answer are in another; any
-    two of `languages`. Of it, too, `asked` are closed questions; the others ask what there is, and their answer is a
-    translation of the caption. `withheld` attributes (0 to 3) occur in no translation pair: an arm that shows what missing
-    pairs cost. Documents of mixed discourse may speak of them.
+    `mixed` is the share of discourse with the caption in one language and the question and answer in another; any two of
+    `languages`. Here too, the share `asked` are closed questions; the others ask what there is, and their answer is a
+    translation of the caption. `withheld` attributes (0 to 3) occur in no translation pair, which shows what missing pairs
+    cost. Documents of mixed discourse may mention them.
     """
 
     languages: tuple[str, ...] = grammar.LANGUAGES
@@ -61,28 +61,28 @@ class Mix:
     def __post_init__(self) -> None:
         for language in self.languages:
             if language not in grammar.LANGUAGES:
-                raise runtime.unknown("toyworld language", language, grammar.LANGUAGES)
+                raise unknown("toyworld language", language, grammar.LANGUAGES)
         for kind in self.kinds:
             if kind not in grammar.KINDS:
-                raise runtime.unknown("kind of question", kind, grammar.KINDS)
+                raise unknown("kind of question", kind, grammar.KINDS)
         for name in ("parallel", "discourse", "quoted", "asked", "same_order", "mixed"):
             if not 0 <= getattr(self, name) <= 1:
-                raise runtime.UserError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
+                raise UserError(f"{name} is a share between 0 and 1, not {getattr(self, name)}.")
         if self.parallel and (not self.others or PIVOT not in self.languages):
-            raise runtime.UserError("Translation pairs need English and another language: set parallel=0 or add one.")
+            raise UserError("Translation pairs need English and another language: set parallel=0 or add one.")
         if self.mixed and len(self.languages) < 2:
-            raise runtime.UserError("Mixed discourse needs two languages: set mixed=0 or add one.")
+            raise UserError("Mixed discourse needs two languages: set mixed=0 or add one.")
         withheld(self.seed, self.withheld)
 
     @property
     def others(self) -> tuple[str, ...]:
-        """The languages beside English."""
+        """The languages except English."""
         return tuple(language for language in self.languages if language != PIVOT)
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a caption speaks of, and whether it names that first ("the circle left of the square") or last."""
+    """The topic of a caption, and whether it comes first ("the circle left of the square") or last."""
 
     topic: Mention
     first: bool
@@ -90,13 +90,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Document:
-    """One text: its segments, what kind it is, the language of its first and of its last segment, its scene."""
+    """One text: its segments, its kind, the languages of its first and of its last segment, and its scene."""
 
     segments: tuple[str, ...]
     kind: str
     languages: tuple[str, str]
     scene: Scene
-    # For each segment whether the ones before it say what it can say: not so for news, and not for a question.
+    # For each segment, whether the segments before it decide what it can say: not so for news, and not for a question.
     foreseen: tuple[bool, ...]
 
     @property
@@ -108,11 +108,11 @@ class Document:
 def withheld(seed: int, count: int = len(_WITHHELD)) -> frozenset[str]:
     """The attributes whose words occur in monolingual text but in no translation pair: a colour, a shape, another colour.
 
-    They are taken in turn from an order fixed by a hash, so that other seeds withhold others. UserError for a count that
-    is not a whole number from 0 to 3.
+    Seeds take them in turn from an order that a hash fixes, so that other seeds withhold other attributes. Raises UserError for
+    a count that is not a whole number from 0 to 3.
     """
     if not isinstance(count, int) or not 0 <= count <= len(_WITHHELD):
-        raise runtime.UserError(f"withheld={count}: 0 to {len(_WITHHELD)} attributes can be withheld.")
+        raise UserError(f"withheld={count}: 0 to {len(_WITHHELD)} attributes can be withheld.")
     found: set[str] = set()
     for slot, names in (("shape", SHAPES), ("colour", COLOURS)):
         order = sorted(names, key=lambda name: hashlib.sha256(f"withheld {name}".encode()).digest())
@@ -126,13 +126,13 @@ def holds(scene: Scene, attributes: frozenset[str]) -> bool:
 
 
 def by_facts(scene: Scene, language: str) -> dict[Facts, list[str]]:
-    """The captions of a scene in one language, together where they state the same."""
+    """The captions of a scene in one language, grouped by what they state."""
     every = by_order(scene, language).items()
     return {facts: [text for texts in orders.values() for text in texts] for facts, orders in every}
 
 
 def by_order(scene: Scene, language: str) -> dict[Facts, dict[Order, list[str]]]:
-    """The captions of a scene in one language, together where they state the same, and in the same order."""
+    """The captions of a scene in one language, grouped by what they state, and then by the order in which they do."""
     found: dict[Facts, dict[Order, list[str]]] = {}
     for plan in grammar.plans(scene, language):
         text, facts = grammar.say(plan, language)
@@ -144,8 +144,7 @@ def by_order(scene: Scene, language: str) -> dict[Facts, dict[Order, list[str]]]
 
 def paraphrases(scene: Scene, language: str, rng: np.random.Generator) -> tuple[Facts, str, str]:
     """Two different captions that state the same, and what they state."""
-    every = [(facts, texts) for facts, texts in by_facts(scene, language).items() if len(texts) > 1]
-    facts, texts = every[rng.integers(len(every))]
+    facts, texts = one_of([of for of in by_facts(scene, language).items() if len(of[1]) > 1], rng)
     first, second = rng.permutation(len(texts))[:2]
     return facts, texts[first], texts[second]
 
@@ -153,30 +152,29 @@ def paraphrases(scene: Scene, language: str, rng: np.random.Generator) -> tuple[
 def translations(scene: Scene, source: str, target: str, rng: np.random.Generator) -> tuple[Facts, str, str]:
     """A caption in each of two languages that state the same, and what they state."""
     ours, theirs = by_facts(scene, source), by_facts(scene, target)
-    every = [facts for facts in ours if facts in theirs]
-    facts = every[rng.integers(len(every))]
-    return facts, _one(ours[facts], rng), _one(theirs[facts], rng)
+    facts = one_of([facts for facts in ours if facts in theirs], rng)
+    return facts, one_of(ours[facts], rng), one_of(theirs[facts], rng)
 
 
 def answerable(scene: Scene, language: str, facts: Facts) -> list[tuple[Question, str, str]]:
-    """The closed questions that a text stating `facts` of the scene lets one answer, each in words with its answer."""
+    """The closed questions that can be answered from a text that states `facts` of the scene: (question, words, answer)."""
     every = zip(grammar.asked(scene), grammar.questions(scene, language), strict=True)
     return [(q, *said) for q, said in every if facts.places or not (q.kind == "where" and isinstance(q.answer, str))]
 
 
 def documents(mix: Mix) -> Iterator[Document]:
-    """An endless stream of documents, each of one scene; the stream of a mix never changes."""
+    """An endless stream of documents, each about one scene; the stream of a mix never changes."""
     rng = np.random.default_rng([mix.seed, 4, mix.stream])
     others, own = mix.others, mix.seed + 2_000 * mix.stream
     apart, spare = withheld(mix.seed, mix.withheld), text_scenes(own + 1_000)
     for scene in text_scenes(own):
         if rng.random() < mix.parallel:
-            # The share holds although a pair needs a scene without withheld words.
+            # A pair needs a scene without withheld words; another scene is taken, so that the share of pairs holds.
             while holds(scene, apart):
                 scene = next(spare)
-            yield _pair(scene, others[rng.integers(len(others))], rng)
+            yield _pair(scene, one_of(others, rng), rng)
         else:
-            language = mix.languages[rng.integers(len(mix.languages))]
+            language = one_of(mix.languages, rng)
             if rng.random() >= mix.discourse:
                 yield Document((_told(scene, language, rng),), PLAIN, (language, language), scene, (False,))
             elif rng.random() < mix.quoted:
@@ -196,48 +194,42 @@ def _pair(scene: Scene, other: str, rng: np.random.Generator) -> Document:
 
 
 def _quotation(many: Sequence[Scene], language: str, rng: np.random.Generator) -> Document:
-    """Several captions, and all of them again. To know what comes one must look up what followed the same words."""
+    """Several captions, and all of them again: to know what comes next, look up what followed the same words before."""
     said = tuple(_told(scene, language, rng) for scene in many)
     foreseen = (False,) * len(said) + (True,) * len(said)
     return Document(said + said, QUOTATION, (language, language), many[0], foreseen)
 
 
 def _discourse(scene: Scene, language: str, mix: Mix, rng: np.random.Generator) -> Document:
-    """A caption, and a question on the scene with its answer; or it is said again, asked for or not, in other words or
-    by chance in the same."""
-    every = list(by_order(scene, language).items())
-    facts, orders = every[rng.integers(len(every))]
-    those = list(orders)
-    first = those[rng.integers(len(those))]
-    said = [(_one(orders[first], rng), False)]
+    """A caption, and a question about the scene with its answer; or another caption that states the same, with or without a
+    question that asks for it. By chance, it may have the same words."""
+    facts, orders = one_of(list(by_order(scene, language).items()), rng)
+    first = one_of(list(orders), rng)
+    said = [(one_of(orders[first], rng), False)]
     asked = [a for a in answerable(scene, language, facts) if a[0].kind in mix.kinds]
     if asked and rng.random() < mix.asked:
-        _, question, answer = asked[rng.integers(len(asked))]
+        _, question, answer = one_of(asked, rng)
         said += [(question, False), (answer, True)]
     else:
-        others = [order for order in those if order != first]
+        others = [order for order in orders if order != first]
         stays = not others or rng.random() < mix.same_order
         said += [(grammar.describe(language), False)] if rng.random() < 0.5 else []
-        said.append((_one(orders[first if stays else others[rng.integers(len(others))]], rng), True))
+        said.append((one_of(orders[first if stays else one_of(others, rng)], rng), True))
     segments, foreseen = zip(*said, strict=True)
     return Document(segments, DISCOURSE, (language, language), scene, foreseen)
 
 
 def _mixed(scene: Scene, first: str, mix: Mix, rng: np.random.Generator) -> Document:
-    """A caption in one language, and in another a question on the scene with its answer, or what it shows, asked for."""
-    others = [language for language in mix.languages if language != first]
-    second = others[rng.integers(len(others))]
+    """A caption in one language; then, in another, a question about the scene with its answer, or a request for a caption with
+    the translation."""
+    second = one_of([language for language in mix.languages if language != first], rng)
     facts, caption, again = translations(scene, first, second, rng)
     asked = [a for a in answerable(scene, second, facts) if a[0].kind in mix.kinds]
     question, reply = grammar.describe(second), again
     if asked and rng.random() < mix.asked:
-        _, question, reply = asked[rng.integers(len(asked))]
+        _, question, reply = one_of(asked, rng)
     return Document((caption, question, reply), MIXED, (first, second), scene, (False, False, True))
 
 
 def _told(scene: Scene, language: str, rng: np.random.Generator) -> str:
     return grammar.one_caption(scene, language, int(rng.integers(2**31)))
-
-
-def _one(texts: Sequence[str], rng: np.random.Generator) -> str:
-    return texts[rng.integers(len(texts))]
