@@ -79,19 +79,8 @@ class Align(Recipe):
             self.register_buffer(f"{side}_std", torch.ones(d))
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="alignment",
-                learns=("image_head", "text_head", "log_scale"),
-                frozen=("image tower", "text tower"),
-                objective="symmetric InfoNCE on image-caption pairs",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-            )
-        ]
+        learns, frozen = ("image_head", "text_head", "log_scale"), ("image tower", "text tower")
+        return [Stage.of(self.options, "alignment", learns, frozen, "symmetric InfoNCE on image-caption pairs")]
 
     def prepare(self, images: Tensor, texts: Tensor) -> None:
         """Take mean and spread of the training features: images (N, D_image), texts (N, D_text)."""

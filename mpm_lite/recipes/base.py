@@ -30,6 +30,16 @@ class Stage:
     clip: float = 0.0  # largest norm of a step's gradient; 0 = any
     faster: tuple[tuple[str, float], ...] = ()  # submodules or parameters, and how many times lr they learn at
 
+    @classmethod
+    def of(
+        cls, options: Any, name: str, learns: tuple[str, ...], frozen: tuple[str, ...], objective: str, **other: Any
+    ) -> Stage:
+        """A stage with the steps, batch, lr and weight_decay that a recipe's options have, unless `other` says otherwise."""
+        dials = {
+            dial: getattr(options, dial) for dial in ("steps", "batch", "lr", "weight_decay") if hasattr(options, dial)
+        }
+        return cls(name, learns, frozen, objective, **(dials | other))
+
 
 def within(name: str, part: str) -> bool:
     """Whether a parameter is the part of a recipe that is named so, or belongs to it."""

@@ -58,21 +58,10 @@ class Taught(Recipe):
         self.head = nn.Linear(encoder.config.hidden_size, english.options.width)
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="teacher learning",
-                learns=("encoder", "head"),
-                frozen=("image tower", "English dual encoder"),
-                objective="squared error to the English translation's vector",
-                steps=o.steps,
-                batch=1,  # an example is a batch of one language
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-                clip=1.0,
-                beta2=0.98,
-            )
-        ]
+        learns, frozen = ("encoder", "head"), ("image tower", "English dual encoder")
+        objective = "squared error to the English translation's vector"
+        how = {"batch": 1, "clip": 1.0, "beta2": 0.98}  # an example is a batch of one language
+        return [Stage.of(self.options, "teacher learning", learns, frozen, objective, **how)]
 
     def text(self, ids: Tensor, language: str) -> Tensor:
         """Token ids int64 (N, T), 0 for padding -> (N, D), of no particular length; English too goes the pupil's way."""
@@ -143,19 +132,9 @@ class Glue(Recipe):
         self.leave = nn.Linear(d, old.flat.shape[1] + 1)  # a state, and whether the text still goes on
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="re-mapping",
-                learns=("enter", "norm", "queries", "reads", "leave"),
-                frozen=("both text encoders", "the painter"),
-                objective="squared error of the old encoder's token states, in units of their spread, and where a text ends",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                clip=1.0,
-            )
-        ]
+        learns, frozen = ("enter", "norm", "queries", "reads", "leave"), ("both text encoders", "the painter")
+        objective = "squared error of the old encoder's token states, in units of their spread, and where a text ends"
+        return [Stage.of(self.options, "re-mapping", learns, frozen, objective, clip=1.0)]
 
     def forward(self, states: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
         """States (N, T, W), mask (N, T) -> states (N, U, V) of as many tokens as the longest text has, and (N, U) logits of

@@ -133,22 +133,14 @@ class Dual(Recipe):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / o.temperature)))
 
     def stages(self) -> list[Stage]:
-        o, trained = self.options, self.options.text == "trained"
-        return [
-            Stage(
-                name="contrast",
-                learns=("pooler", "text_head", "log_scale", *(["encoder"] if trained else [])),
-                frozen=("image tower", *([] if trained else ["text encoder"])),
-                objective="symmetric InfoNCE on image-caption pairs, with captions wrong in one attribute",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-                clip=1.0,
-                beta2=0.98,
-                faster=(("encoder", o.slower),) if trained else (),
-            )
-        ]
+        learns, frozen, faster = ("pooler", "text_head", "log_scale"), ("image tower",), ()
+        if self.options.text == "trained":
+            learns, faster = (*learns, "encoder"), (("encoder", self.options.slower),)
+        else:
+            frozen = (*frozen, "text encoder")
+        objective = "symmetric InfoNCE on image-caption pairs, with captions wrong in one attribute"
+        how = {"clip": 1.0, "beta2": 0.98, "faster": faster}
+        return [Stage.of(self.options, "contrast", learns, frozen, objective, **how)]
 
     def image(self, seen: Tensor) -> Tensor:
         """Patches (N, P, D_in) -> (N, D) unit norm."""

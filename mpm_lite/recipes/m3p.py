@@ -80,18 +80,11 @@ class M3p(Recipe):
         o = self.options
         every = ("encoder", "first", "gone", "region", "box", "norm", "tell", "bias", "regress", "classify", "match")
         alone = ("encoder", "gone", "tell", "bias")
-        same = {
-            "frozen": ("image tower",),
-            "batch": o.batch,
-            "weight_decay": o.weight_decay,
-            "clip": 1.0,
-            "beta2": 0.98,
-        }
-        slower = (("encoder", o.slower),)
+        still, how, slower = ("image tower",), {"clip": 1.0, "beta2": 0.98}, (("encoder", o.slower),)
         found = [
-            Stage(TEXT, alone, objective="xMLM", steps=o.text_steps, lr=o.lr, **same),
-            Stage(PRETRAIN, every, objective="xMLM + MC-MLM + MC-MRM + MC-VLM, summed", steps=o.steps, lr=o.lr, **same),
-            Stage(FINE, every, objective="matching alone", steps=o.fine_steps, lr=o.fine_lr, faster=slower, **same),
+            Stage.of(o, TEXT, alone, still, "xMLM", steps=o.text_steps, **how),
+            Stage.of(o, PRETRAIN, every, still, "xMLM + MC-MLM + MC-MRM + MC-VLM, summed", **how),
+            Stage.of(o, FINE, every, still, "matching alone", steps=o.fine_steps, lr=o.fine_lr, faster=slower, **how),
         ]
         return [stage for stage in found if stage.steps]
 

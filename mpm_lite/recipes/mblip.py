@@ -69,21 +69,9 @@ class Blip2(Recipe):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / o.temperature)))
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="representation",
-                learns=("qformer", "image_head", "text_head", "match", "tell", "log_scale"),
-                frozen=("image tower",),
-                objective="contrast + matching + telling, summed",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-                clip=1.0,
-                beta2=0.98,
-            )
-        ]
+        learns = ("qformer", "image_head", "text_head", "match", "tell", "log_scale")
+        objective, how = "contrast + matching + telling, summed", {"clip": 1.0, "beta2": 0.98}
+        return [Stage.of(self.options, "representation", learns, ("image tower",), objective, **how)]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """`seen` (N, P, D_in); `ids` (N (1 + K), T): the pictures' own captions, then K wrong ones for each."""

@@ -135,7 +135,7 @@ class Mla(Recipe):
             EXPOSURE: ("symmetric InfoNCE on image-caption pairs", o.exposure_steps, o.exposure_lr),
         }
         return [
-            Stage(name, learns, still, objective, steps, 1, lr, o.weight_decay, clip=1.0, beta2=0.98)
+            Stage.of(o, name, learns, still, objective, steps=steps, batch=1, lr=lr, clip=1.0, beta2=0.98)
             for name, (objective, steps, lr) in ((name, each[name]) for name in self.order)
         ]
 

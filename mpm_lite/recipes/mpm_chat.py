@@ -176,27 +176,15 @@ class MpmChat(Recipe):
         outside_tower = ("visual.asks", "visual.project", "visual.like")
         visual = outside_tower if o.connector == "queries" and o.vision == "frozen" else ("visual",)
         still = ("image tower",) if o.vision == "frozen" else ()
-        objective = "cross-entropy of the reply's tokens"
-        same = {"objective": objective, "batch": o.batch, "weight_decay": o.weight_decay, "clip": 1.0, "beta2": 0.98}
-        found = []
+        aim, how, found = "cross-entropy of the reply's tokens", {"clip": 1.0, "beta2": 0.98}, []
         if o.steps:
             learns, frozen = self._of_lm(o.thawed)
             slower = tuple((part, o.tune_lr / o.lr) for part in learns)
-            found.append(
-                Stage("alignment", (*visual, *learns), (*still, *frozen), steps=o.steps, lr=o.lr, faster=slower, **same)
-            )
+            found.append(Stage.of(o, "alignment", (*visual, *learns), (*still, *frozen), aim, faster=slower, **how))
         if o.tuned != "none":
             learns, frozen = self._of_lm(o.tuned)
-            found.append(
-                Stage(
-                    "instruction tuning",
-                    (*visual, *learns),
-                    (*still, *frozen),
-                    steps=o.tune_steps,
-                    lr=o.tune_lr,
-                    **same,
-                )
-            )
+            how |= {"steps": o.tune_steps, "lr": o.tune_lr}
+            found.append(Stage.of(o, "instruction tuning", (*visual, *learns), (*still, *frozen), aim, **how))
         return found
 
     def _of_lm(self, tuned: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -98,24 +98,15 @@ class MpmPaint(Recipe):
         self.encoder: Any = None  # whoever trains or loads the recipe says whose states it reads
 
     def stages(self) -> list[Stage]:
-        o, whole = self.options, self.options.learns == "all"
-        attends = tuple(name for name, _ in self.now.named_modules() if name.endswith("attn2"))
-        learns = ("now.unet",) if whole else tuple(f"now.{name}" for name in attends)
-        return [
-            Stage(
-                name="from scratch" if whole else "re-alignment",
-                learns=("now.bridge", *learns),
-                frozen=("prompt encoder", "autoencoder", *(() if whole else ("the UNet but its cross-attention",))),
-                objective=f"squared error of the {'noise' if self.predicts == 'epsilon' else 'velocity'}, "
-                + ("weighted by min-SNR" if o.min_snr else "uniform steps of time"),
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-                clip=1.0,
-                beta2=0.99,
-            )
-        ]
+        predicted = "noise" if self.predicts == "epsilon" else "velocity"
+        weighed = "weighted by min-SNR" if self.options.min_snr else "uniform steps of time"
+        objective, how = f"squared error of the {predicted}, {weighed}", {"clip": 1.0, "beta2": 0.99}
+        learns, frozen = ("now.bridge",), ("prompt encoder", "autoencoder")
+        if self.options.learns == "all":
+            return [Stage.of(self.options, "from scratch", (*learns, "now.unet"), frozen, objective, **how)]
+        attends = [f"now.{name}" for name, _ in self.now.named_modules() if name.endswith("attn2")]
+        learns, frozen = (*learns, *attends), (*frozen, "the UNet but its cross-attention")
+        return [Stage.of(self.options, "re-alignment", learns, frozen, objective, **how)]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         x = batch["latents"]

@@ -330,19 +330,8 @@ class Autoencoder(Recipe):
         self.vae = small_vae(options.channels, tuple(int(w) for w in options.widths.split(",")), options.fold)
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="autoencoding",
-                learns=("vae",),
-                frozen=(),
-                objective="squared and absolute error of pixels, figures above background, and a faint divergence",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                clip=1.0,
-            )
-        ]
+        objective = "squared and absolute error of pixels, figures above background, and a faint divergence"
+        return [Stage.of(self.options, "autoencoding", ("vae",), (), objective, clip=1.0)]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         x = batch["pictures"]

@@ -202,20 +202,10 @@ class LanguageModel(Recipe):
 
     def stages(self) -> list[Stage]:
         o = self.options
-        pretraining = Stage(
-            name="pretraining",
-            learns=("decoder",),
-            frozen=(),
-            objective="cross-entropy of the next token",
-            steps=o.steps,
-            batch=1,  # one bucket
-            lr=o.lr,
-            weight_decay=o.weight_decay,
-            warmup=0.05,
-            beta2=0.95,
-            clip=1.0,
-            faster=(("decoder.model.embed_tokens", o.embedding_lr),),
-        )
+        faster = (("decoder.model.embed_tokens", o.embedding_lr),)
+        how = {"batch": 1, "warmup": 0.05, "beta2": 0.95, "clip": 1.0, "faster": faster}  # a batch is one bucket
+        objective = "cross-entropy of the next token"
+        pretraining = Stage.of(o, "pretraining", ("decoder",), (), objective, **how)
         # Whoever meets all questions at once answers all of them by guessing for ten times as long.
         return [replace(pretraining, name="looking up", steps=o.lookups, final=1.0), pretraining]
 

@@ -57,19 +57,8 @@ class SceneReader(Recipe):
         self.judge = nn.Conv2d(4 * w, sum(CLASSES.values()), 4, stride=4)
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="reading",
-                learns=("look", "judge"),
-                frozen=(),
-                objective="cross-entropy of what each cell shows",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=0.01,
-            )
-        ]
+        objective = "cross-entropy of what each cell shows"
+        return [Stage.of(self.options, "reading", ("look", "judge"), (), objective, weight_decay=0.01)]
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, H) -> by slot, logits (N, classes, 3, 3)."""

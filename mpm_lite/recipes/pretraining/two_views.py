@@ -53,19 +53,8 @@ class TwoViews(Recipe):
         self.head = nn.Sequential(nn.Linear(d, d), nn.GELU(), nn.Linear(d, d))
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="two views",
-                learns=("encoder", "head"),
-                frozen=(),
-                objective="symmetric InfoNCE between two views of a scene",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-            )
-        ]
+        objective = "symmetric InfoNCE between two views of a scene"
+        return [Stage.of(self.options, "two views", ("encoder", "head"), (), objective)]
 
     def vectors(self, view: Tensor) -> Tensor:
         """One view of B scenes -> (B, D). Subclasses say how a view is encoded."""
