@@ -101,7 +101,7 @@ class Exchanges:
         return len(self.pictures)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """`seen` as above; `begins` bool (), whether a text begins with a token of its own; `shown` bool (N,); `prompt` int64
+        """`seen` as above; `begins` bool (), whether a beginning-of-text token goes first; `shown` bool (N,); `prompt` int64
         (N, T), of which `there` bool (N, T) are real; `reply` int64 (N, T') with IGNORE behind its end. With echoes also
         `asked`, `told` and `echo`, with -1 behind their ends."""
         chosen = indices.tolist()
