@@ -108,14 +108,12 @@ class Exchanges:
         prompt = pad_sequence([self.prompts[i] for i in chosen], batch_first=True, padding_value=-1)
         echoes = zip(*(self.echoes[i] for i in chosen), strict=True) if self.echoes else ()
         padded = [pad_sequence(list(ids), batch_first=True, padding_value=-1) for ids in echoes]
+        reply = pad_sequence([self.replies[i] for i in chosen], batch_first=True, padding_value=IGNORE)
+        seen, shown, begins = self.seen[self.pictures[indices]].float(), self.shown[indices], torch.tensor(self.begins)
         return dict(zip(("asked", "told", "echo"), padded, strict=False)) | {
-            "seen": self.seen[self.pictures[indices]].float(),
-            "begins": torch.tensor(self.begins),
-            "shown": self.shown[indices],
-            "prompt": prompt.clamp(min=0),
-            "there": prompt >= 0,
-            "reply": pad_sequence([self.replies[i] for i in chosen], batch_first=True, padding_value=IGNORE),
-        }
+            "seen": seen, "begins": begins, "shown": shown, "prompt": prompt.clamp(min=0), "there": prompt >= 0,
+            "reply": reply,
+        }  # fmt: skip
 
 
 class MpmChat(Recipe):
@@ -126,13 +124,9 @@ class MpmChat(Recipe):
     Options = MpmChatOptions
 
     def __init__(
-        self,
-        lm: LM,
-        d_in: int,
-        patches: int,
-        options: MpmChatOptions = MpmChatOptions(),
+        self, lm: LM, d_in: int, patches: int, options: MpmChatOptions = MpmChatOptions(),
         tower: nn.Module | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`tower` is the image tower's own model, which is copied; connector="queries" needs it."""
         super().__init__()
         for part in (options.thawed, options.tuned):

@@ -1,8 +1,8 @@
-"""The one training loop, on Accelerate: stages, freezing, selection on validation data, checkpoint and resume.
+"""The one training loop, on Accelerate: stages, freezing, selection on validation data, checkpoints and resuming.
 
-Which examples a step sees is a function of (seed, stage, step) alone, and so is the learning rate; with the weights, the
-optimizer's state and the random state in the checkpoint, a run that was killed continues bit for bit. Started several times
-by `accelerate launch`, every process computes its share of each batch; see `gradcache.py`.
+Which examples a step sees depends on (seed, stage, step) alone, and so does the learning rate. A checkpoint holds the weights,
+the optimizer's state and the random state, so that a run that was killed continues bit for bit. If `accelerate launch` starts
+several processes, each computes its share of every batch; see `gradcache.py`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PRECISIONS, TRACKERS = ("", "no", "bf16", "fp16"), ("", "tensorboard", "wandb")
 
 @dataclass
 class History:
-    """What a run recorded: losses and validation scores by step, the step whose weights were kept, seconds of training.
+    """What a run recorded: losses, validation scores with their steps, the step whose weights were kept, and seconds of training.
 
-    Seconds add up over the parts of a run that was stopped and resumed, as far as it was saved.
+    If a run was stopped and resumed, the seconds of all its parts are added up, as far as they were saved.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -49,24 +49,24 @@ class History:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to run, apart from what the recipe says: seed, saving, selection, showing."""
+    """How to run, beside what the recipe says: the seed, how to save, how to select, what to show."""
 
     seed: int = 0
     out: Path | None = None  # checkpoints go to out/checkpoints; None keeps the run in memory
     save_every: int = 100
-    score_every: int = 50  # how often `score` is asked on validation data
+    score_every: int = 50  # every so many steps, `score` is called on validation data
     progress: bool = True
     label: str = ""
-    parts: int = 1  # a process computes its share of a batch in so many, one by one: the same gradient, less memory
-    track: str = ""  # "tensorboard" or "wandb": losses, rates and scores as they come, under `out`
-    shard: bool = False  # weights and AdamW's state shared out among the processes (FSDP), as `sharding.py` has it
-    precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" is what the launcher says, else "no"
+    parts: int = 1  # compute a process's share of a batch in so many parts: the same gradient, with less memory
+    track: str = ""  # "tensorboard" or "wandb": log losses, rates and scores as they come, under `out`
+    shard: bool = False  # share out weights and AdamW's state among the processes (FSDP); see `sharding.py`
+    precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" means what the launcher says, else "no"
     # What else decides the weights, such as what `score` looks at.
     also: Mapping[str, str] = field(default_factory=dict)
 
 
 def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tensor:
-    """The examples of one step, int64 (batch,): epochs are seeded permutations without their ragged ends."""
+    """The numbers of the examples of one step, int64 (batch,). An epoch is a seeded permutation; its ragged end is left out."""
     batch = min(batch, n)
     per_epoch = n // batch
     epoch, place = divmod(step, per_epoch)
@@ -75,7 +75,7 @@ def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tenso
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """Linear climb over the warm-up, then a cosine down to `final` times the rate at the last step."""
+    """The rate climbs linearly during the warm-up, then falls along a cosine to `final` times lr at the last step."""
     climb = max(1, round(stage.warmup * stage.steps))
     if step < climb:
         return stage.lr * (step + 1) / climb
@@ -84,9 +84,9 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 
 def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
-    """Leave gradients on the named submodules or parameters only; returns what learns.
+    """Turn on gradients for the named submodules or parameters and off for all others. Returns the parameters that learn.
 
-    Raises UserError where a stage names something that the recipe does not have.
+    Raises UserError if a stage names something that the recipe does not have.
     """
     parameters = dict(recipe.named_parameters())
     for wanted in learns:
@@ -98,9 +98,9 @@ def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
 
 
 def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
-    """What learns, together where it learns at the same rate; `times` is how many times the stage's rate that is.
+    """The parameters that learn, as groups of an optimizer: each group has one rate, `times` the stage's.
 
-    Raises UserError where `faster` names something that does not learn.
+    Raises UserError if `faster` names something that does not learn.
     """
     groups: dict[float, list[Tensor]] = {}
     learning = {name: parameter for name, parameter in recipe.named_parameters() if parameter.requires_grad}
@@ -114,7 +114,7 @@ def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
 
 
 def by_stage(recipe: Recipe, data: TrainData | Sequence[TrainData]) -> list[TrainData]:
-    """What each stage learns from: one set of data for all, or as many as there are stages. UserError for another number."""
+    """The set of data for each stage, from one set for all or a list with one for each. Raises UserError for any other number."""
     stages = len(recipe.stages())
     each = list(data) if isinstance(data, (list, tuple)) else [data] * stages
     if len(each) != stages:
@@ -123,12 +123,9 @@ def by_stage(recipe: Recipe, data: TrainData | Sequence[TrainData]) -> list[Trai
 
 
 def fit(
-    recipe: Recipe,
-    data: TrainData | Sequence[TrainData],
-    plan: Plan = Plan(),
-    score: Callable[[Recipe], float] | None = None,
-    device: str | torch.device | None = None,
-) -> History:
+    recipe: Recipe, data: TrainData | Sequence[TrainData], plan: Plan = Plan(),
+    score: Callable[[Recipe], float] | None = None, device: str | torch.device | None = None,
+) -> History:  # fmt: skip
     """Train `recipe` through its stages, in place, and return what was recorded. `data` serves every stage, or is a list with
     one set for each. Training runs on `device` (CUDA where there is one, else the CPU); afterwards the recipe is back on the
     device where it was before.
@@ -316,7 +313,7 @@ def _check_data(recipe: Recipe, data: Sequence[TrainData], parts: int) -> None:
 
 
 def check_plan_words(precision: str, track: str) -> None:
-    """Raises UserError for a precision or a tracker nobody knows."""
+    """Raises UserError for a precision or a tracker that nobody knows."""
     if precision not in PRECISIONS:
         raise runtime.unknown("precision", precision, [p for p in PRECISIONS if p])
     if track not in TRACKERS:
@@ -324,7 +321,7 @@ def check_plan_words(precision: str, track: str) -> None:
 
 
 def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
-    """Accelerate as the plan and the launcher want it. UserError for a precision or a tracker that is not here."""
+    """Accelerate, set up as the plan and the launcher ask. Raises UserError for a precision or tracker that is missing here."""
     check_plan_words(plan.precision, plan.track)
     if plan.track and not (plan.out and find_spec(plan.track)):
         raise UserError(
@@ -332,7 +329,7 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
         )
     wanted = precision_of(plan.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
-        AcceleratorState._reset_state()  # else the precision of an earlier run of this process would stay
+        AcceleratorState._reset_state()  # otherwise the precision of an earlier run in this process would stay
     if on.type == "cpu" and wanted == "fp16":
         raise UserError("float16 needs a GPU: take precision='no', or 'bf16'.")
     unused = DistributedDataParallelKwargs(find_unused_parameters=recipe.idle)
@@ -355,7 +352,7 @@ def precision_of(asked: str) -> str:
 
 
 def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
-    """Everything that decides the weights, so that a run is never continued as another."""
+    """A key of everything that decides the weights, so that a run is never continued as a different one."""
     options: Any = getattr(recipe, "options", None)
     precision = precision_of(plan.precision)
     described = {
@@ -364,7 +361,7 @@ def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
         "stages": [asdict(stage) for stage in recipe.stages()],
         "shapes": {k: list(v.shape) for k, v in recipe.state_dict().items()},
         "data": [[len(data), getattr(data, "digest", "")] for data in each],
-        # Sharded, the optimizer numbers its tensors otherwise.
+        # In a sharded run, the optimizer numbers its tensors differently.
         "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and distributed.world() > 1 else [])],
         **plan.also,
         **({} if precision == "no" else {"precision": precision}),

@@ -24,10 +24,8 @@ from mpm_lite.data.toyworld.scenes import ATTRIBUTES, Scene, Thing
 from mpm_lite.recipes.base import Recipe, Stage
 from mpm_lite.towers.lm import IGNORE
 
-CLASSES = {
-    "filled": 2,
-    **{slot: len(values) for slot, values in ATTRIBUTES.items()},
-}  # how many classes a cell has by slot
+# How many classes each slot of a cell has; a cell is filled or empty.
+CLASSES = {"filled": 2, **{slot: len(values) for slot, values in ATTRIBUTES.items()}}
 CELLS = 3  # along each side
 SLOTS = ("shape", "colour", "size", "place", "bound", "exact")
 
