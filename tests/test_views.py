@@ -83,10 +83,7 @@ def test_ten_replies_on_a_page_and_a_dial_that_turns_pages(bench, recipe):
     page = views.ten_replies(bench, recipe, views.compose("large red star", "small blue heart"))
     assert page.data.count("<tr>") == 11 and page.data.count("<img") == 1
     assert all(f'lang="{code}" dir="auto"' in page.data for code in grammar.LANGUAGES)
-    assert (
-        "A large red star to the left of a small blue heart." in page.words
-        and "replies are exactly right" in page.words
-    )
+    assert "A large red star to the left of a small blue heart." in page.words and "replies are exactly right" in page.words
     slider, shown = views.dial({"weak": widgets.Page("<p>one</p>", "one"), "strongest": page}, "weak").children
     assert shown.value == "<p>one</p>"
     slider.value = "strongest"

@@ -108,12 +108,14 @@ class Exchanges:
         prompt = pad_sequence([self.prompts[i] for i in chosen], batch_first=True, padding_value=-1)
         echoes = zip(*(self.echoes[i] for i in chosen), strict=True) if self.echoes else ()
         padded = [pad_sequence(list(ids), batch_first=True, padding_value=-1) for ids in echoes]
-        reply = pad_sequence([self.replies[i] for i in chosen], batch_first=True, padding_value=IGNORE)
-        seen, shown, begins = self.seen[self.pictures[indices]].float(), self.shown[indices], torch.tensor(self.begins)
         return dict(zip(("asked", "told", "echo"), padded, strict=False)) | {
-            "seen": seen, "begins": begins, "shown": shown, "prompt": prompt.clamp(min=0), "there": prompt >= 0,
-            "reply": reply,
-        }  # fmt: skip
+            "seen": self.seen[self.pictures[indices]].float(),
+            "begins": torch.tensor(self.begins),
+            "shown": self.shown[indices],
+            "prompt": prompt.clamp(min=0),
+            "there": prompt >= 0,
+            "reply": pad_sequence([self.replies[i] for i in chosen], batch_first=True, padding_value=IGNORE),
+        }
 
 
 class MpmChat(Recipe):
