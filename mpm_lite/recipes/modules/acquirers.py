@@ -9,7 +9,7 @@ Shapes: N texts, T tokens, W the encoder's width, W' the multilingual table's, R
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -82,9 +82,6 @@ class Acquirers(nn.Module):
     @contextmanager
     def _behind(self, encoder: Any, name: str) -> Iterator[None]:
         """During the block, every layer of the encoder hands its states to this language's acquirer."""
-        if name not in self.of:
-            yield
-            return
 
         def passed(acquirer: Acquirer) -> Any:
             def hook(module: nn.Module, inputs: Any, out: Any) -> Any:
@@ -92,13 +89,11 @@ class Acquirers(nn.Module):
 
             return hook
 
-        pairs = zip(blocks(encoder), self.of[name], strict=True)
-        hooks = [layer.register_forward_hook(passed(acquirer)) for layer, acquirer in pairs]
-        try:
+        pairs = zip(blocks(encoder), self.of[name], strict=True) if name in self.of else ()
+        with ExitStack() as hooks:
+            for layer, acquirer in pairs:
+                hooks.enter_context(layer.register_forward_hook(passed(acquirer)))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def blocks(encoder: Any) -> nn.ModuleList:

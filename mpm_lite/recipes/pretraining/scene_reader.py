@@ -138,9 +138,8 @@ def _stands(read: Sequence[Thing], scene: Scene) -> bool:
         return False
     if len(own) == 1:
         return own == other
-    line = [len({row for row, _ in own}) == 1, len({row for row, _ in other}) == 1]
-    across = [len({column for _, column in own}) == 1, len({column for _, column in other}) == 1]
-    return (line == [True, True]) or (across == [True, True])
+    rows, columns = ([{place[axis] for place in things} for things in (own, other)] for axis in (0, 1))
+    return any(len(these) == len(those) == 1 for these, those in (rows, columns))
 
 
 @lru_cache(maxsize=1)
