@@ -1,4 +1,4 @@
-"""One page a system. `RECIPES` names them for the command line and for `Experiment`."""
+"""The recipes: one page for each system. `RECIPES` names those that the command line and `Experiment` know."""
 
 from mpm_lite.core.runtime import unknown
 from mpm_lite.recipes.align import Align
@@ -10,7 +10,7 @@ __all__ = ["RECIPES", "Align", "Recipe", "Stage", "TrainData", "build_options", 
 
 
 def recipe_class(name: str | type[Recipe]) -> type[Recipe]:
-    """The class of a recipe by name; raises UserError with the nearest name where nobody knows it."""
+    """The class of a recipe by its name. Raises UserError, with the nearest name, for one that nobody knows."""
     if isinstance(name, type) and issubclass(name, Recipe):
         return name
     if name not in RECIPES:

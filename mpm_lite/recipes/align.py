@@ -1,9 +1,9 @@
 """Align: a dual encoder over two frozen towers, the smallest system in which the pivot can be seen.
 
-Method. An image tower and a text tower stay frozen. A small head on each maps its features to a shared space; both heads
-and a temperature learn from image-text pairs by symmetric InfoNCE (CLIP, 2103.00020, section 2.3). Whatever languages the
-text tower placed near English then find the pictures too, though the heads saw English only (the premise of MPM,
-2308.12038, section 3.1, in its plainest form).
+Method. An image tower and a text tower stay frozen. A small head on each maps its features to a shared space. Both heads
+and a temperature learn from image-text pairs by symmetric InfoNCE (CLIP, 2103.00020, section 2.3). Every language that the
+text tower placed near English then finds the pictures too, though the heads saw only English: the premise of MPM
+(2308.12038, section 3.1) in its plainest form.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from mpm_lite.recipes.base import Recipe, Stage, at_least
 
 @dataclass(frozen=True)
 class AlignOptions:
-    """Every dial of the recipe; the defaults were chosen on English validation pairs only, for score and time."""
+    """Every dial of the recipe. The defaults were chosen on English validation pairs only, for score and time."""
 
     width: int = 512  # D of the shared space
     hidden: int = 0  # width of the image head's hidden layer; 0 = linear
-    text_hidden: int = 0  # the same for the text head
+    text_hidden: int = 0  # the same of the text head
     dropout: float = 0.3  # on the features, before the heads
     temperature: float = 0.07  # at the start
-    steps: int = 200  # 0: the heads stay as they begin
+    steps: int = 200  # 0: the heads stay as they are initialised
     batch: int = at_least(2, 256)
     lr: float = 1e-3
     weight_decay: float = 0.05
 
 
 class FeatureDropout(nn.Module):
-    """Inverted dropout like nn.Dropout, by one uniform draw: on a CPU its Bernoulli draw costs a third of a step."""
+    """nn.Dropout by a uniform draw: on a CPU, the Bernoulli draw of nn.Dropout takes a third of a training step."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -69,35 +69,24 @@ class Align(Recipe):
         self.image_head = head(d_image, options.width, options.hidden, options.dropout)
         self.text_head = head(d_text, options.width, options.text_hidden, options.dropout)
         if not options.text_hidden:
-            # The text head starts as the identity: what the tower already holds of concepts that no pair will show stays.
+            # The text head begins as the identity, so that it keeps what the tower knows of concepts that no pair shows.
             nn.init.eye_(self.text_head[-1].weight)
             nn.init.zeros_(self.text_head[-1].bias)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / options.temperature)))
-        # Features are standardised by what the training pictures and training captions show, then left alone.
+        # Features are standardised by the mean and spread of the training pictures and captions; see `prepare`.
         for side, d in (("image", d_image), ("text", d_text)):
             self.register_buffer(f"{side}_mean", torch.zeros(d))
             self.register_buffer(f"{side}_std", torch.ones(d))
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="alignment",
-                learns=("image_head", "text_head", "log_scale"),
-                frozen=("image tower", "text tower"),
-                objective="symmetric InfoNCE on image-caption pairs",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-            )
-        ]
+        learns, frozen = ("image_head", "text_head", "log_scale"), ("image tower", "text tower")
+        return [Stage.of(self.options, "alignment", learns, frozen, "symmetric InfoNCE on image-caption pairs")]
 
     def prepare(self, images: Tensor, texts: Tensor) -> None:
         """Take mean and spread of the training features: images (N, D_image), texts (N, D_text)."""
         for side, x in (("image", images), ("text", texts)):
             getattr(self, f"{side}_mean").copy_(x.mean(dim=0))
-            # One spread for all directions: scaling each apart would amplify the directions that say least.
+            # One spread for all directions: one for each would amplify the directions that say least.
             getattr(self, f"{side}_std").fill_(x.std(dim=0, correction=0).square().mean().sqrt().clamp_min(1e-6).item())
 
     def embed_images(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a recipe is: which parts are frozen and which learn, in which stages, on what, with which objective."""
+"""What a recipe is: which parts are frozen and which learn, in which stages, on what data, with which objective."""
 
 from __future__ import annotations
 
@@ -18,66 +18,83 @@ class Stage:
 
     name: str
     learns: tuple[str, ...]  # names of submodules or parameters of the recipe
-    frozen: tuple[str, ...]  # what stays as it came (towers are named here though they live outside)
+    frozen: tuple[str, ...]  # what stays as it came; towers are named here too, though they live outside the recipe
     objective: str
     steps: int
     batch: int
     lr: float
     weight_decay: float = 0.0
-    warmup: float = 0.1  # share of the steps in which the rate climbs
-    final: float = 0.0  # share of the rate that a cosine leads it down to at the last step
+    warmup: float = 0.1  # share of the steps during which the rate climbs
+    final: float = 0.0  # share of the rate that is left at the last step, at the end of a cosine
     beta2: float = 0.999  # of AdamW
-    clip: float = 0.0  # largest norm of a step's gradient; 0 = any
-    faster: tuple[tuple[str, float], ...] = ()  # submodules or parameters, and how many times lr they learn at
+    clip: float = 0.0  # largest norm of a step's gradient; 0 = no limit
+    faster: tuple[tuple[str, float], ...] = ()  # submodules or parameters with a rate of their own: how many times lr
+
+    @classmethod
+    def of(
+        cls, options: Any, name: str, learns: tuple[str, ...], frozen: tuple[str, ...], objective: str, **other: Any
+    ) -> Stage:
+        """A stage with the steps, batch, lr and weight_decay that a recipe's options have, unless `other` says otherwise."""
+        dials = {
+            dial: getattr(options, dial) for dial in ("steps", "batch", "lr", "weight_decay") if hasattr(options, dial)
+        }
+        return cls(name, learns, frozen, objective, **(dials | other))
 
 
 def within(name: str, part: str) -> bool:
-    """Whether a parameter is the part of a recipe that is named so, or belongs to it."""
+    """Whether a parameter is the named part of a recipe, or belongs to it."""
     return name == part or name.startswith(part + ".")
 
 
 class TrainData(Protocol):
-    """Training examples by number."""
+    """Training examples, asked for by their numbers."""
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]: ...
 
 
+def sample_bytes(x: Tensor, rows: int = 64) -> bytes:
+    """The bytes, in float32, of about so many rows of x. They tell one set of features from another and take no time."""
+    return x[:: max(1, len(x) // rows)].float().numpy().tobytes()
+
+
 class Recipe(nn.Module):
-    """Base of all recipes. A recipe never knows devices, files or which world its data came from."""
+    """Base of all recipes. A recipe never knows devices or files, nor which world its data came from."""
 
     name: str = "recipe"
     compares: bool = False  # whether the objective compares the examples of a batch with each other
-    idle: bool = True  # whether a batch may leave some of what learns without a gradient: that of another language, say
+    idle: bool = (
+        True  # whether a batch may leave some of what learns without a gradient, such as another language's part
+    )
 
     def stages(self) -> list[Stage]:
         """What is frozen and what learns, in order."""
         raise UserError(f"Recipe {self.name!r} declares no stages; define stages().")
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The objective () of one batch."""
+        """The objective of one batch, of shape ()."""
         raise UserError(f"Recipe {self.name!r} declares no objective; define loss(batch).")
 
     def features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Of a recipe that compares: what it compares by, rows (N, ...) by example, and () where it is one for all. With
-        `compared`, a batch can be computed in parts; see `training/gradcache.py`."""
+        """What a recipe that compares examples compares: a row (N, ...) for each example, and () for what all share. Together
+        with `compared` it lets a batch be computed in parts; see `training/gradcache.py`."""
         raise UserError(f"Recipe {self.name!r} has no features that could be compared; define features(batch).")
 
     def compared(self, features: dict[str, Tensor]) -> Tensor:
-        """The objective () of features of this process's examples, compared with those of every process."""
+        """The objective, of shape (), of this process's features, compared with those of every process."""
         raise UserError(f"Recipe {self.name!r} compares nothing; define compared(features).")
 
     def weight(self, batch: dict[str, Tensor]) -> float:
-        """How many things `loss` is the mean over: examples, unless a recipe says what else."""
+        """How many things `loss` is the mean over: the examples, unless a recipe says otherwise."""
         return float(len(next(iter(batch.values()))))
 
     def stepped(self) -> None:
-        """What else happens after each step of training, such as averaging weights: nothing, unless a recipe says."""
+        """What else happens after each step of training, such as averaging weights. Nothing, unless a recipe says so."""
 
     def trains(self, name: str) -> bool:
         """Whether a parameter, by its name, learns in any stage."""
-        return any(within(name, part) for part in {part for stage in self.stages() for part in stage.learns})
+        return any(within(name, part) for stage in self.stages() for part in stage.learns)
 
     @property
     def trainable(self) -> int:
@@ -85,18 +102,18 @@ class Recipe(nn.Module):
         return sum(p.numel() for name, p in self.named_parameters() if self.trains(name))
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the trained recipe says of its inputs."""
+        """What the trained recipe answers to its inputs."""
         raise UserError(f"Recipe {self.name!r} predicts nothing; define predict(inputs).")
 
 
 def at_least(least: int, default: int) -> Any:
-    """A field of options: a whole number of at least `least`. Of other whole numbers, `batch` is at least 1, the rest at least 0."""
+    """An option that is a whole number of at least `least`. Without this, `batch` must be at least 1, the others at least 0."""
     return field(default=default, metadata={"least": least})
 
 
 def build_options(kind: type, given: dict[str, Any]) -> Any:
-    """A dataclass of options from a dict; an unknown key raises UserError with the nearest one, a wrong type or a number that
-    is too small says so."""
+    """Make a dataclass of options from a dict. Raises UserError for an unknown key, naming the nearest one, for a value of
+    the wrong type, and for a number that is too small."""
     known = {f.name: f for f in fields(kind)}
     values = {}
     for key, value in given.items():
@@ -118,8 +135,8 @@ def build_options(kind: type, given: dict[str, Any]) -> Any:
 
 
 def _check_float(key: str, value: float, default: float) -> None:
-    """Raises UserError for a number with which nothing could be learned: rates and temperatures are above 0, the share that
-    dropout leaves out is below 1, nothing is infinite, and what is not negative by default is not negative."""
+    """Raises UserError for a number with which nothing could be learned. Rates and temperatures are above 0, dropout is below
+    1, nothing is infinite, and what is not negative by default is never negative."""
     above = key in ("lr", "temperature") or key.endswith("_lr")
     wanted = "a number above 0" if above else "a number of at least 0" if default >= 0 else "a finite number"
     if key == "dropout":

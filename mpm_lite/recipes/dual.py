@@ -1,9 +1,9 @@
-"""Dual: an English dual encoder, image and text in one space; the model that MLA leaves frozen and adds languages to.
+"""Dual: an English dual encoder, with image and text in one space. MLA leaves it frozen and adds languages to it.
 
-Method (CLIP, 2103.00020, section 2). A pooler over a frozen image tower's patches and a text encoder meet in a shared
+Method (CLIP, 2103.00020, section 2). A pooler over the patches of a frozen image tower and a text encoder meet in a shared
 space, by InfoNCE on English pairs alone. Each picture also meets captions that are wrong in one attribute (2210.01936,
-section 4): without them a dual encoder reads a caption as a bag of words. A caption's vector is the mean of its token
-states through a linear head.
+section 4); without them, a dual encoder reads a caption as a bag of words. A caption's vector is the mean of its token
+states, sent through a linear head.
 
 Shapes: N pictures, P patches, K wrong captions a picture, T tokens, D_in the image tower's width, W the text encoder's,
 D the shared space's.
@@ -26,7 +26,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mpm_lite import ops
 from mpm_lite.core.runtime import UserError, full, unknown
 from mpm_lite.ops import distributed
-from mpm_lite.recipes.base import Recipe, Stage, at_least
+from mpm_lite.recipes.base import Recipe, Stage, at_least, sample_bytes
 from mpm_lite.recipes.modules.connectors import Look
 
 TEXTS = ("frozen", "trained")
@@ -34,9 +34,9 @@ TEXTS = ("frozen", "trained")
 
 @dataclass(frozen=True)
 class DualOptions:
-    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+    """Every dial of the recipe. The defaults were chosen on English validation captions only."""
 
-    text: str = "trained"  # or "frozen": the text encoder as it came, only its head learns
+    text: str = "trained"  # or "frozen": the text encoder stays as it came, and only its head learns
     width: int = 128  # D, and of the pooler
     layers: int = 2  # of the pooler
     heads: int = 4
@@ -50,8 +50,8 @@ class DualOptions:
 
 
 class Captioned:
-    """Pictures with captions as training data: `seen` (M, P, D_in), and for each the token ids of its caption and of `wrong`
-    ones, as many for each."""
+    """Pictures with captions as training data: `seen` (M, P, D_in), and for each picture the token ids of its own caption and
+    of `wrong` ones, the same number for each."""
 
     def __init__(self, seen: Tensor, rows: Sequence[Sequence[int]], wrong: Sequence[Sequence[Sequence[int]]]) -> None:
         if not len(seen) == len(rows) == len(wrong):
@@ -60,22 +60,22 @@ class Captioned:
         self.rows = [[torch.tensor(r) for r in (own, *others)] for own, others in zip(rows, wrong, strict=True)]
         self.told = "ids"
         said = b"".join(r.numpy().tobytes() for few in self.rows for r in few)
-        self.digest = hashlib.sha256(said + seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()).hexdigest()
+        self.digest = hashlib.sha256(said + sample_bytes(seen)).hexdigest()
 
     @classmethod
     def encoded(
         cls, seen: Tensor, own: Sequence[str], wrong: Sequence[Sequence[str]],
         encode: Callable[[Sequence[str]], list[list[int]]],
     ) -> Captioned:  # fmt: skip
-        """Of captions as texts: each picture's own, and its wrong ones."""
+        """The same from captions as texts: each picture's own, and its wrong ones."""
         each = len(wrong[0])
         rows = encode([*own, *(one for few in wrong for one in few)])
         return cls(seen, rows[: len(own)], [rows[k : k + each] for k in range(len(own), len(rows), each)])
 
     @torch.no_grad()
     def read_by(self, dual: Dual) -> Captioned:
-        """The same pictures with captions as the dual encoder reads them, once and for all: while its text encoder is frozen
-        they would be read alike at every update."""
+        """The same pictures with their captions already read by the dual encoder. While its text encoder is frozen, every
+        update would read them alike."""
         found = copy.copy(self)
         rows = [row for few in self.rows for row in few]
         parts = (pad_sequence(rows[k : k + 256], batch_first=True) for k in range(0, len(rows), 256))
@@ -87,8 +87,8 @@ class Captioned:
         return len(self.seen)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """`seen` (N, P, D_in); `ids` int64 (N (1 + K), T), 0 for padding: the pictures' own captions, then the wrong ones; or,
-        where they have been read, `read` (N (1 + K), W)."""
+        """`seen` (N, P, D_in); `ids` int64 (N (1 + K), T), 0 for padding: the pictures' own captions, then the wrong ones. If
+        they were read already, `read` (N (1 + K), W) in place of `ids`."""
         few = [self.rows[i] for i in indices.tolist()]
         rows = [of[0] for of in few] + [row for of in few for row in of[1:]]
         return {"seen": self.seen[indices].float(), self.told: pad_sequence(rows, batch_first=True)}
@@ -101,14 +101,14 @@ class Pooler(nn.Module):
         super().__init__()
         self.enter = nn.Sequential(nn.LayerNorm(d_in), nn.Linear(d_in, width))
         self.places = nn.Parameter(torch.randn(patches, width))
-        # Patches first look at each other: what stands beside what is in no single one.
+        # Patches look at each other first, since no single patch shows what stands beside what.
         self.among = nn.ModuleList(Look(width, heads) for _ in range(layers - 1))
         self.asks = nn.Parameter(torch.randn(1, width))
         self.last = Look(width, heads)
         self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """One vector a picture."""
+        """One vector for each picture."""
         x = self.enter(patches) + self.places
         for layer in self.among:
             x = layer(x, x[:, :0])
@@ -133,35 +133,26 @@ class Dual(Recipe):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / o.temperature)))
 
     def stages(self) -> list[Stage]:
-        o, trained = self.options, self.options.text == "trained"
-        return [
-            Stage(
-                name="contrast",
-                learns=("pooler", "text_head", "log_scale", *(["encoder"] if trained else [])),
-                frozen=("image tower", *([] if trained else ["text encoder"])),
-                objective="symmetric InfoNCE on image-caption pairs, with captions wrong in one attribute",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-                clip=1.0,
-                beta2=0.98,
-                faster=(("encoder", o.slower),) if trained else (),
-            )
-        ]
+        learns, frozen, faster = ("pooler", "text_head", "log_scale"), ("image tower",), ()
+        if self.options.text == "trained":
+            learns, faster = (*learns, "encoder"), (("encoder", self.options.slower),)
+        else:
+            frozen = (*frozen, "text encoder")
+        objective = "symmetric InfoNCE on image-caption pairs, with captions wrong in one attribute"
+        how = {"clip": 1.0, "beta2": 0.98, "faster": faster}
+        return [Stage.of(self.options, "contrast", learns, frozen, objective, **how)]
 
     def image(self, seen: Tensor) -> Tensor:
         """Patches (N, P, D_in) -> (N, D) unit norm."""
         return F.normalize(full(self.pooler(seen)), dim=-1)
 
     def text(self, ids: Tensor, language: str = "") -> Tensor:
-        """Token ids int64 (N, T), 0 for padding -> (N, D), of no particular length; one way for whatever language."""
+        """Token ids int64 (N, T), 0 for padding -> (N, D), of any length. Every language is read alike."""
         return self.text_head(self.read(ids))
 
     def read(self, ids: Tensor) -> Tensor:
         """What the text encoder makes of captions, before the head: int64 (N, T), 0 for padding -> (N, W)."""
-        there = ids != 0
-        return pooled(self.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state, there)
+        return mean_state(self.encoder, ids)
 
     def features(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """image and text (N, D), wrong (N K, D), scale ()."""
@@ -174,7 +165,7 @@ class Dual(Recipe):
     def compared(self, features: dict[str, Tensor]) -> Tensor:
         image, text, wrong, scale = (features[k] for k in ("image", "text", "wrong", "scale"))
         own = torch.arange(len(image), device=image.device) + distributed.first_row(len(image))
-        # Each picture among all captions, wrong ones too; each caption among all pictures.
+        # Each picture is compared with all captions, wrong ones too, and each caption with all pictures.
         every = torch.cat([distributed.gather(text), distributed.gather(wrong)])
         to_text = ops.linear_cross_entropy(scale * image, every, own, check=False)
         to_image = ops.linear_cross_entropy(scale * text, distributed.gather(image), own, check=False)
@@ -194,6 +185,12 @@ class Dual(Recipe):
 
 
 def pooled(states: Tensor, there: Tensor) -> Tensor:
-    """Mean of the states (N, T, W) of the tokens that are there, bool (N, T) -> (N, W)."""
+    """The mean of the states (N, T, W) of the tokens that are `there`, bool (N, T) -> (N, W)."""
     weight = there[..., None].to(states.dtype)
     return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+def mean_state(encoder: Any, ids: Tensor) -> Tensor:
+    """The mean state that a transformers encoder has of texts: token ids int64 (N, T), 0 for padding -> (N, W)."""
+    there = ids != 0
+    return pooled(encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state, there)

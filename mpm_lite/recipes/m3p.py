@@ -1,13 +1,14 @@
 """M3P: one encoder over picture and text, pretrained on code-switched captions (2006.02635).
 
-Method (section 3). Regions of a picture, each with its box, stand before a caption's tokens in one multilingual encoder;
-nothing is frozen but the detector. Four tasks learn together, their losses summed. *xMLM*: text of many languages, some
-tokens hidden, no picture. On code-switched captions: *MC-MLM*, some tokens hidden; *MC-MRM*, some regions hidden, whose
-features are to be regressed and whose classes told; *MC-VLM*, of a picture and several captions, which match. A sample
-hides either tokens or regions, by halves. *Fine-tuning* trains matching alone, on captions in whatever languages there are.
+Method (section 3). The regions of a picture, each with its box, stand before the tokens of a caption in one multilingual
+encoder; nothing is frozen but the detector. Four tasks are learned together, and their losses summed. *xMLM*: text in many
+languages without a picture, some of its tokens hidden. On code-switched captions: *MC-MLM*, some tokens are hidden; *MC-MRM*,
+some regions are hidden, and their features are to be regressed and their classes named; *MC-VLM*, which of several captions
+matches the picture. Half of the samples hide tokens, half hide regions. *Fine-tuning* trains matching alone, on captions in
+whatever languages there are.
 
-In the paper regions are a detector's; here they are patches of a frozen tower on a grid, and a region's class is what
-stands in its cell, by number.
+In the paper a detector finds the regions. Here they are the patches of a frozen tower on a grid, and the class of a region is
+the number of what stands in its cell.
 
 Shapes: N samples, R regions, T tokens, K captions a picture, D_in the image tower's width, W the encoder's, V the
 vocabulary, C classes of regions.
@@ -34,20 +35,19 @@ LENGTHS = 4  # parts that captions to be matched are read in, by length
 
 @dataclass(frozen=True)
 class M3pOptions:
-    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+    """Every dial of the recipe. The defaults were chosen on English validation captions only."""
 
-    text_steps: int = 1200  # of xMLM alone, before: what the paper takes over with XLM-R; 0 leaves it out
+    text_steps: int = 1200  # of xMLM alone, first: what the paper takes over with XLM-R; 0 leaves it out
     steps: int = 3000  # of the four tasks together
     fine_steps: int = 0  # of fine-tuning on matching
     batch: int = 24
-    captions: int = at_least(2, 6)  # beside a picture in matching, one of them its own
-    matching: str = (
-        "multi-class"  # among them; or "binary", each by itself: from nothing, in few steps, that learns nothing
-    )
+    captions: int = at_least(2, 6)  # for each picture in matching, one of them its own
+    # Among the captions; or "binary", each by itself, which learns nothing in few steps from a random start.
+    matching: str = "multi-class"
     hidden: float = 0.15  # share of tokens or regions that are asked about
     lr: float = 1e-3
     fine_lr: float = 3e-4
-    # How many times fine_lr the encoder learns at: at the rate that new heads need, one that has read much forgets it.
+    # The encoder's rate in fine-tuning, in units of fine_lr: at the rate of new heads, an encoder that has read much forgets.
     slower: float = field(default=1.0, metadata={"added": True})
     weight_decay: float = 0.01
     bf16: bool = False
@@ -67,8 +67,8 @@ class M3p(Recipe):
             raise unknown("way to match", options.matching, MATCHING)
         self.options, self.encoder = options, encoder
         width = encoder.config.hidden_size
-        self.first = nn.Parameter(0.02 * torch.randn(width))  # stands before everything; matching is read there
-        self.gone = nn.Parameter(0.02 * torch.randn(width))  # stands where a token is hidden
+        self.first = nn.Parameter(0.02 * torch.randn(width))  # stands before everything; matching is read off its state
+        self.gone = nn.Parameter(0.02 * torch.randn(width))  # stands in the place of a hidden token
         self.region, self.box, self.norm = nn.Linear(d_in, width), nn.Linear(5, width), nn.LayerNorm(width)
         self.register_buffer("boxes", grid_boxes(regions))  # (R, 5)
         self.tell = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))  # before the tied vocabulary
@@ -80,18 +80,11 @@ class M3p(Recipe):
         o = self.options
         every = ("encoder", "first", "gone", "region", "box", "norm", "tell", "bias", "regress", "classify", "match")
         alone = ("encoder", "gone", "tell", "bias")
-        same = {
-            "frozen": ("image tower",),
-            "batch": o.batch,
-            "weight_decay": o.weight_decay,
-            "clip": 1.0,
-            "beta2": 0.98,
-        }
-        slower = (("encoder", o.slower),)
+        still, how, slower = ("image tower",), {"clip": 1.0, "beta2": 0.98}, (("encoder", o.slower),)
         found = [
-            Stage(TEXT, alone, objective="xMLM", steps=o.text_steps, lr=o.lr, **same),
-            Stage(PRETRAIN, every, objective="xMLM + MC-MLM + MC-MRM + MC-VLM, summed", steps=o.steps, lr=o.lr, **same),
-            Stage(FINE, every, objective="matching alone", steps=o.fine_steps, lr=o.fine_lr, faster=slower, **same),
+            Stage.of(o, TEXT, alone, still, "xMLM", steps=o.text_steps, **how),
+            Stage.of(o, PRETRAIN, every, still, "xMLM + MC-MLM + MC-MRM + MC-VLM, summed", **how),
+            Stage.of(o, FINE, every, still, "matching alone", steps=o.fine_steps, lr=o.fine_lr, faster=slower, **how),
         ]
         return [stage for stage in found if stage.steps]
 
@@ -123,11 +116,11 @@ class M3p(Recipe):
     def matching(self, seen: Tensor, ids: Tensor) -> Tensor:
         """How well pictures (N, R, D_in) and captions, token ids (N, T) with 0 for padding, match: logits (N,)."""
         there, found = ids != 0, []
-        long = there.sum(dim=1)
-        order = long.argsort(stable=True)
-        # Like lengths go together: padding costs as much as words do, and of all in one it would be three tenths.
+        lengths = there.sum(dim=1)
+        order = lengths.argsort(stable=True)
+        # Captions of like length are read together: padding costs as much as words, and in one batch it would be 30 %.
         for few in order.tensor_split(min(LENGTHS, len(ids))):
-            most = int(long[few].max())
+            most = int(lengths[few].max())
             words = self.words(ids[few, :most])
             found.append(self.stream(words, there[few, :most], self.regions(seen[few]))[:, 0])
         return self.match(torch.cat(found)[order.argsort()])[:, 0]
@@ -135,7 +128,7 @@ class M3p(Recipe):
     # the tasks
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Of whichever tasks the batch has data for."""
+        """The summed losses of those tasks that the batch has data for."""
         lost = []
         with torch.autocast(self.first.device.type, torch.bfloat16, enabled=self.options.bf16):
             if "text" in batch:
@@ -147,13 +140,13 @@ class M3p(Recipe):
         return torch.stack(lost).sum()
 
     def masked_text(self, ids: Tensor, asked: Tensor) -> Tensor:
-        """xMLM: tokens int64 (N, T), those `asked` about (bool) hidden."""
+        """xMLM: token ids int64 (N, T), of which those `asked` about (bool) are hidden."""
         states = self.stream(self.words(ids, asked), ids != 0)[:, 1:]
         return self._told(states[asked], ids[asked])
 
     def masked_pairs(self, batch: dict[str, Tensor]) -> Tensor:
-        """MC-MLM and MC-MRM: `seen` (N, R, D_in), `ids` (N, T), `words_asked` bool (N, T), `regions_asked` bool (N, R), which
-        of a sample are not both there, and `classes` int64 (N, R)."""
+        """MC-MLM and MC-MRM: `seen` (N, R, D_in), `ids` (N, T), `words_asked` bool (N, T), `regions_asked` bool (N, R) and
+        `classes` int64 (N, R). A sample is asked about words or about regions, never both."""
         ids, seen, asked, hidden = (batch[k] for k in ("ids", "seen", "words_asked", "regions_asked"))
         states = self.stream(self.words(ids, asked), ids != 0, self.regions(seen, hidden))
         of_regions = states[:, 1 : 1 + seen.shape[1]][hidden]
@@ -164,7 +157,7 @@ class M3p(Recipe):
         return lost
 
     def _told(self, states: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy of hidden tokens; nothing where none is hidden."""
+        """Cross-entropy of the hidden tokens; 0 if none is hidden."""
         if not len(ids):
             return states.sum() * 0.0
         table = self.encoder.get_input_embeddings().weight
@@ -186,7 +179,8 @@ class M3p(Recipe):
 
 
 def grid_boxes(regions: int) -> Tensor:
-    """Left, top, right, bottom and area of the cells of a square grid, in shares of the picture: (R, 5). UserError for no square."""
+    """Left, top, right, bottom and area of the cells of a square grid, as shares of the picture: (R, 5). Raises UserError if R
+    is not a square number."""
     side = round(regions**0.5)
     if side * side != regions:
         raise UserError(f"{regions} regions lie on no square grid: take a square number.")
@@ -196,6 +190,6 @@ def grid_boxes(regions: int) -> Tensor:
 
 
 def asked_about(shape: Sequence[int], share: float, may: Tensor, rng: torch.Generator) -> Tensor:
-    """Which tokens or regions are hidden: about a `share` of those that `may` be, bool, at least one in a row that may."""
+    """Which tokens or regions are hidden, bool: about a `share` of those that `may` be, and in each row at least one of them."""
     drawn = torch.rand(tuple(shape), generator=rng).masked_fill(~may, 2.0)
     return (drawn < share) | ((drawn == drawn.min(dim=1, keepdim=True).values) & may)

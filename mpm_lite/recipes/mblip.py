@@ -1,17 +1,17 @@
 """mBLIP: an English Q-Former is re-aligned to a multilingual language model, with machine-translated data (2307.06930).
 
-*What comes before*: BLIP-2's first stage, in which a Q-Former learns from English pairs what of a picture a text asks for
-(2301.12597, section 3.2). The image tower is frozen. Three objectives, summed, on the same pairs. *Contrast*: the queries see
-the picture, the words each other; the query nearest to the caption's first state stands for the picture (InfoNCE).
-*Matching*: queries and words see each other; does the caption belong? Wrong ones differ in one attribute. *Telling*: words
-see the queries and the words before them, and are foretold. What the queries say afterwards is what a language model is
-shown.
+*What comes before* is BLIP-2's first stage, in which a Q-Former learns from English pairs what a text asks of a picture
+(2301.12597, section 3.2). The image tower is frozen. Three objectives on the same pairs are summed. *Contrast*: the queries
+see the picture and the words see each other; the query nearest to the caption's first state stands for the picture (InfoNCE).
+*Matching*: queries and words see each other; does the caption belong to the picture? Wrong captions differ in one attribute.
+*Telling*: words see the queries and the words before them, and each word is predicted. Afterwards, a language model is shown
+the states of the queries.
 
 *mBLIP itself* (section 3). The Q-Former comes from BLIP-2, which learned from English pairs with an English language model.
-Its soft tokens are put before another, multilingual one. *Warm-up*: on translated captions the projection between the two
-learns alone. *Re-alignment*: on a mix of eight types of task, translated, Q-Former and projection learn, and LoRA on the
-language model. The objective is the cross-entropy of the reply's tokens, nothing else. BLIP-2's own second stage
-(2301.12597, section 3.3) is the same without warm-up and LoRA: stage *generation*, with an English language model.
+Its soft tokens are now put before a multilingual one. *Warm-up*: the projection between the two learns alone, on translated
+captions. *Re-alignment*: Q-Former, projection and LoRA on the language model learn, on a translated mix of eight types of
+task. The objective is the cross-entropy of the reply's tokens and nothing else. BLIP-2's own second stage (2301.12597,
+section 3.3) is the same without warm-up and LoRA, with an English language model: stage *generation*.
 
 Shapes: N pictures or exchanges, P patches, Q queries or the soft tokens made of them, K wrong captions a picture, T tokens,
 D_in the image tower's width, D the shared space's or the language model's.
@@ -38,7 +38,7 @@ PADDING = 0
 
 @dataclass(frozen=True)
 class Blip2Options:
-    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+    """Every dial of the recipe. The defaults were chosen on English validation captions only."""
 
     queries: int = 16
     width: int = 128
@@ -53,7 +53,7 @@ class Blip2Options:
 
 
 class Blip2(Recipe):
-    """A Q-Former with heads for contrast and matching; it tells with its own words. Data: `recipes.dual.Captioned`."""
+    """A Q-Former with heads for contrast and matching; it tells in words of its own. Data: `recipes.dual.Captioned`."""
 
     name = "blip2"
     compares = True
@@ -69,21 +69,9 @@ class Blip2(Recipe):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / o.temperature)))
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="representation",
-                learns=("qformer", "image_head", "text_head", "match", "tell", "log_scale"),
-                frozen=("image tower",),
-                objective="contrast + matching + telling, summed",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-                clip=1.0,
-                beta2=0.98,
-            )
-        ]
+        learns = ("qformer", "image_head", "text_head", "match", "tell", "log_scale")
+        objective, how = "contrast + matching + telling, summed", {"clip": 1.0, "beta2": 0.98}
+        return [Stage.of(self.options, "representation", learns, ("image tower",), objective, **how)]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """`seen` (N, P, D_in); `ids` (N (1 + K), T): the pictures' own captions, then K wrong ones for each."""
@@ -92,19 +80,19 @@ class Blip2(Recipe):
             return self.contrast(seen, ids) + self.matching(seen, ids) + self.telling(seen, ids[: len(seen)])
 
     def similarity(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """Cosines of N pictures and M captions, of the nearest query: (N, M)."""
+        """Cosines (N, M) of N pictures and M captions, each of the query nearest to the caption."""
         image = F.normalize(self.image_head(self.qformer.see(seen)).float(), dim=-1)  # (N, Q, D)
         text = F.normalize(self.text_head(self.qformer.read(ids)[:, 0]).float(), dim=-1)  # (M, D)
         return (image @ text.T).amax(dim=1)
 
     def contrast(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """InfoNCE: each picture among all captions, wrong ones too, and each picture's own caption among all pictures."""
+        """InfoNCE of each picture among all captions, wrong ones too, and of each own caption among all pictures."""
         near = self.log_scale.clamp(max=math.log(100)).exp() * self.similarity(seen, ids)
         own = torch.arange(len(seen), device=seen.device)
         return (F.cross_entropy(near, own) + F.cross_entropy(near[:, : len(seen)].T, own)) / 2
 
     def fit(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """Logits (N, 2) of whether a caption (N, T) does not belong to its picture, or does: mean over queries."""
+        """Logits (N, 2) of whether a caption (N, T) does not belong to its picture, and of whether it does; mean over queries."""
         return self.match(self.qformer.both(seen, ids)[:, : self.options.queries]).mean(dim=1)
 
     def matching(self, seen: Tensor, ids: Tensor) -> Tensor:
@@ -116,13 +104,12 @@ class Blip2(Recipe):
         return F.cross_entropy(self.fit(shown, ids).float(), belongs)
 
     def telling(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy of each token of the captions behind its first, given the queries and the tokens before."""
+        """Cross-entropy of each token of the captions but the first, given the queries and the tokens before it."""
         states = self.tell(self.qformer.both(seen, ids, telling=True)[:, self.options.queries : -1])
         flat, told = states.flatten(0, 1), ids[:, 1:].flatten()
         with torch.autocast(flat.device.type, enabled=False):
-            return ops.linear_cross_entropy(
-                flat.float(), self.qformer.words.weight, told, ignore_index=PADDING, check=False
-            )
+            words = self.qformer.words.weight
+            return ops.linear_cross_entropy(flat.float(), words, told, ignore_index=PADDING, check=False)
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """{"seen": (N, P, D_in), "ids": (N, T)} -> {"match": log-odds (N,) that each caption belongs to its picture}."""
@@ -137,11 +124,11 @@ LEARNS = ("qformer", "projection")
 
 @dataclass(frozen=True)
 class MblipOptions:
-    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+    """Every dial of the recipe. The defaults were chosen on English validation captions only."""
 
     warm_steps: int = 200  # 0: no warm-up
     steps: int = 500
-    learns: str = "qformer"  # with the projection; or the "projection" alone
+    learns: str = "qformer"  # and the projection; or the "projection" alone
     rank: int = 8  # of LoRA; 0: the language model stays as it is
     batch: int = 32
     warm_lr: float = 2e-3
@@ -153,7 +140,7 @@ class MblipOptions:
 
 
 class Mblip(MpmChat):
-    """A Q-Former before a language model. Reads what MPM chat reads (`Exchanges`), and is asked as it is."""
+    """A Q-Former before a language model. It learns from `Exchanges` and is asked questions, both as MPM chat is."""
 
     name = "mblip"
     Options = MblipOptions

@@ -1,10 +1,10 @@
-"""MLA: a frozen English dual encoder acquires other languages, one small module each (2206.11091).
+"""MLA: a frozen English dual encoder acquires other languages, with one small module for each (2206.11091).
 
-Method. English reads through the dual encoder as it is, so English stays what it was, bit by bit. Another language enters
-through an embedding of its own and passes an acquirer behind each layer of the English text encoder (section 3.2). *Native
-Language Transfer*: its sentences learn to end where their English translations do, by squared error; no picture is seen.
-*Language Exposure*: its captions meet pictures, by symmetric InfoNCE at a fixed scale (section 3.3). Each batch is of one
-language. Everything but embedding and acquirers is frozen.
+Method. English is read by the dual encoder as it is, so English stays what it was, bit by bit. Another language enters
+through an embedding of its own, and passes through an acquirer behind each layer of the English text encoder (section 3.2).
+*Native Language Transfer*: its sentences learn to end where their English translations do, by squared error; no picture is
+seen. *Language Exposure*: its captions meet pictures, by symmetric InfoNCE at a fixed scale (section 3.3). Each batch is in
+one language. Everything but the embedding and the acquirers is frozen.
 
 Shapes: N texts or pictures, T tokens, P patches, D_in the image tower's width, D the shared space's.
 """
@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.recipes.base import Recipe, Stage, at_least
+from mpm_lite.recipes.base import Recipe, Stage, at_least, sample_bytes
 from mpm_lite.recipes.dual import Dual, pooled
 from mpm_lite.recipes.modules.acquirers import SHARED, Acquirers
 
@@ -34,17 +34,14 @@ LEARNS = ("acquirers", "embedding", "text encoder")
 
 @dataclass(frozen=True)
 class MlaOptions:
-    """Every dial of the recipe; the defaults were chosen on val, with seed 0 alone."""
+    """Every dial of the recipe. The defaults were chosen on val, with seed 0 alone."""
 
     bottleneck: int = 32  # of an acquirer
     shared: bool = False  # one set of acquirers for all languages
-    learns: str = (
-        "acquirers"  # with the embedding; or the "embedding" alone, or the whole "text encoder" in their place
-    )
+    learns: str = "acquirers"  # and the embedding; or the "embedding" alone, or it and the whole "text encoder"
     order: str = "transfer exposure"  # the stages, in their order
-    transfer: str = (
-        "mse"  # what Native Language Transfer minimises; or "cosine", or "nce" against the batch's other English
-    )
+    # What Native Language Transfer minimises; or "cosine", or "nce" against the other English sentences of the batch.
+    transfer: str = "mse"
     transfer_steps: int = 1500
     exposure_steps: int = 300
     batch: int = at_least(2, 64)
@@ -55,16 +52,17 @@ class MlaOptions:
 
 
 class Spoken:
-    """Texts in other languages as training data; an example is a batch of one language, drawn by its number. Beside each text
-    stands what it should come near: a row of vectors (M, D) of English translations, or of pictures' patches (M, P, D_in)."""
+    """Texts in other languages as training data. An example is a batch in one language, drawn by its number. Each text has a
+    partner that it should come near: a row of the vectors (M, D) of English translations, or of pictures' patches
+    (M, P, D_in)."""
 
-    many = 100_000  # batches there are to draw
+    many = 100_000  # how many batches there are to draw
 
     def __init__(
         self, rows: Sequence[Sequence[int]], languages: Sequence[str], near: Tensor, of: Sequence[int], batch: int,
         names: Sequence[str],
     ) -> None:  # fmt: skip
-        """`names` are the recipe's languages, by whose numbers a batch says which its own is."""
+        """Text k has the partner `near[of[k]]`. `names` are the recipe's languages; a batch gives its own by its number there."""
         if not len(rows) == len(languages) == len(of):
             raise UserError(f"{len(rows)} texts, {len(languages)} languages and {len(of)} partners differ.")
         self.rows, self.near, self.of = [torch.tensor(r) for r in rows], near, torch.as_tensor(list(of))
@@ -72,19 +70,14 @@ class Spoken:
         self.numbers = {list(names).index(name): np.flatnonzero([code == name for code in languages]) for name in here}
         if min(map(len, self.numbers.values())) < batch:
             raise UserError(f"A language with fewer than {batch} texts fills no batch: take more, or smaller batches.")
-        said = (
-            b"".join(r.numpy().tobytes() for r in self.rows)
-            + near[:: max(1, len(near) // 64)].float().numpy().tobytes()
-        )
-        self.digest = hashlib.sha256(
-            said + self.of.numpy().tobytes() + " ".join([str(batch), *languages]).encode()
-        ).hexdigest()
+        said = b"".join(r.numpy().tobytes() for r in self.rows) + sample_bytes(near) + self.of.numpy().tobytes()
+        self.digest = hashlib.sha256(said + " ".join([str(batch), *languages]).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.many
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """`ids` int64 (N, T), 0 for padding; `near` (N, D) or (N, P, D_in); `language` int64 (), its number."""
+        """`ids` int64 (N, T), 0 for padding; `near` (N, D) or (N, P, D_in); `language` int64 (), the language's number."""
         rng = np.random.default_rng([int(i) for i in indices])
         language = list(self.numbers)[rng.integers(len(self.numbers))]
         which = rng.choice(self.numbers[language], self.size, replace=False)
@@ -102,7 +95,7 @@ class Mla(Recipe):
     def __init__(
         self, english: Dual, languages: Sequence[str], table: Tensor, options: MlaOptions = MlaOptions()
     ) -> None:
-        """`table` (V', W') is a multilingual model's embedding, from which the non-native one starts."""
+        """`table` (V', W') is the embedding of a multilingual model, with which the non-native embedding begins."""
         super().__init__()
         o = self.options = options
         if o.learns not in LEARNS:
@@ -115,15 +108,12 @@ class Mla(Recipe):
         self.english, self.names = english, sorted(languages)
         bottleneck = o.bottleneck if o.learns == "acquirers" else 0
         self.acquirers = Acquirers(english.encoder, self.names, table, bottleneck, o.shared)
-        self.adding = ""  # a language that comes later: then its acquirers alone learn
+        self.adding = ""  # a language that is added later: then only its acquirers learn
 
     def stages(self) -> list[Stage]:
         o = self.options
-        more = {
-            "acquirers": ["acquirers.of"],
-            "embedding": [],
-            "text encoder": ["english.encoder", "english.text_head"],
-        }
+        text_encoder = ["english.encoder", "english.text_head"]
+        more = {"acquirers": ["acquirers.of"], "embedding": [], "text encoder": text_encoder}
         learns = ("acquirers.enter", *more[o.learns])
         still = ("image tower", "pooler", *([] if o.learns == "text encoder" else ["English text encoder"]))
         if self.adding:
@@ -135,7 +125,7 @@ class Mla(Recipe):
             EXPOSURE: ("symmetric InfoNCE on image-caption pairs", o.exposure_steps, o.exposure_lr),
         }
         return [
-            Stage(name, learns, still, objective, steps, 1, lr, o.weight_decay, clip=1.0, beta2=0.98)
+            Stage.of(o, name, learns, still, objective, steps=steps, batch=1, lr=lr, clip=1.0, beta2=0.98)
             for name, (objective, steps, lr) in ((name, each[name]) for name in self.order)
         ]
 
@@ -165,7 +155,7 @@ class Mla(Recipe):
         return ops.clip_loss(image, F.normalize(said, dim=-1), said.new_tensor(self.options.scale), check=False)
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """{"seen": (N, P, D_in)} -> {"image": (N, D)} unit norm; texts take `text`, which asks for their language."""
+        """{"seen": (N, P, D_in)} -> {"image": (N, D)} unit norm. For texts there is `text`, which asks for their language."""
         return self.english.predict({"seen": inputs["seen"]})
 
     @property

@@ -1,15 +1,15 @@
-"""MPM, image to text (VisCPM-Chat): a language model that read many languages learns to see from English pairs.
+"""MPM, image to text (VisCPM-Chat): a language model that has read many languages learns to see from English pairs.
 
-Method (2308.12038, section 3.2). The image passes through a visual module whose learned queries become soft tokens; the
-language model reads them in front of the question and replies. *Stage 1, alignment pretraining*: captions in the pivot
-language; the visual module learns, the language model is frozen. *Stage 2, instruction tuning*: questions and replies;
-the language model learns too. Both stages minimise the cross-entropy of the reply's tokens and of nothing else. No token
-names a language: in which one to reply follows from the question.
+Method (2308.12038, section 3.2). The image passes through a visual module, whose learned queries become soft tokens. The
+language model reads them in front of the question and replies. *Stage 1, alignment pretraining*: on captions in the pivot
+language the visual module learns, and the language model is frozen. *Stage 2, instruction tuning*: on questions and replies
+the language model learns too. Both stages minimise the cross-entropy of the reply's tokens and nothing else. No token names a
+language: which one to reply in follows from the question.
 
-*Self-distillation* is ours and not the paper's; `distil` = 0 leaves it out. The frozen language model teaches the
-connector what its own English caption would have said: behind the soft tokens, the distribution of every next token
-shall be the one behind the caption as text, when a description is asked for in any language that it read. The replies on
-which the two are compared are the language model's own. No picture and no caption of another language is used.
+*Self-distillation* is ours, not the paper's; `distil` = 0 leaves it out. The frozen language model teaches the connector what
+it would have said to the English caption. When a description is asked for, in any language that it has read, every next token
+should be as probable after the soft tokens as after the caption as text. The two are compared on replies that the language
+model wrote itself. No picture and no caption in another language is used.
 
 Shapes: N exchanges, P patches, Q soft tokens, T tokens of the longest prompt, T' of the longest reply, D_in the image
 tower's width, D the language model's width.
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, sample_bytes
 from mpm_lite.recipes.modules.connectors import connector
 from mpm_lite.towers.lm import IGNORE, LM
 
@@ -39,10 +39,10 @@ VISION = ("frozen", "trained")
 
 @dataclass(frozen=True)
 class MpmChatOptions:
-    """Every dial of the recipe; the defaults were chosen on English validation captions only."""
+    """Every dial of the recipe. The defaults were chosen on English validation captions only."""
 
-    connector: str = "resampler"  # or "mlp", or "queries": those of the paper, inside the image tower
-    vision: str = "frozen"  # or "trained" with the connector, as in the paper; needs connector="queries"
+    connector: str = "resampler"  # or "mlp"; or "queries" inside the image tower, as in the paper
+    vision: str = "frozen"  # or "trained" together with the connector, as in the paper; needs connector="queries"
     queries: int = 16
     width: int = 128  # of the resampler
     layers: int = 2
@@ -53,8 +53,8 @@ class MpmChatOptions:
     batch: int = 32
     lr: float = 2e-3
     weight_decay: float = 0.0
-    thawed: str = "none"  # what of the language model stage 1 trains too: "lora" or "all"; the paper freezes it
-    tuned: str = "none"  # what of it stage 2 trains: "lora" or "all"; "none" leaves stage 2 out
+    thawed: str = "none"  # what stage 1 trains of the language model: "lora" or "all"; the paper freezes it
+    tuned: str = "none"  # what stage 2 trains of the language model: "lora" or "all"; "none" leaves stage 2 out
     rank: int = 8  # of LoRA
     tune_steps: int = 400
     tune_lr: float = 5e-4  # of stage 2, and of the language model wherever it learns
@@ -62,22 +62,17 @@ class MpmChatOptions:
 
 
 class Exchanges:
-    """Exchanges as training data: what is seen (features by picture), what is asked, what is replied, as token ids.
+    """Exchanges as training data: what is seen (features by picture), what is asked and what is replied, as token ids.
 
-    `seen` is (M, P, D_in) features, or (M, 3, S, S) prepared pixels where the image tower is inside the recipe. A prompt
-    that `blind` marks has no picture before it. `echoes` are for self-distillation, one for each exchange.
+    `seen` is (M, P, D_in) features, or (M, 3, S, S) prepared pixels if the image tower is inside the recipe. Exchange k is
+    about picture `pictures[k]`, unless `blind[k]`: then no picture stands before its prompt. `echoes` are for
+    self-distillation, one for each exchange.
     """
 
     def __init__(
-        self,
-        lm: LM,
-        seen: Tensor,
-        pictures: Sequence[int],
-        prompts: Sequence[str],
-        replies: Sequence[str],
-        blind: Sequence[bool] | None = None,
-        echoes: Sequence[Echo] = (),
-    ) -> None:
+        self, lm: LM, seen: Tensor, pictures: Sequence[int], prompts: Sequence[str], replies: Sequence[str],
+        blind: Sequence[bool] | None = None, echoes: Sequence[Echo] = (),
+    ) -> None:  # fmt: skip
         if not len(pictures) == len(prompts) == len(replies):
             raise UserError(f"{len(pictures)} pictures, {len(prompts)} prompts and {len(replies)} replies differ.")
         self.seen, self.pictures = seen, torch.as_tensor(list(pictures), dtype=torch.long)
@@ -99,16 +94,16 @@ class Exchanges:
                 for a, t, row in zip(asked, told, rows, strict=True)
             ]
         said = "\0".join([*prompts, *replies, *(e.told_prompt + e.reply for e in echoes)]).encode()
-        # A sample of what is seen is enough to tell one set of features from another, and takes no second.
-        sample = seen[:: max(1, len(seen) // 64)].float().numpy().tobytes()
-        self.digest = hashlib.sha256(said + sample + self.pictures.numpy().tobytes() + bytes(self.shown)).hexdigest()
+        told = said + sample_bytes(seen) + self.pictures.numpy().tobytes() + bytes(self.shown)
+        self.digest = hashlib.sha256(told).hexdigest()
 
     def __len__(self) -> int:
         return len(self.pictures)
 
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
-        """`seen` as above; `begins` bool (), `shown` bool (N,); `prompt` int64 (N, T), of which `there` bool (N, T) are real;
-        `reply` int64 (N, T') with IGNORE behind its end. Echoes: `asked`, `told` and `echo`, with -1 behind their ends."""
+        """`seen` as above; `begins` bool (), whether a beginning-of-text token goes first; `shown` bool (N,); `prompt` int64
+        (N, T), of which `there` bool (N, T) are real; `reply` int64 (N, T') with IGNORE behind its end. With echoes also
+        `asked`, `told` and `echo`, with -1 behind their ends."""
         chosen = indices.tolist()
         prompt = pad_sequence([self.prompts[i] for i in chosen], batch_first=True, padding_value=-1)
         echoes = zip(*(self.echoes[i] for i in chosen), strict=True) if self.echoes else ()
@@ -124,21 +119,17 @@ class Exchanges:
 
 
 class MpmChat(Recipe):
-    """A connector before a language model. Features of pictures (N, P, D_in), or pixels, as `Exchanges` gives them."""
+    """A connector before a language model. It sees features of pictures (N, P, D_in) or pixels, as `Exchanges` gives them."""
 
     name = "mpm_chat"
     idle = False
     Options = MpmChatOptions
 
     def __init__(
-        self,
-        lm: LM,
-        d_in: int,
-        patches: int,
-        options: MpmChatOptions = MpmChatOptions(),
+        self, lm: LM, d_in: int, patches: int, options: MpmChatOptions = MpmChatOptions(),
         tower: nn.Module | None = None,
-    ) -> None:
-        """`tower` is the image tower's own model, copied here; connector="queries" needs it."""
+    ) -> None:  # fmt: skip
+        """`tower` is the image tower's own model, which is copied; connector="queries" needs it."""
         super().__init__()
         for part in (options.thawed, options.tuned):
             if part not in TUNED:
@@ -176,31 +167,19 @@ class MpmChat(Recipe):
         outside_tower = ("visual.asks", "visual.project", "visual.like")
         visual = outside_tower if o.connector == "queries" and o.vision == "frozen" else ("visual",)
         still = ("image tower",) if o.vision == "frozen" else ()
-        objective = "cross-entropy of the reply's tokens"
-        same = {"objective": objective, "batch": o.batch, "weight_decay": o.weight_decay, "clip": 1.0, "beta2": 0.98}
-        found = []
+        aim, how, found = "cross-entropy of the reply's tokens", {"clip": 1.0, "beta2": 0.98}, []
         if o.steps:
             learns, frozen = self._of_lm(o.thawed)
             slower = tuple((part, o.tune_lr / o.lr) for part in learns)
-            found.append(
-                Stage("alignment", (*visual, *learns), (*still, *frozen), steps=o.steps, lr=o.lr, faster=slower, **same)
-            )
+            found.append(Stage.of(o, "alignment", (*visual, *learns), (*still, *frozen), aim, faster=slower, **how))
         if o.tuned != "none":
             learns, frozen = self._of_lm(o.tuned)
-            found.append(
-                Stage(
-                    "instruction tuning",
-                    (*visual, *learns),
-                    (*still, *frozen),
-                    steps=o.tune_steps,
-                    lr=o.tune_lr,
-                    **same,
-                )
-            )
+            how |= {"steps": o.tune_steps, "lr": o.tune_lr}
+            found.append(Stage.of(o, "instruction tuning", (*visual, *learns), (*still, *frozen), aim, **how))
         return found
 
     def _of_lm(self, tuned: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """What of the language model learns, and what stays as it came."""
+        """The parts of the language model that learn, and those that stay as they came."""
         if tuned == "all":
             return ("decoder",), ()
         if tuned == "lora":
@@ -219,8 +198,8 @@ class MpmChat(Recipe):
             return loss + self.options.distil * self.unlike(batch, soft) if "echo" in batch else loss
 
     def unlike(self, batch: dict[str, Tensor], soft: Tensor) -> Tensor:
-        """Self-distillation: KL divergence of what comes next behind the soft tokens (N, Q, D) from what comes next behind the
-        caption as text, summed over the echoes' tokens; in nats a token of the replies, by which a batch's parts are weighted."""
+        """Self-distillation: the KL divergence between the next tokens after the soft tokens (N, Q, D) and those after the caption
+        as text, summed over the tokens of the echoes. In nats per token of the replies, by which parts of a batch are weighted."""
         begins, echo = bool(batch["begins"]), batch["echo"]
         there = echo >= 0  # (N, T')
         seeing, reading = (
@@ -233,7 +212,7 @@ class MpmChat(Recipe):
         return F.kl_div(student, teacher, reduction="sum", log_target=True) / max(1.0, self.weight(batch))
 
     def weight(self, batch: dict[str, Tensor]) -> float:
-        """The replies' tokens."""
+        """The number of tokens in the replies."""
         return float((batch["reply"] != IGNORE).sum())
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -243,7 +222,7 @@ class MpmChat(Recipe):
 
 @dataclass(frozen=True)
 class Echo:
-    """For self-distillation: an English caption, a question in any language, and the language model's reply to it."""
+    """For self-distillation: an English caption, a question in any language, and the language model's reply to both."""
 
     told: str
     question: str
@@ -251,17 +230,17 @@ class Echo:
 
     @property
     def prompt(self) -> str:
-        """What stands behind the soft tokens."""
+        """The text after the soft tokens."""
         return f"\n{self.question}\n"
 
     @property
     def told_prompt(self) -> str:
-        """What the teacher reads: the caption stands where the soft tokens are."""
+        """The text that the teacher reads, with the caption in place of the soft tokens."""
         return f"{self.told}\n{self.question}\n"
 
 
 def own(lm: LM) -> LM:
-    """The same language model with weights of its own, so that tuning leaves everyone else's as they are."""
+    """A copy of a language model with weights of its own, so that tuning does not change anyone else's."""
     mine = copy.copy(lm)
     mine.model = copy.deepcopy(lm.model)
     mine.head = mine.model.get_output_embeddings()
@@ -269,16 +248,13 @@ def own(lm: LM) -> LM:
 
 
 def add_lora(model: Any, rank: int) -> None:
-    """LoRA on every linear layer of the language model but its head, in place (peft)."""
+    """Put LoRA on every linear layer of a language model but its head, in place (peft)."""
     from peft import LoraConfig, inject_adapter_in_model
 
     head = model.get_output_embeddings()
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    }
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=sorted(names)), model)
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head]
+    names = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=names), model)
 
 
 def lora_parts(recipe: nn.Module) -> list[str]:

@@ -1,11 +1,11 @@
 """MPM, text to image (VisCPM-Paint): a diffusion model that learned from English prompts is prompted in other languages.
 
-Method (2308.12038, section 3.3). A frozen multilingual language model reads the prompt; a linear map and LayerNorm bring
-its token states to the width of a UNet's cross-attention. The UNet came from a diffusion model pretrained with an English
-text encoder; on English pairs only, its cross-attention and that linear map learn (stage *re-alignment*), and nothing else
-does. *From scratch* the whole UNet learns. The objective is the error of the predicted velocity (v-prediction,
-2202.00512), weighted by min-SNR (2303.09556); the paper predicts noise, at uniform weight. Prompts are left out in a
-tenth of the steps, for classifier-free guidance (2207.12598). What paints is a running mean of the weights.
+Method (2308.12038, section 3.3). A frozen multilingual language model reads the prompt. A linear map and LayerNorm bring its
+token states to the width of a UNet's cross-attention. The UNet comes from a diffusion model that was pretrained with an
+English text encoder. Its cross-attention and that linear map learn, from English pairs only, and nothing else does (stage
+*re-alignment*). *From scratch*, the whole UNet learns. The objective is the error of the predicted velocity (v-prediction,
+2202.00512), weighted by min-SNR (2303.09556); the paper predicts noise, at uniform weight. A tenth of the pictures come
+without their prompt, for classifier-free guidance (2207.12598). A running mean of the weights does the painting.
 
 Shapes: N pictures, C latent channels, S latent side, T tokens of the longest prompt, W the prompt encoder's width.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.recipes.base import Recipe, Stage
+from mpm_lite.recipes.base import Recipe, Stage, sample_bytes
 from mpm_lite.recipes.modules.diffusion import Bridge, noise_schedule
 from mpm_lite.towers.prompts import States
 
@@ -43,19 +43,19 @@ class MpmPaintOptions:
     weight_decay: float = 0.0
     unprompted: float = 0.1  # share of pictures whose prompt is left out
     min_snr: float = 5.0  # 0: each step weighs the same
-    average: float = 0.995  # how much of the running mean stays at a step; 0: the weights as they are
+    average: float = 0.995  # how much of the running mean stays at each step; 0: no mean, the weights as they are
     bf16: bool = False
 
 
 class Prompted:
-    """Pictures with prompts as training data: latents (M, C, S, S), and for each its prompt's token states."""
+    """Pictures with prompts as training data. Example k is the picture `latents[pictures[k]]`, of latents (M, C, S, S), and
+    the k-th of the prompts' token states."""
 
     def __init__(self, latents: Tensor, pictures: Sequence[int], states: States) -> None:
         if len(pictures) != len(states):
             raise UserError(f"{len(pictures)} pictures and {len(states)} prompts differ.")
         self.latents, self.pictures, self.states = latents, torch.as_tensor(list(pictures)), states
-        of = [latents[:: max(1, len(latents) // 64)], self.pictures, states.flat[:: max(1, len(states.flat) // 512)]]
-        told = b"".join(part.float().numpy().tobytes() for part in of)
+        told = sample_bytes(latents) + self.pictures.float().numpy().tobytes() + sample_bytes(states.flat, 512)
         self.digest = hashlib.sha256(told + states.starts.tobytes()).hexdigest()
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ class Prompted:
 
 
 class MpmPaint(Recipe):
-    """A bridge and a UNet. `predict` gives velocities; to paint, `painter` gives what `diffusion.sample` takes."""
+    """A bridge and a UNet. To paint, give `parts` to `diffusion.sample`."""
 
     name = "mpm_paint"
     Options = MpmPaintOptions
@@ -76,8 +76,8 @@ class MpmPaint(Recipe):
     def __init__(
         self, unet: Any, width: int, options: MpmPaintOptions = MpmPaintOptions(), schedule: Any = None
     ) -> None:
-        """`unet` is a diffusers UNet2DConditionModel, taken over as it is; `width` is the prompt encoder's, W; `schedule` is
-        what the UNet was trained with, and says whether it predicts velocity or noise (None: velocity, cosine).
+        """`unet` is a diffusers UNet2DConditionModel, taken over as it is. `width` is the prompt encoder's, W. `schedule` is the
+        one that the UNet was trained with; it says whether the UNet predicts velocity or noise (None: velocity, cosine).
 
         Raises UserError for an unknown part to train, a share out of range, and a UNet that predicts anything else.
         """
@@ -95,27 +95,18 @@ class MpmPaint(Recipe):
         self.predicts = self.schedule.config.prediction_type
         if self.predicts not in PREDICTS:
             raise UserError(f"The UNet predicts {self.predicts!r}; this recipe trains those that predict {PREDICTS}.")
-        self.encoder: Any = None  # whoever trains or loads the recipe says whose states it reads
+        self.encoder: Any = None  # the prompt encoder, which whoever trains or loads the recipe sets
 
     def stages(self) -> list[Stage]:
-        o, whole = self.options, self.options.learns == "all"
-        attends = tuple(name for name, _ in self.now.named_modules() if name.endswith("attn2"))
-        learns = ("now.unet",) if whole else tuple(f"now.{name}" for name in attends)
-        return [
-            Stage(
-                name="from scratch" if whole else "re-alignment",
-                learns=("now.bridge", *learns),
-                frozen=("prompt encoder", "autoencoder", *(() if whole else ("the UNet but its cross-attention",))),
-                objective=f"squared error of the {'noise' if self.predicts == 'epsilon' else 'velocity'}, "
-                + ("weighted by min-SNR" if o.min_snr else "uniform steps of time"),
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=o.weight_decay,
-                clip=1.0,
-                beta2=0.99,
-            )
-        ]
+        predicted = "noise" if self.predicts == "epsilon" else "velocity"
+        weighed = "weighted by min-SNR" if self.options.min_snr else "uniform steps of time"
+        objective, how = f"squared error of the {predicted}, {weighed}", {"clip": 1.0, "beta2": 0.99}
+        learns, frozen = ("now.bridge",), ("prompt encoder", "autoencoder")
+        if self.options.learns == "all":
+            return [Stage.of(self.options, "from scratch", (*learns, "now.unet"), frozen, objective, **how)]
+        attends = [f"now.{name}" for name, _ in self.now.named_modules() if name.endswith("attn2")]
+        learns, frozen = (*learns, *attends), (*frozen, "the UNet but its cross-attention")
+        return [Stage.of(self.options, "re-alignment", learns, frozen, objective, **how)]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         x = batch["latents"]
@@ -134,15 +125,15 @@ class MpmPaint(Recipe):
         return (error * snr.clamp(max=self.options.min_snr) / (snr + (self.predicts != "epsilon"))).mean()
 
     def stepped(self) -> None:
-        """The running mean follows."""
+        """Let the running mean follow the weights."""
         self.mean.update_parameters(self.now)
 
     @property
     def painter(self) -> nn.ModuleDict:
-        """{"unet", "bridge"} that paint: the running mean."""
+        """The {"unet", "bridge"} that paint: the running mean."""
         return self.mean.module
 
     @property
     def parts(self) -> tuple[Any, Any, Any]:
-        """UNet, bridge and schedule: what `diffusion.sample` and a `PaintPipeline` take."""
+        """UNet, bridge and schedule, as `diffusion.sample` and a `PaintPipeline` take them."""
         return self.painter["unet"], self.painter["bridge"], self.schedule

@@ -1,6 +1,7 @@
 """Atomic checkpoints: a folder step-N appears whole, with a SHA-256 manifest, or not at all.
 
-Tensors lie in safetensors, everything else in JSON; nothing is pickled.
+Tensors lie in safetensors, everything else in JSON. Nothing is pickled, which is why Accelerate's `save_state` and
+torch.distributed.checkpoint are not used.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ class Checkpoint:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """While it lasts, no other process trains into that folder: who comes later waits. A process that dies lets go.
+    """Keep every other process from training into that folder: a later one waits. A process that dies lets go.
 
-    Raises UserError where the folder cannot be written to.
+    Raises UserError if the folder cannot be written to.
     """
     with locked(folder.with_name(f".{folder.name}.lock"), folder):
         yield
@@ -52,22 +53,21 @@ def _sync(path: Path) -> None:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
-    """Write step-N.tmp, sync it, rename it to step-N; keep the newest `keep`. Returns the folder written.
+    """Write step-N.tmp, sync it, rename it to step-N, and keep the newest `keep` folders. Returns the folder written.
 
-    Raises UserError where the disk will not take it; what was there before stays as it was.
+    Raises UserError if it cannot be written; what was there before stays as it was.
     """
     final, beside = folder / f"step-{checkpoint.step}", folder / f"step-{checkpoint.step}.tmp"
     if _valid(final):
         return final
     files = {
-        # Cloned: tied weights share their memory, which the format refuses.
+        # Cloned, because tied weights share their memory, which the format refuses.
         f"{name}.safetensors": save({k: v.contiguous().clone() for k, v in group.items()})
         for name, group in checkpoint.tensors.items()
     }
     files["state.json"] = json.dumps({"step": checkpoint.step, **checkpoint.state}, indent=1).encode()
-    files["manifest.json"] = json.dumps(
-        {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    ).encode()
+    manifest = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    files["manifest.json"] = json.dumps(manifest).encode()
     try:
         for old in folder.glob("step-*.tmp"):
             shutil.rmtree(old)
@@ -103,7 +103,7 @@ def _valid(path: Path) -> bool:
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """The highest step whose manifest holds; damaged ones are passed over. None where there is none."""
+    """The checkpoint of the highest step whose manifest holds; damaged ones are passed over. None if there is none."""
     for path in _steps(folder):
         if not _valid(path):
             continue
@@ -117,13 +117,13 @@ def latest(folder: Path) -> Checkpoint | None:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Optimizer state as named tensors: '<parameter number>.<slot>'. Numbers become tensors of shape ()."""
+    """An optimizer's state as named tensors: '<parameter number>.<slot>'. Numbers become tensors of shape ()."""
     state = optimizer.state_dict()["state"]
     return {f"{i}.{slot}": torch.as_tensor(value) for i, slots in state.items() for slot, value in slots.items()}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, packed: dict[str, Tensor]) -> None:
-    """Put back what `pack_optimizer` took out; the optimizer must have the same parameters in the same order."""
+    """Put back what `pack_optimizer` took out. The optimizer must have the same parameters in the same order."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in packed.items():
         number, slot = name.split(".", 1)

@@ -1,18 +1,19 @@
-"""What training costs: updates, parameters that learn and floating-point operations; and, before it is tried, memory.
+"""What training costs: updates, parameters that learn, floating-point operations, and memory before anything is tried.
 
     with cost.kept() as book:
         bench.train(arm, seed)
     cost.table(book)
 
-Whatever is trained while the book is open is written down, and so is what was trained before and is read back.
+While the book is open, everything that is trained is written down, and so is what was trained earlier and is read back.
 
-Memory in bytes is that of weights, gradients, the optimizer's state, activations and the head. No figure is a rule of thumb.
-What a backward pass needs is what autograd saves for it, and that is counted: at two small batches, which gives a line a + b N, since every example saves as much as the next. Of a language model too large to build,
-one layer and two are built, at their real width: what the second adds, every further one adds.
+Memory is counted in bytes: weights, gradients, the optimizer's state, activations and the head. No figure is a rule of thumb.
+A backward pass needs what autograd saves for it. That is counted at two small batches, which gives a line a + b N, since
+every example saves as much as the next. Of a language model that is too large to build, one layer and two layers are built,
+at their real width: every further layer adds what the second one added.
 
-The sum is an upper bound where much learns: gradients appear while activations go. Left out are the scratch space of single
-kernels, cuBLAS's workspace, the CUDA context and the holes of the allocator: whoever compares a total with a card leaves
-`MARGIN` of that card free for them.
+Where much learns, the sum is an upper bound, since activations go while gradients appear. Left out are the scratch space of
+single kernels, cuBLAS's workspace, the CUDA context and the holes of the allocator. Whoever compares a total with a card
+leaves `MARGIN` of that card free for them.
 
 Shapes: N examples of an update, K parts, T tokens, D width, V vocabulary, L layers.
 """
@@ -32,7 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mpm_lite import ops
 from mpm_lite.core import runtime
-from mpm_lite.recipes.base import Recipe, Stage, TrainData, within
+from mpm_lite.recipes.base import Recipe, Stage, TrainData
 from mpm_lite.recipes.mpm_chat import add_lora
 from mpm_lite.towers.lm import IGNORE
 from mpm_lite.training import loop
@@ -54,7 +55,7 @@ _BOOK: ContextVar[list[Entry] | None] = ContextVar("book", default=None)
 
 @contextmanager
 def kept() -> Iterator[list[Entry]]:
-    """A book in which `note` writes while it lasts."""
+    """Open a book in which `note` writes; it is closed at the end of the block."""
     book: list[Entry] = []
     token = _BOOK.set(book)
     try:
@@ -64,13 +65,13 @@ def kept() -> Iterator[list[Entry]]:
 
 
 def open_now() -> bool:
-    """Whether a book is kept."""
+    """Whether a book is open."""
     return _BOOK.get() is not None
 
 
 def note(recipe: Recipe, data: Any) -> None:
-    """Write down what each stage of a recipe costs, where a book is kept; `data()` is what it learns from, as `loop.fit`
-    takes it. Weights stay as they are."""
+    """Write down what each stage of a recipe costs, if a book is open. `data()` gives what the recipe learns from, as
+    `loop.fit` takes it. Weights stay as they are."""
     book = _BOOK.get()
     if book is None:
         return
@@ -80,7 +81,7 @@ def note(recipe: Recipe, data: Any) -> None:
 
 
 def flops(recipe: Recipe, stage: Stage, data: TrainData) -> float:
-    """Floating-point operations of one update, measured on the stage's first batch; what learns must be set before."""
+    """Floating-point operations of one update, measured on the stage's first batch. What learns must be set before."""
     batch = data.batch(loop.batch_indices(len(data), stage.batch, 0, 0, 0))
     with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
         recipe.train()
@@ -91,28 +92,28 @@ def flops(recipe: Recipe, stage: Stage, data: TrainData) -> float:
 
 
 def table(book: Sequence[Entry]) -> pd.DataFrame:
-    """The book as a table, a line a stage."""
+    """The book as a table, one row for each stage."""
     return pd.DataFrame([asdict(entry) for entry in book])
 
 
-# Memory, before it is tried.
+# Memory, before anything is tried.
 
 MARGIN = 0.15  # of a card's memory
 LEARNS = ("connector", "lora", "all")
 BITS = (4, 8, 16, 32)
-LENGTH, FEW, MORE = 16, 1, 3  # tokens of a probing row, and two numbers of rows
+LENGTH, FEW, MORE = 16, 1, 3  # tokens in a row that is probed, and the two numbers of rows that are tried
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What training takes, in bytes."""
+    """The memory that training takes, in bytes."""
 
-    weights: int  # and buffers, and the copies of weights in autocast's dtype that the backward pass needs
+    weights: int  # with buffers, and the copies of weights in autocast's dtype that the backward pass needs
     gradients: int
     optimizer: int  # AdamW's two moments
-    activations: int  # what autograd saves of a part's examples, and the batch
-    head: int  # what the loss holds beside that, for a moment
+    activations: int  # what autograd saves for the examples of a part, and the batch
+    head: int  # what the loss holds beside that for a moment
 
     @property
     def total(self) -> int:
@@ -127,13 +128,13 @@ class Memory:
 
 
 def storages(tensors: Any) -> dict[int, int]:
-    """Bytes of the storages of tensors, each storage once."""
+    """The storages of tensors, each once: its address -> its bytes."""
     return {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}
 
 
 def saved(compute: Callable[[], Any], but: Any, batch: Any = ()) -> int:
-    """Bytes of the storages that autograd saves while `compute()` runs, and of `batch`; without those of `but`."""
-    kept, found = [], storages(batch)  # what is kept is alive, so that no two storages have one address
+    """Bytes of `batch` and of what autograd saves while `compute()` runs, without the storages of `but`."""
+    kept, found = [], storages(batch)  # what is kept stays alive, so that no two storages share an address
     known = storages(but)
 
     def pack(x: Tensor) -> Tensor:
@@ -148,7 +149,7 @@ def saved(compute: Callable[[], Any], but: Any, batch: Any = ()) -> int:
 
 
 def line(at: Callable[[int], int], few: int, more: int) -> tuple[int, float]:
-    """a and b of a + b N through what is measured at two numbers of examples."""
+    """a and b of the line a + b N through what is measured at two numbers of examples."""
     first, second = at(few), at(more)
     slope = (second - first) / (more - few)
     return round(first - slope * few), slope
@@ -157,20 +158,24 @@ def line(at: Callable[[int], int], few: int, more: int) -> tuple[int, float]:
 def of_recipe(
     recipe: Recipe, batch_of: Callable[[int], Batch], batch: int, parts: int = 1, stage: str = "", few: int = 4
 ) -> Memory:
-    """What a stage of a recipe takes (the first, or the one named), with `batch` examples an update in `parts`.
+    """The memory for a stage of a recipe (the first, or the one named), with `batch` examples an update in so many `parts`.
 
-    `batch_of(n)` is a training batch of n examples, as long as those of training; it is asked for `few` and twice as many.
-    Raises UserError for a stage that the recipe does not have.
+    `batch_of(n)` gives a training batch of n examples, as long as those of training. It is asked for `few` and for twice as
+    many. Raises UserError for a stage that the recipe does not have.
     """
     stages = {one.name: one for one in recipe.stages()}
     if stage and stage not in stages:
         raise runtime.unknown("stage", stage, stages)
-    now = stages[stage] if stage else next(iter(stages.values()))
-    own = [*recipe.parameters(), *recipe.buffers()]
-    with learning(recipe, now) as learns:
-        fixed, each = line(lambda n: _saved_by(recipe, batch_of(n), own), few, 2 * few)
+    own, on = [*recipe.parameters(), *recipe.buffers()], runtime.where(recipe)
+
+    def saved_by(n: int) -> int:
+        given = {k: v.to(on) for k, v in batch_of(n).items()}
+        return saved(lambda: recipe.loss(given), own, given.values())
+
+    with learning(recipe, stages[stage] if stage else next(iter(stages.values()))) as learns:
+        fixed, each = line(saved_by, few, 2 * few)
         sample = batch_of(few)
-    ready = sum(x.nbytes for x in sample.values()) / few  # the batch waits whole, though a part is computed at a time
+    ready = sum(x.nbytes for x in sample.values()) / few  # the whole batch waits, though one part is computed at a time
     part = batch / parts
     gradients = sum(p.nbytes for p in learns)
     return Memory(
@@ -184,14 +189,14 @@ def of_recipe(
 
 @contextmanager
 def learning(recipe: Recipe, stage: Stage) -> Iterator[list[Tensor]]:
-    """The recipe as that stage trains it, its random draws given back; yields what learns, and leaves all as it was."""
+    """Put a recipe into training as that stage has it. Yields what learns, and at the end leaves everything, the random state
+    too, as it was."""
     before, mode = [(p, p.requires_grad) for p in recipe.parameters()], [(m, m.training) for m in recipe.modules()]
-    for name, parameter in recipe.named_parameters():
-        parameter.requires_grad_(any(within(name, part) for part in stage.learns))
-    recipe.train()
     try:
+        learns = loop.freeze_all_but(recipe, stage.learns)
+        recipe.train()
         with torch.random.fork_rng():
-            yield [p for p in recipe.parameters() if p.requires_grad]
+            yield learns
     finally:
         for parameter, learns in before:
             parameter.requires_grad_(learns)
@@ -199,16 +204,10 @@ def learning(recipe: Recipe, stage: Stage) -> Iterator[list[Tensor]]:
             module.training = training
 
 
-def _saved_by(recipe: Recipe, batch: Batch, own: list[Tensor]) -> int:
-    on = next(recipe.parameters()).device
-    given = {k: v.to(on) for k, v in batch.items()}
-    return saved(lambda: recipe.loss(given), own, given.values())
-
-
 @torch.no_grad()
 def _head(recipe: Recipe, sample: Batch, batch: int, parts: int) -> int:
-    """What the loss holds for a moment: a chunk of the matrix, and the gradient of its rows."""
-    on = next(recipe.parameters()).device
+    """What the loss holds for a moment: a chunk of the matrix, and the gradient of the matrix's rows."""
+    on = runtime.where(recipe)
     machine = "cpu" if on.type == "cpu" else None
     if recipe.compares and type(recipe).features is not Recipe.features:
         found = recipe.features({k: v.to(on) for k, v in sample.items()}).values()
@@ -225,8 +224,8 @@ def _head(recipe: Recipe, sample: Batch, batch: int, parts: int) -> int:
 
 
 def vocabulary(tokens: int, width: int, vocabulary: int, machine: str | None = None) -> int:
-    """What `ops.linear_cross_entropy` holds over that many predicted tokens, in float32: the states, a chunk of logits,
-    the states' gradient. The machine is one that `ops.explain` knows; the one at hand if none is named."""
+    """What `ops.linear_cross_entropy` holds for so many predicted tokens, in float32: the states, a chunk of logits, and the
+    states' gradient. `machine` is one that `ops.explain` knows; without it, the machine at hand."""
     tokens = max(1, tokens)
     cost = ops.explain("linear_cross_entropy", N=tokens, D=width, V=vocabulary, dtype=torch.float32, machine=machine)
     return cost.bytes_chunk + 2 * 4 * tokens * width
@@ -234,19 +233,19 @@ def vocabulary(tokens: int, width: int, vocabulary: int, machine: str | None = N
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a language model its memory follows from, counted once for a configuration and a way to train it."""
+    """The numbers from which a language model's memory follows, counted once for a configuration and a way to train it."""
 
-    parameters: int  # all, those that are tied once; adapters not
+    parameters: int  # all of them, tied ones once, without adapters
     linear: int  # those of the layers' matrices, which quantisation packs
-    learning: int  # parameters that learn
+    learning: int  # those that learn
     copies: int  # bytes that autograd saves whatever the tokens: weights in autocast's dtype
-    token: float  # bytes that autograd saves of one token, in all layers
+    token: float  # bytes that autograd saves for one token, in all layers
 
 
 def shape_of(config: Any, dtype: torch.dtype, learns: str = "connector", bits: int = 16, rank: int = 8) -> Shape:
-    """Count parameters without building any, and what autograd saves in one layer and in two of the real width.
+    """Count the parameters without building any, and what autograd saves in one layer and in two of the real width.
 
-    `config` is that of a transformers causal model. Raises UserError for other `learns` or `bits`.
+    `config` is that of a transformers causal model. Raises UserError for a `learns` or `bits` that is not known.
     """
     if learns not in LEARNS:
         raise runtime.unknown("part of the language model to train", learns, LEARNS)
@@ -261,7 +260,7 @@ def shape_of(config: Any, dtype: torch.dtype, learns: str = "connector", bits: i
         if learns == "lora":
             add_lora(whole, rank)
             count = sum(p.numel() for name, p in whole.named_parameters() if "lora_" in name)
-    # What a row of tokens saves is a line in their number, and that line's two coefficients are lines in the layers.
+    # The bytes saved are a line in the number of tokens, and both coefficients of that line are lines in the layers.
     (fixed, token), (fixed_2, token_2) = (_layers(config, n, dtype, learns, bits, rank) for n in (1, 2))
     more = config.num_hidden_layers - 1
     copies = 0 if bits < 16 else fixed + more * (fixed_2 - fixed)  # packed weights are unpacked again when needed
@@ -269,7 +268,7 @@ def shape_of(config: Any, dtype: torch.dtype, learns: str = "connector", bits: i
 
 
 def _model(config: Any, layers: int, **other: Any) -> Any:
-    """A causal model of that configuration with so many layers; the configuration stays as it is."""
+    """A causal model of that configuration with so many layers; the configuration itself is not changed."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     changed = config.to_dict() | {"num_hidden_layers": layers} | other
@@ -278,7 +277,7 @@ def _model(config: Any, layers: int, **other: Any) -> Any:
 
 
 def _layers(config: Any, layers: int, dtype: torch.dtype, learns: str, bits: int, rank: int) -> tuple[int, float]:
-    """What so many layers save: bytes whatever the tokens, and bytes a token. The embedding table takes no part."""
+    """What so many layers save: bytes whatever the tokens, and bytes per token. The embedding table takes no part."""
     held = dtype if bits == 16 else torch.float32
     with torch.device("meta"):
         model = _model(config, layers, vocab_size=8, pad_token_id=None, bos_token_id=None, eos_token_id=None)
@@ -294,7 +293,7 @@ def _layers(config: Any, layers: int, dtype: torch.dtype, learns: str, bits: int
     def at(rows: int) -> int:
         embeds = torch.zeros(rows, LENGTH, config.hidden_size, dtype=held, requires_grad=True)
         mask = torch.ones(rows, LENGTH, dtype=torch.long)
-        mask[:, 0] = 0  # rows of a batch are padded, and attention then takes another way
+        mask[:, 0] = 0  # rows of a batch are padded, and attention then works in another way
         with torch.autocast("cpu", dtype) if low else nullcontext():
             inputs = {"inputs_embeds": embeds, "attention_mask": mask, "use_cache": False}
             return saved(lambda: model.base_model(**inputs).last_hidden_state, own)
@@ -304,34 +303,26 @@ def _layers(config: Any, layers: int, dtype: torch.dtype, learns: str, bits: int
 
 
 def of_lm(
-    config: Any,
-    tokens: int,
-    dtype: torch.dtype,
-    learns: str = "connector",
-    bits: int = 16,
-    *,
-    predicted: int | None = None,
-    parts: int = 1,
-    machine: str | None = None,
-    shape: Shape | None = None,
-) -> Memory:
-    """What training on `tokens` tokens an update takes in a language model that need not fit on this machine.
+    config: Any, tokens: int, dtype: torch.dtype, learns: str = "connector", bits: int = 16, *,
+    predicted: int | None = None, parts: int = 1, machine: str | None = None, shape: Shape | None = None,
+) -> Memory:  # fmt: skip
+    """The memory for training on `tokens` tokens an update in a language model, which need not fit on this machine.
 
-    dtype: of matrix products. learns: "connector" (the model is frozen, the gradient passes through it), "lora" or "all".
-    bits: how its weights are held; 32 is what `load_lm` does, products in another dtype then being autocast's. predicted:
-    tokens that a loss is taken of (default all). The connector itself is not in it. `shape`, if it was counted before.
+    dtype: that of matrix products. learns: "connector" (the model is frozen and the gradient passes through it), "lora" or
+    "all". bits: how its weights are held; `load_lm` holds them in 32, and autocast then computes products in another dtype.
+    predicted: the tokens that a loss is taken of (default all). shape: what `shape_of` counted, if it was counted before.
+    The connector itself is not included.
     """
     of = shape or shape_of(config, dtype, learns, bits)
-    packed = of.linear * bits / 8 + (of.linear / 16 if bits == 4 else 0)  # nf4 keeps a float32 scale for 64 weights
+    packed = of.linear * bits / 8 + (of.linear / 16 if bits == 4 else 0)  # nf4: one float32 scale for 64 weights
     weights = packed + 4 * (of.parameters - of.linear) if bits < 16 else of.parameters * bits / 8
     adapters = 4 * of.learning if learns == "lora" else 0
     gradients = adapters or of.learning * bits // 8
+    predicted = tokens if predicted is None else predicted
     return Memory(
         weights=round(weights + adapters + of.copies),
         gradients=gradients,
         optimizer=2 * gradients,
         activations=round(of.token * tokens / parts),
-        head=vocabulary(
-            (tokens if predicted is None else predicted) // parts, config.hidden_size, config.vocab_size, machine
-        ),
+        head=vocabulary(predicted // parts, config.hidden_size, config.vocab_size, machine),
     )

@@ -1,9 +1,10 @@
-"""One update's gradient, whoever computes it: a batch shared out among processes and, in each, computed in parts.
+"""The gradient of one update: a batch is shared out among processes, and each process computes its share in parts.
 
-What comes out is the gradient of the whole batch, whatever the number of processes and parts. Where the objective is a mean,
-each share counts as many times as it holds things that the mean is over. Where examples are compared with each other, their
-features are computed in parts without a graph, compared once, and computed again with one to carry the gradient on (GradCache,
-2101.06983): memory for a part, negatives of the whole batch, one more forward pass.
+The result is the gradient of the whole batch, whatever the number of processes and parts. If the objective is a mean, each
+share is weighted by how many things in it the mean is taken over. If the objective compares examples with each other, their
+features are computed in parts without a graph, compared once, and computed again with a graph that carries the gradient on
+(GradCache, 2101.06983). That takes the memory of one part, has the negatives of the whole batch, and costs one more forward
+pass.
 
 Shapes: N examples of an update, W processes, K parts.
 """
@@ -25,7 +26,8 @@ Batch = dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """A recipe as Accelerate wraps it: called with a batch it returns the loss, with `pull` what carries a gradient on."""
+    """A recipe in the form that Accelerate wraps. Called with a batch it returns the loss; with `pull`, gradients of the
+    features, it returns a number whose own gradient carries them on to the weights."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
@@ -38,12 +40,12 @@ class Objective(nn.Module):
         return torch.stack([(features[name] * of).sum() for name, of in pull.items()]).sum()
 
     def features(self, batch: Batch) -> Batch:
-        """What the recipe compares by."""
+        """The features that the recipe compares."""
         return self.recipe.features(batch) or {}
 
 
 def check(recipe: Recipe, batch: int, parts: int) -> None:
-    """UserError where a batch of that many examples cannot be shared out among the processes and `parts`."""
+    """Raises UserError if a batch of so many examples cannot be shared out among the processes and `parts`."""
     among = distributed.world() * parts
     if batch % among:
         raise UserError(
@@ -56,30 +58,31 @@ def check(recipe: Recipe, batch: int, parts: int) -> None:
 
 def shares(data: TrainData, indices: Tensor, parts: int, device: torch.device) -> list[Batch]:
     """This process's examples of an update, in parts."""
-    own = indices.chunk(distributed.world())[distributed.rank()] if distributed.world() > 1 else indices
-    return [{k: v.to(device) for k, v in data.batch(few).items()} for few in (own.chunk(parts) if parts > 1 else [own])]
+    own = indices.chunk(distributed.world())[distributed.rank()]
+    return [{k: v.to(device) for k, v in data.batch(few).items()} for few in own.chunk(parts)]
 
 
 def backward(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batches: Sequence[Batch]) -> float:
-    """Leave the gradient of the whole batch on what learns; returns its loss, the same in every process."""
+    """Leave the gradient of the whole batch on what learns. Returns the batch's loss, the same in every process."""
     if len(batches) > 1 and recipe.compares:
         return _compared(accelerator, model, recipe, batches)
-    weights = torch.tensor([float(recipe.weight(batch)) for batch in batches], dtype=torch.float64)
-    one = next(iter(batches[0].values())).device
-    every = float(distributed.total(weights.sum().to(one))) if distributed.world() > 1 else float(weights.sum())
+    weights = [float(recipe.weight(batch)) for batch in batches]
+    on = next(iter(batches[0].values())).device
+    every = _over_processes(sum(weights), on)
     lost = 0.0
     for k, batch in enumerate(batches):
         last = k == len(batches) - 1
         with nullcontext() if last else accelerator.no_sync(model):
             loss = model(batch)
-            # Gradients are averaged over processes, so that a share counts W times what it is of the whole.
-            share = float(weights[k]) * distributed.world() / every if every else 1.0
+            # Gradients are averaged over W processes, so a part counts W times its share of the whole.
+            share = weights[k] * distributed.world() / every if every else 1.0
             accelerator.backward(loss if share == 1.0 else share * loss)
         lost += share * float(loss.detach())
-    return _mean(lost, one)
+    return _over_processes(lost, on) / distributed.world()
 
 
 def _compared(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batches: Sequence[Batch]) -> float:
+    """`backward` for an objective that compares the examples of all parts with each other (GradCache)."""
     seen: list[Batch] = []
     states = []
     with torch.no_grad():
@@ -87,7 +90,7 @@ def _compared(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batche
             states.append(_random(batch))
             with accelerator.autocast():
                 seen.append(accelerator.unwrap_model(model).features(batch))
-    # What has a row an example is joined; what is one for all, such as a temperature, is the same in every part.
+    # Features with a row for each example are joined. A single number, such as a temperature, is the same in every part.
     whole = {k: torch.cat([few[k] for few in seen]) if v.ndim else v for k, v in seen[0].items()}
     whole = {k: v.detach().requires_grad_(v.is_floating_point()) for k, v in whole.items()}
     loss = recipe.compared(whole)
@@ -104,18 +107,18 @@ def _compared(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batche
         with nullcontext() if last else accelerator.no_sync(model):
             carried = model(batch, pull)
             (scale.scale(carried) if scale else carried).backward()
-    return _mean(float(loss.detach()), loss.device)
+    return _over_processes(float(loss.detach()), loss.device) / distributed.world()
 
 
-def _mean(value: float, on: torch.device) -> float:
-    """A number's mean over processes."""
+def _over_processes(value: float, on: torch.device) -> float:
+    """The sum of a number over all processes."""
     if distributed.world() == 1:
         return value
-    return float(distributed.total(torch.tensor(value, dtype=torch.float64, device=on))) / distributed.world()
+    return float(distributed.total(torch.tensor(value, dtype=torch.float64, device=on)))
 
 
 def _random(batch: Batch, state: tuple[Tensor, Tensor | None] | None = None) -> tuple[Tensor, Tensor | None]:
-    """The state of the random numbers that a batch's forward pass draws; first set back to `state`, if one is given."""
+    """The state of the random numbers that a batch's forward pass draws. If `state` is given, they are first set back to it."""
     on = next(iter(batch.values())).device
     if state is not None:
         torch.set_rng_state(state[0])

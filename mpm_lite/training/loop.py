@@ -1,8 +1,8 @@
-"""The one training loop, on Accelerate: stages, freezing, selection on validation data, checkpoint and resume.
+"""The one training loop, on Accelerate: stages, freezing, selection on validation data, checkpoints and resuming.
 
-Which examples a step sees is a function of (seed, stage, step) alone, and so is the learning rate; with the weights, the
-optimizer's state and the random state in the checkpoint, a run that was killed continues bit for bit. Started several times
-by `accelerate launch`, every process computes its share of each batch; see `gradcache.py`.
+Which examples a step sees depends on (seed, stage, step) alone, and so does the learning rate. A checkpoint holds the weights,
+the optimizer's state and the random state, so that a run that was killed continues bit for bit. If `accelerate launch` starts
+several processes, each computes its share of every batch; see `gradcache.py`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PRECISIONS, TRACKERS = ("", "no", "bf16", "fp16"), ("", "tensorboard", "wandb")
 
 @dataclass
 class History:
-    """What a run recorded: losses and validation scores by step, the step whose weights were kept, seconds of training.
+    """What a run recorded: losses, validation scores with their steps, the step whose weights were kept, and seconds of training.
 
-    Seconds add up over the parts of a run that was stopped and resumed, as far as it was saved.
+    If a run was stopped and resumed, the seconds of all its parts are added up, as far as they were saved.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -49,27 +49,24 @@ class History:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to run, apart from what the recipe says: seed, saving, selection, showing."""
+    """How to run, beside what the recipe says: the seed, how to save, how to select, what to show."""
 
     seed: int = 0
     out: Path | None = None  # checkpoints go to out/checkpoints; None keeps the run in memory
     save_every: int = 100
-    score_every: int = 50  # how often `score` is asked on validation data
+    score_every: int = 50  # every so many steps, `score` is called on validation data
     progress: bool = True
     label: str = ""
-    parts: int = (
-        1  # in which a process computes its share of a batch, one after the other: the same gradient, less memory
-    )
-    track: str = ""  # "tensorboard" or "wandb": losses, rates and scores as they come, under `out`
-    shard: bool = False  # weights and AdamW's state shared out among the processes (FSDP), as `sharding.py` has it
-    precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" is what the launcher says, else "no"
-    also: Mapping[str, str] = field(
-        default_factory=dict
-    )  # what else decides the weights, such as what `score` looks at
+    parts: int = 1  # compute a process's share of a batch in so many parts: the same gradient, with less memory
+    track: str = ""  # "tensorboard" or "wandb": log losses, rates and scores as they come, under `out`
+    shard: bool = False  # share out weights and AdamW's state among the processes (FSDP); see `sharding.py`
+    precision: str = ""  # of matrix products: "no", "bf16" or "fp16"; "" means what the launcher says, else "no"
+    # What else decides the weights, such as what `score` looks at.
+    also: Mapping[str, str] = field(default_factory=dict)
 
 
 def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tensor:
-    """The examples of one step, int64 (batch,): epochs are seeded permutations without their ragged ends."""
+    """The numbers of the examples of one step, int64 (batch,). An epoch is a seeded permutation; its ragged end is left out."""
     batch = min(batch, n)
     per_epoch = n // batch
     epoch, place = divmod(step, per_epoch)
@@ -78,7 +75,7 @@ def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tenso
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """Linear climb over the warm-up, then a cosine down to `final` times the rate at the last step."""
+    """The rate climbs linearly during the warm-up, then falls along a cosine to `final` times lr at the last step."""
     climb = max(1, round(stage.warmup * stage.steps))
     if step < climb:
         return stage.lr * (step + 1) / climb
@@ -87,26 +84,23 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 
 def freeze_all_but(recipe: Recipe, learns: tuple[str, ...]) -> list[Tensor]:
-    """Leave gradients on the named submodules or parameters only; returns what learns.
+    """Turn on gradients for the named submodules or parameters and off for all others. Returns the parameters that learn.
 
-    Raises UserError where a stage names something that the recipe does not have.
+    Raises UserError if a stage names something that the recipe does not have.
     """
-    names = {name for name, _ in recipe.named_parameters()}
-    learning = []
+    parameters = dict(recipe.named_parameters())
     for wanted in learns:
-        if not any(within(name, wanted) for name in names):
+        if not any(within(name, wanted) for name in parameters):
             raise UserError(f"Stage trains {wanted!r}, but {recipe.name!r} has no such part with parameters.")
-    for name, parameter in recipe.named_parameters():
+    for name, parameter in parameters.items():
         parameter.requires_grad_(any(within(name, wanted) for wanted in learns))
-        if parameter.requires_grad:
-            learning.append(parameter)
-    return learning
+    return [parameter for parameter in parameters.values() if parameter.requires_grad]
 
 
 def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
-    """What learns, together where it learns at the same rate; `times` is how many times the stage's rate that is.
+    """The parameters that learn, as groups of an optimizer: each group has one rate, `times` the stage's.
 
-    Raises UserError where `faster` names something that does not learn.
+    Raises UserError if `faster` names something that does not learn.
     """
     groups: dict[float, list[Tensor]] = {}
     learning = {name: parameter for name, parameter in recipe.named_parameters() if parameter.requires_grad}
@@ -120,7 +114,7 @@ def _groups(recipe: Recipe, stage: Stage) -> list[dict[str, Any]]:
 
 
 def by_stage(recipe: Recipe, data: TrainData | Sequence[TrainData]) -> list[TrainData]:
-    """What each stage learns from: one set of data for all, or as many as there are stages. UserError for another number."""
+    """The set of data for each stage, from one set for all or a list with one for each. Raises UserError for any other number."""
     stages = len(recipe.stages())
     each = list(data) if isinstance(data, (list, tuple)) else [data] * stages
     if len(each) != stages:
@@ -129,167 +123,197 @@ def by_stage(recipe: Recipe, data: TrainData | Sequence[TrainData]) -> list[Trai
 
 
 def fit(
-    recipe: Recipe,
-    data: TrainData | Sequence[TrainData],
-    plan: Plan = Plan(),
-    score: Callable[[Recipe], float] | None = None,
-    device: str | torch.device | None = None,
-) -> History:
-    """Train `recipe` through its stages, in place; returns what was recorded. `data` is for every stage, or one each. It
-    learns on `device` (CUDA where there is one, else the CPU), and stands afterwards where it stood before.
+    recipe: Recipe, data: TrainData | Sequence[TrainData], plan: Plan = Plan(),
+    score: Callable[[Recipe], float] | None = None, device: str | torch.device | None = None,
+) -> History:  # fmt: skip
+    """Train `recipe` through its stages, in place, and return what was recorded. `data` serves every stage, or is a list with
+    one set for each. Training runs on `device` (CUDA where there is one, else the CPU); afterwards the recipe is back on the
+    device where it was before.
 
-    With `score` (higher is better, on validation data) the weights of the best scored step are the ones left in the
-    recipe; the later of equals wins. With plan.out the run can be stopped at any time and continued by the same call.
-    Of two calls at once with one plan.out the later waits, and then finds what the earlier one saved.
-    Raises UserError on no data, on a loss that is not finite, and on checkpoints of another configuration.
+    With `score` (higher is better, on validation data) the recipe is left with the weights of its best-scored step; of
+    equal scores the later one wins. With plan.out the run can be stopped at any time, and the same call continues it.
+    If two calls run at once with the same plan.out, the later one waits, and then finds what the earlier one saved.
+    Raises UserError if there is no data, if a loss is not finite, and if the checkpoints belong to another configuration.
     """
-    distributed.start(runtime.device(device))
-    folder = plan.out / "checkpoints" if plan.out and distributed.rank() == 0 else None
-    with checkpoint.alone(folder) if folder else nullcontext():
-        return _fit(recipe, data, plan, score, device)
-
-
-def _fit(
-    recipe: Recipe,
-    data: TrainData | Sequence[TrainData],
-    plan: Plan,
-    score: Callable[[Recipe], float] | None,
-    device: str | torch.device | None,
-) -> History:
-    whole_number("parts", plan.parts)
-    each = by_stage(recipe, data)
-    if (few := min(len(one) for one in each)) < 2:
-        raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
-    on, here = runtime.device(device), runtime.where(recipe)
-    accelerator = _accelerator(recipe, plan, on)
-    torch.manual_seed(
-        plan.seed + 1_000_003 * distributed.rank()
-    )  # what is drawn in training, such as dropout, is each one's own
-    history = History()
+    on = runtime.device(device)
+    distributed.start(on)
     folder = plan.out / "checkpoints" if plan.out else None
-    key = _key(recipe, each, plan)
-    start_stage, start_step, saved = 0, 0, checkpoint.latest(folder) if folder else None
-    if saved:
-        check_same(folder, saved.state.get(KEY) or {}, key)
-        start_stage, start_step = saved.state["stage"], saved.state["stage_step"]
-        history = History(
-            saved.state["losses"],
-            [tuple(s) for s in saved.state["scores"]],
-            saved.state["kept_step"],
-            saved.state["seconds"],
+    with checkpoint.alone(folder) if folder and distributed.rank() == 0 else nullcontext():
+        run = _Run(recipe, by_stage(recipe, data), plan, folder, on)
+        for number, stage in enumerate(recipe.stages()):
+            if number < run.stage:  # finished before the run was stopped
+                continue
+            for step in range(run.begin(number, stage), stage.steps):
+                run.update(number, stage, step)
+                last = step + 1 == stage.steps
+                scores = score is not None and ((step + 1) % plan.score_every == 0 or last)
+                saves = (step + 1) % plan.save_every == 0 or last
+                if run.sharded and (scores or saves):
+                    sharding.collect(run.objective, recipe)
+                if scores:
+                    run.validate(score)
+                elif score is None:
+                    run.history.kept_step = run.done
+                if saves:
+                    run.save(*((number + 1, 0) if last else (number, step + 1)))
+                run.bar.update()
+        return run.end()
+
+
+class _Run:
+    """One call of `fit`: the recipe with its devices and optimizer, what was recorded so far, and where to go on."""
+
+    def __init__(
+        self, recipe: Recipe, data: Sequence[TrainData], plan: Plan, folder: Path | None, on: torch.device
+    ) -> None:
+        """Check that the recipe can learn from its data as the plan says, and read what an earlier run saved."""
+        self.recipe, self.data, self.plan, self.folder = recipe, data, plan, folder
+        self.history, self.stage, self.done = History(), 0, 0
+        _check_data(recipe, data, whole_number("parts", plan.parts))
+        self.accelerator = _accelerator(recipe, plan, on)
+        self.device, self.came_from = self.accelerator.device, runtime.where(recipe)
+        # Random draws in training, such as dropout, differ between processes.
+        torch.manual_seed(plan.seed + 1_000_003 * distributed.rank())
+        self.key = _key(recipe, data, plan)
+        self.saved = checkpoint.latest(folder) if folder else None
+        if self.saved:
+            self._read(self.saved)
+        self.began = time.perf_counter() - self.history.seconds
+        self.sharded = plan.shard and distributed.world() > 1
+        if self.sharded:
+            sharding.check(recipe, self.accelerator.mixed_precision)
+        # Sharded, a copy is trained on the device, and the recipe itself waits on the CPU.
+        self.home = torch.device("cpu") if self.sharded else self.device
+        recipe.to(self.home)
+        best = self.saved.tensors.get("best") if self.saved else None
+        self.best = {k: v.to(self.home) for k, v in best.items()} if best is not None else None
+        self.total = sum(stage.steps for stage in recipe.stages())
+        hidden = not plan.progress or runtime.quiet() or distributed.rank() > 0
+        label = plan.label or recipe.name
+        self.bar = tqdm(total=self.total, initial=self.done, desc=label, disable=hidden, leave=False)
+
+    def _read(self, saved: checkpoint.Checkpoint) -> None:
+        """Go on from a checkpoint. Raises UserError if it belongs to another configuration."""
+        state = saved.state
+        check_same(self.folder, state.get(KEY) or {}, self.key)
+        scores = [(step, score) for step, score in state["scores"]]
+        self.history = History(state["losses"], scores, state["kept_step"], state["seconds"])
+        self.recipe.load_state_dict(saved.tensors["weights"])
+        self.stage = state["stage"]
+        self.done = sum(stage.steps for stage in self.recipe.stages()[: self.stage]) + state["stage_step"]
+
+    def begin(self, number: int, stage: Stage) -> int:
+        """Set up a stage: decide what learns, and make an optimizer for it. Returns the step to begin with."""
+        self.learning = freeze_all_but(self.recipe, stage.learns)
+        if self.sharded:
+            self.objective = sharding.split(self.recipe, self.device)
+            self.learning = [p for p in self.objective.parameters() if p.requires_grad]
+            groups = sharding.groups_apart(_groups(self.objective.recipe, stage))
+        else:
+            self.objective = gradcache.Objective(self.recipe)
+            groups = _groups(self.recipe, stage)
+        # Fused: one pass over the weights, which on a CPU takes a quarter of the default's time.
+        how = {"betas": (0.9, stage.beta2), "weight_decay": stage.weight_decay, "fused": True}
+        self.model = self.accelerator.prepare_model(
+            self.objective, device_placement=not self.sharded, evaluation_mode=self.sharded
         )
-        recipe.load_state_dict(saved.tensors["weights"])
-    began = time.perf_counter() - history.seconds
-    sharded = plan.shard and distributed.world() > 1
-    if sharded:
-        sharding.check(recipe, accelerator.mixed_precision)
-    home = torch.device("cpu") if sharded else accelerator.device
-    recipe.to(home)
+        self.optimizer = self.accelerator.prepare(torch.optim.AdamW(groups, lr=stage.lr, **how))
+        if not self.saved or number != self.stage:
+            return 0
+        distributed.set_random_state(self.saved.tensors["random"], self.device)
+        if first := self.saved.state["stage_step"]:
+            checkpoint.unpack_optimizer(self.optimizer.optimizer, self.saved.tensors["optimizer"])
+            sharding.scatter(self.optimizer.optimizer)
+        return first
+
+    def update(self, number: int, stage: Stage, step: int) -> None:
+        """One step of training: the gradient of a batch, clipped, and AdamW's step at that step's rate."""
+        self.objective.train()
+        indices = batch_indices(len(self.data[number]), stage.batch, self.plan.seed, number, step)
+        batches = gradcache.shares(self.data[number], indices, self.plan.parts, self.device)
+        rate = learning_rate(stage, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["times"] * rate
+        self.optimizer.zero_grad(set_to_none=True)
+        place = f"at step {self.done + 1} of {self.total}"
+        try:
+            loss = gradcache.backward(self.accelerator, self.model, self.objective.recipe, batches)
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"The GPU's memory ran out {place}, with {len(indices)} examples in {self.plan.parts} parts: "
+                f"take parts={2 * self.plan.parts} (--parts), or a smaller batch (now {stage.batch})."
+            ) from error
+        if not math.isfinite(loss):
+            raise UserError(f"The loss became {loss} {place}; lower lr (now {stage.lr:g}) or check the features.")
+        if self.sharded:
+            sharding.finish(self.learning, stage.clip)
+        elif stage.clip:
+            self.accelerator.clip_grad_norm_(self.learning, stage.clip)
+        self.optimizer.step()
+        self.recipe.stepped()
+        self.done += 1
+        self.history.losses.append(loss)
+        self._track({"loss": loss, "rate": rate})
+
+    def validate(self, score: Callable[[Recipe], float]) -> None:
+        """Score the recipe, and remember its weights if no earlier step was better."""
+        self.recipe.to(self.device).eval()
+        found = float(score(self.recipe))
+        self.recipe.to(self.home)
+        self.history.scores.append((self.done, found))
+        self._track({"score": found})
+        if found >= max(s for _, s in self.history.scores):
+            self.best = {k: v.detach().clone() for k, v in self.recipe.state_dict().items()}
+            self.history.kept_step = self.done
+
+    def save(self, stage: int, step: int) -> None:
+        """Write a checkpoint, if the plan wants any; a run that reads it goes on at that stage and step."""
+        self.history.seconds = time.perf_counter() - self.began
+        if not self.folder:
+            return
+        optimizer = checkpoint.pack_optimizer(self.optimizer)
+        tensors = {
+            "weights": {k: v.detach().cpu() for k, v in self.recipe.state_dict().items()},
+            "optimizer": {k: sharding.whole(v).cpu() for k, v in sorted(optimizer.items())},
+            "random": distributed.random_state(self.device),
+        }
+        if self.best is not None:
+            tensors["best"] = {k: v.cpu() for k, v in self.best.items()}
+        state = {KEY: self.key.describe(), "stage": stage, "stage_step": step} | vars(self.history)
+        if distributed.rank() == 0:
+            checkpoint.save_checkpoint(self.folder, checkpoint.Checkpoint(self.done, tensors, state))
+
+    def end(self) -> History:
+        """Leave the recipe with its best weights, where it was before."""
+        self.bar.close()
+        if self.plan.track:
+            self.accelerator.end_training()
+        if self.best is not None:
+            self.recipe.load_state_dict(self.best)
+        self.recipe.to(self.came_from).eval()
+        return self.history
+
+    def _track(self, values: dict[str, float]) -> None:
+        if self.plan.track:
+            self.accelerator.log(values, step=self.done)
+
+
+def _check_data(recipe: Recipe, data: Sequence[TrainData], parts: int) -> None:
+    """Raises UserError where there are too few examples, or a batch cannot be shared out among processes and parts."""
+    few = min(map(len, data))
+    if few < 2:
+        raise UserError(f"{few} training pairs are too few: a contrast needs at least 2.")
     batch = getattr(getattr(recipe, "options", None), "batch", 2)
     if recipe.compares and batch < 2:
         raise UserError(
             f"batch={batch}: {recipe.name!r} compares the examples of a batch with each other, so it needs 2."
         )
     for stage in recipe.stages():
-        gradcache.check(recipe, min(stage.batch, *map(len, each)), plan.parts)
-    best = {k: v.to(home) for k, v in saved.tensors["best"].items()} if saved and "best" in saved.tensors else None
-    done = sum(stage.steps for stage in recipe.stages()[:start_stage]) + start_step
-    total = sum(stage.steps for stage in recipe.stages())
-    bar = tqdm(
-        total=total,
-        initial=done,
-        desc=plan.label or recipe.name,
-        disable=not plan.progress or runtime.quiet() or distributed.rank() > 0,
-        leave=False,
-    )
-    for number, stage in enumerate(recipe.stages()):
-        if number < start_stage:
-            continue
-        learning = freeze_all_but(recipe, stage.learns)
-        # Fused: one pass over the weights, a quarter of the time of the default on a CPU.
-        betas = (0.9, stage.beta2)
-        objective = sharding.split(recipe, accelerator.device) if sharded else gradcache.Objective(recipe)
-        groups = _groups(objective.recipe, stage)
-        if sharded:
-            learning = [p for p in objective.parameters() if p.requires_grad]
-            groups = sharding.groups_apart(groups)
-        optimizer = torch.optim.AdamW(groups, lr=stage.lr, betas=betas, weight_decay=stage.weight_decay, fused=True)
-        model = accelerator.prepare_model(objective, device_placement=not sharded, evaluation_mode=sharded)
-        optimizer = accelerator.prepare(optimizer)
-        first = start_step if number == start_stage else 0
-        if saved and number == start_stage:
-            distributed.set_random_state(saved.tensors["random"], accelerator.device)
-            if first:
-                checkpoint.unpack_optimizer(optimizer.optimizer, saved.tensors["optimizer"])
-                sharding.scatter(optimizer.optimizer)
-        for step in range(first, stage.steps):
-            objective.train()
-            indices = batch_indices(len(each[number]), stage.batch, plan.seed, number, step)
-            batches = gradcache.shares(each[number], indices, plan.parts, accelerator.device)
-            for group in optimizer.param_groups:
-                group["lr"] = group["times"] * learning_rate(stage, step)
-            optimizer.zero_grad(set_to_none=True)
-            try:
-                value = gradcache.backward(accelerator, model, objective.recipe, batches)
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"The GPU's memory ran out at step {done + 1} of {total}, with {len(indices)} examples in {plan.parts} parts: "
-                    f"take parts={2 * plan.parts} (--parts), or a smaller batch (now {stage.batch})."
-                ) from error
-            if not math.isfinite(value):
-                raise UserError(
-                    f"The loss became {value} at step {done + 1} of {total}; lower lr (now {stage.lr:g}) or check the features."
-                )
-            if sharded:
-                sharding.finish(learning, stage.clip)
-            elif stage.clip:
-                accelerator.clip_grad_norm_(learning, stage.clip)
-            optimizer.step()
-            recipe.stepped()
-            done += 1
-            history.losses.append(value)
-            if plan.track:
-                accelerator.log({"loss": value, "rate": learning_rate(stage, step)}, step=done)
-            history.kept_step = history.kept_step if score else done
-            last = step + 1 == stage.steps
-            scores, saves = score and ((step + 1) % plan.score_every == 0 or last), (step + 1) % plan.save_every == 0
-            if sharded and (scores or saves or last):
-                sharding.collect(objective, recipe)
-            if score and scores:
-                recipe.to(accelerator.device).eval()
-                history.scores.append((done, float(score(recipe))))
-                recipe.to(home)
-                if plan.track:
-                    accelerator.log({"score": history.scores[-1][1]}, step=done)
-                if history.scores[-1][1] >= max(s for _, s in history.scores):
-                    best = {k: v.detach().clone() for k, v in recipe.state_dict().items()}
-                    history.kept_step = done
-            history.seconds = time.perf_counter() - began
-            if folder and (saves or last):
-                _save(
-                    folder,
-                    recipe,
-                    optimizer,
-                    accelerator.device,
-                    best,
-                    history,
-                    key,
-                    done,
-                    number + last,
-                    0 if last else step + 1,
-                )
-            bar.update()
-    bar.close()
-    if plan.track:
-        accelerator.end_training()
-    if best is not None:
-        recipe.load_state_dict(best)
-    recipe.to(here).eval()
-    return history
+        gradcache.check(recipe, min(stage.batch, few), parts)
 
 
 def check_plan_words(precision: str, track: str) -> None:
-    """Raises UserError for a precision or a tracker nobody knows."""
+    """Raises UserError for a precision or a tracker that nobody knows."""
     if precision not in PRECISIONS:
         raise runtime.unknown("precision", precision, [p for p in PRECISIONS if p])
     if track not in TRACKERS:
@@ -297,7 +321,7 @@ def check_plan_words(precision: str, track: str) -> None:
 
 
 def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
-    """Accelerate as the plan and the launcher want it. UserError for a precision or a tracker that is not here."""
+    """Accelerate, set up as the plan and the launcher ask. Raises UserError for a precision or tracker that is missing here."""
     check_plan_words(plan.precision, plan.track)
     if plan.track and not (plan.out and find_spec(plan.track)):
         raise UserError(
@@ -305,7 +329,7 @@ def _accelerator(recipe: Recipe, plan: Plan, on: torch.device) -> Accelerator:
         )
     wanted = precision_of(plan.precision)
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
-        AcceleratorState._reset_state()  # else the precision of an earlier run of this process would stay
+        AcceleratorState._reset_state()  # otherwise the precision of an earlier run in this process would stay
     if on.type == "cpu" and wanted == "fp16":
         raise UserError("float16 needs a GPU: take precision='no', or 'bf16'.")
     unused = DistributedDataParallelKwargs(find_unused_parameters=recipe.idle)
@@ -328,7 +352,7 @@ def precision_of(asked: str) -> str:
 
 
 def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
-    """Everything that decides the weights, so that a run is never continued as another."""
+    """A key of everything that decides the weights, so that a run is never continued as a different one."""
     options: Any = getattr(recipe, "options", None)
     precision = precision_of(plan.precision)
     described = {
@@ -337,41 +361,9 @@ def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
         "stages": [asdict(stage) for stage in recipe.stages()],
         "shapes": {k: list(v.shape) for k, v in recipe.state_dict().items()},
         "data": [[len(data), getattr(data, "digest", "")] for data in each],
-        # Sharded, the optimizer numbers its tensors otherwise.
+        # In a sharded run, the optimizer numbers its tensors differently.
         "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and distributed.world() > 1 else [])],
         **plan.also,
         **({} if precision == "no" else {"precision": precision}),
     }
     return Key("checkpoints of a training run", {k: json.dumps(v, sort_keys=True) for k, v in described.items()})
-
-
-def _save(
-    folder: Path,
-    recipe: Recipe,
-    optimizer: Any,
-    on: torch.device,
-    best: dict[str, Tensor] | None,
-    history: History,
-    key: Key,
-    done: int,
-    stage: int,
-    stage_step: int,
-) -> None:
-    tensors = {
-        "weights": {k: v.detach().cpu() for k, v in recipe.state_dict().items()},
-        "optimizer": {k: sharding.whole(v).cpu() for k, v in sorted(checkpoint.pack_optimizer(optimizer).items())},
-        "random": distributed.random_state(on),
-    }
-    if best is not None:
-        tensors["best"] = {k: v.cpu() for k, v in best.items()}
-    state = {
-        KEY: key.describe(),
-        "stage": stage,
-        "stage_step": stage_step,
-        "losses": history.losses,
-        "scores": history.scores,
-        "kept_step": history.kept_step,
-        "seconds": history.seconds,
-    }
-    if distributed.rank() == 0:
-        checkpoint.save_checkpoint(folder, checkpoint.Checkpoint(done, tensors, state))

@@ -1,16 +1,18 @@
 """What to train on which card: sizes, batch and parts, each from a memory estimate, and the minutes to expect.
 
-A preset is a row of plain numbers. What it takes comes from `cost.py`: what a language model saves a token was counted
-once, at its real width, and lies in assets/presets/layers.csv, which `python -m mpm_lite.training.presets` writes. Minutes are
-operations over what the card's data sheet says times a utilisation: a frozen weight costs 4 a token and parameter (2
-forward, 2 for the gradient that passes through), a learning one 6. No number here was measured on a card; one that was goes
-to assets/presets/measured.csv (preset, gib, minutes) and then stands in the table's last column.
+The presets are plain numbers in assets/presets/cards.toml. The memory of each comes from `cost.py`: what a language model
+saves for a token was counted once, at its real width, and lies in assets/presets/layers.csv, which `python -m
+mpm_lite.training.presets` writes. Minutes are operations over what the card's data sheet promises times a utilisation: a
+frozen weight costs 4 operations for each token and parameter (2 forward, 2 for the gradient that passes through), a learning
+one 6. No number here was measured on a card. One that is measured goes to assets/presets/measured.csv (preset, gib, minutes)
+and then stands in the table's last column.
 """
 
 from __future__ import annotations
 
 import io
 import sys
+import tomllib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -33,7 +35,7 @@ from mpm_lite.training.cost import MARGIN, Memory, Shape
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-LAYERS, MEASURED = "presets/layers.csv", "presets/measured.csv"
+CARDS, LAYERS, MEASURED = "presets/cards.toml", "presets/layers.csv", "presets/measured.csv"
 GIB, UTILISATION = 2**30, 0.35
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -44,28 +46,13 @@ class Language:
 
     hub: str
     kind: str  # as transformers calls it
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    intermediate: int
-    vocabulary: int
-    tied: bool
+    sizes: dict[str, Any]  # under the names of a transformers configuration
 
     def config(self) -> PretrainedConfig:
         """The transformers configuration; nothing is fetched."""
         from transformers import AutoConfig
 
-        return AutoConfig.for_model(
-            self.kind,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            intermediate_size=self.intermediate,
-            vocab_size=self.vocabulary,
-            tie_word_embeddings=self.tied,
-        )
+        return AutoConfig.for_model(self.kind, **self.sizes)
 
 
 @dataclass(frozen=True)
@@ -76,16 +63,6 @@ class Tower:
     tokens: int
     width: int
     parameters: int
-
-
-TOY = Language("toy-multilingual", "llama", 128, 4, 8, 8, 256, 1705, False)
-SMALL = Language("Qwen/Qwen2.5-0.5B", "qwen2", 896, 24, 14, 2, 4864, 151936, True)
-MIDDLE = Language("Qwen/Qwen2.5-1.5B", "qwen2", 1536, 28, 12, 2, 8960, 151936, True)
-LARGE = Language("Qwen/Qwen2.5-7B", "qwen2", 3584, 28, 28, 4, 18944, 152064, False)
-TOY_IMAGE = Tower("toy", 36, 128, 576_256)
-BASE = Tower("google/siglip-base-patch16-224", 196, 768, 93_000_000)
-BIG = Tower("google/siglip-large-patch16-256", 256, 1024, 316_000_000)
-TEXT = Tower("intfloat/multilingual-e5-small", 32, 384, 21_300_000)
 
 
 @dataclass(frozen=True)
@@ -116,19 +93,18 @@ class TrainingPreset:
         return self.batch * (self.text + MpmChatOptions.queries)
 
 
+_CARDS = tomllib.loads(runtime.asset(CARDS).read_text(encoding="utf-8"))
+_LANGUAGES = {name: Language(**row) for name, row in _CARDS["language"].items()}
+_TOWERS = {name: Tower(**row) for name, row in _CARDS["tower"].items()}
+TEXT = _TOWERS["text"]
 PRESETS = {
-    # Two threads, of which UTILISATION is the 0.07 TFLOP/s that assets/bench/cpu.csv holds.
-    "cpu": TrainingPreset("cpu", "CPU", 4.0, "fp32", 0.2, 0.2, TOY, TOY_IMAGE, 32, 1, 1900, 64, 32, "connector", 256, 200, 3_000),
-    "t4": TrainingPreset("t4", "T4", 14.6, "fp16", 65, 8.1, SMALL, BASE, 128, 2, 1900, 64, 32, "connector", 1024, 400, 30_000),
-    # 242 TFLOP/s on the sheet is with sparsity; dense is half of it.
-    "l4": TrainingPreset("l4", "L4", 22.0, "bf16", 121, 30.3, MIDDLE, BASE, 128, 4, 1900, 64, 32, "connector", 2048, 400, 50_000),
-    "a100": TrainingPreset("a100", "A100", 39.4, "bf16", 312, 19.5, MIDDLE, BIG, 256, 4, 1900, 64, 32, "lora", 4096, 400, 100_000),
-    "h200": TrainingPreset("h200", "H200", 139.0, "bf16", 989, 67, LARGE, BIG, 256, 2, 1900, 64, 32, "lora", 8192, 400, 200_000),
-}  # fmt: skip
+    name: TrainingPreset(name, **row | {"language": _LANGUAGES[row["language"]], "image": _TOWERS[row["image"]]})
+    for name, row in _CARDS["preset"].items()
+}
 
 
 def named(name: str) -> TrainingPreset:
-    """The preset of that name, `big` being a100's. UserError for another."""
+    """The preset of that name; `big` is the A100's. Raises UserError for a name that nobody knows."""
     if name not in runtime.PRESETS:
         raise runtime.unknown("preset", name, runtime.PRESETS)
     return PRESETS[runtime.PRESETS[name].name]
@@ -145,21 +121,19 @@ class Counted:
 
 
 def count(preset: TrainingPreset) -> Counted:
-    """Build a layer and two of the language model, and the resampler, and count. A minute and 6 GiB for the 7B."""
+    """Build one layer and two of the language model, and the resampler, and count. Takes a minute and 6 GiB for the 7B."""
     dtype = DTYPES[preset.precision]
     lm = cost.shape_of(preset.language.config(), dtype, preset.learns, bits=32)
-    options = MpmChatOptions()
-    sizes = {"queries": options.queries, "width": options.width, "layers": options.layers, "heads": options.heads}
-    made = connector(
-        "resampler", preset.image.width, preset.image.tokens, torch.randn(8, preset.language.hidden), **sizes
-    )
+    o, tower, embeddings = MpmChatOptions(), preset.image, torch.randn(8, preset.language.sizes["hidden_size"])
+    sizes = {"queries": o.queries, "width": o.width, "layers": o.layers, "heads": o.heads}
+    made = connector("resampler", tower.width, tower.tokens, embeddings, **sizes)
 
-    def at(n: int) -> int:
-        seen = torch.zeros(n, preset.image.tokens, preset.image.width)
+    def saved(n: int) -> int:
+        seen = torch.zeros(n, tower.tokens, tower.width)
         with torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext():
             return cost.saved(lambda: made(seen), [*made.parameters(), *made.buffers()], [seen])
 
-    return Counted(lm, sum(p.numel() for p in made.parameters()), *cost.line(at, 2, 4))
+    return Counted(lm, sum(p.numel() for p in made.parameters()), *cost.line(saved, 2, 4))
 
 
 @lru_cache(maxsize=1)
@@ -168,12 +142,10 @@ def _rows() -> pd.DataFrame:
 
 
 def counted(preset: TrainingPreset) -> Counted:
-    """The same from the committed file. UserError where that was made for other sizes."""
-    rows = _rows()
-    if preset.name not in rows.index or rows.loc[preset.name, "made_for"] != _made_for(preset):
-        raise runtime.UserError(
-            f"{LAYERS} says nothing of {_made_for(preset)}: run `python -m mpm_lite.training.presets`."
-        )
+    """What `count` found, from the committed file. Raises UserError if that file was made for other sizes."""
+    rows, made_for = _rows(), _made_for(preset)
+    if preset.name not in rows.index or rows.loc[preset.name, "made_for"] != made_for:
+        raise runtime.UserError(f"{LAYERS} says nothing of {made_for}: run `python -m mpm_lite.training.presets`.")
     row = rows.loc[preset.name]
     shape = Shape(**{f.name: row[f.name].item() for f in fields(Shape)})
     return Counted(shape, int(row["resampler"]), int(row["resampler_fixed"]), float(row["resampler_example"]))
@@ -186,22 +158,15 @@ def _made_for(preset: TrainingPreset) -> str:
 def of_chat(preset: TrainingPreset, batch: int | None = None, parts: int | None = None) -> Memory:
     """What mpm_chat takes on that preset: language model, connector, and the image tower that stays on the card."""
     batch, parts = batch or preset.batch, parts or preset.parts
-    of, each = counted(preset), batch / parts
+    of, tokens = counted(preset), batch * (preset.text + MpmChatOptions.queries)
     lm = cost.of_lm(
-        preset.language.config(),
-        batch * (preset.text + MpmChatOptions.queries),
-        DTYPES[preset.precision],
-        preset.learns,
-        bits=32,
-        predicted=batch * preset.reply,
-        parts=parts,
-        machine=preset.name,
-        shape=of.lm,
-    )
-    picture = 4 * preset.image.tokens * preset.image.width  # the others of the batch wait on the card
-    own = 4 * of.parameters
-    waits = picture * (batch - each)
-    return lm + Memory(own + of.fixed + 4 * preset.image.parameters, own, 2 * own, round(of.example * each + waits), 0)
+        preset.language.config(), tokens, DTYPES[preset.precision], preset.learns, bits=32,
+        predicted=batch * preset.reply, parts=parts, machine=preset.name, shape=of.lm,
+    )  # fmt: skip
+    part, own = batch / parts, 4 * of.parameters
+    picture = 4 * preset.image.tokens * preset.image.width  # those of the other parts wait on the card
+    activations = round(of.example * part + picture * (batch - part))
+    return lm + Memory(own + of.fixed + 4 * preset.image.parameters, own, 2 * own, activations, 0)
 
 
 def of_align(preset: TrainingPreset) -> Memory:
@@ -221,7 +186,7 @@ def room(preset: TrainingPreset) -> int:
 
 
 def parts_for(memory_bytes: int, batch: int, of: Callable[[int], Memory]) -> int:
-    """The smallest number of parts, a divisor of `batch`, in which what `of(parts)` estimates is no more than those bytes.
+    """The smallest number of parts, a divisor of `batch`, for which the estimate `of(parts)` fits into so many bytes.
 
     Raises UserError where not even one example at a time fits.
     """
@@ -235,19 +200,19 @@ def parts_for(memory_bytes: int, batch: int, of: Callable[[int], Memory]) -> int
 
 
 def fits(name: str) -> bool:
-    """Whether both recipes leave `MARGIN` of the card free, by their estimates."""
+    """Whether the estimates of both recipes leave `MARGIN` of the card free."""
     preset = named(name)
     return max(of_chat(preset).total, of_align(preset).total) <= room(preset)
 
 
 def minutes_of_chat(preset: TrainingPreset) -> float:
     """Each picture through its tower once, and every update; the tower's and the head's products run in float32."""
-    of, embedded = counted(preset), preset.language.hidden * preset.language.vocabulary
+    of, sizes = counted(preset), preset.language.sizes
     body = 4 * of.lm.linear if preset.learns != "all" else 6 * of.lm.linear
     adapters = 6 * (of.lm.learning if preset.learns == "lora" else 0)
     update = (body + adapters) * preset.tokens
     update += 6 * of.parameters * preset.batch * preset.image.tokens
-    head = 4 * embedded * preset.batch * preset.reply
+    head = 4 * sizes["hidden_size"] * sizes["vocab_size"] * preset.batch * preset.reply
     updates = preset.steps * (_minutes(update, preset.tflops) + _minutes(head, preset.tflops_fp32))
     return updates + _minutes(_read(preset, preset.image), preset.tflops_fp32)
 
@@ -262,7 +227,7 @@ def minutes_of_align(preset: TrainingPreset) -> float:
 
 
 def _read(preset: TrainingPreset, tower: Tower) -> float:
-    """Operations of a frozen tower on the training set, once."""
+    """Operations of a frozen tower that reads the training set once."""
     return 2 * tower.parameters * tower.tokens * preset.pictures
 
 
@@ -271,7 +236,7 @@ def _minutes(operations: float, tflops: float) -> float:
 
 
 def table() -> pd.DataFrame:
-    """A row a preset: what it trains, the memory and minutes estimated for it, and what was measured."""
+    """One row for each preset: what it trains, the memory and minutes estimated for it, and what was measured."""
     seen: dict[str, Any] = {}
     try:
         seen = pd.read_csv(runtime.asset(MEASURED)).set_index("preset").to_dict("index")
@@ -280,28 +245,20 @@ def table() -> pd.DataFrame:
     rows = []
     for name, preset in PRESETS.items():
         found = seen.get(name)
-        rows.append(
-            {
-                "preset": name,
-                "card": preset.card,
-                "precision": preset.precision,
-                "language model": preset.language.hub,
-                "image tower": preset.image.hub,
-                "learns": preset.learns,
-                "batch": preset.batch,
-                "parts": preset.parts,
-                "GiB, estimated": round(of_chat(preset).total / GIB, 1),
-                "GiB of card": preset.gib,
-                "minutes of mpm_chat, estimated": round(minutes_of_chat(preset), 1),
-                "minutes of align, estimated": round(minutes_of_align(preset), 1),
-                "measured": f"{found['gib']:g} GiB, {found['minutes']:g} min" if found else "not measured",
-            }
-        )
+        rows.append({
+            "preset": name, "card": preset.card, "precision": preset.precision,
+            "language model": preset.language.hub, "image tower": preset.image.hub,
+            "learns": preset.learns, "batch": preset.batch, "parts": preset.parts,
+            "GiB, estimated": round(of_chat(preset).total / GIB, 1), "GiB of card": preset.gib,
+            "minutes of mpm_chat, estimated": round(minutes_of_chat(preset), 1),
+            "minutes of align, estimated": round(minutes_of_align(preset), 1),
+            "measured": f"{found['gib']:g} GiB, {found['minutes']:g} min" if found else "not measured",
+        })  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def main(path: Path | None = None) -> Path:
-    """Count for every preset and write the file; returns its path. Minutes."""
+    """Count for every preset and write the file; returns its path. Takes minutes."""
     rows = []
     for preset in PRESETS.values():
         of = count(preset)

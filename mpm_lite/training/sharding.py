@@ -1,9 +1,13 @@
-"""A recipe whose weights lie apart: each process keeps a share of every tensor, and borrows the rest while it computes.
+"""Sharded training: each process keeps a share of every tensor, and borrows the rest while it computes.
 
-Fully sharded data parallelism by torch's `fully_shard`: weights, gradients and AdamW's state of W processes take a W-th of the
-memory each, for more talk between them. A block (an element of a ModuleList) is gathered when its turn comes and let go again;
-what stands outside of blocks is gathered once. The recipe that the caller holds is untouched meanwhile, on the CPU: training
-goes on in a copy, and `collect` brings its weights home to be scored or saved.
+This is fully sharded data parallelism by torch's `fully_shard`. In each of W processes, weights, gradients and AdamW's state
+take a W-th of the memory, for more communication. A block (an element of a ModuleList) is gathered when its turn comes and
+let go again; everything outside of blocks is gathered once. Training works on a copy of the recipe. The recipe that the
+caller holds stays on the CPU meanwhile, and `collect` brings the learned weights home to be scored or saved.
+
+Accelerate's FSDP2 plugin cannot take this over. `fully_shard` refuses parameters of shape (), such as a temperature, and the
+plugin can leave out whole modules only, not single parameters. It also shards the model in place, together with an optimizer,
+while here each stage freezes other parts and begins a new optimizer.
 
 Shapes: W processes.
 """
@@ -28,7 +32,7 @@ from mpm_lite.training.gradcache import Objective
 
 
 def check(recipe: Recipe, precision: str) -> None:
-    """UserError for a recipe or a precision that cannot be trained in shards."""
+    """Raises UserError for a recipe or a precision that cannot be trained in shards."""
     if recipe.idle:
         raise UserError(
             f"A batch may leave some of what {recipe.name!r} trains without a gradient, and shards wait for every one: leave "
@@ -46,15 +50,15 @@ def check(recipe: Recipe, precision: str) -> None:
 
 
 def split(recipe: Recipe, device: torch.device) -> Objective:
-    """A copy of the recipe in shards, ready to train; what learns must be decided already."""
+    """A copy of the recipe in shards, ready to train. What learns must be decided before."""
     mesh = init_device_mesh(device.type, (distributed.world(),))
     objective = Objective(copy.deepcopy(recipe))
-    # A number, such as a temperature, has nothing to split: every process keeps it, and `finish` averages its gradient.
+    # A single number, such as a temperature, cannot be split: every process keeps it, and `finish` averages its gradient.
     whole = {p for p in objective.parameters() if p.ndim == 0}
     for p in whole:
         p.data = p.data.to(device)
     lists = [m for m in objective.modules() if isinstance(m, nn.ModuleList)]
-    for blocks in reversed(lists):  # what is within a block comes before it
+    for blocks in reversed(lists):  # inner blocks first
         for block in blocks:
             if any(True for _ in block.parameters()):
                 fully_shard(block, mesh=mesh, ignored_params=whole)
@@ -64,13 +68,13 @@ def split(recipe: Recipe, device: torch.device) -> Objective:
 
 
 def whole(x: Tensor) -> Tensor:
-    """A tensor as if it had never been sharded; every process must ask."""
+    """The whole of a tensor that may be sharded; every process must call this."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 @torch.no_grad()
 def collect(objective: Objective, recipe: Recipe) -> None:
-    """Bring what learned, and buffers, home to the caller's recipe, in place; every process must ask."""
+    """Copy what has learned, and buffers, into the caller's recipe, in place; every process must call this."""
     home = dict(recipe.named_parameters()) | dict(recipe.named_buffers())
     learned = {n: p for n, p in objective.recipe.named_parameters() if p.requires_grad}
     for name, value in (learned | dict(objective.recipe.named_buffers())).items():
@@ -78,7 +82,7 @@ def collect(objective: Objective, recipe: Recipe) -> None:
 
 
 def finish(learning: Sequence[Tensor], clip: float) -> None:
-    """After the backward pass: average the gradients of what is not sharded, and clip the norm of all (0: as it is)."""
+    """After the backward pass: average the gradients that are not sharded, and clip the norm of all together (0: leave it)."""
     for p in learning:
         if not isinstance(p, DTensor) and p.grad is not None:
             dist.all_reduce(p.grad)
@@ -94,8 +98,8 @@ def finish(learning: Sequence[Tensor], clip: float) -> None:
 
 
 def scatter(optimizer: torch.optim.Optimizer) -> None:
-    """Share out an optimizer's state that was loaded whole."""
-    # In the order of the groups, and by name: a file's tensors come in another order in every process.
+    """Share out the state of an optimizer that was loaded whole."""
+    # In the order of the groups, and by name: the tensors of a file come in another order in every process.
     for p in [p for group in optimizer.param_groups for p in group["params"] if isinstance(p, DTensor)]:
         slots = optimizer.state[p]
         for name in sorted(slots):
@@ -104,7 +108,7 @@ def scatter(optimizer: torch.optim.Optimizer) -> None:
 
 
 def groups_apart(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """An optimizer's groups, sharded and whole tensors not in the same one, as its fused step wants it."""
+    """An optimizer's groups with sharded and whole tensors in different ones, as its fused step needs it."""
     found = []
     for group in groups:
         for kind in (True, False):

@@ -1,4 +1,4 @@
-"""Train a recipe once: what it learned is kept in MPM_LITE_HOME, under a name for all that decides it, and read back.
+"""Train a recipe once: its weights are kept in MPM_LITE_HOME, under a name made of all that decides them, and read back.
 
 A few ship among the assets, in KEPT, so that a notebook can begin where training ended.
 """
@@ -29,7 +29,7 @@ _OPENED: ContextVar[list[Path] | None] = ContextVar("opened", default=None)
 
 @contextmanager
 def opened() -> Iterator[list[Path]]:
-    """The files that `trained` reads weights from meanwhile, in order."""
+    """Collect the files that `trained` reads weights from during the block, in order."""
     token = _OPENED.set([])
     try:
         yield _OPENED.get()
@@ -41,29 +41,26 @@ def trained(
     recipe: R, data: Callable[[], Any], seed: int, place: str, label: str, told: Sequence[Any], progress: bool = True,
     before: Callable[[], Any] | None = None,
 ) -> R:  # fmt: skip
-    """The recipe, trained on what `data` gives, or with the weights that it learned before; a run that was stopped goes on.
+    """The recipe, trained on what `data` gives, or with the weights that it learned before. A run that was stopped goes on.
 
-    `told` is whatever decides the weights beside seed, options and the weights that do not learn: JSON-able values. Only
-    what learns is kept, in MPM_LITE_HOME/place. Where it has to be trained, `before` is called first, to set weights that it
-    starts from.
+    `told` holds whatever else decides the weights, beside the seed, the options and the weights that do not learn: JSON-able
+    values. Only what learns is kept, in MPM_LITE_HOME/place. If the recipe has to be trained, `before` is called first, to set
+    the weights that it starts from.
     """
     settings = json.dumps([list(told), dials(recipe.options)], sort_keys=True)
     decides = {"place": place, "recipe": recipe.name, "label": label, "seed": str(seed), "data and options": settings}
     key = Key(f"weights of {recipe.name}", decides)
-    path, shipped = (
-        folder / f"{key.digest}.safetensors" for folder in (runtime.home() / place, runtime.asset() / KEPT)
-    )
-
-    begin, data = cache(before or (lambda: None)), cache(data)  # one making of data, for training and for the account
+    name = f"{key.digest}.safetensors"
+    path, shipped = runtime.home() / place / name, runtime.asset() / KEPT / name
+    begin, data = cache(before or (lambda: None)), cache(data)  # data are made once, for training and for the account
     if cost.open_now():
-        begin()  # and so down to the first stage, whose cost is to be written down too
+        begin()  # what comes before is to be written down too, down to the first stage
 
     def learn(work: Path) -> dict[str, Tensor]:
         begin()
         plan = loop.Plan(seed, work, 250, progress=progress, label=f"{recipe.name}: {label}, seed {seed}")
         loop.fit(recipe, data(), plan)
-        of = recipe.state_dict()
-        return {k: of[k] for k in sorted(of) if recipe.trains(k)}
+        return {name: value for name, value in sorted(recipe.state_dict().items()) if recipe.trains(name)}
 
     path = shipped if shipped.exists() and not path.exists() else path
     recipe.load_state_dict(learned(path, learn, key), strict=False)
@@ -74,12 +71,11 @@ def trained(
 
 
 def dials(options: Any) -> dict[str, Any]:
-    """A recipe's options by name, those that decide its weights: not bf16; and none that is `added`, a dial that is younger
-    than weights that are kept, at its default, which is what those had."""
-    same = {
-        one.name for one in fields(options) if "added" in one.metadata and getattr(options, one.name) == one.default
-    }
-    return {name: dial for name, dial in asdict(options).items() if name not in same | {"bf16"}}
+    """The options of a recipe that decide its weights, by name. bf16 does not; nor does a dial marked as `added` at its
+    default, since it is younger than weights that are kept, and those were trained as its default does."""
+    said = asdict(options)
+    added = {one.name for one in fields(options) if "added" in one.metadata and said[one.name] == one.default}
+    return {name: dial for name, dial in said.items() if name not in added | {"bf16"}}
 
 
 def mark(recipe: nn.Module) -> str:

@@ -1,1 +1,1 @@
-"""Modules that recipes are built of: connectors, the Q-Former, acquirers, parts of the diffusion model."""
+"""The modules that recipes are built from: connectors, the Q-Former, acquirers, the parts of the diffusion model."""

@@ -1,7 +1,7 @@
 """Language acquirers: small modules that let a frozen English text encoder read another language (MLA, 2206.11091, section 3.2).
 
-A language gets a bottleneck behind every layer of the encoder. All new languages share an embedding of their own, in
-front of the layers: a multilingual table and a linear map into the encoder's width. English passes by all of it.
+Each language gets a bottleneck behind every layer of the encoder. All new languages share one embedding in front of the
+layers: a multilingual table and a linear map into the encoder's width. English passes through none of this.
 
 Shapes: N texts, T tokens, W the encoder's width, W' the multilingual table's, R the bottleneck's.
 """
@@ -9,7 +9,7 @@ Shapes: N texts, T tokens, W the encoder's width, W' the multilingual table's, R
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mpm_lite.core.runtime import UserError, unknown
 
-SHARED = "all"  # the name under which one acquirer serves every language
+SHARED = "all"  # the name of an acquirer that serves every language
 
 
 class Acquirer(nn.Module):
@@ -35,10 +35,10 @@ class Acquirer(nn.Module):
 
 
 class NonNative(nn.Module):
-    """Token ids of a multilingual vocabulary -> vectors that the encoder reads in place of its own words: (N, T) -> (N, T, W)."""
+    """Turns token ids of a multilingual vocabulary into vectors that the encoder reads as words: (N, T) -> (N, T, W)."""
 
     def __init__(self, table: Tensor, width: int) -> None:
-        """`table` (V', W') is what the embedding starts as."""
+        """`table` (V', W') is what the embedding begins with."""
         super().__init__()
         self.words = nn.Embedding.from_pretrained(table.detach().float().clone(), freeze=False)
         self.turn = nn.Linear(table.shape[1], width)
@@ -47,15 +47,15 @@ class NonNative(nn.Module):
             nn.init.zeros_(self.turn.bias)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Vectors in front of the first layer."""
+        """The vectors for the first layer."""
         return self.turn(self.words(ids))
 
 
 class Acquirers(nn.Module):
-    """The non-native embedding, and by language an acquirer for every layer.
+    """The non-native embedding, and for each language an acquirer behind every layer.
 
-    `bottleneck` 0 gives none: then only the embedding learns. `shared`: one set for all languages. Raises UserError for an
-    encoder whose layers cannot be found.
+    With `bottleneck` 0 there are no acquirers, and only the embedding learns. With `shared`, all languages have the same ones.
+    Raises UserError for an encoder whose layers cannot be found.
     """
 
     def __init__(
@@ -65,13 +65,12 @@ class Acquirers(nn.Module):
         width, depth = encoder.config.hidden_size, len(blocks(encoder))
         self.enter, self.shared = NonNative(table, width), shared
         names = ([SHARED] if shared else list(languages)) if bottleneck else []
-        self.of = nn.ModuleDict({
-            name: nn.ModuleList(Acquirer(width, bottleneck) for _ in range(depth)) for name in names
-        })  # fmt: skip
+        stacks = {name: nn.ModuleList(Acquirer(width, bottleneck) for _ in range(depth)) for name in names}
+        self.of = nn.ModuleDict(stacks)
         self.languages = tuple(languages)
 
     def forward(self, encoder: Any, ids: Tensor, there: Tensor, language: str) -> Tensor:
-        """The encoder's last states (N, T, W) of texts in a language: ids int64 (N, T), of which `there` are real.
+        """The encoder's last states (N, T, W) of texts in one language: ids int64 (N, T), of which `there` are real.
 
         Raises UserError for a language that was not acquired.
         """
@@ -82,10 +81,7 @@ class Acquirers(nn.Module):
 
     @contextmanager
     def _behind(self, encoder: Any, name: str) -> Iterator[None]:
-        """While it lasts, every layer of the encoder hands its states to this language's acquirer."""
-        if name not in self.of:
-            yield
-            return
+        """During the block, every layer of the encoder hands its states to this language's acquirer."""
 
         def passed(acquirer: Acquirer) -> Any:
             def hook(module: nn.Module, inputs: Any, out: Any) -> Any:
@@ -93,17 +89,15 @@ class Acquirers(nn.Module):
 
             return hook
 
-        pairs = zip(blocks(encoder), self.of[name], strict=True)
-        hooks = [layer.register_forward_hook(passed(acquirer)) for layer, acquirer in pairs]
-        try:
+        pairs = zip(blocks(encoder), self.of[name], strict=True) if name in self.of else ()
+        with ExitStack() as hooks:
+            for layer, acquirer in pairs:
+                hooks.enter_context(layer.register_forward_hook(passed(acquirer)))
             yield
-        finally:
-            for hook in hooks:
-                hook.remove()
 
 
 def blocks(encoder: Any) -> nn.ModuleList:
-    """The layers of a transformers text encoder. UserError where they are under none of the usual names."""
+    """The layers of a transformers encoder. Raises UserError if they are under none of the usual names."""
     for path in ("encoder.layer", "encoder.layers", "layers", "transformer.layer"):
         found = encoder
         for name in path.split("."):

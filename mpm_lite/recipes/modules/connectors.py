@@ -1,9 +1,9 @@
 """Connectors: image features in, soft tokens out, at the scale of the language model's own embeddings.
 
-Three of them, from the plainest to the paper's. `Projector` turns every patch into a soft token (LLaVA, 2304.08485,
+There are three, from the plainest to the paper's. `Projector` turns every patch into a soft token (LLaVA, 2304.08485,
 section 4.1). `Resampler` lets a few learned queries look at all patches (Flamingo, 2204.14198, section 3.1).
 `QueriesInTower` is the arrangement of MPM (2308.12038, section 3.2): the queries stand behind the patches *inside* the
-image tower and pass through its layers with them.
+image tower and pass through its layers together with them.
 
 Shapes: N pictures, P patches, Q queries (soft tokens), D_in the tower's width, D the language model's width.
 """
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.recipes.modules.acquirers import blocks
 
 CONNECTORS = ("mlp", "resampler", "queries")
 
@@ -46,7 +47,7 @@ class LikeEmbeddings(nn.Module):
 class Mixture(LikeEmbeddings):
     """(..., D) -> (..., D): soft tokens as mixtures of the rows of a language model's embedding table.
 
-    What is mixed is always between words, so that a soft token cannot lie where no text leads. Weights begin nearly flat.
+    A mixture always lies between words, so that no soft token can lie where no text leads. The weights begin nearly uniform.
     """
 
     def __init__(self, embeddings: Tensor) -> None:
@@ -54,7 +55,7 @@ class Mixture(LikeEmbeddings):
         self.register_buffer("table", embeddings.detach().float(), persistent=False)  # (V, D)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weights are the softmax of how alike the vector and each embedding are; `gain` sharpens them."""
+        """The weights are a softmax over the likeness of the vector to each embedding; `gain` sharpens it."""
         scores = self.gain * F.rms_norm(x, x.shape[-1:]) @ (self.table / self.spread).T / x.shape[-1] ** 0.5  # (..., V)
         return scores.softmax(dim=-1) @ self.table
 
@@ -73,24 +74,24 @@ class Projector(nn.Module):
         self.like = LikeEmbeddings(embeddings)
 
     def forward(self, patches: Tensor) -> Tensor:
-        """One soft token a patch."""
+        """One soft token for each patch."""
         return self.like(self.project(patches))
 
 
 def quick_attention(q: Tensor) -> Any:
-    """A context for scaled_dot_product_attention: in its parts where the fused kernel's gradient, in bfloat16 on a CPU,
-    costs more than all else in the resampler."""
+    """A context for scaled_dot_product_attention. In bfloat16 on a CPU it chooses the plain implementation: there, the gradient
+    of the fused kernel costs more than everything else in the resampler."""
     slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled()
     return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
 
 
 class Look(nn.Module):
-    """One layer of the resampler: queries look at the patches and at each other, then think. (N, Q, W) -> the same."""
+    """One layer of the resampler: queries look at the patches and at each other, then think. (N, Q, W) -> (N, Q, W)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))  # of queries, of patches, before thinking
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))  # for queries, for patches, before thinking
         self.ask, self.tell = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.merge = nn.Linear(width, width)
         self.think = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
@@ -104,7 +105,7 @@ class Look(nn.Module):
         return x + self.think(self.norms[2](x))
 
     def weights(self, x: Tensor, patches: Tensor) -> Tensor:
-        """How much each query looks at each patch and each query, mean over heads: (N, Q, P + Q)."""
+        """How much each query looks at each patch and each query, averaged over heads: (N, Q, P + Q)."""
         q, k, _ = self._asked_and_told(x, patches)
         return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(dim=-1).mean(dim=1)
 
@@ -119,21 +120,15 @@ class Resampler(nn.Module):
     """Learned queries look at the patches, layer by layer: (N, P, D_in) -> (N, Q, D)."""
 
     def __init__(
-        self,
-        d_in: int,
-        patches: int,
-        embeddings: Tensor,
-        queries: int = 16,
-        width: int = 128,
-        layers: int = 2,
+        self, d_in: int, patches: int, embeddings: Tensor, queries: int = 16, width: int = 128, layers: int = 2,
         heads: int = 4,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         if width % heads:
             raise UserError(f"width={width} is no multiple of heads={heads}: choose another width.")
         self.queries = queries
         self.enter = nn.Sequential(nn.LayerNorm(d_in), nn.Linear(d_in, width))
-        # Where a patch lies must be as loud as what it shows: a scene is told by both.
+        # The place of a patch must be as loud as its content, since both make the scene.
         self.places = nn.Parameter(torch.randn(patches, width))
         self.asks = nn.Parameter(torch.randn(queries, width))
         self.layers = nn.ModuleList(Look(width, heads) for _ in range(layers))
@@ -154,7 +149,7 @@ class Resampler(nn.Module):
 
     @torch.no_grad()
     def attention(self, patches: Tensor) -> Tensor:
-        """How much each query looks at each patch in the last layer, of what it spends on patches: (N, Q, P)."""
+        """How each query shares out its attention among the patches in the last layer: (N, Q, P), summing to 1 over P."""
         x, seen = self._begin(patches)
         for layer in self.layers[:-1]:
             x = layer(x, seen)
@@ -165,8 +160,8 @@ class Resampler(nn.Module):
 class QueriesInTower(nn.Module):
     """Queries behind the patches inside a vision transformer, then linear, GELU, linear: pixels -> (N, Q, D).
 
-    `tower` is a copy of the image tower's transformers model; what of it learns is the recipe's to say. In MPM the
-    queries pass through layers of experts of their own; here they share the layers of the patches.
+    `tower` is a copy of the image tower's transformers model; the recipe says which parts of it learn. In MPM the queries
+    pass through expert layers of their own; here they share the layers of the patches.
     """
 
     def __init__(self, tower: nn.Module, embeddings: Tensor, queries: int = 16) -> None:
@@ -189,29 +184,18 @@ class QueriesInTower(nn.Module):
         """Prepared pixels (N, 3, S, S) -> one soft token a query."""
         x = self.tower.embeddings(pixels)  # (N, 1 + P, D_in)
         x = torch.cat([x, self.asks.expand(len(x), -1, -1)], dim=1)
-        for layer in _layers(self.tower):
+        for layer in blocks(self.tower):
             out = layer(x)
             x = out[0] if isinstance(out, tuple) else out
         return self.like(self.project(self.tower.layernorm(x)[:, -self.queries :]))
 
 
-def _layers(tower: Any) -> Any:
-    """The blocks of a vision transformer, under whichever name this version of transformers keeps them."""
-    blocks = getattr(tower, "layers", None)
-    return tower.encoder.layer if blocks is None else blocks
-
-
 def connector(
-    kind: str,
-    d_in: int,
-    patches: int,
-    embeddings: Tensor,
-    tower: nn.Module | None = None,
-    soft: str = "free",
+    kind: str, d_in: int, patches: int, embeddings: Tensor, tower: nn.Module | None = None, soft: str = "free",
     **sizes: int,
-) -> nn.Module:
-    """The connector of that name: "mlp", "resampler" or "queries" (which takes `tower`), whose soft tokens are "free" or a
-    "mixture" of word embeddings. UserError for another."""
+) -> nn.Module:  # fmt: skip
+    """The connector of that name: "mlp", "resampler" or "queries" (which needs `tower`). Its soft tokens are "free" or a
+    "mixture" of word embeddings. Raises UserError for another name."""
     if soft not in SOFT:
         raise unknown("kind of soft tokens", soft, SOFT)
     if kind == "mlp":

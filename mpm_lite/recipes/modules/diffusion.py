@@ -1,9 +1,9 @@
 """Text-conditioned diffusion on diffusers' UNet, autoencoder and schedulers: the parts, their folder, and sampling.
 
-The toy world's own autoencoder is a recipe here (2112.10752, section 3.1). An encoder makes each square of 8 x 8 pixels one
-small vector, drawn from a Gaussian; a decoder makes pixels of it. Objective: the error of the pixels, and a faint pull of the Gaussian towards the standard one.
-The paper's adversarial and perceptual terms are left out: these pictures are flat drawings. They are mostly background,
-so what stands before it counts more.
+The toy world's own autoencoder is a recipe here (2112.10752, section 3.1). An encoder turns each square of 8 x 8 pixels into
+one small vector, drawn from a Gaussian, and a decoder turns it into pixels again. Objective: the error of the pixels, and a
+faint pull of the Gaussian towards the standard one. The paper's adversarial and perceptual terms are left out, because these
+pictures are flat drawings. They are mostly background, so the figures before it count more.
 
 Shapes: N pictures, C latent channels, S latent side, T tokens of the longest prompt, W the prompt encoder's width, D the
 UNet's cross-attention width.
@@ -39,7 +39,7 @@ from mpm_lite.recipes.base import Recipe, Stage, at_least
 
 SAMPLERS = {"dpm": DPMSolverMultistepScheduler, "ddim": DDIMScheduler}
 GUIDANCE = (0.0, 20.0)
-TOY = "paint/toy-painter"  # among the assets: the toy world's autoencoder, and the UNet that learned with it
+TOY = "paint/toy-painter"  # among the assets: the toy world's autoencoder, and the UNet that was trained with it
 
 
 class Bridge(ModelMixin, ConfigMixin):
@@ -65,52 +65,39 @@ class Bridge(ModelMixin, ConfigMixin):
 
 def small_unet(channels: int, side: int, cross: int, widths: tuple[int, ...] = (128, 192), layers: int = 1) -> Any:
     """A UNet2DConditionModel for latents (N, C, S, S) that attends to the prompt at every resolution."""
+    heads = [width // 32 for width in widths]  # what diffusers calls attention_head_dim is the number of heads
     return UNet2DConditionModel(
-        sample_size=side,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=widths,
-        layers_per_block=layers,
-        down_block_types=("CrossAttnDownBlock2D",) * len(widths),
-        up_block_types=("CrossAttnUpBlock2D",) * len(widths),
-        cross_attention_dim=cross,
-        attention_head_dim=[width // 32 for width in widths],  # diffusers' name for the number of heads
-        norm_num_groups=16,
-        use_linear_projection=True,
-    )
+        sample_size=side, in_channels=channels, out_channels=channels, block_out_channels=widths, layers_per_block=layers,
+        down_block_types=("CrossAttnDownBlock2D",) * len(widths), up_block_types=("CrossAttnUpBlock2D",) * len(widths),
+        cross_attention_dim=cross, attention_head_dim=heads, norm_num_groups=16, use_linear_projection=True,
+    )  # fmt: skip
 
 
 def small_vae(channels: int = 8, widths: tuple[int, ...] = (64, 64), fold: int = 4) -> AutoencoderKL:
-    """An AutoencoderKL that makes each square of fold * 2^(levels - 1) pixels one latent vector of C numbers.
+    """An AutoencoderKL that turns each square of fold * 2^(levels - 1) pixels a side into one latent vector of C numbers.
 
-    It reads and writes pictures folded: each square of `fold` pixels is one position with 3 * fold^2 channels. On a CPU
-    that costs a third of convolutions over single pixels.
+    It reads and writes pictures folded: each square of `fold` x `fold` pixels is one position with 3 * fold^2 channels. On a
+    CPU that costs a third of what convolutions over single pixels would.
     """
     return AutoencoderKL(
-        in_channels=3 * fold**2,
-        out_channels=3 * fold**2,
-        down_block_types=("DownEncoderBlock2D",) * len(widths),
-        up_block_types=("UpDecoderBlock2D",) * len(widths),
-        block_out_channels=widths,
-        latent_channels=channels,
-        norm_num_groups=8,
-        mid_block_add_attention=False,
-        scaling_factor=1.0,
-    )
+        in_channels=3 * fold**2, out_channels=3 * fold**2, latent_channels=channels, block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * len(widths), up_block_types=("UpDecoderBlock2D",) * len(widths),
+        norm_num_groups=8, mid_block_add_attention=False, scaling_factor=1.0,
+    )  # fmt: skip
 
 
 def encoded(vae: AutoencoderKL, pictures: Tensor) -> Any:
-    """The Gaussian over latents (N, C, S, S) of pictures (N, 3, H, H), from -1 to 1."""
+    """Encode pictures (N, 3, H, H), from -1 to 1: the Gaussian over their latents (N, C, S, S)."""
     return vae.encode(F.pixel_unshuffle(pictures, _fold(vae))).latent_dist
 
 
 def decoded(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Pictures (N, 3, H, H) of latents (N, C, S, S)."""
+    """Decode latents (N, C, S, S) to pictures (N, 3, H, H)."""
     return F.pixel_shuffle(vae.decode(latents).sample, _fold(vae))
 
 
 def _fold(vae: AutoencoderKL) -> int:
-    """Side of the square of pixels that an autoencoder reads as one position: 1, but of `small_vae`."""
+    """The side of the square of pixels that an autoencoder reads as one position: 1, unless it comes from `small_vae`."""
     return math.isqrt(vae.config.in_channels // 3)
 
 
@@ -121,8 +108,8 @@ def noise_schedule() -> DDPMScheduler:
 
 @torch.no_grad()
 def to_latents(vae: AutoencoderKL | None, pictures: np.ndarray, batch: int = 256) -> Tensor:
-    """Pictures uint8 (N, H, H, 3) -> latents float32 (N, C, S, S), at the scale that diffusion wants; without an
-    autoencoder the pictures themselves, from -1 to 1."""
+    """Pictures uint8 (N, H, H, 3) -> latents float32 (N, C, S, S), at the scale that diffusion works at. Without an
+    autoencoder, the pictures themselves from -1 to 1."""
     found = []
     for start in range(0, len(pictures), batch):
         x = torch.from_numpy(pictures[start : start + batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -134,7 +121,7 @@ def to_latents(vae: AutoencoderKL | None, pictures: np.ndarray, batch: int = 256
 
 @torch.no_grad()
 def to_pictures(vae: AutoencoderKL | None, latents: Tensor, batch: int = 256) -> np.ndarray:
-    """The way back: uint8 (N, H, H, 3)."""
+    """Latents (N, C, S, S) -> pictures uint8 (N, H, H, 3); undoes `to_latents`."""
     found = []
     for part in latents.split(batch):
         x = part if vae is None else decoded(vae, part.to(vae.device) / vae.config.scaling_factor)
@@ -143,27 +130,19 @@ def to_pictures(vae: AutoencoderKL | None, latents: Tensor, batch: int = 256) ->
 
 
 def first_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Tensor:
-    """The noise that each picture starts from, (N, C, S, S): the same for the same seed, whatever stands beside it."""
+    """The noise that each picture begins as, (N, C, S, S). It depends on the picture's seed alone, not on the batch."""
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
 
 
 @torch.no_grad()
 def sample(
-    unet: Any,
-    bridge: Bridge,
-    scheduler: Any,
-    states: Tensor,
-    mask: Tensor,
-    seeds: Sequence[int],
-    guidance: float = 4.0,
-    steps: int = 20,
-    sampler: str = "dpm",
-    told: bool = True,
-) -> Tensor:
-    """Latents (N, C, S, S) painted after prompts' states (N, T, W), mask (N, T).
+    unet: Any, bridge: Bridge, scheduler: Any, states: Tensor, mask: Tensor, seeds: Sequence[int], guidance: float = 4.0,
+    steps: int = 20, sampler: str = "dpm", told: bool = True,
+) -> Tensor:  # fmt: skip
+    """Paint latents (N, C, S, S) after the states (N, T, W), mask (N, T), of prompts.
 
-    Classifier-free guidance (2207.12598): 1 leaves it out, 0 and `told=False` paint without a prompt. Raises UserError for
-    guidance out of range, an unknown sampler, states that are not finite, and latents that become so.
+    `guidance` is classifier-free (2207.12598): 1 leaves it out, and 0 paints without a prompt, as `told=False` does. Raises
+    UserError for guidance out of range, an unknown sampler, and states or latents that are not finite.
     """
     if not GUIDANCE[0] <= guidance <= GUIDANCE[1]:
         raise UserError(f"guidance={guidance} is out of range: choose one from {GUIDANCE[0]:g} to {GUIDANCE[1]:g}.")
@@ -175,7 +154,7 @@ def sample(
         raise UserError("The prompt's states hold NaN or infinity: check the prompt encoder's weights.")
     side, on = unet.config.sample_size, unet.device
     x = first_noise((unet.config.in_channels, side, side), seeds).to(on)
-    # Said outright: what a schedule leaves to default, another scheduler takes its own default for.
+    # These two are set here, because where one scheduler leaves them out, the next would use defaults of its own.
     stepper = SAMPLERS[sampler].from_config(scheduler.config, timestep_spacing="trailing", steps_offset=0)
     stepper.set_timesteps(steps)
     x = x * stepper.init_noise_sigma
@@ -197,8 +176,8 @@ def sample(
 def painted(
     parts: tuple[Any, Bridge, Any], vae: AutoencoderKL | None, states: Any, seeds: Sequence[int], batch: int = 64, **dials: Any
 ) -> np.ndarray:  # fmt: skip
-    """Pictures uint8 (N, H, H, 3) after the States of N prompts, each from the noise of its seed, `batch` at a time. `parts`
-    are UNet, bridge and schedule; `dials` go to `sample`."""
+    """Paint pictures uint8 (N, H, H, 3) after the States of N prompts, each from the noise of its seed, `batch` at a time.
+    `parts` are UNet, bridge and schedule; `dials` go to `sample`."""
     found = []
     for start in range(0, len(states), batch):
         part = range(start, min(start + batch, len(states)))
@@ -208,9 +187,9 @@ def painted(
 
 
 class PaintPipeline(DiffusionPipeline):
-    """UNet, bridge, autoencoder (or None: pixels) and noise schedule as a diffusers folder; `encoder` is the name of the
-    prompt encoder that its bridge belongs to, `encoder_seed` which of those pretrained apart, `layer` where its states are
-    taken."""
+    """UNet, bridge, autoencoder (or None: pixels) and noise schedule as a diffusers folder. `encoder` is the name of the prompt
+    encoder that the bridge belongs to, `encoder_seed` says which of several that were pretrained apart, and `layer` where its
+    states are taken."""
 
     _optional_components = ["vae"]
 
@@ -237,11 +216,11 @@ class PaintPipeline(DiffusionPipeline):
         self, prompts: str | Sequence[str], seeds: int | Sequence[int] = 0, guidance: float = 4.0, steps: int = 20,
         sampler: str = "dpm", batch: int = 64,
     ) -> np.ndarray:  # fmt: skip
-        """Pictures uint8 (N, H, H, 3), one a prompt; the same prompt, seed and dials give the same picture. An int is the
-        seed of the first prompt, the others count on from it.
+        """Pictures uint8 (N, H, H, 3), one for each prompt. The same prompt, seed and dials give the same picture. If `seeds` is
+        an int, it is the seed of the first prompt, and the others count on from it.
 
-        Raises UserError for a prompt that is empty or too long, and as `sample` does; warns of one whose script the
-        encoder's tokenizer lacks.
+        Raises UserError for a prompt that is empty or too long, and where `sample` does. Warns of a prompt in a script that
+        the encoder's tokenizer lacks.
         """
         many = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds + i for i in range(len(many))] if isinstance(seeds, int) else list(seeds)
@@ -257,7 +236,7 @@ class PaintPipeline(DiffusionPipeline):
 
 
 def load_vae(folder: Path | None = None) -> AutoencoderKL:
-    """The autoencoder of a diffusers folder (the toy world's, if none is named), frozen, in float32. UserError where it is
+    """The autoencoder of a diffusers folder (by default the toy world's), frozen, in float32. Raises UserError if it is
     missing."""
     place = (folder or runtime.asset() / TOY) / "vae"
     if place.is_dir():
@@ -268,8 +247,8 @@ def load_vae(folder: Path | None = None) -> AutoencoderKL:
 
 
 def load_unet(folder: Path) -> tuple[Any, Any]:
-    """The UNet of a diffusers folder, in float32, and the noise schedule that it was trained with. UserError where one is
-    missing or broken."""
+    """The UNet of a diffusers folder, in float32, and the noise schedule that it was trained with. Raises UserError if one of
+    them is missing or broken."""
     if not (folder / "unet").is_dir() or not (folder / "scheduler").is_dir():
         raise UserError(f"{folder} has no unet/ and scheduler/: give a diffusers folder such as Stable Diffusion's.")
     return _part(UNet2DConditionModel, folder / "unet"), DDPMScheduler.from_pretrained(folder / "scheduler")
@@ -284,12 +263,12 @@ def _part(kind: Any, place: Path) -> Any:
 
 
 def pixels(vae: AutoencoderKL, side: int) -> int:
-    """Side of the pictures whose latents have that side."""
+    """The side of pictures whose latents have the given side."""
     return side * _fold(vae) * 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def load_painter(folder: str | Path) -> PaintPipeline:
-    """A painter from its folder. UserError where there is none, or where it is torn."""
+    """A painter from its folder. Raises UserError if there is none, or if it is damaged."""
     path = Path(folder).expanduser()
     if not (path / "model_index.json").is_file():
         raise UserError(f"{path} holds no painter (no model_index.json): `mpm-lite run mpm_paint` makes one.")
@@ -301,7 +280,7 @@ def load_painter(folder: str | Path) -> PaintPipeline:
 
 # The toy world's autoencoder as a recipe.
 
-FIGURE = 0.1  # difference from the background, of the half range of a pixel, from which on a pixel is figure
+FIGURE = 0.1  # a pixel is part of a figure if it differs from the background by more than this; pixels go from -1 to 1
 
 
 @dataclass(frozen=True)
@@ -310,9 +289,9 @@ class AutoencoderOptions:
 
     channels: int = 8  # of a latent
     widths: str = "64,64"
-    fold: int = 4  # pixels along the side of the square that is read as one position
-    figure: float = 4.0  # how much more a pixel counts that differs from its picture's median colour
-    pull: float = 1e-5  # weight of the Gaussian's divergence from the standard one, per latent number
+    fold: int = 4  # side, in pixels, of the square that is read as one position
+    figure: float = 4.0  # how much more a pixel counts if it differs from the median colour of its picture
+    pull: float = 1e-5  # weight of the Gaussian's divergence from the standard one, for each number of a latent
     steps: int = at_least(1, 6000)
     batch: int = 32
     lr: float = 2e-3
@@ -330,19 +309,8 @@ class Autoencoder(Recipe):
         self.vae = small_vae(options.channels, tuple(int(w) for w in options.widths.split(",")), options.fold)
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="autoencoding",
-                learns=("vae",),
-                frozen=(),
-                objective="squared and absolute error of pixels, figures above background, and a faint divergence",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                clip=1.0,
-            )
-        ]
+        objective = "squared and absolute error of pixels, figures above background, and a faint divergence"
+        return [Stage.of(self.options, "autoencoding", ("vae",), (), objective, clip=1.0)]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         x = batch["pictures"]
@@ -355,7 +323,7 @@ class Autoencoder(Recipe):
 
 
 class Drawings:
-    """Pictures uint8 (M, H, H, 3) as training data, with whatever else is known of each (name -> (M, ...))."""
+    """Pictures uint8 (M, H, H, 3) as training data, with whatever else is known of them (name -> (M, ...))."""
 
     def __init__(self, pictures: Tensor, digest: str, **known: Tensor) -> None:
         self.pictures, self.digest, self.known = pictures, digest, known
@@ -366,7 +334,5 @@ class Drawings:
     def batch(self, indices: Tensor) -> dict[str, Tensor]:
         """`pictures` (N, 3, H, H), from -1 to 1, and what is known of them."""
         x = self.pictures[indices].permute(0, 3, 1, 2).float() / 127.5 - 1
-        return {
-            "pictures": x.contiguous(memory_format=torch.contiguous_format),
-            **{k: v[indices] for k, v in self.known.items()},
-        }
+        x = x.contiguous(memory_format=torch.contiguous_format)
+        return {"pictures": x, **{k: v[indices] for k, v in self.known.items()}}

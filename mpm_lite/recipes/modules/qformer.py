@@ -1,12 +1,14 @@
 """The Q-Former of BLIP-2 (2301.12597, section 3.1): queries that look at patches, and words that share their self-attention.
 
-The transformer is transformers'; queries, words and positions stand in front of it here. What may see what is the mask's
-to say: queries alone, words alone, both (matching), or words that see the queries and what stands before (telling).
+The transformer itself comes from the library transformers; queries, words and positions are added in front of it. A mask
+says who sees whom: queries alone, words alone, both (matching), or words that see the queries and the words before (telling).
 
 Shapes: N pictures, P patches, Q queries, T tokens, D_in the image tower's width, W the Q-Former's, D the language model's.
 """
 
 from __future__ import annotations
+
+from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +48,7 @@ class QFormer(nn.Module):
         return self.queries.shape[-1]
 
     def patches(self, seen: Tensor) -> Tensor:
-        """Patches (N, P, D_in) as the queries look at them, (N, P, W)."""
+        """Patches (N, P, D_in) in the form that the queries look at, (N, P, W)."""
         return self.enter(seen) + self.places
 
     def see(self, seen: Tensor) -> Tensor:
@@ -55,13 +57,13 @@ class QFormer(nn.Module):
         return self.former(asked, encoder_hidden_states=self.patches(seen)).last_hidden_state
 
     def read(self, ids: Tensor) -> Tensor:
-        """Token ids (N, T), 0 for padding -> their states (N, T, W); no picture is seen."""
+        """Token ids (N, T), 0 for padding -> their states (N, T, W), without a picture."""
         return self.former(self._told(ids), query_length=0, attention_mask=(ids != 0).long()).last_hidden_state
 
     def both(self, seen: Tensor, ids: Tensor, telling: bool = False) -> Tensor:
         """Patches and token ids (N, T), 0 for padding -> states of queries and tokens, (N, Q + T, W).
 
-        Queries and words see each other; `telling`: words see the queries and what stands before, and no query sees a word.
+        Queries and words see each other. When `telling`, words see the queries and the words before, and no query sees a word.
         """
         asked = self.queries.expand(len(seen), -1, -1)
         x = torch.cat([asked, self._told(ids)], dim=1)
@@ -75,7 +77,8 @@ class QFormer(nn.Module):
 
     @staticmethod
     def _mask(queries: int, ids: Tensor, telling: bool) -> Tensor:
-        """What is added to attention, float32 (N, 1, Q + T, Q + T): nought where one may look, else very little."""
+        """What is added to the attention scores, float32 (N, 1, Q + T, Q + T): 0 where looking is allowed, else minus infinity
+        as nearly as float32 has it."""
         there = torch.cat([ids.new_ones(len(ids), queries), ids != 0], dim=1).bool()
         long = there.shape[1]
         may = there[:, None, :].expand(-1, long, -1)
@@ -85,26 +88,18 @@ class QFormer(nn.Module):
         return torch.zeros(may.shape, device=ids.device).masked_fill(~may, torch.finfo(torch.float32).min)[:, None]
 
 
-class ToLanguageModel(nn.Module):
-    """The queries' states (N, Q, W) as soft tokens of a language model (N, Q, D): linear, then at its embeddings' scale."""
-
-    def __init__(self, width: int, embeddings: Tensor) -> None:
-        """`embeddings` is the model's table, (V, D)."""
-        super().__init__()
-        self.turn, self.like = nn.Linear(width, embeddings.shape[1]), LikeEmbeddings(embeddings)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """One soft token a query."""
-        return self.like(self.turn(states))
-
-
 class SoftQueries(nn.Module):
-    """A Q-Former and its projection, as a connector: patches (N, P, D_in) -> soft tokens (N, Q, D)."""
+    """A Q-Former as a connector: patches (N, P, D_in) -> soft tokens (N, Q, D).
+
+    The states of the queries pass through a linear map, and then have the scale of the language model's embeddings.
+    """
 
     def __init__(self, qformer: QFormer, embeddings: Tensor) -> None:
+        """`embeddings` is the language model's table, (V, D)."""
         super().__init__()
-        self.qformer, self.to_lm = qformer, ToLanguageModel(qformer.width, embeddings)
+        turn, like = nn.Linear(qformer.width, embeddings.shape[1]), LikeEmbeddings(embeddings)
+        self.qformer, self.to_lm = qformer, nn.Sequential(OrderedDict(turn=turn, like=like))
 
     def forward(self, seen: Tensor) -> Tensor:
-        """One soft token a query."""
+        """One soft token for each query."""
         return self.to_lm(self.qformer.see(seen))

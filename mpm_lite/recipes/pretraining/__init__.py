@@ -1,1 +1,1 @@
-"""Recipes by which the toy world's own towers, language models and painters are pretrained."""
+"""The recipes that pretrain the toy world's own towers, language models and painters."""

@@ -1,9 +1,9 @@
 """Language model: the text-only backbone that the other systems teach to see. Next-token prediction and nothing else.
 
-Method. A decoder of standard parts (RMSNorm, rotary positions, SwiGLU: LLaMA, 2302.13971, section 2.2) reads documents
-one by one; tokens are predicted from those before them, by cross-entropy over the whole vocabulary. In most documents
-only what can be foreseen counts (as in Rho-1, 2404.07965, section 2.2): which scene a caption tells of and which question
-comes next are coins, and their noise costs a small model most of what it could learn from the rest.
+Method. A decoder of standard parts (RMSNorm, rotary positions, SwiGLU: LLaMA, 2302.13971, section 2.2) reads documents one
+by one. Each token is predicted from those before it, by cross-entropy over the whole vocabulary. In most documents, only
+tokens that can be foreseen count (as in Rho-1, 2404.07965, section 2.2). Which scene a caption describes and which question
+comes next is chance, and that noise would cost a small model most of what it can learn from the rest.
 """
 
 from __future__ import annotations
@@ -33,44 +33,40 @@ class LanguageModelOptions:
     heads: int = 8
     hidden: int = 256  # of SwiGLU
     context: int = 256  # tokens
-    # At the start: spread of the weights, of the embeddings, and how much smaller what a layer adds to the stream is.
-    # With the usual 0.02 everywhere, or with layers that drown the embeddings, the model copies what it read as a bag of
-    # words for thousands of steps before it finds out which word followed which.
+    # At the start: the spread of the weights, the spread of the embeddings, and a factor for what a layer adds to the stream.
+    # With the usual 0.02 everywhere, or with layers that drown the embeddings, the model repeats what it read as a bag of
+    # words for thousands of steps, before it finds out which word followed which.
     spread: float = 0.08
     embedding_spread: float = 1.0
     branch_scale: float = 0.35
-    back: tuple[int, ...] = (1, 2, 3, 4)  # heads of the first layer that begin by looking so many tokens back
-    back_later: tuple[int, ...] = (3, 4, 5, 6)  # the same of the last heads of each layer but the first two
-    alike: int = 4  # heads of each layer between first and last that begin by looking for tokens like their own
-    theta: float = 1000.0  # of the rotary positions: a context is short
-    compiled: bool = True  # a quarter faster, and needs a C++ compiler
+    back: tuple[int, ...] = (1, 2, 3, 4)  # how many tokens back the first heads of the first layer look at the start
+    back_later: tuple[int, ...] = (3, 4, 5, 6)  # the same for the last heads of every layer but the first two
+    alike: int = 4  # heads, in each layer but the first and last, that look for tokens like their own at the start
+    theta: float = 1000.0  # of the rotary positions; small, because a context is short
+    compiled: bool = True  # a quarter faster, but needs a C++ compiler
     bf16: bool = True  # matrix products in bfloat16: a third faster on a processor that has units for them, else slower
     lookups: int = 8_000  # steps of looking up, at a constant rate
-    steps: int = 18_000  # of the text as it is meant to be read
+    steps: int = 18_000  # on the text as it is meant to be read
     lr: float = 2e-3
-    embedding_lr: float = 5.0  # times lr: a word occurs in few steps, a weight of a layer in all
+    embedding_lr: float = 5.0  # times lr: a word occurs in few steps, a weight of a layer in every step
     weight_decay: float = 0.01
 
 
 class Buckets:
-    """Documents as training data: an example is a bucket of `size` documents of like length, so little is padding.
+    """Documents as training data. An example is a bucket of `size` documents of similar length, so that there is little padding.
 
-    Buckets are cut from `mixed` buckets' worth of documents at a time, in which each kind of document occurs. Sorted over
-    all documents, a bucket is of one kind, and what a model must do to read several things at once comes ten times later.
+    Documents are sorted by length within `mixed` buckets' worth of them at a time, in which every kind of document occurs. If
+    all documents were sorted together, each bucket would hold one kind only, and a model would take ten times as long to learn
+    to read several things at once.
     """
 
     def __init__(
-        self,
-        rows: Sequence[Sequence[int]],
-        size: int,
-        counts: Sequence[Sequence[bool]] | None = None,
-        mixed: int = 8,
+        self, rows: Sequence[Sequence[int]], size: int, counts: Sequence[Sequence[bool]] | None = None, mixed: int = 8,
         digest: str = "",
-    ) -> None:
-        """`counts` says of each token whether the loss counts it; None counts all."""
-        lengths, self.rows, self.digest = np.array([len(row) for row in rows]), rows, digest
-        self.counts = counts
-        self.buckets = []
+    ) -> None:  # fmt: skip
+        """`counts` says of each token whether the loss counts it; None counts all of them."""
+        self.rows, self.counts, self.digest, self.buckets = rows, counts, digest, []
+        lengths = np.array([len(row) for row in rows])
         for start in range(0, len(rows) - size + 1, size * mixed):
             few = np.arange(start, min(start + size * mixed, len(rows)))
             few = few[np.argsort(lengths[few], kind="stable")]
@@ -88,20 +84,21 @@ class Buckets:
         return {"ids": ids, "counts": pad_sequence([torch.tensor(self.counts[i]) for i in chosen], batch_first=True)}
 
 
-# How heads begin: the part that all embeddings share (of a spread of 1), what a look back scores above its neighbours in
-# units of its weights, in how many of the fastest rotary planes, how strongly like finds like, how much is passed on. The
-# word before must be louder than a word's own: who is asked what colour the star is looks for what stood before "star".
+# How heads begin. _SHARED: the part that all embeddings share, for a spread of 1. _SHARP: how far a look back stands out from
+# its neighbours, as a weight. _PLANES: how many of the fastest rotary planes it uses. _MATCH: how strongly like finds like.
+# _PASSED: how much is passed on. The word before must be louder than the word itself: to tell the colour of the star, the
+# model looks for what stood before "star".
 _SHARED, _SHARP, _PLANES, _MATCH, _PASSED = 0.5, 4.6, 6, 1.5, 2.5
 
 
 def look_back(decoder: Any, first: Sequence[int], later: Sequence[int] = ()) -> None:
-    """Let head h of the first layer begin by looking first[h] tokens back, whatever stands there, in place.
+    """Set the weights, in place, so that head h of the first layer begins by looking first[h] tokens back.
 
-    Query and key come from a direction that all embeddings share, turned against each other by as much as the rotary
-    positions turn in that many tokens. What a head of the first layer reads it passes on in the directions in which it
-    read it, and no two heads in the same, so that a token carries its own word and those before it apart. The last heads
-    of each layer but the first two look `later` tokens back: from the end of a question to what it asks about. UserError
-    for too few heads.
+    Query and key come from a direction that all embeddings share, turned against each other by as much as the rotary positions
+    turn in so many tokens. What a head of the first layer reads, it passes on in the directions in which it read it, and no
+    two heads use the same ones. A token thus carries its own word and those before it, apart from each other. The last heads
+    of every layer but the first two look `later` tokens back: from the end of a question to what it asks about. Raises
+    UserError if there are too few heads.
     """
     heads = _subspaces(decoder)
     for offsets in (first, later):
@@ -124,9 +121,9 @@ def look_back(decoder: Any, first: Sequence[int], later: Sequence[int] = ()) -> 
 
 
 def _look(decoder: Any, attention: Any, head: int, offset: int, shared: Tensor) -> None:
-    """Query and key of one head, so that it looks `offset` tokens back."""
+    """Set the query and key of one head so that it looks `offset` tokens back."""
     size, width = decoder.config.hidden_size // decoder.config.num_attention_heads, decoder.config.hidden_size  # S, D
-    length = (width / (1 + 1 / _SHARED**2)) ** 0.5  # of the shared part behind the norm
+    length = (width / (1 + 1 / _SHARED**2)) ** 0.5  # of the shared part after the norm
     planes = min(_PLANES, size // 2)
     turn = decoder.config.rope_parameters["rope_theta"] ** (-torch.arange(planes) / (size // 2))  # radians per token
     query, key = torch.zeros(size), torch.zeros(size)
@@ -138,10 +135,10 @@ def _look(decoder: Any, attention: Any, head: int, offset: int, shared: Tensor) 
 
 
 def look_for_like(decoder: Any, count: int) -> None:
-    """Let `count` heads of each layer between first and last begin by looking for tokens like their own, in place.
+    """Set the weights, in place, so that `count` heads of each layer but the first and last look for tokens like their own.
 
-    Query and key are the same projection, onto the directions in which the head of that number in the first layer reads
-    and writes. A token is thus like one that is the same word or, more so, has the same word before it.
+    Query and key are the same projection, onto the directions in which the head of that number in the first layer reads and
+    writes. Tokens are thus alike if they are the same word and, more so, if the same word stands before them.
     """
     heads = _subspaces(decoder)[:count].flatten(0, 1)  # (count * S, D)
     for layer in decoder.model.layers[1:-1]:
@@ -150,14 +147,14 @@ def look_for_like(decoder: Any, count: int) -> None:
 
 
 def _subspaces(decoder: Any) -> Tensor:
-    """Orthogonal directions, as many for each head as it is wide and always the same ones, (H, S, D)."""
+    """Orthogonal directions, as many for each head as it is wide, (H, S, D). They are the same in every call."""
     c = decoder.config
     drawn = torch.randn(c.hidden_size, c.hidden_size, generator=torch.Generator().manual_seed(0))
     return torch.linalg.qr(drawn)[0].view(c.num_attention_heads, -1, c.hidden_size)
 
 
 class LanguageModel(Recipe):
-    """A decoder that learns from token ids (N, T), 0 for padding, those that count."""
+    """A decoder that learns to predict those of the token ids (N, T), 0 for padding, that count."""
 
     name = "language-model"
     Options = LanguageModelOptions
@@ -167,26 +164,16 @@ class LanguageModel(Recipe):
         from transformers import LlamaConfig, LlamaForCausalLM
 
         super().__init__()
-        self.options = options
-        o = options
-        self.decoder: Any = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocabulary,
-                hidden_size=o.width,
-                num_hidden_layers=o.layers,
-                num_attention_heads=o.heads,
-                intermediate_size=o.hidden,
-                max_position_embeddings=o.context,
-                rope_parameters={"rope_type": "default", "rope_theta": o.theta},
-                # The fused kernel's gradient in bfloat16 costs a CPU more than everything else together.
-                attn_implementation="eager" if o.bf16 else "sdpa",
-                tie_word_embeddings=False,
-                initializer_range=o.spread,
-                pad_token_id=PAD,
-                **special,
-            )
-        )
-
+        o = self.options = options
+        # In bfloat16 on a CPU, the gradient of the fused attention kernel costs more than everything else together.
+        attention = "eager" if o.bf16 else "sdpa"
+        config = LlamaConfig(
+            vocab_size=vocabulary, hidden_size=o.width, num_hidden_layers=o.layers, num_attention_heads=o.heads,
+            intermediate_size=o.hidden, max_position_embeddings=o.context, attn_implementation=attention,
+            rope_parameters={"rope_type": "default", "rope_theta": o.theta}, tie_word_embeddings=False,
+            initializer_range=o.spread, pad_token_id=PAD, **special,
+        )  # fmt: skip
+        self.decoder: Any = LlamaForCausalLM(config)
         with torch.no_grad():
             self.decoder.model.embed_tokens.weight.normal_(0, o.embedding_spread)
             for layer in self.decoder.model.layers:
@@ -194,34 +181,23 @@ class LanguageModel(Recipe):
                 layer.mlp.down_proj.weight.mul_(o.branch_scale)
             look_back(self.decoder, o.back, o.back_later)
             look_for_like(self.decoder, o.alike)
-        # A function, not a module: a compiled module would hold every parameter a second time. It begins behind the
-        # embeddings, whose gradient several threads would add up in any order once compiled.
-        self._read = (
-            torch.compile(self.decoder.model.forward, dynamic=True) if o.compiled else self.decoder.model.forward
-        )
+        # A function is compiled, not a module, which would hold every parameter a second time. The embeddings are left out:
+        # once compiled, several threads would add up their gradient in any order.
+        read = self.decoder.model.forward
+        self._read = torch.compile(read, dynamic=True) if o.compiled else read
 
     def stages(self) -> list[Stage]:
         o = self.options
-        pretraining = Stage(
-            name="pretraining",
-            learns=("decoder",),
-            frozen=(),
-            objective="cross-entropy of the next token",
-            steps=o.steps,
-            batch=1,  # one bucket
-            lr=o.lr,
-            weight_decay=o.weight_decay,
-            warmup=0.05,
-            beta2=0.95,
-            clip=1.0,
-            faster=(("decoder.model.embed_tokens", o.embedding_lr),),
-        )
-        # Whoever meets all questions at once answers all of them by guessing for ten times as long.
+        faster = (("decoder.model.embed_tokens", o.embedding_lr),)
+        how = {"batch": 1, "warmup": 0.05, "beta2": 0.95, "clip": 1.0, "faster": faster}  # a batch is one bucket
+        objective = "cross-entropy of the next token"
+        pretraining = Stage.of(o, "pretraining", ("decoder",), (), objective, **how)
+        # A model that meets all questions at once answers them by guessing for ten times as long.
         return [replace(pretraining, name="looking up", steps=o.lookups, final=1.0), pretraining]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         ids, counts = batch["ids"], batch["counts"][:, 1:]  # (N, T), (N, T - 1)
-        # Padding stands behind every document and attention looks back only, so no mask is needed.
+        # Padding comes after every document, and attention looks back only, so that no mask is needed.
         words = self.decoder.model.embed_tokens(ids[:, :-1])  # (N, T - 1, D)
         with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.options.bf16):
             states = self._read(inputs_embeds=words, use_cache=False).last_hidden_state  # (N, T - 1, D)
@@ -229,7 +205,7 @@ class LanguageModel(Recipe):
         return ops.linear_cross_entropy(states, self.decoder.lm_head.weight, ids[:, 1:][counts], check=False)
 
     def weight(self, batch: dict[str, Tensor]) -> float:
-        """The tokens that count."""
+        """The number of tokens that count."""
         return float(batch["counts"][:, 1:].sum())
 
     def predict(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

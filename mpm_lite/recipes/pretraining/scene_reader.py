@@ -1,7 +1,7 @@
-"""What a picture of the toy world shows, read off by a small network: the judge of painted pictures.
+"""A small network that reads what a picture of the toy world shows: the judge of painted pictures.
 
-It learned from drawings alone, of scenes and of crowds, under noise, and never met a caption or a painted picture. What it
-reads is compared with the scene that the prompt told of; what can be compared is what a caption states.
+It learned from drawings alone, of scenes and of crowds, under noise. It never met a caption or a painted picture. What it
+reads is compared with the scene that the prompt described, as far as a caption describes a scene.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from mpm_lite.data.toyworld.scenes import ATTRIBUTES, Scene, Thing
 from mpm_lite.recipes.base import Recipe, Stage
 from mpm_lite.towers.lm import IGNORE
 
-CLASSES = {"filled": 2, **{slot: len(values) for slot, values in ATTRIBUTES.items()}}  # what a cell may show
-CELLS = 3  # along a side
+# How many classes each slot of a cell has; a cell is filled or empty.
+CLASSES = {"filled": 2, **{slot: len(values) for slot, values in ATTRIBUTES.items()}}
+CELLS = 3  # along each side
 SLOTS = ("shape", "colour", "size", "place", "bound", "exact")
 
 
@@ -37,7 +38,7 @@ class SceneReaderOptions:
     steps: int = 1500
     batch: int = 64
     lr: float = 2e-3
-    noise: float = 0.25  # most that is added to a training picture, of the half range of a pixel
+    noise: float = 0.25  # the most noise that is added to a training picture, whose pixels go from -1 to 1
 
 
 class SceneReader(Recipe):
@@ -53,26 +54,15 @@ class SceneReader(Recipe):
         for before, after, stride in ((3, w, 1), (w, w, 2), (w, 2 * w, 1), (2 * w, 2 * w, 2), (2 * w, 4 * w, 1)):
             layers += [nn.Conv2d(before, after, 3, stride, 1), nn.GroupNorm(8, after), nn.GELU()]
         self.look = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4 * CELLS))
-        # A cell is judged from its own square alone.
+        # Each cell is judged by its own square alone.
         self.judge = nn.Conv2d(4 * w, sum(CLASSES.values()), 4, stride=4)
 
     def stages(self) -> list[Stage]:
-        o = self.options
-        return [
-            Stage(
-                name="reading",
-                learns=("look", "judge"),
-                frozen=(),
-                objective="cross-entropy of what each cell shows",
-                steps=o.steps,
-                batch=o.batch,
-                lr=o.lr,
-                weight_decay=0.01,
-            )
-        ]
+        objective = "cross-entropy of what each cell shows"
+        return [Stage.of(self.options, "reading", ("look", "judge"), (), objective, weight_decay=0.01)]
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, H) -> by slot, logits (N, classes, 3, 3)."""
+        """(N, 3, H, H) -> for each slot, logits (N, classes, 3, 3)."""
         logits = self.judge(self.look(pictures))
         return dict(zip(CLASSES, logits.split(list(CLASSES.values()), dim=1), strict=True))
 
@@ -84,7 +74,7 @@ class SceneReader(Recipe):
 
     @torch.no_grad()
     def read(self, pictures: np.ndarray, batch: int = 256) -> list[tuple[Thing, ...]]:
-        """The things that pictures uint8 (N, H, H, 3) show, in the order of reading."""
+        """The things that pictures uint8 (N, H, H, 3) show, row by row."""
         self.eval()
         found = []
         for start in range(0, len(pictures), batch):
@@ -95,7 +85,7 @@ class SceneReader(Recipe):
 
 
 def _things(cells: dict[str, np.ndarray]) -> tuple[Thing, ...]:
-    """By slot, the class of each cell (3, 3) -> the things that stand there."""
+    """For each slot, the class of each cell (3, 3) -> the things that stand there."""
     return tuple(
         Thing(*(values[cells[slot][row, column]] for slot, values in ATTRIBUTES.items()), int(column), int(row))
         for row, column in zip(*np.nonzero(cells["filled"]), strict=True)
@@ -103,7 +93,7 @@ def _things(cells: dict[str, np.ndarray]) -> tuple[Thing, ...]:
 
 
 def classes(scene: Scene) -> dict[str, np.ndarray]:
-    """By slot, the class of each cell int64 (3, 3); IGNORE where a cell is empty."""
+    """For each slot, the class of each cell, int64 (3, 3); IGNORE for an empty cell."""
     found = {slot: np.full((CELLS, CELLS), IGNORE if slot != "filled" else 0) for slot in CLASSES}
     for thing in scene.things:
         found["filled"][thing.row, thing.column] = 1
@@ -113,12 +103,12 @@ def classes(scene: Scene) -> dict[str, np.ndarray]:
 
 
 def scores(read: Sequence[Thing], scene: Scene) -> dict[str, float]:
-    """How much of a scene a picture shows, from what was read off it; all from 0 to 1.
+    """How much of a scene a picture shows, by the things that were `read` from it; all scores are from 0 to 1.
 
-    shape, colour, size: the share of the things' values that are there, whichever thing has them. place: whether what the
-    caption says of where things stand holds (NaN for equal things, of which it says nothing). bound: the share of things
-    that are there with their own shape, colour and size, things too many counted as wrong. exact: everything a caption of
-    the scene states holds, and nothing else is there.
+    shape, colour, size: the share of the things' values that are there, whichever thing has them. place: whether the things
+    stand where the caption says (NaN for equal things, of which it says nothing). bound: the share of things that are there
+    with their own shape, colour and size; surplus things count as wrong. exact: whether everything that a caption of the scene
+    states holds, and nothing else is there.
     """
     found = {}
     for slot in ATTRIBUTES:
@@ -133,31 +123,28 @@ def scores(read: Sequence[Thing], scene: Scene) -> dict[str, float]:
 
 
 def _shown(read: Sequence[Thing]) -> Any:
-    """What a caption could state of things, None where they make no scene of this world."""
-    scene = Scene(tuple(read))
+    """What a caption could state of things; None if they make no scene of this world."""
     try:
-        return grammar.shown(scene)
-    except (KeyError, StopIteration):  # four things and more that differ, or one where no place has a name
+        return grammar.shown(Scene(tuple(read)))
+    except (KeyError, StopIteration):  # four or more things that differ, or a single thing in a place without a name
         return None
 
 
 def _stands(read: Sequence[Thing], scene: Scene) -> bool:
-    """Whether as many things stand as they should, whatever they are: same row and order, or the same named place."""
+    """Whether the right number of things stands in the right places, whatever they are: in one line like the scene's, or, for a
+    single thing, in the same cell."""
     own, other = (sorted((t.row, t.column) for t in of) for of in (scene.things, read))
     if len(own) != len(other):
         return False
     if len(own) == 1:
         return own == other
-    line = [len({row for row, _ in own}) == 1, len({row for row, _ in other}) == 1]
-    across = [len({column for _, column in own}) == 1, len({column for _, column in other}) == 1]
-    return (line == [True, True]) or (across == [True, True])
+    rows, columns = ([{place[axis] for place in things} for things in (own, other)] for axis in (0, 1))
+    return any(len(these) == len(those) == 1 for these, those in (rows, columns))
 
 
 @lru_cache(maxsize=1)
 def load_scene_reader() -> SceneReader:
-    """The reader that ships."""
-    reader = SceneReader()
-    reader.load_state_dict(
-        {k: v.float() for k, v in load_file(runtime.asset("paint") / "scene-reader.safetensors").items()}
-    )
+    """The reader that ships among the assets."""
+    reader, weights = SceneReader(), load_file(runtime.asset("paint") / "scene-reader.safetensors")
+    reader.load_state_dict({name: value.float() for name, value in weights.items()})
     return reader.eval()
