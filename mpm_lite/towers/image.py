@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -78,36 +78,42 @@ def check_pictures(part: Any, expected: int) -> np.ndarray:
     raise runtime.UserError(f"Pictures must be uint8 of shape (N, H, W, 3), not {array.dtype} of {shape}: {mend}.")
 
 
+class Preprocessing(NamedTuple):
+    """How a picture is prepared: the `size` that it is resized to, S for S x S or else (height, width), and the mean and
+    the standard deviation of each colour; resized by bicubic interpolation, or `bilinear`."""
+
+    size: int | tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bilinear: bool = False
+
+    @property
+    def marks(self) -> list[str]:
+        """What a fingerprint must say of the interpolation: nothing of the bicubic one, which was once the only one."""
+        return ["bilinear"] if self.bilinear else []
+
+
 class TorchImageTower(Fingerprinted):
     """An image tower from a function on batches.
 
-    The whole picture is resized to the tower's size, S x S where `size` is one number, else `size` = (height, width);
-    antialiased, by `interpolation`, never cropped: where a checkpoint's own preprocessing cuts the middle out of a resized
-    picture, its borders are seen here too. Where a GPU's memory runs out, a batch is computed in halves.
+    The whole picture is resized as `look` says, antialiased and never cropped: where a checkpoint's own preprocessing cuts
+    the middle out of a resized picture, its borders are seen here too. Where a GPU's memory runs out, a batch is computed
+    in halves.
     """
 
     decisive = ("sides", "interpolation")
 
     def __init__(
-        self,
-        name: str,
-        model: torch.nn.Module,
-        forward: Forward,
-        size: int | tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        fingerprint: str,
-        device: torch.device,
-        interpolation: str = "bicubic",
+        self, name: str, model: nn.Module, forward: Forward, look: Preprocessing, fingerprint: str, device: torch.device
     ) -> None:
+        size = look.size
         self.sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.name, self.size, self.device = name, max(self.sides), device
-        self.interpolation = interpolation
+        self.interpolation = "bilinear" if look.bilinear else "bicubic"
         self.model = frozen(model, device, name)
         self.loaded_as(fingerprint)
         self._forward = forward
-        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self._mean, self._std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (look.mean, look.std))
         self.batch = runtime.preset(device).image_batch
         self._step = self.batch if device.type == "cuda" else CPU_STEP
         with torch.inference_mode():  # one black picture says the width and whether there are patches
@@ -116,9 +122,8 @@ class TorchImageTower(Fingerprinted):
 
     def prepare(self, part: np.ndarray) -> torch.Tensor:
         """uint8 (B, H, W, 3) to what the model reads, float32 (B, 3, S, S)."""
-        x = (
-            torch.from_numpy(np.require(part, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
-        )  # (B, 3, H, W)
+        x = torch.from_numpy(np.require(part, requirements=("C", "W"))).to(self.device)
+        x = x.permute(0, 3, 1, 2)  # (B, 3, H, W)
         if x.shape[-2:] != self.sides:
             # CUDA resizes floats only. The CPU resizes bytes, as Pillow does, five times faster.
             x = x if x.device.type == "cpu" else x.float()
@@ -200,14 +205,7 @@ def fold_batchnorm(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def timm_tower(
-    name: str,
-    model: torch.nn.Module,
-    size: int | tuple[int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    fingerprint: str,
-    device: torch.device,
-    interpolation: str = "bicubic",
+    name: str, model: nn.Module, look: Preprocessing, fingerprint: str, device: torch.device
 ) -> TorchImageTower:
     """A timm model as a tower: the pooled features before its classifier, and its last feature map as patches."""
     model = fold_batchnorm(model.eval()).to(memory_format=torch.channels_last)
@@ -221,7 +219,7 @@ def timm_tower(
             return pooled, found[:, getattr(model, "num_prefix_tokens", 0) :]
         return pooled, None
 
-    return TorchImageTower(name, model, forward, size, mean, std, fingerprint, device, interpolation)
+    return TorchImageTower(name, model, forward, look, fingerprint, device)
 
 
 # Their positions are made for whatever size comes.
@@ -317,16 +315,13 @@ def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower
     mean, std = (tuple(said.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
     if said.get("do_normalize") is False:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    bilinear = said.get("resample") == 2
-    sides = _sides(model.config, said)
-    # What is not how every tower was read before has its mark.
+    sides, projects = _sides(model.config, said), hasattr(full, "visual_projection")
+    look = Preprocessing(sides, mean, std, bilinear=said.get("resample") == 2)
+    # A fingerprint names only what differs from how every tower was once read.
     usual = _two(getattr(model.config, "image_size", sides)) == sides and sides[0] == sides[1]
-    marks = ["bilinear"] * bilinear + ["projected"] * hasattr(full, "visual_projection")
-    marks += [] if usual else [f"{sides[0]} x {sides[1]}"]
+    marks = [*look.marks, *["projected"] * projects, *([] if usual else [f"{sides[0]} x {sides[1]}"])]
     forward = _forward(full, model, model.config, sides, not missing)
-    # The whole model moves to the device, so that a projection beside the seeing half does.
-    module = full if hasattr(full, "visual_projection") else model
+    module = full if projects else model  # with a projection, the whole model has to move to the device
     if hasattr(module, "text_model"):
-        module.text_model = nn.Identity()  # reads no text here: its weights would only take room
-    how = "bilinear" if bilinear else "bicubic"
-    return TorchImageTower(name, module, forward, sides, mean, std, folders.mark(root, *marks), device, how)
+        module.text_model = nn.Identity()  # no text is read here, and its weights would only take room
+    return TorchImageTower(name, module, forward, look, folders.mark(root, *marks), device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mpm_lite.core import runtime
 from mpm_lite.towers import folders
-from mpm_lite.towers.image import TorchImageTower
+from mpm_lite.towers.image import Preprocessing, TorchImageTower
 from mpm_lite.towers.text import TransformerTower, check_vocabulary
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -42,18 +42,14 @@ def _model(kind: str, root: Path) -> tuple[Any, dict[str, Any]]:
     """The whole model of a folder in float32, and what its configuration says of texts."""
     import open_clip
 
+    folders.whole(root)  # says what to do with pickled weights
     if not (root / WEIGHTS).exists():
-        folders.whole(root)  # says what to do with pickled weights
         raise runtime.UserError(f"{root} has no {WEIGHTS}: only safetensors are read.")
-    folders.whole(root)
     said = dict((folders.read(root / CONFIG).get("model_cfg") or {}).get("text_cfg") or {})
     of_text = said | {"hf_model_name": str(_encoder(kind, root, said)), "hf_model_pretrained": False}
     options = {"text_cfg": of_text} if said.get("hf_model_name") else {}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return open_clip.create_model(f"local-dir:{root}", device="cpu", **options).eval(), said
-    except folders.BROKEN as error:
-        raise folders.broken(root, error) from error
+    with folders.reading(root):
+        return open_clip.create_model(f"local-dir:{root}", device="cpu", **options).eval(), said
 
 
 def _encoder(kind: str, root: Path, said: dict[str, Any]) -> Path | None:
@@ -90,11 +86,9 @@ def image_half(name: str, root: Path, device: torch.device) -> TorchImageTower:
 
     said = open_clip.get_model_preprocess_cfg(model)
     size = said["size"] if isinstance(said["size"], int) else tuple(said["size"])
-    # What is not how every tower was read before has its mark.
-    bilinear = said.get("interpolation") == "bilinear"
-    marks = ["bilinear"] * bilinear + ([] if isinstance(size, int) or size[0] == size[-1] else [f"{size}"])
-    mark, how = folders.mark(root, *marks), "bilinear" if bilinear else "bicubic"
-    return TorchImageTower(name, visual, forward, size, said["mean"], said["std"], mark, device, how)
+    look = Preprocessing(size, said["mean"], said["std"], bilinear=said.get("interpolation") == "bilinear")
+    mark = folders.mark(root, *look.marks, *([] if isinstance(size, int) or size[0] == size[-1] else [f"{size}"]))
+    return TorchImageTower(name, visual, forward, look, mark, device)
 
 
 class ClipTokenizer:
@@ -194,7 +188,7 @@ def text_half(name: str, root: Path, device: torch.device) -> TransformerTower:
     context = int(said.get("context_length") or 77)
     kwargs = dict(said.get("tokenizer_kwargs") or {})
     mark = folders.mark(root, "text half")
-    languages = frozenset(folders.read(root / "card.json").get("languages", ()))
+    languages = folders.languages(root)
     if said.get("hf_model_name"):
         tokenizer, text = folders.tokenizer(root), model.text
         tokenizer.padding_side = "right"

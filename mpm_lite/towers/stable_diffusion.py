@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import folders
 from mpm_lite.towers.inference import frozen
 from mpm_lite.towers.text import check_texts
@@ -79,44 +80,28 @@ def load_diffusion(
     from transformers import CLIPTextModel
 
     on = runtime.device(device)
-    bare, revision = folders.named(str(name), revision)
-    root = folders.folder("paint", bare, revision, PATTERNS)
+    root, called = folders.find("paint", str(name), revision, PATTERNS)
     for part in PARTS:
         if not (root / part).is_dir():
-            raise runtime.UserError(
-                f"{root} has no {part}/: give a diffusers folder such as Stable Diffusion 1 or 2's."
-            )
+            raise UserError(f"{root} has no {part}/: give a diffusers folder such as Stable Diffusion 1 or 2's.")
     for part, wanted in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
         found = folders.read(root / part / "config.json").get("_class_name")
         if found != wanted:
-            raise runtime.UserError(f"{root / part} holds a {found}, not a {wanted}: give a Stable Diffusion 1 or 2.")
-    called = folders.shown(bare, revision)
+            raise UserError(f"{root / part} holds a {found}, not a {wanted}: give a Stable Diffusion 1 or 2.")
     unet = frozen(_part(UNet2DConditionModel, root / "unet"), on, called).requires_grad_(True)
     if unet.config.addition_embed_type or not isinstance(unet.config.cross_attention_dim, int):
-        raise runtime.UserError(f"{root}'s UNet asks for more than a prompt's states: give a Stable Diffusion 1 or 2.")
+        raise UserError(f"{root}'s UNet asks for more than a prompt's states: give a Stable Diffusion 1 or 2.")
     vae = frozen(_part(AutoencoderKL, root / "vae"), on, called)
     text, _ = folders.load(CLIPTextModel, root / "text_encoder")
-    try:
+    with folders.reading(root / "scheduler"):
         scheduler = DDPMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
-    except folders.BROKEN as error:
-        raise folders.broken(root / "scheduler", error) from error
-    return Diffusion(
-        called,
-        root,
-        unet,
-        vae,
-        scheduler,
-        folders.tokenizer(root / "tokenizer"),
-        frozen(text, on, called),
-        folders.mark(root, *sorted(root.glob("*/*.safetensors")), *sorted(root.glob("*/*.json"))),
-    )
+    tokenizer, text = folders.tokenizer(root / "tokenizer"), frozen(text, on, called)
+    mark = folders.mark(root, *sorted(root.glob("*/*.safetensors")), *sorted(root.glob("*/*.json")))
+    return Diffusion(called, root, unet, vae, scheduler, tokenizer, text, mark)
 
 
 def _part(kind: Any, place: Path) -> Any:
     """A diffusers model from its folder, safetensors only, in float32."""
     folders.whole(place)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return kind.from_pretrained(place, local_files_only=True, use_safetensors=True).float()
-    except folders.BROKEN as error:
-        raise folders.broken(place, error) from error
+    with folders.reading(place):
+        return kind.from_pretrained(place, local_files_only=True, use_safetensors=True).float()
