@@ -186,6 +186,13 @@ def quiet() -> bool:
     return bool(os.environ.get("MPM_LITE_QUIET")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
 
+def bar(steps: Iterable[Any], what: str, progress: bool) -> Any:
+    """The steps behind a tqdm bar, where one was asked for and would not clutter a log."""
+    from tqdm.auto import tqdm
+
+    return tqdm(steps, desc=what, disable=not progress or quiet(), leave=False)
+
+
 def banner() -> str:
     """One line on what this machine is, so that nobody trains on a CPU by accident."""
     on = device()

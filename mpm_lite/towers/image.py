@@ -25,7 +25,6 @@ from mpm_lite.core.keys import digest
 from mpm_lite.towers import folders
 from mpm_lite.towers.features import Fingerprinted
 from mpm_lite.towers.inference import frozen, in_halves
-from mpm_lite.towers.text import bar
 
 # Pictures a CPU computes at once: with 8, the wide early layers already leave the processor's cache, which costs a sixth
 # more. The packaged towers give the same bits whatever it is.
@@ -137,7 +136,7 @@ class TorchImageTower(Fingerprinted):
         if isinstance(images, np.ndarray) and (images.ndim != 4 or images.dtype != np.uint8):
             check_pictures(images, len(images) if images.ndim else 0)
         total = len(images)
-        for start in bar(range(0, total, self.batch), f"{self.name}: pictures / {self.batch}", progress):
+        for start in runtime.bar(range(0, total, self.batch), f"{self.name}: pictures / {self.batch}", progress):
             place = slice(start, min(start + self.batch, total))
             part = check_pictures(images[place], place.stop - place.start)
 

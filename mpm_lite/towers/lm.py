@@ -13,6 +13,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,11 @@ from torch import Tensor
 
 from mpm_lite import ops
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import inference
 from mpm_lite.towers.features import Fingerprinted
-from mpm_lite.towers.inference import (
-    Begin,
-    beginning,
-    context_of,
-    ends_of,
-    frozen,
-    in_halves,
-    settings,
-    unsettled,
-    until,
-)
-from mpm_lite.towers.text import bar, check_texts, check_vocabulary
+from mpm_lite.towers.inference import Begin, context_of, frozen, in_halves, settings, unsettled
+from mpm_lite.towers.text import check_texts, check_vocabulary, mask_of, padded
 
 IGNORE = -100
 WAYS = ("greedy", "beam", "sample")
@@ -63,16 +55,11 @@ class LM(Fingerprinted):
     given = 0  # tokens that a written row begins with though they were not written
 
     def __init__(
-        self,
-        name: str,
-        model: Any,
-        tokenizer: Any,
-        fingerprint: str,
-        device: torch.device,
+        self, name: str, model: Any, tokenizer: Any, fingerprint: str, device: torch.device,
         languages: frozenset[str] = frozenset(),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.name, self.languages = name, languages
-        # A quantised one is where it belongs, and its weights are no floats to be widened.
+        # A quantised model is on its device already, and its weights are no floats that could be widened.
         self.quantised = bool(getattr(model, "is_quantized", False))
         self.model = model.eval().requires_grad_(False) if self.quantised else frozen(model, device, name)
         self.loaded_as(fingerprint)
@@ -87,7 +74,7 @@ class LM(Fingerprinted):
 
     @property
     def device(self) -> torch.device:
-        """Where it stands: a recipe that learns takes it along."""
+        """Where the model is now: a recipe that learns takes it along."""
         return self.model.get_input_embeddings().weight.device
 
     # text and tokens
@@ -117,7 +104,7 @@ class LM(Fingerprinted):
         # An empty prompt still needs something to read.
         something = [one for one in (begin, self.tokenizer.eos_token_id) if one is not None][:1]
         if not something and not all(rows):
-            raise runtime.UserError(
+            raise UserError(
                 f"{self.name} cannot read an empty prompt, because its tokenizer has no token that begins or ends a text: "
                 "give every prompt some words."
             )
@@ -130,15 +117,8 @@ class LM(Fingerprinted):
         """
         begins, rows = self.rows(prompts)
         if soft is not None and (soft.ndim != 3 or len(soft) != len(rows) or soft.shape[-1] != self.width):
-            raise runtime.UserError(
-                f"{self.name} takes soft tokens ({len(rows)}, P, {self.width}); got {tuple(soft.shape)}."
-            )
-        ids = torch.zeros(len(rows), max((len(row) for row in rows), default=0), dtype=torch.long)
-        there = torch.zeros_like(ids, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-            there[i, : len(row)] = True
-        context = self.place(begins, ids, there, soft)
+            raise UserError(f"{self.name} takes soft tokens ({len(rows)}, P, {self.width}); got {tuple(soft.shape)}.")
+        context = self.place(begins, padded(rows), mask_of(rows), soft)
         self._fits(context.embeds.shape[1], 0)
         return context
 
@@ -163,7 +143,7 @@ class LM(Fingerprinted):
 
     def _fits(self, read: int, write: int) -> None:
         if read + write > self.context:
-            raise runtime.UserError(
+            raise UserError(
                 f"{self.name} holds {self.context} tokens, and {read} to read with {write} to write are more: "
                 "shorten the prompt or ask for fewer new tokens."
             )
@@ -174,7 +154,7 @@ class LM(Fingerprinted):
             return rows
         last = self.tokenizer.eos_token_id
         if last is None:
-            raise runtime.UserError(
+            raise UserError(
                 f"{self.name} cannot score the end of a text, because its tokenizer has no end-of-text token: pass end=False."
             )
         return [row + [last] for row in rows]
@@ -185,12 +165,9 @@ class LM(Fingerprinted):
         """Cross-entropy of every token of the continuations, (N, T') in nats, 0 behind a row's end; and their mask. `end`:
         the end-of-text token counts too; raises UserError where the tokenizer has none. Gradients reach the context's soft
         tokens, and the model where it may learn."""
-        rows = self._targets(continuations, end)
-        width = max([1, *map(len, rows)])  # one column at least, for continuations that are all empty
-        labels = torch.full((len(rows), width), IGNORE, device=self.device)
-        for i, row in enumerate(rows):
-            labels[i, : len(row)] = torch.tensor(row)
-        return self.losses_of(context, labels)
+        # There is one column at least, even where all continuations are empty.
+        rows = [row or [IGNORE] for row in self._targets(continuations, end)]
+        return self.losses_of(context, padded(rows, IGNORE).to(self.device))
 
     def mean_loss(self, context: Context, labels: Tensor) -> Tensor:
         """Cross-entropy of the tokens of continuations, ids int64 (N, T'), IGNORE behind a row's end: their mean, ()."""
@@ -246,7 +223,7 @@ class LM(Fingerprinted):
     ) -> np.ndarray:
         """log p(continuation | prompt) in nats, float64 (N,). `soft` as in `read`, `end` as in `losses`."""
         if len(prompts) != len(continuations):
-            raise runtime.UserError(f"{len(prompts)} prompts and {len(continuations)} continuations do not pair up.")
+            raise UserError(f"{len(prompts)} prompts and {len(continuations)} continuations do not pair up.")
 
         def told(place: slice) -> np.ndarray:
             context = self.read(prompts[place], None if soft is None else soft[place])
@@ -263,9 +240,9 @@ class LM(Fingerprinted):
         Without `end` an option may go on, so that one which begins another is never less likely than that.
         """
         if len(prompts) != len(options):
-            raise runtime.UserError(f"{len(prompts)} prompts and options for {len(options)} do not pair up.")
+            raise UserError(f"{len(prompts)} prompts and options for {len(options)} do not pair up.")
         if any(not few for few in options):
-            raise runtime.UserError("A choice needs at least one option for every prompt.")
+            raise UserError("A choice needs at least one option for every prompt.")
         of = [i for i, few in enumerate(options) for _ in few]
         flat = [one for few in options for one in few]
         scores = self.log_likelihood([prompts[i] for i in of], flat, None if soft is None else soft[of], end)
@@ -275,20 +252,10 @@ class LM(Fingerprinted):
     # writing
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        soft: Tensor | None = None,
-        new_tokens: int = 48,
-        how: str = "greedy",
-        beams: int = 4,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        stop: str | None = None,
-        begin: Sequence[str] = (),
-        cache: bool = True,
-        progress: bool = False,
-    ) -> list[str]:
+        self, prompts: Sequence[str], soft: Tensor | None = None, new_tokens: int = 48, how: str = "greedy", beams: int = 4,
+        temperature: float = 1.0, top_p: float = 1.0, seed: int = 0, stop: str | None = None, begin: Sequence[str] = (),
+        cache: bool = True, progress: bool = False,
+    ) -> list[str]:  # fmt: skip
         """A continuation of each prompt: `greedy`, `beam` (beams) or `sample` (temperature, top_p, seed).
 
         It ends at the tokenizer's end-of-text token, if it has one, before `stop` (one token, such as a line break), or after
@@ -298,29 +265,40 @@ class LM(Fingerprinted):
         """
         if how not in WAYS:
             raise runtime.unknown("way to generate", how, WAYS)
-        ends = ends_of(self, stop)
+        ends = self._ends(stop)
         config = settings(self, new_tokens, cache, ends, how, beams, temperature, top_p)
-        first = beginning(self.encode, begin)
+        first = [row[0] for row in self.encode(list(begin), special=False) if row]
+        processors = [Begin(first, at=self.given)] if first else None
 
         def written(place: slice) -> list[str]:
             context = self.read(prompts[place], None if soft is None else soft[place])
             self._fits(context.embeds.shape[1] if self.kind == "causal" else 0, new_tokens)
             with warnings.catch_warnings(), inference.chosen(self.model.config, self.device), unsettled(self.model):
                 warnings.simplefilter("ignore")
-                ids = self.model.generate(
-                    inputs_embeds=context.embeds, attention_mask=context.mask.long(), generation_config=config,
-                    logits_processor=[Begin(first)] if first else None,
-                )  # fmt: skip
-            return self.decode([until(row, ends) for row in ids[:, self.given :].tolist()])
+                read = {"inputs_embeds": context.embeds, "attention_mask": context.mask.long()}
+                ids = self.model.generate(**read, generation_config=config, logits_processor=processors)
+            rows = ids[:, self.given :].tolist()
+            return self.decode([list(takewhile(lambda one: one not in ends, row)) for row in rows])
 
         # Not inference_mode: some models keep buffers that later calls must be able to change.
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             return [text for part in self._parts(written, len(prompts), progress) for text in part]
 
+    def _ends(self, stop: str | None) -> list[int]:
+        """The token ids at which writing ends: the tokenizer's end-of-text token, if it has one, and `stop`, if it is given.
+
+        Raises UserError for a stop of more than one token.
+        """
+        last = self.tokenizer.eos_token_id
+        ids = [] if stop is None else self.encode([stop], special=False)[0]
+        if stop is not None and len(ids) != 1:
+            raise UserError(f"{self.name} writes {stop!r} as {len(ids)} tokens: stop takes a text of one.")
+        return ids if last is None else [last, *ids]
+
     def _parts(self, compute: Callable[[slice], Any], n: int, progress: bool = False) -> Iterator[Any]:
         """What `compute` gives of each batch of n items, in order; where a GPU's memory runs out, of its halves."""
-        for start in bar(range(0, n, self.batch), f"{self.name}: prompts / {self.batch}", progress):
+        for start in runtime.bar(range(0, n, self.batch), f"{self.name}: prompts / {self.batch}", progress):
             yield from in_halves(lambda a, b: compute(slice(a, b)), start, min(start + self.batch, n), self.name)
 
     # looking inside
@@ -339,9 +317,8 @@ class LM(Fingerprinted):
 
     def all_layers(self, context: Context) -> tuple[Tensor, ...]:
         """The states after every layer, the embeddings first, each (N, T, D)."""
-        return self.model.base_model(
-            **self._inputs(context.embeds, context.mask), output_hidden_states=True
-        ).hidden_states
+        inputs = self._inputs(context.embeds, context.mask)
+        return self.model.base_model(**inputs, output_hidden_states=True).hidden_states
 
 
 class EncoderDecoder(LM):
@@ -353,7 +330,7 @@ class EncoderDecoder(LM):
     def __init__(self, name: str, model: Any, *args: Any, **options: Any) -> None:
         """Raises UserError for a model whose configuration does not say with which token its decoder starts."""
         if getattr(model.config, "decoder_start_token_id", None) is None:
-            raise runtime.UserError(
+            raise UserError(
                 f"{name} does not load: its config.json names no decoder_start_token_id; set it to the one of its kind "
                 "(T5 and mT5 start with the pad token)."
             )
@@ -365,7 +342,7 @@ class EncoderDecoder(LM):
 
     def _fits(self, read: int, write: int) -> None:
         if max(read, write) > self.context:
-            raise runtime.UserError(
+            raise UserError(
                 f"{self.name} holds {self.context} tokens a side: {read} to read or {write} to write are more."
             )
 
