@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
+from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import folders
 from mpm_lite.towers.features import Fingerprinted
 from mpm_lite.towers.inference import frozen, in_halves
@@ -58,10 +59,10 @@ def check_pictures(part: Any, expected: int) -> np.ndarray:
     try:
         array = np.asarray(part)
     except ValueError:
-        raise runtime.UserError("The pictures differ in size: resize them to one size first.") from None
+        raise UserError("The pictures differ in size: resize them to one size first.") from None
     if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3 and array.size:
         if len(array) != expected:
-            raise runtime.UserError(f"A slice of {expected} pictures gave {len(array)}: the image source miscounts.")
+            raise UserError(f"A slice of {expected} pictures gave {len(array)}: the image source miscounts.")
         return array
     if array.dtype != np.uint8:
         mend = "bring them to 0-255 and call .astype('uint8')"
@@ -74,7 +75,7 @@ def check_pictures(part: Any, expected: int) -> np.ndarray:
     else:
         mend = "stack them into one array"
     shape = tuple(array.shape)
-    raise runtime.UserError(f"Pictures must be uint8 of shape (N, H, W, 3), not {array.dtype} of {shape}: {mend}.")
+    raise UserError(f"Pictures must be uint8 of shape (N, H, W, 3), not {array.dtype} of {shape}: {mend}.")
 
 
 class Preprocessing(NamedTuple):
@@ -162,7 +163,7 @@ class TorchImageTower(Fingerprinted):
         Raises UserError for a tower without patches, and for anything but uint8 RGB.
         """
         if not self.has_patches:
-            raise runtime.UserError(f"{self.name} gives one vector a picture and no patches; take efficientnet-lite0.")
+            raise UserError(f"{self.name} gives one vector a picture and no patches; take efficientnet-lite0.")
         parts = [found.float().cpu().numpy() for _, _, found in self._batches(images, progress) if found is not None]
         return np.concatenate(parts) if parts else np.zeros((0, 0, self.width), np.float32)
 
@@ -187,7 +188,7 @@ class JoinedTower:
 
     def patches(self, images: Any, progress: bool = False) -> np.ndarray:
         """Always raises UserError: the towers' patches do not cover the same places."""
-        raise runtime.UserError(f"{self.name} has no patches; take one of {', '.join(t.name for t in self.towers)}.")
+        raise UserError(f"{self.name} has no patches; take one of {', '.join(t.name for t in self.towers)}.")
 
 
 def fold_batchnorm(model: torch.nn.Module) -> torch.nn.Module:
@@ -309,7 +310,7 @@ def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower
     inner = getattr(full, "vision_model", None)
     model = inner if inner is not None and (hasattr(full, "text_model") or hasattr(full, "visual_projection")) else full
     if not hasattr(model.config, "image_size") and not hasattr(model.config, "num_patches"):
-        raise runtime.UserError(f"{root} is no vision model (its model_type is {model.config.model_type!r}).")
+        raise UserError(f"{root} is no vision model (its model_type is {model.config.model_type!r}).")
     said = preprocessing(root)
     mean, std = (tuple(said.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
     if said.get("do_normalize") is False:

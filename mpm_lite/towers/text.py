@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.towers.catalogue import TOKEN_TOWERS
 from mpm_lite.towers.features import Fingerprinted
 from mpm_lite.towers.inference import batches, frozen, hides_padding, in_halves, padding_id, too_large
@@ -132,17 +133,17 @@ def check_texts(texts: Sequence[str], who: str = "A tower", empty: bool = False)
     """The texts as a list. Raises UserError naming the first that is not a string, not valid Unicode, or empty, unless
     `empty` texts are allowed. The message says that `who` takes them."""
     if isinstance(texts, str):
-        raise runtime.UserError(f"{who} takes a list of texts: put the one text in a list.")
+        raise UserError(f"{who} takes a list of texts: put the one text in a list.")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise runtime.UserError(f"Text {i} is a {type(text).__name__}, not a string: pass text only.")
+            raise UserError(f"Text {i} is a {type(text).__name__}, not a string: pass text only.")
         if not empty and not text.strip():
-            raise runtime.UserError(f"Text {i} is empty: drop it or give it words.")
+            raise UserError(f"Text {i} is empty: drop it or give it words.")
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise runtime.UserError(f"Text {i} holds half a surrogate pair: read its file as UTF-8.") from None
+            raise UserError(f"Text {i} holds half a surrogate pair: read its file as UTF-8.") from None
     return texts
 
 
@@ -152,9 +153,9 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
 
 
-def sentences_only(name: str) -> runtime.UserError:
+def sentences_only(name: str) -> UserError:
     """The error for token states asked of a tower without any, naming those that have some."""
-    return runtime.UserError(f"{name} gives sentence vectors only; for token states take {' or '.join(TOKEN_TOWERS)}.")
+    return UserError(f"{name} gives sentence vectors only; for token states take {' or '.join(TOKEN_TOWERS)}.")
 
 
 def check_vocabulary(name: str, model: torch.nn.Module, tokenizer: Any) -> None:
@@ -171,7 +172,7 @@ def check_vocabulary(name: str, model: torch.nn.Module, tokenizer: Any) -> None:
     if rows and hasattr(tokenizer, "get_vocab"):  # ids may have gaps, so that the highest says more than the count
         known = max([known, *(i + 1 for i in tokenizer.get_vocab().values())])
     if rows and known > rows:
-        raise runtime.UserError(
+        raise UserError(
             f"{name}: its tokenizer knows {known} tokens and its embedding {rows}: "
             "the two belong to different models; fetch or save that checkpoint again."
         )
@@ -246,7 +247,7 @@ class TransformerTower(_Sentences, Fingerprinted):
         except torch.cuda.OutOfMemoryError as error:
             raise too_large(self.name) from error
         except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-            raise runtime.UserError(
+            raise UserError(
                 f"{self.name} does not read texts ({type(error).__name__} for a short sentence): a text tower is a "
                 "model that gives a state of each token, such as BERT."
             ) from error
@@ -260,7 +261,7 @@ class TransformerTower(_Sentences, Fingerprinted):
             return []
         rows = self.tokenizer(self.whole(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
         if not all(rows):
-            raise runtime.UserError(
+            raise UserError(
                 f"{self.name} makes no token of text {rows.index([])} ({texts[rows.index([])]!r}): leave that text out."
             )
         return rows
