@@ -25,7 +25,7 @@ from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import folders
 from mpm_lite.towers.features import Fingerprinted
-from mpm_lite.towers.inference import frozen, in_halves
+from mpm_lite.towers.inference import frozen, in_batches
 
 # Pictures a CPU computes at once: with 8, the wide early layers already leave the processor's cache, which costs a sixth
 # more. The packaged towers give the same bits whatever it is.
@@ -132,23 +132,18 @@ class TorchImageTower(Fingerprinted):
         x = (x.float() / 255 - self._mean) / self._std
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _batches(self, images: Any, progress: bool) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor | None]]:
+    def _batches(self, images: Any, progress: bool) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """For each batch: its place, its vectors (B, D) and its patches (B, P, D)."""
         if isinstance(images, np.ndarray) and (images.ndim != 4 or images.dtype != np.uint8):
             check_pictures(images, len(images) if images.ndim else 0)
-        total = len(images)
-        for start in runtime.bar(range(0, total, self.batch), f"{self.name}: pictures / {self.batch}", progress):
-            place = slice(start, min(start + self.batch, total))
-            part = check_pictures(images[place], place.stop - place.start)
 
-            def compute(a: int, b: int, part: np.ndarray = part) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-                x = self.prepare(part[a:b])
-                with torch.inference_mode():
-                    return [self._forward(few) for few in x.split(self._step)]
+        def compute(place: slice) -> tuple[slice, Tensor, Tensor | None]:
+            x = self.prepare(check_pictures(images[place], place.stop - place.start))
+            with torch.inference_mode():
+                pooled, patches = zip(*(self._forward(few) for few in x.split(self._step)), strict=True)
+            return place, torch.cat(pooled), None if patches[0] is None else torch.cat(patches)
 
-            done = [one for few in in_halves(compute, 0, len(part), self.name) for one in few]
-            patches = None if done[0][1] is None else torch.cat([found for _, found in done])
-            yield place, torch.cat([pooled for pooled, _ in done]), patches
+        yield from in_batches(compute, len(images), self.batch, "pictures", self.name, progress)
 
     def encode(self, images: Any, progress: bool = False) -> np.ndarray:
         """One vector a picture, float32 (N, D), not normalised. Raises UserError for anything but uint8 RGB."""

@@ -102,6 +102,15 @@ def in_halves(compute: Callable[[int, int], Any], start: int, stop: int, name: s
     return in_halves(compute, start, middle, name) + in_halves(compute, middle, stop, name)
 
 
+def in_batches(
+    compute: Callable[[slice], Any], total: int, size: int, what: str, name: str, progress: bool
+) -> Iterator[Any]:
+    """What `compute` returns for each batch of at most `size` items, in order, behind a progress bar; where a GPU's memory runs
+    out, for the halves of a batch. `what` the items are and the `name` of what computes are for the bar and the errors."""
+    for start in runtime.bar(range(0, total, size), f"{name}: {what} / {size}", progress):
+        yield from in_halves(lambda a, b: compute(slice(a, b)), start, min(start + size, total), name)
+
+
 def frozen(model: torch.nn.Module, device: torch.device, name: str) -> torch.nn.Module:
     """The model on the device, in float32, without gradients and dropout. Raises UserError where it does not fit there."""
     try:

@@ -25,7 +25,7 @@ from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import inference
 from mpm_lite.towers.features import Fingerprinted
-from mpm_lite.towers.inference import Begin, context_of, frozen, in_halves, settings, unsettled
+from mpm_lite.towers.inference import Begin, context_of, frozen, in_batches, settings, unsettled
 from mpm_lite.towers.text import check_texts, check_vocabulary, mask_of, padded
 
 IGNORE = -100
@@ -297,9 +297,7 @@ class LM(Fingerprinted):
         return ids if last is None else [last, *ids]
 
     def _parts(self, compute: Callable[[slice], Any], n: int, progress: bool = False) -> Iterator[Any]:
-        """What `compute` gives of each batch of n items, in order; where a GPU's memory runs out, of its halves."""
-        for start in runtime.bar(range(0, n, self.batch), f"{self.name}: prompts / {self.batch}", progress):
-            yield from in_halves(lambda a, b: compute(slice(a, b)), start, min(start + self.batch, n), self.name)
+        return in_batches(compute, n, self.batch, "prompts", self.name, progress)
 
     # looking inside
 

@@ -22,7 +22,7 @@ from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers.catalogue import TOKEN_TOWERS
 from mpm_lite.towers.features import Fingerprinted
-from mpm_lite.towers.inference import batches, frozen, hides_padding, in_halves, padding_id, too_large
+from mpm_lite.towers.inference import batches, frozen, hides_padding, in_batches, in_halves, padding_id, too_large
 
 PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"
 TOKENIZER = "tokenizer.json"
@@ -341,9 +341,10 @@ class UseTower(_Sentences):
         self._embed, self.tokenizer = embed, tokenizer
 
     def _vectors(self, texts: list[str], progress: bool) -> Iterator[tuple[slice, np.ndarray]]:
-        for start in runtime.bar(range(0, len(texts), self.batch), f"{self.name}: texts / {self.batch}", progress):
-            few = slice(start, start + self.batch)
-            yield few, self._embed(texts[few])
+        def compute(few: slice) -> tuple[slice, np.ndarray]:
+            return few, self._embed(texts[few])
+
+        return in_batches(compute, len(texts), self.batch, "texts", self.name, progress)
 
     def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Always raises UserError: this tower has no token states."""
