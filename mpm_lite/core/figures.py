@@ -74,7 +74,7 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
 CELLS = {"read": "o", "relative read": "^", "no relative read": "s", "unreadable pieces": "X"}
 
 
-def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
+def retention_against_alignment(table: pd.DataFrame) -> Any:
     """A panel for each text tower, a point for each language: alignment on x, rho with its interval on y, marker by cell.
 
     table: language, text, alignment, rho, low, high, cell.
@@ -94,7 +94,7 @@ def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
         for row in rows.itertuples():
             axis.annotate(row.language, (row.alignment, row.rho), fontsize=7, xytext=(3, 2), textcoords="offset points")
         axis.axhline(0, color="black", ls="--", lw=1)
-        axis.set(title=f"{tower} {title}".strip(), xlabel="alignment: translation recall@1, text only")
+        axis.set(title=tower, xlabel="alignment: translation recall@1, text only")
         axis.legend(loc="upper left", fontsize=8)
     axes[0, 0].set_ylabel("retention rho (R@10 over chance, English = 1)")
     told = [
@@ -265,7 +265,7 @@ def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
     return describe(figure, f"Points with their intervals, {xlabel}: {said}.")
 
 
-def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite chunked", "naive")) -> Any:
+def time_and_memory(rows: pd.DataFrame) -> Any:
     """Benchmark rows as panels, a column for each op: above milliseconds, below megabytes, against size, log-log.
 
     `rows` are those of assets/bench: op, n, m, direction, provider, ms, p20, p80, peak_mb. The size is n * m, the number of
@@ -273,7 +273,7 @@ def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite 
     """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    plt = house()
+    plt, providers = house(), ("mpm_lite chunked", "naive")
     whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
     whole = whole.assign(size=whole["n"].astype(float) * whole["m"])
     ops = list(dict.fromkeys(whole["op"]))

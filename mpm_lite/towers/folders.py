@@ -88,10 +88,8 @@ def _refusal(error: Exception, kind: str, repo: str, revision: str | None, asked
         return f"The model hub has no open repository {repo!r}: check its spelling, or log in if it is private."
     if isinstance(error, errors.RevisionNotFoundError):
         return f"The hub repository {repo!r} has no revision {revision!r}: give one of its branches, tags or commits."
-    name = shown(repo, revision)
-    why = (
-        f"did not give {name!r} and it is not in the" if asked else f"cannot be reached and there is no {name!r} in its"
-    )
+    name = repr(shown(repo, revision))
+    why = f"did not give {name} and it is not in the" if asked else f"cannot be reached and there is no {name} in its"
     return f"The model hub {why} cache; these {_KINDS[kind]} run without it: {', '.join(PACKAGED[kind])}."
 
 
@@ -160,7 +158,7 @@ def loaded_once(most: int) -> Callable[[Callable[..., T]], Callable[..., T]]:
 CODE = "hub-1"
 # What the libraries raise on a checkpoint that is torn, pickled, or not what its config says.
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, ImportError, TypeError, AttributeError, SafetensorError)
-# Where a tokenizer's pieces stand; those that read bytes or characters need none.
+# The files that hold a tokenizer's pieces; tokenizers of bytes or characters need none.
 PIECES = ("vocab*", "*.model", "*.vocab", "*bpe*")
 OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
@@ -184,23 +182,18 @@ def mark(root: Path, *also: str | Path) -> str:
     return fingerprint(" ".join([CODE, *(p.name for p in ordered), *words]), *ordered, *files)
 
 
-def broken(root: Path, error: Exception) -> UserError:
-    """The error for a checkpoint that a library could not read, with the first line of the library's own message."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{root} does not load ({reason}): it needs safetensors and a config.")
-
-
 @contextmanager
 def reading(root: Path) -> Iterator[None]:
-    """Around a library's reading of a folder: whatever it raises becomes a UserError, and what it draws at random, such as
-    weights that the folder is about to overwrite, leaves the caller's seed alone."""
+    """Around a library's reading of a folder: whatever it raises becomes a UserError with the first line of its message, and
+    what it draws at random, such as weights that the folder is about to overwrite, leaves the caller's seed alone."""
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     except torch.cuda.OutOfMemoryError as error:
         raise too_large(str(root)) from error
     except BROKEN as error:
-        raise broken(root, error) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{root} does not load ({reason}): it needs safetensors and a config.") from error
 
 
 def languages(root: Path) -> frozenset[str]:
@@ -277,11 +270,10 @@ def tokenizer(root: Path) -> Any:
     own = read(root / "tokenizer_config.json").get("tokenizer_class")
     loader = PreTrainedTokenizerFast if own == "PreTrainedTokenizerFast" else AutoTokenizer
     file = tokenizer_file(root)
-    # transformers makes an empty one up, which reads everything as unknown.
+    # Without these files transformers would make up an empty tokenizer, to which everything is unknown.
     if not file and own not in OF_BYTES and not any(any(root.glob(pattern)) for pattern in PIECES):
-        raise UserError(
-            f"{root} does not load: its tokenizer's files are missing; fetch or save that checkpoint again."
-        )
+        advice = "fetch or save that checkpoint again."
+        raise UserError(f"{root} does not load: its tokenizer's files are missing; {advice}")
     shared = {"tokenizer_file": str(file)} if file and file.parent != root else {}
     with reading(root):
         found = loader.from_pretrained(root, local_files_only=True, trust_remote_code=False, **shared)
