@@ -201,8 +201,8 @@ def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
 def head_to_head(
     table: pd.DataFrame, panels: dict[str, str], score: str = "choices right, mean of nine languages"
 ) -> Any:
-    """Panels side by side, each with a named point for every system: its score in other languages against the parameters
-    that learn. The more of a system's pairs are not English, the larger its point.
+    """Panels side by side, each with a named point for every system: its score in other languages against the
+    parameters that learn. The more of a system's pairs are not English, the larger its point.
 
     table: table (a panel's name), system, trainable, pairs, abroad, value, low, high, chance; panels: name -> title.
     """
@@ -268,8 +268,8 @@ def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
 def time_and_memory(rows: pd.DataFrame) -> Any:
     """Benchmark rows as panels, a column for each op: above milliseconds, below megabytes, against size, log-log.
 
-    `rows` are those of assets/bench: op, n, m, direction, provider, ms, p20, p80, peak_mb. The size is n * m, the number of
-    entries in the matrix that the naive form builds.
+    `rows` are those of assets/bench: op, n, m, direction, provider, ms, p20, p80, peak_mb. The size is n * m, the
+    number of entries in the matrix that the naive form builds.
     """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 

@@ -37,8 +37,8 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 @dataclass(frozen=True)
 class Key:
-    """What decides something that is kept. `what` says in words what that is; `parts` names everything that it depends on
-    (weights, data, settings), each as a text, as bytes or as several of these. Equal parts give an equal digest."""
+    """What decides something that is kept. `what` says in words what that is; `parts` names everything that it depends
+    on (weights, data, settings), each as a text, as bytes or as several of these. Equal parts give an equal digest."""
 
     what: str
     parts: Mapping[str, str | bytes | Sequence[str | bytes]]
@@ -74,11 +74,11 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 def code_of(thing: type | Callable[..., Any]) -> str:
     """A text that changes whenever the code of a class or function does.
 
-    For code of this library it is the name and the library's version. For any other code it is the source, together with
-    the source of the classes that it derives from and of the functions and classes of the same module that it uses, and
-    with the plain values that it takes from its surroundings, from its defaults and from the attributes of its classes.
-    Lists are left out, since functions often note in them what they did.
-    Raises UnreadableCode where the source cannot be read, and for a method, whose object may hold anything.
+    For code of this library it is the name and the library's version. For any other code it is the source, together
+    with the source of the classes that it derives from and of the functions and classes of the same module that it
+    uses, and with the plain values that it takes from its surroundings, from its defaults and from the attributes of
+    its classes. Lists are left out, since functions often note in them what they did. Raises UnreadableCode where the
+    source cannot be read, and for a method, whose object may hold anything.
     """
     if inspect.ismethod(thing) and not isinstance(thing.__self__, type):
         raise UnreadableCode(
@@ -118,8 +118,8 @@ def _tell(thing: Any, told: dict[Any, str], module: str) -> None:
 
 
 def _used_by(thing: Any) -> list[tuple[str, Any]]:
-    """What a function or a class's methods take from around them and from their defaults, and the class's own attributes, each
-    with its name, in the order of names."""
+    """What a function or a class's methods take from around them and from their defaults, and the class's own
+    attributes, each with its name, in the order of names."""
     used, functions = {}, [thing]
     if isinstance(thing, type):
         used |= {f"{thing.__qualname__}.{k}": v for k, v in vars(thing).items() if not k.startswith("__")}
@@ -141,9 +141,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def value_of(value: Any) -> str:
-    """A text that changes whenever a value does: of weights their fingerprint, of a caption set its digest, of a class or
-    function its code, of plain values how Python writes them, of anything else its pickled bytes. Raises UserError for a
-    value that has no bytes.
+    """A text that changes whenever a value does: of weights their fingerprint, of a caption set its digest, of a class
+    or function its code, of plain values how Python writes them, of anything else its pickled bytes. Raises UserError
+    for a value that has no bytes.
     """
     for own in ("fingerprint", "digest"):
         if isinstance(getattr(value, own, None), str):
@@ -189,8 +189,8 @@ SETTLED = 2.0  # seconds after which another change of a file is sure to show in
 
 
 def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file's bytes. They are read again whenever the file's size, time or inode has changed, and also while its
-    last change is so recent that another one might not show in its time."""
+    """SHA-256 of a file's bytes. They are read again whenever the file's size, time or inode has changed, and also
+    while its last change is so recent that another one might not show in its time."""
     stat = path.stat()
     state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_dev)
     where = str(path.absolute())

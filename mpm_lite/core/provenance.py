@@ -29,8 +29,8 @@ def commit() -> str:
 
 
 def provenance(sha: str, seconds: float, name: str) -> dict[str, Any]:
-    """What every card ends with: the digest of what was made, how long that took, on which machine, from which commit and by
-    which command."""
+    """What every card ends with: the digest of what was made, how long that took, on which machine, from which commit
+    and by which command."""
     return {
         "sha256": sha,
         "seconds": round(seconds),

@@ -1,8 +1,8 @@
 """Where things run and where they live: device, dtype, presets, folders, worker processes, and errors in one sentence.
 
-Worker processes pay because a GPU that trains one toy model is hardly busy, and because a CPU with many cores trains many
-such models side by side faster than one after the other with all its cores. What two workers share, such as a Q-Former, is
-made by one of them while the other waits (`store.alone`).
+Worker processes pay because a GPU that trains one toy model is hardly busy, and because a CPU with many cores trains
+many such models side by side faster than one after the other with all its cores. What two workers share, such as a
+Q-Former, is made by one of them while the other waits (`store.alone`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def device(name: str | torch.device | None = None) -> torch.device:
-    """The device to use: the one named, else CUDA where there is one, else the CPU. Raises UserError for a device that torch
-    does not know, that this machine lacks, or that this project does not compute on."""
+    """The device to use: the one named, else CUDA where there is one, else the CPU. Raises UserError for a device that
+    torch does not know, that this machine lacks, or that this project does not compute on."""
     try:
         chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, TypeError) as error:

@@ -4,9 +4,9 @@
     learned(path, learn)     the weights of a recipe, in a file
     Shelf(out, name, ...)    the rows of many runs: a file for each run, and one file into which they are packed
 
-Everything kept has a `Key`, made of all that decides it. A kept file holds its own key, so that `mpm-lite doctor --why FILE`
-can tell why something was computed again. Files are written beside their place, synced and then renamed, so that a killed
-run leaves nothing half-written; a damaged file is noticed and made again.
+Everything kept has a `Key`, made of all that decides it. A kept file holds its own key, so that `mpm-lite doctor --why
+FILE` can tell why something was computed again. Files are written beside their place, synced and then renamed, so that
+a killed run leaves nothing half-written; a damaged file is noticed and made again.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def folder() -> Path:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """For the time being nobody else, in whatever process, makes that file: whoever comes later waits and finds it there. A
-    process that dies gives up its turn."""
+    """For the time being nobody else, in whatever process, makes that file: whoever comes later waits and finds it
+    there. A process that dies gives up its turn."""
     with locked(runtime.home() / "locks" / digest([str(path.absolute())])[:32], runtime.home()):
         yield
 
@@ -156,9 +156,9 @@ def features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
 def learned(
     path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]], key: Key | None = None
 ) -> dict[str, torch.Tensor]:
-    """The weights in a file, in float32. Where there is no file yet, `learn(work)` returns them first, and they are kept in
-    float16 with their key, whole or not at all. `work` is a folder for the checkpoints of a run that may be stopped; it is
-    deleted in the end.
+    """The weights in a file, in float32. Where there is no file yet, `learn(work)` returns them first, and they are
+    kept in float16 with their key, whole or not at all. `work` is a folder for the checkpoints of a run that may be
+    stopped; it is deleted in the end.
 
     Raises UserError for a file that is torn.
     """
@@ -191,8 +191,8 @@ def written(
     out: Path, study: str, tables: dict[str, pd.DataFrame], said: dict[str, Any], card: str, version: str,
     seeds: Sequence[int], digits: str = "%.4f",
 ) -> list[Path]:  # fmt: skip
-    """Write a study's tables as OUT/TITLE.csv, and OUT/CARD.json with its commit, seeds and command and whatever else is
-    `said`; each file whole or not at all. Returns the files."""
+    """Write a study's tables as OUT/TITLE.csv, and OUT/CARD.json with its commit, seeds and command and whatever else
+    is `said`; each file whole or not at all. Returns the files."""
     for title, table in tables.items():
         write_atomic(out / f"{title}.csv", table.to_csv(index=False, float_format=digits, lineterminator="\n").encode())
     told = {"study": study, "commit": version, "seeds": list(seeds), **said}
@@ -227,8 +227,8 @@ def name_of(key: Key) -> str:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Rows under a folder: OUT/NAME/KEY.parquet for each run, and OUT/NAME.parquet, packed, whose column `key` says to which
-    run a row belongs. `command` makes rows again; with `rounded`, packed scores have DIGITS places."""
+    """Rows under a folder: OUT/NAME/KEY.parquet for each run, and OUT/NAME.parquet, packed, whose column `key` says to
+    which run a row belongs. `command` makes rows again; with `rounded`, packed scores have DIGITS places."""
 
     out: Path
     name: str
@@ -267,8 +267,8 @@ class Shelf:
         return [key for key in keys if key not in there and not self.loose(key).exists()]
 
     def put(self, key: Key, rows: pd.DataFrame) -> None:
-        """Keep a run's rows under its key, whole or not at all, with a column `on` that names the machine. Empty columns are left
-        out, and scores that will be rounded anyway take half the bits."""
+        """Keep a run's rows under its key, whole or not at all, with a column `on` that names the machine. Empty
+        columns are left out, and scores that will be rounded anyway take half the bits."""
         rows = rows.dropna(axis="columns", how="all").assign(on=runtime.hardware())
         if self.rounded:
             rows = rows.astype(dict.fromkeys(scores(rows), "float32"))

@@ -33,8 +33,8 @@ def withheld(name: str) -> int:
 
 
 def seeds(name: str) -> list[int]:
-    """The seeds with which models of that name were pretrained, in order, by their cards, whether their weights ship or not.
-    Other models made on this machine do not count, so that the claims take the same models in turn everywhere."""
+    """The seeds with which models of that name were pretrained, in order, by their cards, whether their weights ship or
+    not. Other models made on this machine do not count, so that the claims take the same models in turn everywhere."""
     cards = (path.stem.removeprefix(f"{name}-") for path in (runtime.asset("results") / "lm").glob(f"{name}-*.json"))
     return sorted({int(seed) for seed in cards if seed.isdigit()} | set(shipped(name)))
 
@@ -76,8 +76,8 @@ def _in(place: Path, name: str) -> dict[int, Path]:
 
 
 def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
-    """The language models that an arm of an experiment uses with a seed: for each of its fields that names a model, that name
-    and the seed with which the model was pretrained."""
+    """The language models that an arm of an experiment uses with a seed: for each of its fields that names a model,
+    that name and the seed with which the model was pretrained."""
     found = {}
     for field, name in vars(arm).items():
         if isinstance(name, str) and name in NAMES:
@@ -87,8 +87,8 @@ def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
 
 
 def weights(name: str, seed: int) -> str:
-    """SHA-256 of the weights of a model: of those that are here, else, by its card, of those that the claims were run with.
-    Raises UserError for a model that has neither."""
+    """SHA-256 of the weights of a model: of those that are here, else, by its card, of those that the claims were run
+    with. Raises UserError for a model that has neither."""
     if present(name, seed) or seed not in seeds(name):
         return file_digest(folder(name, seed) / "model.safetensors").hex()
     return json.loads((runtime.asset("results") / "lm" / f"{name}-{seed}.json").read_text(encoding="utf-8"))["sha256"]

@@ -1,9 +1,9 @@
 """What a frozen tower makes of a caption set, kept in the store, and the fingerprint that tells towers apart.
 
-Pictures are encoded in blocks of a part (a part is one whole split of one set). A block is encoded as a whole and in fixed
-batches: encoding only the missing items would change the shape of a batch, and with it the last bits of every number in
-it. A run that is killed loses only the block it was working on. A tower's fingerprint covers the bytes of its files, and
-whatever was done to its weights in memory since.
+Pictures are encoded in blocks of a part (a part is one whole split of one set). A block is encoded as a whole and in
+fixed batches: encoding only the missing items would change the shape of a batch, and with it the last bits of every
+number in it. A run that is killed loses only the block it was working on. A tower's fingerprint covers the bytes of its
+files, and whatever was done to its weights in memory since.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def fingerprint(code: str, *paths: Path) -> str:
 
 
 class Fingerprinted:
-    """Something whose `model` was loaded from files. Its fingerprint is that of the files until somebody trains or changes
-    the model in memory; from then on it is that of the weights as they are, so that nothing which was kept for the old
-    weights is mistaken for the new ones'."""
+    """Something whose `model` was loaded from files. Its fingerprint is that of the files until somebody trains or
+    changes the model in memory; from then on it is that of the weights as they are, so that nothing which was kept for
+    the old weights is mistaken for the new ones'."""
 
     model: nn.Module
     # Plain attributes that change what the tower computes, such as the prompt before each text.
@@ -82,9 +82,9 @@ SAMPLED = 32  # how many places along each side of a weight are looked at
 
 
 def _state(model: nn.Module) -> list[Any]:
-    """Whatever shows that a model's weights have changed, without reading them all: the kind of each weight, and how often it
-    was changed in place, which torch counts for autograd. Changes through `.data` are not counted, so some of the values
-    are looked at as well. The device does not matter: a model may be moved to a GPU and back."""
+    """Whatever shows that a model's weights have changed, without reading them all: the kind of each weight, and how
+    often it was changed in place, which torch counts for autograd. Changes through `.data` are not counted, so some of
+    the values are looked at as well. The device does not matter: a model may be moved to a GPU and back."""
     return [
         (name, str(of.dtype), tuple(of.shape), 0 if of.is_inference() else of._version, _sample(of))
         for name, of in model.state_dict(keep_vars=True).items()
@@ -190,8 +190,8 @@ def pooled(patches: np.ndarray, grid: int | None) -> np.ndarray:
 
 
 def text_features(captions: Any, language: str, tower: Any, progress: bool = False) -> np.ndarray:
-    """Sentence vectors of the captions in one language: float32 (N, D). A row without a caption is NaN, so that nobody who
-    forgets to leave it out can overlook it."""
+    """Sentence vectors of the captions in one language: float32 (N, D). A row without a caption is NaN, so that nobody
+    who forgets to leave it out can overlook it."""
     rows = [np.zeros((0, tower.width), np.float32)]
     for part, indices in captions.parts:
         texts = part.captions.get(language) or [""] * len(part.ids)

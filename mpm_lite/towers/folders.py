@@ -61,8 +61,8 @@ def unpinned(kind: str, name: str, revision: str | None) -> None:
 def snapshot(kind: str, repo: str, patterns: Sequence[str] = WANTED, revision: str | None = None) -> Path:
     """The folder of a hub repository at a revision (by default its main branch), fetched or from the cache.
 
-    Raises a UserError of its own for each of these: an invalid id, a repository or revision that does not exist or is not
-    open to everybody, and a hub that cannot be reached.
+    Raises a UserError of its own for each of these: an invalid id, a repository or revision that does not exist or is
+    not open to everybody, and a hub that cannot be reached.
     """
     from huggingface_hub import errors, snapshot_download
 
@@ -121,8 +121,8 @@ def toy_folder(name: str) -> Path:
 def state(name: str) -> tuple[Any, ...]:
     """The names, sizes and times of the files behind a tower's name, so that a change of them shows.
 
-    For a folder, for each of several towers joined by '+', and for the toy world's models, which `mpm-lite pretrain` can
-    make again; () for any other name.
+    For a folder, for each of several towers joined by '+', and for the toy world's models, which `mpm-lite pretrain`
+    can make again; () for any other name.
     """
     name = str(name)
     here = Path(name).expanduser()
@@ -173,8 +173,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def mark(root: Path, *also: str | Path) -> str:
-    """The fingerprint of a folder: of its weights, configuration and vocabularies, in a fixed order, and of whatever else
-    counts: further files, or words for a way of reading that is not the usual one."""
+    """The fingerprint of a folder: of its weights, configuration and vocabularies, in a fixed order, and of whatever
+    else counts: further files, or words for a way of reading that is not the usual one."""
     found = {p for pattern in WANTED for p in root.glob(pattern)} | {p for p in [tokenizer_file(root)] if p}
     ordered = sorted(found, key=lambda p: p.name)
     words = [one for one in also if isinstance(one, str)]
@@ -235,8 +235,8 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
-    """A transformers model from a folder, and which of its weights the folder lacks. Only poolers may be lacking: anything
-    else is a UserError."""
+    """A transformers model from a folder, and which of its weights the folder lacks. Only poolers may be lacking:
+    anything else is a UserError."""
     from transformers.utils import logging
 
     if not read(root / "config.json").get("model_type"):
@@ -265,8 +265,8 @@ def tokenizer(root: Path) -> Any:
     """The transformers tokenizer of a folder. Raises UserError where there is none."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    # A folder that names PreTrainedTokenizerFast means its tokenizer.json as it stands; left to choose by the model's type,
-    # transformers would rebuild some of them with the rules of that type.
+    # A folder that names PreTrainedTokenizerFast means its tokenizer.json as it stands; left to choose by the model's
+    # type, transformers would rebuild some of them with the rules of that type.
     own = read(root / "tokenizer_config.json").get("tokenizer_class")
     loader = PreTrainedTokenizerFast if own == "PreTrainedTokenizerFast" else AutoTokenizer
     file = tokenizer_file(root)

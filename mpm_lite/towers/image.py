@@ -1,13 +1,13 @@
 """Frozen image towers behind one face: one vector a picture, and one a patch where the tower has them.
 
-Some are checkpoints of transformers: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model. What such a
-checkpoint's preprocessor_config.json says is followed in its mean, its standard deviation and its interpolation
-(bilinear or bicubic). Its crop is not: a tower sees the whole picture, at the size that the model's positions were learned
-at, or, for models that read any size, at the one that the file crops or resizes to. On square pictures that is what the
-file says wherever it resizes to the size it crops; DINOv2 and those that resize wider first lose a border there, not here.
+Some are checkpoints of transformers: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model. Of
+such a checkpoint's preprocessor_config.json the mean, the standard deviation and the interpolation (bilinear or bicubic) are
+followed, the crop is not: a tower sees the whole picture, at the size for which the model learned its positions or, if the
+model reads any size, at the size to which the file crops or resizes. For square pictures this is what the file says wherever
+it resizes to the size that it crops; DINOv2 and others that first resize to more lose a border there, but not here.
 
-Shapes: N pictures, B of a batch, H W a picture as it comes or is resized to, S the tower's own size, P patches, D the tower's
-width.
+Shapes: N pictures, B of them in a batch, H W a picture's height and width, S the tower's own size, P patches, D the
+tower's width.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from mpm_lite.towers import folders
 from mpm_lite.towers.features import Fingerprinted
 from mpm_lite.towers.inference import frozen, in_batches
 
-# Pictures a CPU computes at once: with 8, the wide early layers already leave the processor's cache, which costs a sixth
-# more. The packaged towers give the same bits whatever it is.
+# How many pictures a CPU computes at once: with 8, the wide early layers already leave the processor's cache, which
+# takes a sixth longer. The packaged towers give the same bits with any number.
 CPU_STEP = 4
 
-# One batch of pictures float32 (B, 3, S, S) -> vectors (B, D) and patches (B, P, D'), or None where there are none.
-Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+# A batch of pictures float32 (B, 3, S, S) -> vectors (B, D) and patches (B, P, D'), or None where there are no patches.
+Forward = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 class ImageTower(Protocol):
-    """What a recipe may ask of an image tower. Anything with these members will do.
+    """What a recipe may ask of an image tower; anything with these members will do.
 
     `images` is uint8 (N, H, W, 3): an array, or anything with a length whose slices are such arrays.
     """
@@ -55,7 +55,7 @@ class ImageTower(Protocol):
 
 
 def check_pictures(part: Any, expected: int) -> np.ndarray:
-    """One slice of pictures as uint8 (B, H, W, 3). Raises UserError that says what came instead and how to mend it."""
+    """A slice of pictures as uint8 (B, H, W, 3). Raises UserError that says what came instead and how to mend it."""
     try:
         array = np.asarray(part)
     except ValueError:
@@ -79,8 +79,8 @@ def check_pictures(part: Any, expected: int) -> np.ndarray:
 
 
 class Preprocessing(NamedTuple):
-    """How a picture is prepared: the `size` that it is resized to, S for S x S or else (height, width), and the mean and
-    the standard deviation of each colour; resized by bicubic interpolation, or `bilinear`."""
+    """How a picture is prepared: the `size` that it is resized to, S for S x S or else (height, width), and the mean
+    and the standard deviation of each colour; resized by bicubic interpolation, or `bilinear`."""
 
     size: int | tuple[int, int]
     mean: tuple[float, ...]
@@ -96,9 +96,9 @@ class Preprocessing(NamedTuple):
 class TorchImageTower(Fingerprinted):
     """An image tower from a function on batches.
 
-    The whole picture is resized as `look` says, antialiased and never cropped: where a checkpoint's own preprocessing cuts
-    the middle out of a resized picture, its borders are seen here too. Where a GPU's memory runs out, a batch is computed
-    in halves.
+    The whole picture is resized as `look` says, antialiased and never cropped: where a checkpoint's own preprocessing
+    cuts the middle out of a resized picture, its borders are seen here too. Where a GPU's memory runs out, a batch is
+    computed in halves.
     """
 
     decisive = ("sides", "interpolation")
@@ -116,16 +116,16 @@ class TorchImageTower(Fingerprinted):
         self._mean, self._std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (look.mean, look.std))
         self.batch = runtime.preset(device).image_batch
         self._step = self.batch if device.type == "cuda" else CPU_STEP
-        with torch.inference_mode():  # one black picture says the width and whether there are patches
+        with torch.inference_mode():  # a black picture shows the width, and whether there are patches
             pooled, patches = forward(self.prepare(np.zeros((1, *self.sides, 3), np.uint8)))
         self.width, self.has_patches = int(pooled.shape[-1]), patches is not None
 
-    def prepare(self, part: np.ndarray) -> torch.Tensor:
-        """uint8 (B, H, W, 3) to what the model reads, float32 (B, 3, S, S)."""
+    def prepare(self, part: np.ndarray) -> Tensor:
+        """Pictures uint8 (B, H, W, 3) as the model reads them, float32 (B, 3, S, S)."""
         x = torch.from_numpy(np.require(part, requirements=("C", "W"))).to(self.device)
         x = x.permute(0, 3, 1, 2)  # (B, 3, H, W)
         if x.shape[-2:] != self.sides:
-            # CUDA resizes floats only. The CPU resizes bytes, as Pillow does, five times faster.
+            # CUDA resizes only floats. The CPU resizes bytes, as Pillow does, which is five times faster.
             x = x if x.device.type == "cpu" else x.float()
             x = torch.nn.functional.interpolate(x, size=self.sides, mode=self.interpolation, antialias=True)
             x = x if x.dtype == torch.uint8 else x.round().clamp(0, 255)
@@ -182,11 +182,11 @@ class JoinedTower:
         return np.concatenate([tower.encode(images, progress) for tower in self.towers], axis=1)
 
     def patches(self, images: Any, progress: bool = False) -> np.ndarray:
-        """Always raises UserError: the towers' patches do not cover the same places."""
+        """Always raises UserError, since the towers' patches do not cover the same places."""
         raise UserError(f"{self.name} has no patches; take one of {', '.join(t.name for t in self.towers)}.")
 
 
-def fold_batchnorm(model: torch.nn.Module) -> torch.nn.Module:
+def fold_batchnorm(model: nn.Module) -> nn.Module:
     """Fold each timm BatchNormAct2d into the convolution before it: the same function, twice as fast on a CPU."""
     for module in model.modules():
         children = list(module.named_children())
@@ -205,7 +205,7 @@ def timm_tower(
     """A timm model as a tower: the pooled features before its classifier, and its last feature map as patches."""
     model = fold_batchnorm(model.eval()).to(memory_format=torch.channels_last)
 
-    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor | None]:
         found = model.forward_features(x)  # (B, D, h, w), or (B, P, D) behind some prefix tokens
         pooled = model.forward_head(found, pre_logits=True)
         if found.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NCHW":
@@ -217,14 +217,12 @@ def timm_tower(
     return TorchImageTower(name, model, forward, look, fingerprint, device)
 
 
-# Their positions are made for whatever size comes.
-ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-# One with a projection of its own, which AutoModel would leave out.
-PROJECTED = ("CLIPVisionModelWithProjection",)
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # models that read pictures of any size
+PROJECTED = ("CLIPVisionModelWithProjection",)  # models with a projection of their own, which AutoModel would leave out
 
 
 def _two(value: Any) -> tuple[int, int]:
-    """(height, width) of a size as the files write it: a number, a pair, or a dict of sides."""
+    """The (height, width) of a size as files write it: a number, a pair, or a dict of sides."""
     if isinstance(value, dict):
         value = value.get("shortest_edge") or (value.get("height"), value.get("width"))
     if isinstance(value, (list, tuple)):
@@ -233,14 +231,14 @@ def _two(value: Any) -> tuple[int, int]:
 
 
 def preprocessing(root: Path) -> dict[str, Any]:
-    """What a folder says of preprocessing: of preprocessor_config.json, or the picture's part of processor_config.json."""
+    """What a folder says about preprocessing: in preprocessor_config.json, or in its part of processor_config.json."""
     said = folders.read(root / "preprocessor_config.json")
     return said or folders.read(root / "processor_config.json").get("image_processor") or {}
 
 
 def _sides(config: Any, said: dict[str, Any]) -> tuple[int, int]:
-    """(H, W) to resize to."""
-    if config.model_type == "siglip2_vision_model":  # positions are a square of patches, resized to any other
+    """The (H, W) that pictures are resized to."""
+    if config.model_type == "siglip2_vision_model":  # its positions are learned for a square of patches
         side = round(config.num_patches**0.5) * config.patch_size
         return side, side
     asked = (said.get("crop_size") if said.get("do_center_crop", True) else None) or said.get("size")
@@ -251,7 +249,7 @@ def _sides(config: Any, said: dict[str, Any]) -> tuple[int, int]:
 
 
 def patchwise(x: Tensor, side: int) -> Tensor:
-    """Pictures (B, 3, H, W) -> their patches of side x side pixels, row by row, colours last: (B, P, side * side * 3)."""
+    """The patches of side x side pixels of pictures (B, 3, H, W), row by row, colours last: (B, P, side * side * 3)."""
     cells = x.unfold(2, side, side).unfold(3, side, side)  # (B, 3, h, w, side, side)
     return cells.permute(0, 2, 3, 4, 5, 1).flatten(1, 2).flatten(2)
 
@@ -271,7 +269,7 @@ def _forward(full: Any, model: nn.Module, config: Any, sides: tuple[int, int], p
             flat = patchwise(x, config.patch_size)
             shapes = torch.tensor([[high, wide]], device=x.device).expand(len(x), 2)
             there = flat.new_ones(flat.shape[:2], dtype=torch.long)
-            # The two-sided model calls the mask otherwise than the image processor: by place it is the same in both.
+            # Models name the mask in different ways, so that it is passed by its place, which is the same in all.
             out = model(flat, there, shapes)
         else:
             out = model(pixel_values=x)
@@ -280,7 +278,7 @@ def _forward(full: Any, model: nn.Module, config: Any, sides: tuple[int, int], p
         if pooled is None or not pooler:  # a pooler that the checkpoint lacks would be noise
             if states.ndim == 4:
                 pooled = states.mean((2, 3))
-            else:  # the class token, or, without one, all of them
+            else:  # the class token or, where there is none, the mean of all patches
                 pooled = states[:, 0] if states.shape[1] != count else states.mean(1)
         pooled = pooled.flatten(1)
         if states.ndim == 4:
@@ -292,8 +290,8 @@ def _forward(full: Any, model: nn.Module, config: Any, sides: tuple[int, int], p
 
 
 def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower:
-    """A transformers vision model as a tower: its pooled output, CLIP's projected to where its texts lie; without a pooler
-    the class token, or the mean of the patches. SigLIP's pooled output is that of its attention head.
+    """A transformers vision model as a tower. Its vectors are the pooled output, which for CLIP is projected into the space of
+    its texts and for SigLIP comes from its attention head; without a pooler, the class token or the mean of the patches.
 
     Raises UserError for a folder that is torn, pickled or no vision model.
     """

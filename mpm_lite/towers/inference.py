@@ -64,10 +64,10 @@ SOUND = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.
 def chosen(config: Any, device: torch.device) -> Iterator[None]:
     """Makes a transformers model of this configuration use, for the time being, an attention kernel that suits the device.
 
-    On a CPU where a recipe trains in bfloat16 that is not the fused kernel, whose gradient costs more than everything else
-    there. On CUDA it is not cuDNN's: prompts are padded to the left, so that under a causal mask the first places of a row
-    see nothing, and the gradient of cuDNN's kernel is NaN at times for such rows (H100, torch 2.11; the other kernels are
-    right).
+    On a CPU where a recipe trains in bfloat16 that is not the fused kernel, whose gradient costs more than everything
+    else there. On CUDA it is not cuDNN's: prompts are padded to the left, so that under a causal mask the first places
+    of a row see nothing, and the gradient of cuDNN's kernel is NaN at times for such rows (H100, torch 2.11; the other
+    kernels are right).
     """
     usual = config._attn_implementation
     slow = device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
@@ -125,8 +125,8 @@ def too_large(name: str) -> UserError:
 
 
 def options(bits: int | None, device: torch.device) -> dict[str, Any]:
-    """The options for `from_pretrained`: none without `bits`. What is not quantised (embeddings, norms, head) is float32, so
-    that states go in and come out as they do for any other model.
+    """The options for `from_pretrained`: none without `bits`. What is not quantised (embeddings, norms, head) is
+    float32, so that states go in and come out as they do for any other model.
 
     Raises UserError, in this order: for other bits, without a CUDA GPU, and without bitsandbytes.
     """
@@ -193,8 +193,8 @@ def unsettled(model: Any) -> Iterator[None]:
     """Around `generate`: leaves out the settings that a checkpoint brings for its own writing.
 
     transformers uses them wherever `settings` says nothing: a penalty on repetition, or an end-of-text token that the
-    tokenizer does not know, would change the text without anybody noticing. (Some versions have `use_model_defaults` for
-    this, others do not.)
+    tokenizer does not know, would change the text without anybody noticing. (Some versions have `use_model_defaults`
+    for this, others do not.)
     """
     from transformers import GenerationConfig
 

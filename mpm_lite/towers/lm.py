@@ -1,8 +1,8 @@
 """Language models behind one face: read a prompt (and soft tokens), score a continuation, write one, choose one.
 
-The small models of the toy world are checkpoints like any other: what loads them loads a transformers causal model, and
-an encoder-decoder in the manner of mT0, from a folder or the hub. An encoder-decoder has the same face: what its encoder
-reads, its decoder answers.
+The small models of the toy world are checkpoints like any other: they load as any causal transformers model does, or
+any encoder-decoder such as mT0, from a folder or the hub. An encoder-decoder has the same face: its encoder reads the
+prompt, its decoder writes the answer.
 
 Shapes: N prompts, T tokens of the longest one, P soft tokens, D the model's width, V its vocabulary, L its layers.
 """
@@ -34,7 +34,7 @@ WAYS = ("greedy", "beam", "sample")
 
 @dataclass
 class Context:
-    """What a model reads before it writes: embeddings (N, T, D) with soft tokens among them, and their mask (N, T)."""
+    """What a model reads before it writes: embeddings (N, T, D), soft tokens among them, and their mask (N, T)."""
 
     embeds: Tensor
     mask: Tensor
@@ -44,7 +44,7 @@ class Context:
 
 
 class LM(Fingerprinted):
-    """A causal language model. `EncoderDecoder` is the other kind; a recipe does not ask which it has.
+    """A causal language model. `EncoderDecoder` is the other kind; a recipe need not know which one it has.
 
     Members beside the methods: name, width (D), vocabulary (V), context (the most tokens it reads and writes together),
     languages (BCP 47 codes it was trained on, empty where nobody says), fingerprint (SHA-256 of weights and code),
@@ -52,7 +52,7 @@ class LM(Fingerprinted):
     """
 
     kind = "causal"
-    given = 0  # tokens that a written row begins with though they were not written
+    given = 0  # how many tokens stand at the beginning of a written row that the model did not write
 
     def __init__(
         self, name: str, model: Any, tokenizer: Any, fingerprint: str, device: torch.device,
@@ -80,14 +80,14 @@ class LM(Fingerprinted):
     # text and tokens
 
     def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
-        """Token ids of each text; `special` adds what the tokenizer puts around a text of its own accord."""
+        """Token ids of each text; with `special`, between the special tokens that the tokenizer puts around a text."""
         texts = check_texts(texts, "A language model", empty=True)
         if not texts:
             return []
         return self.tokenizer(texts, add_special_tokens=special, return_token_type_ids=False)["input_ids"]
 
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        """The text of each row of ids, special tokens left out."""
+        """The text of each row of ids, without special tokens."""
         said = self.tokenizer.batch_decode([list(row) for row in ids], skip_special_tokens=True)
         return [text.replace("\n ", "\n").strip() for text in said]
 
@@ -96,7 +96,7 @@ class LM(Fingerprinted):
         return self.model.get_input_embeddings()(ids.to(self.device))
 
     def rows(self, prompts: Sequence[str]) -> tuple[bool, list[list[int]]]:
-        """The prompts as token ids, and whether a beginning-of-text token goes before them, which the rows then lack."""
+        """Whether a beginning-of-text token goes before the prompts, and the prompts as token ids, without that token."""
         rows = self.encode(prompts)
         begin = self.tokenizer.bos_token_id
         if begin is not None and all(row[:1] == [begin] for row in rows):
@@ -111,9 +111,10 @@ class LM(Fingerprinted):
         return False, [row or something for row in rows]
 
     def read(self, prompts: Sequence[str], soft: Tensor | None = None) -> Context:
-        """Prompts, and before each its soft tokens (N, P, D) if there are any: behind the beginning-of-text token.
+        """The prompts as a context. Soft tokens (N, P, D), if there are any, stand before each prompt, after the
+        beginning-of-text token.
 
-        Raises UserError for as many soft tokens as the model cannot take.
+        Raises UserError for soft tokens of another shape, and for more tokens than the model can take.
         """
         begins, rows = self.rows(prompts)
         if soft is not None and (soft.ndim != 3 or len(soft) != len(rows) or soft.shape[-1] != self.width):
@@ -125,9 +126,10 @@ class LM(Fingerprinted):
     def place(
         self, begins: bool, ids: Tensor, there: Tensor, soft: Tensor | None = None, shown: Tensor | None = None
     ) -> Context:
-        """Everything in its place: the beginning-of-text token, soft tokens (N, P, D), and a prompt's tokens.
+        """Everything in its place: the beginning-of-text token, soft tokens (N, P, D), and the tokens of a prompt.
 
-        `ids` int64 (N, T), of which `there` (N, T) are real. `shown` bool (N,): whose soft tokens are read; None: each's.
+        `ids` are int64 (N, T), of which `there` (N, T) are real. `shown` bool (N,) says which rows' soft tokens are
+        read; None means all.
         """
         embeds, mask = self.embed(ids), there.to(self.device)
         if soft is not None:
@@ -137,7 +139,7 @@ class LM(Fingerprinted):
         if begins:
             first = self.embed(ids.new_full((len(ids), 1), self.tokenizer.bos_token_id))
             embeds, mask = torch.cat([first, embeds], dim=1), torch.cat([mask.new_ones(len(ids), 1), mask], dim=1)
-        # Padding to the very left: some models count the distance of two tokens over everything between them.
+        # Padding goes to the very left: some models count the distance of two tokens over everything between them.
         order = mask.long().argsort(dim=1, stable=True)
         return Context(embeds.gather(1, order[..., None].expand_as(embeds)), mask.gather(1, order))
 
@@ -162,19 +164,19 @@ class LM(Fingerprinted):
     # scoring
 
     def losses(self, context: Context, continuations: Sequence[str], end: bool = True) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of every token of the continuations, (N, T') in nats, 0 behind a row's end; and their mask. `end`:
-        the end-of-text token counts too; raises UserError where the tokenizer has none. Gradients reach the context's soft
-        tokens, and the model where it may learn."""
+        """Cross-entropy of every token of the continuations, (N, T') in nats, 0 after the end of a row; and their mask.
+        With `end` the end-of-text token counts too; raises UserError where the tokenizer has none. Gradients reach the
+        soft tokens of the context, and the model where it may learn."""
         # There is one column at least, even where all continuations are empty.
         rows = [row or [IGNORE] for row in self._targets(continuations, end)]
         return self.losses_of(context, padded(rows, IGNORE).to(self.device))
 
     def mean_loss(self, context: Context, labels: Tensor) -> Tensor:
-        """Cross-entropy of the tokens of continuations, ids int64 (N, T'), IGNORE behind a row's end: their mean, ()."""
+        """The mean cross-entropy, (), of the tokens of continuations: ids int64 (N, T'), IGNORE after the end of a row."""
         return self._losses(context, labels, "mean")
 
     def losses_of(self, context: Context, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Every token's, (N, T'), and their mask; of continuations as token ids."""
+        """As `losses`, for continuations given as token ids: the cross-entropy of every token, (N, T'), and their mask."""
         return self._losses(context, labels, "none").view_as(labels), labels != IGNORE
 
     def _losses(self, context: Context, labels: Tensor, reduction: str) -> Tensor:
@@ -190,13 +192,13 @@ class LM(Fingerprinted):
             return torch.nn.functional.cross_entropy(x, flat, reduction=reduction)
 
     def next_tokens(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
-        """For every token of continuations, ids int64 (N, T') of which `there` bool (N, T') are real, the distribution that
-        it is drawn from: log-probabilities (N, T', V), float32."""
+        """The distribution from which each token of continuations is drawn, as log-probabilities (N, T', V), float32.
+        `ids` are int64 (N, T'), of which `there` bool (N, T') are real."""
         out = self._states_before(context, ids, there)
         return runtime.full(self.head(out) if self._plain else out).log_softmax(dim=-1)
 
     def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
-        """For every token of the continuations (N, T'), the state that predicts it."""
+        """For every token of the continuations, the state that predicts it, (N, T', D), or its logits (N, T', V)."""
         self._fits(context.embeds.shape[1], ids.shape[1])
         embeds = torch.cat([context.embeds, self.embed(ids)], dim=1)
         mask = torch.cat([context.mask, there], dim=1)
@@ -207,13 +209,13 @@ class LM(Fingerprinted):
         return out[:, first : first + ids.shape[1]]
 
     def _inputs(self, embeds: Tensor, mask: Tensor) -> dict[str, Any]:
-        """What the model is called with: (N, T, D) and (N, T); places are counted over real tokens only."""
+        """The arguments of the model for (N, T, D) and (N, T). Positions are counted over real tokens only."""
         places = {"position_ids": (mask.long().cumsum(1) - 1).clamp(min=0)} if self._knows_places else {}
         return {"inputs_embeds": embeds, "attention_mask": mask.long(), "use_cache": False, **places}
 
     @torch.no_grad()
     def _head_is_plain(self) -> bool:
-        """Whether the logits are just the head's product with the last states, so that they need not be built."""
+        """Whether the logits are nothing but the head's product with the last states, so that they need not be built."""
         ids = torch.arange(3, 6, device=self.device)[None] % self.vocabulary
         states = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return torch.allclose(self.head(states), self.model(input_ids=ids, use_cache=False).logits, atol=1e-4)
@@ -235,9 +237,9 @@ class LM(Fingerprinted):
     def choose(
         self, prompts: Sequence[str], options: Sequence[Sequence[str]], soft: Tensor | None = None, end: bool = True
     ) -> list[int]:
-        """Constrained choice: for each prompt the number of the likeliest of its options, which end there.
+        """Constrained choice: for each prompt the number of the likeliest of its options, each of which ends there.
 
-        Without `end` an option may go on, so that one which begins another is never less likely than that.
+        Without `end` an option may go on, so that an option with which another one begins is never less likely than that.
         """
         if len(prompts) != len(options):
             raise UserError(f"{len(prompts)} prompts and options for {len(options)} do not pair up.")
@@ -252,16 +254,16 @@ class LM(Fingerprinted):
     # writing
 
     def generate(
-        self, prompts: Sequence[str], soft: Tensor | None = None, new_tokens: int = 48, how: str = "greedy", beams: int = 4,
-        temperature: float = 1.0, top_p: float = 1.0, seed: int = 0, stop: str | None = None, begin: Sequence[str] = (),
-        cache: bool = True, progress: bool = False,
+        self, prompts: Sequence[str], soft: Tensor | None = None, new_tokens: int = 48, how: str = "greedy",
+        beams: int = 4, temperature: float = 1.0, top_p: float = 1.0, seed: int = 0, stop: str | None = None,
+        begin: Sequence[str] = (), cache: bool = True, progress: bool = False,
     ) -> list[str]:  # fmt: skip
         """A continuation of each prompt: `greedy`, `beam` (beams) or `sample` (temperature, top_p, seed).
 
-        It ends at the tokenizer's end-of-text token, if it has one, before `stop` (one token, such as a line break), or after
-        `new_tokens`, and starts with the first token of one of `begin`, if any. `cache` off: the same text comes, more
-        slowly. Settings that a checkpoint brings for its own writing, such as a penalty on repetition, are not followed.
-        Raises UserError for another way, and where prompt and continuation exceed the model's context.
+        It ends at the tokenizer's end-of-text token, if it has one, before `stop` (one token, such as a line break), or
+        after `new_tokens`, and starts with the first token of one of `begin`, if any. Without `cache` the same text
+        comes more slowly. Settings that a checkpoint brings for its own writing, such as a penalty on repetition, are
+        not followed. Raises UserError for another way, and where prompt and continuation exceed the model's context.
         """
         if how not in WAYS:
             raise runtime.unknown("way to generate", how, WAYS)
@@ -280,7 +282,7 @@ class LM(Fingerprinted):
             rows = ids[:, self.given :].tolist()
             return self.decode([list(takewhile(lambda one: one not in ends, row)) for row in rows])
 
-        # Not inference_mode: some models keep buffers that later calls must be able to change.
+        # This is not inference_mode, since some models keep buffers that later calls must be able to change.
         with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             return [text for part in self._parts(written, len(prompts), progress) for text in part]
@@ -302,7 +304,7 @@ class LM(Fingerprinted):
     # looking inside
 
     def layer_states(self, texts: Sequence[str]) -> np.ndarray:
-        """Sentence vectors after every layer, the embeddings first: mean over a text's tokens, float32 (L + 1, N, D)."""
+        """Sentence vectors after every layer, the embeddings first: means over a text's tokens, float32 (L + 1, N, D)."""
 
         def layers(place: slice) -> np.ndarray:
             context = self.read(texts[place])
@@ -335,7 +337,7 @@ class EncoderDecoder(LM):
         super().__init__(name, model, *args, **options)
 
     def _head_is_plain(self) -> bool:
-        """Never taken for plain: some of these scale their states before the head."""
+        """Encoder-decoders never count as plain: some of them scale their states before the head."""
         return False
 
     def _fits(self, read: int, write: int) -> None:

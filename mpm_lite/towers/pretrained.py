@@ -85,8 +85,8 @@ class Modules(nn.Module):
 
 @dataclass
 class Said:
-    """What a folder says about sentences: how states become a vector (None: by their mean), the text that is put before each,
-    whether texts are lowered, and which of these things the fingerprint must contain."""
+    """What a folder says about sentences: how states become a vector (None: by their mean), the text that is put before
+    each, whether texts are lowered, and which of these things the fingerprint must contain."""
 
     pool: Modules | None
     prefix: str
@@ -97,9 +97,9 @@ class Said:
 def sentence_settings(root: Path, prompt: str | None = None) -> Said:
     """What the folder of a sentence-transformers model says of itself. Any other folder means the plain mean, no text before.
 
-    `prompt` is the name of one of the folder's prompts, or, where it ends in a colon or a space, the text itself. None takes
-    the folder's default prompt where it names one, else nothing. Raises UserError for an unknown name, and for a module or
-    a way of pooling that is not supported.
+    `prompt` is the name of one of the folder's prompts, or, where it ends in a colon or a space, the text itself. None
+    takes the folder's default prompt where it names one, else nothing. Raises UserError for an unknown name, and for a
+    module or a way of pooling that is not supported.
     """
     mode, places, after = "mean", list[Path](), list[nn.Module]()
     for one in folders.read(root / "modules.json") or []:
@@ -147,8 +147,8 @@ def _prefix(root: Path, prompt: str | None) -> str:
 def lm_from_folder(root: Path, name: str, device: torch.device, bits: int | None = None) -> LM:
     """A transformers causal or encoder-decoder language model from a folder; a card.json there names its languages.
 
-    With `bits`, 4 or 8, it is quantised as it is loaded (see `inference`).
-    Raises UserError for a folder without safetensors, tokenizer or a usable config, and where model and tokenizer do not fit.
+    With `bits`, 4 or 8, it is quantised as it is loaded (see `inference`). Raises UserError for a folder without
+    safetensors, tokenizer or a usable config, and where model and tokenizer do not fit.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

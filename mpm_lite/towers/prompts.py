@@ -1,7 +1,7 @@
 """The states of a frozen text model for every token of a prompt, for a painter to attend to.
 
-Text towers that have token states, and causal language models (whose states know only what stands before them), share one
-face here.
+Text towers that have token states, and causal language models (whose states know only what stands before them), share
+one face here.
 
 Shapes: N prompts, T tokens of the longest one, W the model's width.
 """
@@ -30,7 +30,7 @@ UNREADABLE = 0.5  # share of unknown pieces from which on a prompt counts as not
 
 
 class States:
-    """Token states of many prompts, without padding: prompt i is rows starts[i] to starts[i + 1] of `flat` (S, W)."""
+    """Token states of many prompts, without padding: those of prompt i are rows starts[i] to starts[i + 1] of `flat` (S, W)."""
 
     def __init__(self, flat: Tensor, lengths: Sequence[int]) -> None:
         self.flat, self.starts = flat, np.concatenate([[0], np.cumsum(lengths)])
@@ -70,13 +70,13 @@ class PromptEncoder:
         return self.model.fingerprint + ("" if self.layer == LAST else f" layer {self.layer}")
 
     def states(self, prompts: Sequence[str], progress: bool = False) -> States:
-        """Of each prompt. UserError for one that is empty or longer than the model reads."""
+        """The states of each prompt. Raises UserError for a prompt that is empty or longer than the model reads."""
         ids = self._ids(check_texts(prompts))
         flat = np.concatenate([np.zeros((0, self.width), np.float16), *self._rows(list(prompts), progress)])
         return States(torch.from_numpy(flat), [len(row) for row in ids])
 
     def cached(self, prompts: Sequence[str], progress: bool = False) -> States:
-        """The same, kept on disk: for prompts that many runs read."""
+        """The same, kept on disk, for prompts that many runs read."""
         ids = self._ids(check_texts(prompts))
         decides = {"kind": "prompt states", "weights": self.fingerprint, "prompts": digest(prompts)}
         key = Key("states of prompts", decides)

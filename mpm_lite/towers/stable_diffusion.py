@@ -1,8 +1,9 @@
-"""Stable Diffusion from a diffusers folder or the hub, part by part, for MPM's painter to be re-aligned to another text model.
+"""Stable Diffusion from a diffusers folder or the hub, part by part, so that MPM's painter can re-align it to another
+text model.
 
-The recipe `MpmPaint(parts.unet, width, options, parts.scheduler)` takes its UNet and schedule; `to_latents` and `PaintPipeline`
-of `recipes.modules.diffusion` take its autoencoder; a text tower's states (`prompts.PromptEncoder`) take the place of its
-own encoder's.
+The recipe `MpmPaint(parts.unet, width, options, parts.scheduler)` uses its UNet and schedule; `to_latents` and
+`PaintPipeline` of `recipes.modules.diffusion` use its autoencoder; the states of a text tower (`prompts.PromptEncoder`)
+take the place of those of its own encoder.
 
 Shapes: N prompts, T tokens of the longest the text encoder reads, W its width, which is that of the UNet's cross-attention.
 """
@@ -23,7 +24,7 @@ from mpm_lite.towers import folders
 from mpm_lite.towers.inference import frozen
 from mpm_lite.towers.text import check_texts
 
-# What is fetched: the parts, in safetensors; the weights that some repositories hold at the top once more stay there.
+# What is fetched: the parts, in safetensors, without the weights that some repositories hold once more at the top.
 PARTS = ("unet", "vae", "scheduler", "tokenizer", "text_encoder")
 PATTERNS = (
     "model_index.json",
@@ -34,8 +35,9 @@ LONGEST = 77
 
 @dataclass
 class Diffusion:
-    """The parts of a Stable Diffusion, frozen but the UNet, in float32: diffusers' `unet`, `vae` and `scheduler` (the noise
-    schedule for training), transformers' `tokenizer` and `text_encoder`; its name, folder, and a fingerprint of its files."""
+    """The parts of a Stable Diffusion, in float32 and all frozen but the UNet: diffusers' `unet`, `vae` and `scheduler`
+    (the noise schedule for training), transformers' `tokenizer` and `text_encoder`; its name, its folder, and a
+    fingerprint of its files."""
 
     name: str
     folder: Path
@@ -53,13 +55,13 @@ class Diffusion:
 
     @property
     def side(self) -> int:
-        """The side in pixels of the pictures that it was made for."""
+        """The side, in pixels, of the pictures for which it was made."""
         return int(self.unet.config.sample_size) * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @torch.no_grad()
     def states(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """What its own encoder says of prompts, float32 (N, T, W), and a mask bool (N, T) of ones: it learned with padding
-        to be read as it is. Raises UserError for an empty prompt."""
+        """Its own encoder's states for prompts, float32 (N, T, W), and a mask bool (N, T) of ones, since it learned to
+        read padding too. Raises UserError for an empty prompt."""
         longest = min(int(self.tokenizer.model_max_length), LONGEST, self.text_encoder.config.max_position_embeddings)
         told = self.tokenizer(
             check_texts(prompts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
@@ -73,8 +75,8 @@ def load_diffusion(
 ) -> Diffusion:
     """Stable Diffusion's parts from a diffusers folder or a hub id (`NAME@REVISION`, or `revision`), safetensors only.
 
-    Raises UserError where a part is missing, torn, pickled or of another kind (SDXL asks for more than a prompt's states,
-    SD3 and later have no UNet), and for a hub that cannot be reached.
+    Raises UserError where a part is missing, torn, pickled or of another kind (SDXL asks for more than a prompt's
+    states, SD3 and later have no UNet), and for a hub that cannot be reached.
     """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel

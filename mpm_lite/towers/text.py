@@ -1,6 +1,6 @@
 """Frozen text towers behind one face: sentence vectors, token states, and what the tokenizer makes of a text.
 
-Here, too, is the subword tokenizer that the toy world's models share: byte-pair encoding over text of all ten languages.
+The subword tokenizer that the toy world's models share is here too: byte-pair encoding of text in all ten languages.
 
 Shapes: N texts, T tokens of the longest one, D the tower's width.
 """
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite.core import runtime
@@ -27,17 +27,17 @@ from mpm_lite.towers.inference import batches, frozen, hides_padding, in_batches
 PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"
 TOKENIZER = "tokenizer.json"
 SPECIAL = (PAD, BEGIN, END, UNKNOWN)  # ids 0 to 3
-# Arabic writes "and" and "the" together with the word behind them. Apart, as its segmenters put them, القلب and قلب are
-# the same word. The tatweel is the mark of a beginning, in print too.
+# Arabic writes "and" and "the" together with the word that follows. Put apart, as its segmenters do, القلب and قلب are
+# the same word. The tatweel marks such a beginning, as it does in print.
 _CLITICS, _APART = ("و", "ال"), "ـ "
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, words: Iterable[str] = ()) -> Any:
     """A `tokenizers` BPE of at most `vocabulary` tokens, as a transformers tokenizer.
 
-    Every line of a text begins a word, and a line break is a token of its own. A text is read behind <s>. No token
-    reaches over punctuation, a Han character or a run of katakana: a noun is the same token with a full stop behind it
-    or without, which is what a model must see to say it again. `words` are those that a script without spaces keeps
+    Every line of a text begins a word, and a line break is a token of its own. A text begins with <s>. No token reaches
+    across punctuation, a Han character or a run of katakana: a noun is the same token with a full stop after it or
+    without, so that a model which has seen it can say it again. `words` are those that a script without spaces keeps
     together, as a segmenter would; Arabic's "and" and "the" are read apart from their word and written together with it.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -101,14 +101,14 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 # Takes a model's output for texts and the mask bool (N, T) of their tokens; returns the texts' vectors (N, D).
-Pool = Callable[[Any, torch.Tensor], torch.Tensor]
+Pool = Callable[[Any, Tensor], Tensor]
 
 # A sentence on which a model is tried as it is loaded.
 PROBE = "The cat sat on the mat."
 
 
 class TextTower(Protocol):
-    """What a recipe may ask of a text tower. Anything with these members will do."""
+    """What a recipe may ask of a text tower; anything with these members will do."""
 
     name: str
     width: int  # D
@@ -123,10 +123,10 @@ class TextTower(Protocol):
         """Token states float32 (N, T, D) and the mask bool (N, T) of real tokens."""
 
     def pieces(self, texts: list[str]) -> list[list[str]]:
-        """What the tokenizer cuts each text into, without special tokens or the tower's own prefix."""
+        """The pieces into which the tokenizer cuts each text, without special tokens and the tower's own prefix."""
 
     def unknown_rate(self, texts: list[str]) -> float:
-        """The share of those pieces, over all the texts together, that the vocabulary lacks."""
+        """The share of these pieces, over all texts together, that the vocabulary lacks."""
 
 
 def check_texts(texts: Sequence[str], who: str = "A tower", empty: bool = False) -> list[str]:
@@ -158,10 +158,10 @@ def sentences_only(name: str) -> UserError:
     return UserError(f"{name} gives sentence vectors only; for token states take {' or '.join(TOKEN_TOWERS)}.")
 
 
-def check_vocabulary(name: str, model: torch.nn.Module, tokenizer: Any) -> None:
+def check_vocabulary(name: str, model: nn.Module, tokenizer: Any) -> None:
     """Raises UserError where the tokenizer gives ids for which the model has no embedding.
 
-    Models that do not look their ids up in a table, such as those that hash characters, take any id.
+    Models that do not look ids up in a table, such as those that hash characters, take any id.
     """
     try:
         table = model.get_input_embeddings()
@@ -178,7 +178,7 @@ def check_vocabulary(name: str, model: torch.nn.Module, tokenizer: Any) -> None:
         )
 
 
-def mean(out: Any, mask: torch.Tensor) -> torch.Tensor:
+def mean(out: Any, mask: Tensor) -> Tensor:
     """The mean of a model's last states (N, T, W) under the mask (N, T): (N, W)."""
     states = out.last_hidden_state
     weight = mask[..., None].to(states.dtype)  # (N, T, 1)
@@ -206,20 +206,20 @@ class _Sentences:
 
 
 class TransformerTower(_Sentences, Fingerprinted):
-    """A transformers encoder. Its sentence vectors are what `pool` makes of the states; by default, their mean over every real
-    token, special tokens and prefix included.
+    """A transformers encoder. Its sentence vectors are what `pool` makes of the states; by default, their mean over
+    every real token, special tokens and prefix included.
 
     Texts longer than `max_tokens` are cut there. Texts run in batches of a fixed size, sorted by token count (ties keep
     their order), so that little is padding and the same list gives the same bytes; for a model that takes notice of
-    padding, each batch holds texts of one length. Where a GPU's memory runs out, a batch is computed in halves. `clean` is
-    applied to every text first. `token_width` is the width of a state, which may differ from that of a sentence.
+    padding, each batch holds texts of one length. Where a GPU's memory runs out, a batch is computed in halves. `clean`
+    is applied to every text first. `token_width` is the width of a state, which may differ from that of a sentence.
     """
 
     has_tokens = True
     decisive = ("prefix", "max_tokens")
 
     def __init__(
-        self, name: str, model: torch.nn.Module, tokenizer: Any, fingerprint: str, max_tokens: int, device: torch.device,
+        self, name: str, model: nn.Module, tokenizer: Any, fingerprint: str, max_tokens: int, device: torch.device,
         languages: frozenset[str] = frozenset(), prefix: str = "", pool: Pool | None = None,
         clean: Callable[[str], str] | None = None,
     ) -> None:  # fmt: skip
@@ -228,7 +228,7 @@ class TransformerTower(_Sentences, Fingerprinted):
         self.model = frozen(model, device, name)
         self.tokenizer, self.max_tokens, self.device = tokenizer, max_tokens, device
         self._pool, self._clean = pool or mean, clean or str
-        if isinstance(pool, torch.nn.Module):
+        if isinstance(pool, nn.Module):
             frozen(pool, device, name)
         self.width = self.token_width = int(model.config.hidden_size)
         self.batch = runtime.preset(device).text_batch
@@ -236,7 +236,7 @@ class TransformerTower(_Sentences, Fingerprinted):
         if not self.mixed:  # vectors that were kept under the other fingerprint may have seen padding
             fingerprint = hashlib.sha256(f"rows of one length {fingerprint}".encode()).hexdigest()
         self.loaded_as(fingerprint)
-        if pool is not None:  # what comes behind the states may change their width: one text says to what
+        if pool is not None:  # pooling may change the width; one text shows to what
             _, _, vectors, _ = next(self._said(self._ids(["a"]), False))
             self.width = int(vectors.shape[-1])
 
@@ -267,7 +267,7 @@ class TransformerTower(_Sentences, Fingerprinted):
         return rows
 
     def whole(self, texts: Sequence[str]) -> list[str]:
-        """The texts as the tokenizer reads them: cleaned, and behind the prefix."""
+        """The texts as the tokenizer reads them: cleaned, and with the prefix before them."""
         return [self._clean(self.prefix + text) for text in texts]
 
     def _said(self, ids: list[list[int]], progress: bool) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
@@ -294,8 +294,8 @@ class TransformerTower(_Sentences, Fingerprinted):
     def tokens(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Token states float32 (N, T, W), zero where there is no token, and their mask bool (N, T).
 
-        These are the tokens that `encode` pools: where it takes the mean, their mean under the mask, scaled to unit norm, is
-        what `encode` returns. Raises UserError for a tower that has none.
+        These are the tokens that `encode` pools: where it takes the mean, their mean under the mask, scaled to unit
+        norm, is what `encode` returns. Raises UserError for a tower that has none.
         """
         if not self.has_tokens:
             raise sentences_only(self.name)
@@ -325,8 +325,8 @@ class TransformerTower(_Sentences, Fingerprinted):
 class UseTower(_Sentences):
     """Universal Sentence Encoder multilingual v3: sentence vectors only, in numpy, on any platform.
 
-    `embed` maps texts to vectors (N, D); `tokenizer` is the package's SentencePiece port, whose piece 0 is the unknown.
-    The tower counts each unknown character as a piece of its own, where SentencePiece itself joins neighbours into one.
+    `embed` maps texts to vectors (N, D); `tokenizer` is the package's SentencePiece port, whose piece 0 is the unknown one.
+    The tower counts each unknown character as a piece of its own, whereas SentencePiece itself joins neighbours into one.
     """
 
     has_tokens = False
@@ -335,7 +335,8 @@ class UseTower(_Sentences):
     _unknown = 0
 
     def __init__(
-        self, name: str, embed: Callable[[list[str]], np.ndarray], tokenizer: Any, fingerprint: str, languages: frozenset[str]
+        self, name: str, embed: Callable[[list[str]], np.ndarray], tokenizer: Any, fingerprint: str,
+        languages: frozenset[str],
     ) -> None:  # fmt: skip
         self.name, self.fingerprint, self.languages = name, fingerprint, languages
         self._embed, self.tokenizer = embed, tokenizer
