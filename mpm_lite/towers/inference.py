@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -73,10 +73,7 @@ def chosen(config: Any, device: torch.device) -> Iterator[None]:
     slow = device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
     config._attn_implementation = "eager" if slow and usual == "sdpa" else usual
     try:
-        if device.type == "cuda":
-            with sdpa_kernel(SOUND):
-                yield
-        else:
+        with sdpa_kernel(SOUND) if device.type == "cuda" else nullcontext():
             yield
     finally:
         config._attn_implementation = usual
@@ -176,12 +173,8 @@ def settings(
         raise UserError(f"temperature={temperature}: take one above 0, or how='greedy'.")
     if how == "sample" and not 0 < top_p <= 1:
         raise UserError(f"top_p={top_p}: it is a share of the probability, above 0 and up to 1.")
-    start = getattr(lm.model.config, "decoder_start_token_id", None)
-    tokens = {
-        "eos_token_id": list(ends) or None,
-        "pad_token_id": padding_id(lm.tokenizer),
-        "decoder_start_token_id": start,
-    }
+    pad, start = padding_id(lm.tokenizer), getattr(lm.model.config, "decoder_start_token_id", None)
+    tokens = {"eos_token_id": list(ends) or None, "pad_token_id": pad, "decoder_start_token_id": start}
     # With top_k left alone, transformers would draw from the 50 likeliest tokens only.
     way = {"num_beams": beams if how == "beam" else 1, "do_sample": how == "sample"}
     way |= {"temperature": temperature, "top_p": top_p, "top_k": 0} if how == "sample" else {}
