@@ -1,7 +1,7 @@
 """The house style, and the few figures that recur. Each takes a table and returns the figure.
 
-They are accessible: the colours are safe for colour-blind readers, and each comes with a marker or hatch of its own; axes
-carry language codes, never native script, which many fonts lack. A description for alt text is in `figure.mpm_alt`.
+They are accessible: the colours are safe for colour-blind readers, and each comes with a marker or hatch of its own;
+axes carry language codes, never native script, which many fonts lack. The alt text is in `figure.mpm_alt`.
 """
 
 from __future__ import annotations

@@ -241,8 +241,8 @@ def check(workers: int) -> None:
 
 
 def run(jobs: Mapping[str, Job], workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
-    """Do every job: one after the other in this process, or in that many processes. `say` is told the label of each job as it
-    begins, or, with several workers, as it is done. The first error stops the rest. UserError for less than one worker."""
+    """Do every job: one after the other in this process, or in that many processes. `say` is told the label of each job
+    as it begins or, with several workers, as it is done. The first error stops the rest. UserError for no worker."""
     check(workers)
     if workers == 1:
         for number, (label, (call, given)) in enumerate(jobs.items(), 1):

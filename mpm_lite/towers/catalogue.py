@@ -19,7 +19,7 @@ TOKEN_TOWERS = ("e5-small", "minilm-en")  # packaged towers that have token stat
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
 # The same with another share of translation pairs, in percent; a command makes them.
 DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")
-# With mixed discourse or, after as many steps, without it; nothing is withheld from pairs. They are the rungs of a ladder.
+# With mixed discourse or, for as many steps, without it; nothing is withheld from pairs. They are the rungs of a ladder.
 MIXED_LMS = ("toy-mixed", "toy-unmixed", "toy-mixed-short", "toy-unmixed-short", "toy-mixed-10", "toy-mixed-few",
              "toy-mixed-narrow", "toy-mixed-deep")  # fmt: skip
 NAMES = (*TOY_LMS, *DIAL_LMS, *MIXED_LMS)

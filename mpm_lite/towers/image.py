@@ -1,10 +1,10 @@
 """Frozen image towers behind one face: one vector a picture, and one a patch where the tower has them.
 
-Some are checkpoints of transformers: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model. Of
-such a checkpoint's preprocessor_config.json the mean, the standard deviation and the interpolation (bilinear or bicubic) are
-followed, the crop is not: a tower sees the whole picture, at the size for which the model learned its positions or, if the
-model reads any size, at the size to which the file crops or resizes. For square pictures this is what the file says wherever
-it resizes to the size that it crops; DINOv2 and others that first resize to more lose a border there, but not here.
+Some are checkpoints of transformers: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model.
+Of such a checkpoint's preprocessor_config.json the mean, the standard deviation and the interpolation (bilinear or
+bicubic) are followed, the crop is not: a tower sees the whole picture, at the size for which the model learned its
+positions or, if it reads any size, at the size to which the file crops or resizes. For square pictures this is what the
+file says wherever it resizes to the size that it crops; DINOv2 and others that first resize to more lose a border there.
 
 Shapes: N pictures, B of them in a batch, H W a picture's height and width, S the tower's own size, P patches, D the
 tower's width.

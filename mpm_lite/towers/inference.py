@@ -1,8 +1,8 @@
 """How a pretrained model computes: padding, attention, batches that are too large, 4 and 8 bits, settings for writing.
 
-Rows of tokens of different lengths share a batch, so that the shorter ones are filled up, and some models take notice of
-the filling. The usual attention kernel is slow or wrong in some places. What does not fit into a GPU's memory is computed in
-halves or refused in one sentence. (Accelerate's find_executable_batch_size would begin the whole work again, smaller.)
+Rows of tokens of different lengths share a batch; the shorter ones are filled up, and some models take notice of that.
+The usual attention kernel is slow or wrong in some places. What does not fit into a GPU's memory is computed in halves,
+or refused in one sentence. (Accelerate's find_executable_batch_size would begin the whole work again in smaller pieces.)
 
 Shapes: T tokens of a row.
 """
@@ -144,8 +144,8 @@ def options(bits: int | None, device: torch.device) -> dict[str, Any]:
 
 
 class Begin:
-    """A logits processor of transformers: the first token that is written, at place `at`, must be one of `ids`; then anything
-    goes. transformers' own (SuppressTokensAtBegin) goes through the whole vocabulary for every token, not only for the first.
+    """A logits processor of transformers: the first token that is written, at place `at`, must be one of `ids`; then
+    anything goes. transformers' own (SuppressTokensAtBegin) searches the whole vocabulary again for every later token.
     """
 
     def __init__(self, ids: Sequence[int], at: int) -> None:

@@ -1,9 +1,10 @@
 """Towers from a checkpoint's folder: transformers, sentence-transformers, timm and open_clip, each as its library saves it.
 
-`folders` says where a checkpoint lies and how its files are read; here each kind of checkpoint becomes a tower. The folder
-of a sentence-transformers model says by its modules how token states become a sentence's vector, and by its prompts what
-goes before a text. These few modules are written out below instead of taken from sentence-transformers, which is needed for
-the tests only: it is slow to import, moved its modules between versions, and would also unpickle weights.
+`folders` says where a checkpoint lies and how its files are read; here each kind of checkpoint becomes a tower. The
+folder of a sentence-transformers model says by its modules how token states become a sentence's vector, and by its
+prompts what goes before a text. These few modules are written out below instead of taken from sentence-transformers,
+which only the tests need: it is slow to import, its modules have moved between versions, and it would fall back to
+pickled weights.
 
 Shapes: N texts, T tokens of the longest one, W the model's width, D the width of a sentence vector.
 """
