@@ -16,7 +16,7 @@ import torch
 import mpm_lite as mpm
 from mpm_lite import UserError
 from mpm_lite.core import runtime
-from mpm_lite.towers import inference, lm, pretrained
+from mpm_lite.towers import folders, inference, lm
 
 KINDS = ("qwen2", "qwen3", "bloom", "mt0")
 PROMPTS, TOLD = ["a red", "the blue dog"], ["cat", "a hund"]
@@ -59,7 +59,7 @@ def test_a_tokenizer_of_another_model_says_so(tmp_path: Path) -> None:
 
 
 def test_bits_are_checked_before_anything_is_fetched_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pretrained, "folder", lambda *a: pytest.fail("a folder was looked for"))
+    monkeypatch.setattr(folders, "folder", lambda *a: pytest.fail("a folder was looked for"))
     real = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else real(name, *a)

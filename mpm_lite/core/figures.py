@@ -1,7 +1,7 @@
-"""One house style and the few figures that recur. They take tables and import nothing else of the package.
+"""The house style, and the few figures that recur. Each takes a table and returns the figure.
 
-Accessible: colour-blind safe colours, each with a marker or hatch of its own; language codes, never native script, on
-axes (fonts); every function returns the figure and leaves a one-sentence description in `figure.mpm_alt` for alt text.
+They are accessible: the colours are safe for colour-blind readers, and each comes with a marker or hatch of its own;
+axes carry language codes, never native script, which many fonts lack. The alt text is in `figure.mpm_alt`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mpm_lite.core import runtime
+
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]  # Okabe and Ito
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 HATCHES = ["", "//", "..", "xx", "\\\\", "++"]
@@ -21,22 +23,7 @@ def house() -> Any:
     """matplotlib.pyplot in the house style."""
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update(
-        {
-            "figure.dpi": 90,
-            "savefig.dpi": 90,
-            "font.size": 10,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "grid.alpha": 0.25,
-            "axes.axisbelow": True,
-            "legend.frameon": False,
-            "figure.facecolor": "white",
-            "savefig.facecolor": "white",
-            "figure.constrained_layout.use": True,
-        }
-    )
+    plt.style.use(runtime.asset("figures/house.mplstyle"))
     return plt
 
 
@@ -46,37 +33,33 @@ def describe(figure: Any, text: str) -> Any:
     return figure
 
 
-def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] | None = None, title: str = "") -> Any:
-    """Grouped bars of `value` by language, one group colour a value of `columns`, with the chance line.
+def _line(i: int) -> dict[str, Any]:
+    """How the i-th line of a figure looks."""
+    return {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "ls": ["-", "--", "-.", ":"][i % 4]}
 
-    table: the rows of one metric (language, value, chance and `columns`); seeds are averaged, their spread is the whisker.
+
+def _intervals(axis: Any, x: Any, y: Any, low: Any, high: Any, colour: str, alpha: float) -> None:
+    """Vertical bars from low to high through the points (x, y): numbers, or columns of them."""
+    error = np.clip([y - low, high - y], 0, None).reshape(2, -1)
+    axis.errorbar(x, y, yerr=error, fmt="none", ecolor=colour, alpha=alpha, lw=1)
+
+
+def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] | None = None, title: str = "") -> Any:
+    """Grouped bars of `value` by language with the chance line; each value of `columns` has its own colour.
+
+    table: the rows of one metric (language, value, chance and `columns`). Bars are means over seeds, whiskers their spread.
     """
     plt = house()
     names = list(dict.fromkeys(table[columns]))
-    mean = table.groupby(["language", columns])["value"].mean().unstack(columns).reindex(columns=names)
-    spread = (
-        table.groupby(["language", columns])["value"]
-        .agg(lambda v: v.max() - v.min())
-        .unstack(columns)
-        .reindex(columns=names)
-        / 2
-    )
+    of = table.groupby(["language", columns])["value"]
+    mean, spread = (x.unstack(columns).reindex(columns=names) for x in (of.mean(), (of.max() - of.min()) / 2))
     order = order or mean.mean(axis=1).sort_values(ascending=False).index.tolist()
     figure, axis = plt.subplots(figsize=(max(6.5, 0.3 * len(order) * max(1, len(names) / 2)), 3.4))
     width = 0.8 / len(names)
     for i, name in enumerate(names):
         where = np.arange(len(order)) + (i - (len(names) - 1) / 2) * width
-        axis.bar(
-            where,
-            mean[name].reindex(order),
-            width,
-            yerr=spread[name].reindex(order),
-            label=name,
-            color=COLOURS[i % 6],
-            hatch=HATCHES[i % 6],
-            edgecolor="white",
-            error_kw={"lw": 0.8},
-        )
+        look = {"color": COLOURS[i % 6], "hatch": HATCHES[i % 6], "edgecolor": "white", "error_kw": {"lw": 0.8}}
+        axis.bar(where, mean[name].reindex(order), width, yerr=spread[name].reindex(order), label=name, **look)
     chance = table.groupby("language")["chance"].mean().reindex(order)
     axis.step(np.arange(len(order)), chance, where="mid", color="black", lw=1.2, ls="--", label="chance")
     axis.set_xticks(np.arange(len(order)), order, rotation=90 if len(order) > 16 else 0)
@@ -84,18 +67,15 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
     axis.grid(axis="x", visible=False)
     axis.legend(ncols=len(names) + 1, loc="upper right")
     level = mean.mean(axis=1).reindex(order)
-    best, worst = level.idxmax(), level.idxmin()
-    return describe(
-        figure,
-        f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; highest in {best}, lowest in {worst}; the dashed line is chance.",
-    )
+    told = f"highest in {level.idxmax()}, lowest in {level.idxmin()}; the dashed line is chance."
+    return describe(figure, f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; {told}")
 
 
 CELLS = {"read": "o", "relative read": "^", "no relative read": "s", "unreadable pieces": "X"}
 
 
-def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
-    """Scatter, one panel a text tower: language points, alignment on x, rho with its interval on y, marker = cell.
+def retention_against_alignment(table: pd.DataFrame) -> Any:
+    """A panel for each text tower, a point for each language: alignment on x, rho with its interval on y, marker by cell.
 
     table: language, text, alignment, rho, low, high, cell.
     """
@@ -108,23 +88,13 @@ def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
             of = rows[rows["cell"] == cell]
             if of.empty:
                 continue
-            error = np.clip([of["rho"] - of["low"], of["high"] - of["rho"]], 0, None)
-            axis.errorbar(of["alignment"], of["rho"], yerr=error, fmt="none", ecolor=COLOURS[i], alpha=0.25, lw=1)
-            axis.scatter(
-                of["alignment"],
-                of["rho"],
-                marker=marker,
-                s=34,
-                color=COLOURS[i],
-                edgecolor="white",
-                lw=0.5,
-                label=f"{cell} ({len(of)})",
-                zorder=3,
-            )
+            _intervals(axis, of["alignment"], of["rho"], of["low"], of["high"], COLOURS[i], 0.25)
+            look = {"marker": marker, "s": 34, "color": COLOURS[i], "edgecolor": "white", "lw": 0.5, "zorder": 3}
+            axis.scatter(of["alignment"], of["rho"], label=f"{cell} ({len(of)})", **look)
         for row in rows.itertuples():
             axis.annotate(row.language, (row.alignment, row.rho), fontsize=7, xytext=(3, 2), textcoords="offset points")
         axis.axhline(0, color="black", ls="--", lw=1)
-        axis.set(title=f"{tower} {title}".strip(), xlabel="alignment: translation recall@1, text only")
+        axis.set(title=tower, xlabel="alignment: translation recall@1, text only")
         axis.legend(loc="upper left", fontsize=8)
     axes[0, 0].set_ylabel("retention rho (R@10 over chance, English = 1)")
     told = [
@@ -136,10 +106,11 @@ def retention_against_alignment(table: pd.DataFrame, title: str = "") -> Any:
 
 
 def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | None = None) -> Any:
-    """Retention and pivot efficiency against text transfer: a panel a metric, a point with its interval a language model.
+    """Retention and pivot efficiency against text transfer: a panel for each metric, a point with its interval for each
+    language model.
 
     table: lm, lm_seed, metric, figure ("retention", "t", "e"), value, low, high. `named`: what each metric is called.
-    towers: text, t, rho, low, high of real towers, drawn into the panel of "choice", or the last one.
+    towers: text, t, rho, low, high of real towers, drawn into the panel of "choice", or into the last one.
     """
     plt = house()
     figure, axes = plt.subplots(1, len(named), figsize=(3.3 * len(named), 4.1), sharey=True, squeeze=False)
@@ -154,8 +125,7 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
                 continue
             of = rows.loc["t"].join(rows.loc[what], lsuffix="_t", how="inner")
             top = max(top, of["value"].max() + 0.05)
-            bars = np.clip([of["value"] - of["low"], of["high"] - of["value"]], 0, None)
-            axis.errorbar(of["value_t"], of["value"], yerr=bars, fmt="none", ecolor=COLOURS[i], alpha=0.3, lw=1)
+            _intervals(axis, of["value_t"], of["value"], of["low"], of["high"], COLOURS[i], 0.3)
             look = {"marker": "os"[i], "s": 30, "edgecolor": "white", "lw": 0.5, "zorder": 3}
             axis.scatter(of["value_t"], of["value"], color=COLOURS[i], label=label, **look)
         # Where the papers' statement lies: a strong language model, and hardly anything lost.
@@ -165,17 +135,9 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
         axis.set(xlim=(-0.05, right), ylim=(-0.05, top))
     if towers is not None:
         panel = list(named).index("choice") if "choice" in named else -1  # they, too, choose among candidates
-        axis, bars = axes[0, panel], [towers["rho"] - towers["low"], towers["high"] - towers["rho"]]
-        axis.errorbar(towers["t"], towers["rho"], yerr=bars, fmt="none", ecolor="black", alpha=0.4, lw=1)
-        axis.scatter(
-            towers["t"],
-            towers["rho"],
-            marker="*",
-            s=90,
-            color="black",
-            zorder=3,
-            label="two real towers (t: their own alignment)",
-        )
+        axis, label = axes[0, panel], "two real towers (t: their own alignment)"
+        _intervals(axis, towers["t"], towers["rho"], towers["low"], towers["high"], "black", 0.4)
+        axis.scatter(towers["t"], towers["rho"], marker="*", s=90, color="black", zorder=3, label=label)
         for row in towers.itertuples():
             axis.annotate(row.text, (row.t, row.rho), fontsize=8, xytext=(6, -9), textcoords="offset points")
     # Below the panels: inside, it would hide points.
@@ -189,29 +151,18 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
 
 
 def curves(
-    table: pd.DataFrame,
-    x: str,
-    y: str,
-    lines: str,
-    low: str | None = None,
-    high: str | None = None,
-    log: bool = True,
+    table: pd.DataFrame, x: str, y: str, lines: str, low: str | None = None, high: str | None = None, log: bool = True,
     **labels: str,
-) -> Any:
-    """Lines of y against x, one a value of `lines`, with a band from low to high where given. Where x are names and no
-    numbers, they stand in the order in which they come, and log has to be off."""
+) -> Any:  # fmt: skip
+    """Lines of y against x, one for each value of `lines`, with a band from low to high where those are given.
+
+    Where x holds names instead of numbers, they stand in the order in which they come, and `log` has to be off.
+    """
     plt, numbers = house(), pd.api.types.is_numeric_dtype(table[x])
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
     for i, (name, rows) in enumerate(table.groupby(lines, sort=False)):
         rows = rows.sort_values(x) if numbers else rows
-        axis.plot(
-            rows[x],
-            rows[y],
-            color=COLOURS[i % 6],
-            marker=MARKERS[i % 6],
-            ls=["-", "--", "-.", ":"][i % 4],
-            label=str(name),
-        )
+        axis.plot(rows[x], rows[y], label=str(name), **_line(i))
         if low and high:
             axis.fill_between(rows[x], rows[low], rows[high], color=COLOURS[i % 6], alpha=0.13, lw=0)
     if log:
@@ -221,30 +172,26 @@ def curves(
         axis.minorticks_off()
     axis.set(**({"xlabel": x, "ylabel": y} | labels))
     axis.legend()
-    first = table.sort_values(x) if numbers else table
-    return describe(
-        figure,
-        f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {', '.join(map(str, table[lines].unique()))}; from {first[y].iloc[0]:.2f} at the left to {first[y].iloc[-1]:.2f} at the right.",
-    )
+    values, names = (table.sort_values(x) if numbers else table)[y], ", ".join(map(str, table[lines].unique()))
+    told = f"from {values.iloc[0]:.2f} at the left to {values.iloc[-1]:.2f} at the right."
+    return describe(figure, f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {names}; {told}")
 
 
 def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
-    """Panels side by side, a line a kind of added data, against the share of it in tuning.
+    """A panel for each metric, and in it a line for each kind of added data, against the share of it in tuning.
 
     table: share (0 to 1), added, metric, value, low, high; panels: metric -> what its axis says.
     """
     plt = house()
     figure, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 3.6), sharex=True, squeeze=False)
+    told = []
     for axis, (metric, said) in zip(axes[0], panels.items(), strict=True):
         for i, (added, of) in enumerate(table[table["metric"] == metric].groupby("added", sort=False)):
             of = of.sort_values("share")
-            axis.plot(
-                100 * of["share"], of["value"], color=COLOURS[i], marker=MARKERS[i], ls=["-", "--"][i % 2], label=added
-            )
+            axis.plot(100 * of["share"], of["value"], label=added, **_line(i) | {"ls": ["-", "--"][i % 2]})
             axis.fill_between(100 * of["share"], of["low"], of["high"], color=COLOURS[i], alpha=0.15, lw=0)
         axis.set(xlabel="exchanges in other languages, % of tuning", ylabel=said, ylim=(0, 1.02))
     axes[0, 0].legend(fontsize=8)
-    told = []
     for (metric, added), of in table.groupby(["metric", "added"], sort=False):
         ends = of.sort_values("share")["value"]
         told.append(f"{metric}, {added}: {ends.iloc[0]:.2f} at none, {ends.iloc[-1]:.2f} at most")
@@ -254,8 +201,8 @@ def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
 def head_to_head(
     table: pd.DataFrame, panels: dict[str, str], score: str = "choices right, mean of nine languages"
 ) -> Any:
-    """Panels side by side: the score in other languages against the parameters that learn, a point a system, named; the more
-    of its pairs are not English, the larger.
+    """Panels side by side, each with a named point for every system: its score in other languages against the
+    parameters that learn. The more of a system's pairs are not English, the larger its point.
 
     table: table (a panel's name), system, trainable, pairs, abroad, value, low, high, chance; panels: name -> title.
     """
@@ -267,13 +214,11 @@ def head_to_head(
         of = table[table["table"] == name].sort_values("value")
         for row, height in zip(of.itertuples(), _apart(of["value"], 0.05), strict=True):
             i = names.index(row.system)
-            error = np.clip([[row.value - row.low], [row.high - row.value]], 0, None)
-            axis.errorbar(row.trainable, row.value, yerr=error, fmt="none", ecolor=COLOURS[i % 6], alpha=0.5, lw=1)
+            _intervals(axis, row.trainable, row.value, row.low, row.high, COLOURS[i % 6], 0.5)
             axis.scatter(row.trainable, row.value, s=35 + 200 * row.abroad / row.pairs, marker=MARKERS[i % 6], zorder=3,
                          color=COLOURS[i % 6], edgecolor="black" if i < 6 else "white", lw=0.6)  # fmt: skip
-            axis.annotate(
-                row.system, (row.trainable, height), (9, 0), textcoords="offset points", va="center", fontsize=7
-            )
+            beside = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
+            axis.annotate(row.system, (row.trainable, height), **beside)
         axis.axhline(of["chance"].mean(), color="black", ls="--", lw=1)
         axis.set(xscale="log", xlabel="parameters that learn at a time", title=title, ylim=(0, 1.12), xmargin=0.25)
         low, high = 0.7 * table["trainable"].min(), 1.4 * table["trainable"].max()
@@ -287,7 +232,7 @@ def head_to_head(
 
 
 def _apart(heights: pd.Series, gap: float) -> np.ndarray:
-    """Heights in ascending order, moved so that labels there do not cover each other: neighbours share what is missing."""
+    """Heights in ascending order, moved apart so that labels do not cover each other: neighbours share what is missing."""
     found = heights.to_numpy(copy=True)
     for _ in range(100):
         found += np.diff(np.clip(gap - np.diff(found), 0, None) / -2, prepend=0, append=0)  # half up, half down
@@ -295,9 +240,9 @@ def _apart(heights: pd.Series, gap: float) -> np.ndarray:
 
 
 def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
-    """A line a row, from the top: a value as a point, its interval as a bar, its figure beside it.
+    """Each row of the table as a line, from the top: a value as a point, its interval as a bar, its figure beside it.
 
-    table: name, value, low, high; with a column `group`, each group has a colour and a marker.
+    table: name, value, low, high; where there is a column `group`, each group has a colour and a marker.
     """
     plt = house()
     figure, axis = plt.subplots(figsize=(7.0, 0.9 + 0.33 * len(table)))
@@ -307,9 +252,8 @@ def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
         axis.hlines(of["y"], of["low"], of["high"], color=colour, lw=2.5, alpha=0.5)
         axis.plot(of["value"], of["y"], marker, color=colour, ms=6, label=group)
     for row in lines.itertuples():
-        axis.annotate(
-            f"{row.value:.2f}", (row.high, row.y), (5, 0), textcoords="offset points", va="center", fontsize=9
-        )
+        beside = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+        axis.annotate(f"{row.value:.2f}", (row.high, row.y), **beside)
     axis.set_yticks(range(len(table)), list(table["name"]))
     axis.set(ylim=(len(table) - 0.5, -0.5), xlabel=xlabel, title=title)
     axis.margins(x=0.12)
@@ -321,15 +265,15 @@ def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
     return describe(figure, f"Points with their intervals, {xlabel}: {said}.")
 
 
-def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite chunked", "naive")) -> Any:
-    """Benchmark rows as two lines of panels, one column an op: milliseconds and megabytes against size, log-log.
+def time_and_memory(rows: pd.DataFrame) -> Any:
+    """Benchmark rows as panels, a column for each op: above milliseconds, below megabytes, against size, log-log.
 
-    `rows` are those of assets/bench: op, n, m, direction, provider, ms, p20, p80, peak_mb. The size is n * m, the entries of
-    the matrix that the naive form makes.
+    `rows` are those of assets/bench: op, n, m, direction, provider, ms, p20, p80, peak_mb. The size is n * m, the
+    number of entries in the matrix that the naive form builds.
     """
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-    plt = house()
+    plt, providers = house(), ("mpm_lite chunked", "naive")
     whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
     whole = whole.assign(size=whole["n"].astype(float) * whole["m"])
     ops = list(dict.fromkeys(whole["op"]))
@@ -337,15 +281,9 @@ def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite 
     for column, op in enumerate(ops):
         for i, provider in enumerate(providers):
             of = whole[(whole["op"] == op) & (whole["provider"] == provider)].sort_values("size")
-            style = {
-                "color": COLOURS[i % 6],
-                "marker": MARKERS[i % 6],
-                "ls": ["-", "--", "-.", ":"][i % 4],
-                "label": provider,
-            }
-            axes[0, column].plot(of["size"], of["ms"], **style)
+            axes[0, column].plot(of["size"], of["ms"], label=provider, **_line(i))
             axes[0, column].fill_between(of["size"], of["p20"], of["p80"], color=COLOURS[i % 6], alpha=0.15, lw=0)
-            axes[1, column].plot(of["size"], of["peak_mb"], **style)
+            axes[1, column].plot(of["size"], of["peak_mb"], label=provider, **_line(i))
         axes[0, column].set_title(op, fontsize=9)
         for axis in axes[:, column]:
             axis.set(xscale="log", yscale="log")
@@ -358,9 +296,8 @@ def time_and_memory(rows: pd.DataFrame, providers: tuple[str, ...] = ("mpm_lite 
     axes[0, 0].set_ylabel("ms")
     axes[1, 0].set_ylabel("MB beside inputs, gradients", fontsize=8)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(providers))
-    return describe(
-        figure, f"Time and memory against size on logarithmic axes for {', '.join(ops)}: {', '.join(providers)}."
-    )
+    said = f"Time and memory against size on logarithmic axes for {', '.join(ops)}: {', '.join(providers)}."
+    return describe(figure, said)
 
 
 def picture_row(pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 3) -> Any:

@@ -1,4 +1,4 @@
-"""Where something came from: the version, the commit, the machine and the command; and what was committed, read back and written as tables."""
+"""Where results come from (commit, machine, command), and the committed tables: read back, and written for readers."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from mpm_lite.core import runtime
 def commit() -> str:
     """The commit this was run from ('+' where the package has uncommitted changes), or 'unknown' outside a checkout."""
     here = Path(__file__).resolve().parents[1]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        sha = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--", str(here)], cwd=here, capture_output=True, text=True, check=True
-        ).stdout
+        changed = git("status", "--porcelain", "--", str(here))
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return sha + ("+" if dirty.strip() else "")
 
 
 def provenance(sha: str, seconds: float, name: str) -> dict[str, Any]:
-    """What every card ends with: what was made, how long it took, where, from which commit, by which command."""
+    """What every card ends with: the digest of what was made, how long that took, on which machine, from which commit
+    and by which command."""
     return {
         "sha256": sha,
         "seconds": round(seconds),
@@ -41,12 +41,12 @@ def provenance(sha: str, seconds: float, name: str) -> dict[str, Any]:
 
 
 def has(name: str) -> bool:
-    """Whether a table has been committed: a study that has not run yet has none."""
+    """Whether a table of that name has been committed; a study that has not run yet has none."""
     return (runtime.asset("results") / f"{name}.csv").exists()
 
 
 def read(name: str) -> pd.DataFrame:
-    """A committed table of assets/results/."""
+    """A committed table from assets/results/."""
     return pd.read_csv(runtime.asset(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
 
 
@@ -56,12 +56,12 @@ def card(name: str) -> dict:
 
 
 def percent(value: float) -> str:
-    """A share, in percent."""
+    """A share as a percentage, without its sign."""
     return f"{100 * value:.1f}"
 
 
 def span(value: float, low: float, high: float) -> str:
-    """A figure and its interval."""
+    """A value and its interval, as in 0.50 [0.40, 0.60]."""
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 

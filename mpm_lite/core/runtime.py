@@ -1,8 +1,8 @@
-"""Where things run and where things live: device, dtype, presets, folders, worker processes, errors of one sentence.
+"""Where things run and where they live: device, dtype, presets, folders, worker processes, and errors in one sentence.
 
-Worker processes are there because a GPU that trains one toy model is hardly busy, and because a CPU with many cores computes
-many such models side by side faster than one with all its cores. What two of them share, such as a Q-Former, one of them
-makes while the other waits (`store.alone`).
+Worker processes pay because a GPU that trains one toy model is hardly busy, and because a CPU with many cores trains
+many such models side by side faster than one after the other with all its cores. What two workers share, such as a
+Q-Former, is made by one of them while the other waits (`store.alone`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import difflib
 import multiprocessing
 import numbers
 import os
-import random
 import socket
 import sys
 import threading
@@ -25,7 +24,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import numpy as np
 import torch
 
 DEVICES = ("cpu", "cuda")
@@ -52,8 +50,8 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
 
 
 def device(name: str | torch.device | None = None) -> torch.device:
-    """The device to use: the one named, else CUDA where there is one, else the CPU. Raises UserError for one that is no
-    device of torch's, that this machine lacks, or that this project does not compute on."""
+    """The device to use: the one named, else CUDA where there is one, else the CPU. Raises UserError for a device that
+    torch does not know, that this machine lacks, or that this project does not compute on."""
     try:
         chosen = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, TypeError) as error:
@@ -68,7 +66,7 @@ def device(name: str | torch.device | None = None) -> torch.device:
 
 
 def hardware() -> str:
-    """What computes here: the GPU's name, or the processor's."""
+    """The name of what computes here: the GPU, else the processor."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     from mpm_lite.ops.bench import processor  # where it is needed with torch alone
@@ -84,7 +82,7 @@ def where(module: torch.nn.Module) -> torch.device:
 def compute_dtype(on: torch.device) -> torch.dtype:
     """bfloat16 from compute capability 8.0 on, float16 on older GPUs, float32 on a CPU.
 
-    The capability is asked, never `is_bf16_supported`: on a T4 that says yes to emulation, and kernels then fail.
+    The capability decides, never `is_bf16_supported`: on a T4 that says yes because of emulation, and kernels then fail.
     """
     if on.type != "cuda":
         return torch.float32
@@ -92,7 +90,7 @@ def compute_dtype(on: torch.device) -> torch.dtype:
 
 
 def full(x: torch.Tensor) -> torch.Tensor:
-    """In float32, or the float64 that it is in: what losses and unit norms are computed in under autocast."""
+    """The tensor in float32, or in the float64 that it has: losses and unit norms are computed so even under autocast."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -106,20 +104,12 @@ def fast_bf16(on: torch.device | None = None) -> bool:
 
 @lru_cache(maxsize=1)
 def _cpu_flags() -> set[str]:
-    """What the processor says it can do; nothing where the system does not tell."""
+    """What the processor can do, in its own words; nothing where the system does not tell."""
     try:
         told = Path("/proc/cpuinfo").read_text()
     except OSError:
         return set()
     return set(next((line for line in told.splitlines() if line.startswith("flags")), "").split())
-
-
-def seed_everything(seed: int) -> torch.Generator:
-    """Seed python, numpy and torch; return a CPU generator for the draws that must not depend on the device."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -145,7 +135,7 @@ UNDER = {"t4": 20, "l4": 30, "a100": 100}  # GiB of memory under which a card is
 def preset(on: torch.device | None = None) -> Preset:
     """The preset of this machine: `cpu`, else by the card's memory: `t4` (under 20 GiB), `l4` (30), `a100` (100), `h200`.
 
-    MPM_LITE_PRESET overrides it; UserError where that names none. What each trains, and in what memory, is in `training/presets.py`.
+    MPM_LITE_PRESET overrides it; UserError where that names none. `training/presets.py` has what each trains in what memory.
     """
     asked = os.environ.get("MPM_LITE_PRESET")
     if asked:
@@ -182,12 +172,19 @@ def asset(name: str = "") -> Path:
 
 
 def quiet() -> bool:
-    """True where progress bars would only clutter a log: MPM_LITE_QUIET, or neither a terminal nor a notebook."""
+    """Whether progress bars would only clutter a log: with MPM_LITE_QUIET, or in neither a terminal nor a notebook."""
     return bool(os.environ.get("MPM_LITE_QUIET")) or not (sys.stderr.isatty() or "ipykernel" in sys.modules)
 
 
+def bar(steps: Iterable[Any], what: str, progress: bool) -> Any:
+    """The steps behind a tqdm bar, where one was asked for and would not clutter a log."""
+    from tqdm.auto import tqdm
+
+    return tqdm(steps, desc=what, disable=not progress or quiet(), leave=False)
+
+
 def banner() -> str:
-    """One line on what this machine is, so that nobody trains on a CPU by accident."""
+    """A line that says what this machine is, so that nobody trains on a CPU by accident."""
     on = device()
     if on.type == "cuda":
         props = torch.cuda.get_device_properties(on)
@@ -238,14 +235,14 @@ Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of a module, and 
 
 
 def check(workers: int) -> None:
-    """UserError for a number of workers that does nothing."""
+    """Raises UserError for a number of workers that does nothing."""
     if workers < 1:
         raise UserError(f"{workers} workers do nothing: take at least 1.")
 
 
 def run(jobs: Mapping[str, Job], workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
-    """Do every job, by its label: one after the other here, or in so many processes. `say` hears which begins, or is done.
-    The first error stops the rest. UserError for no worker."""
+    """Do every job: one after the other in this process, or in that many processes. `say` is told the label of each job
+    as it begins or, with several workers, as it is done. The first error stops the rest. UserError for no worker."""
     check(workers)
     if workers == 1:
         for number, (label, (call, given)) in enumerate(jobs.items(), 1):
@@ -266,8 +263,6 @@ def run(jobs: Mapping[str, Job], workers: int = 1, say: Callable[[str], None] = 
 
 
 def _begin(workers: int) -> None:
-    """In each process, before its first job: its share of the cores, and no bars across each other."""
-    import torch
-
+    """Give each process, before its first job, its share of the cores, and keep its bars from mixing with others'."""
     os.environ["MPM_LITE_QUIET"] = "1"
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))

@@ -1,8 +1,12 @@
-"""What was computed once and is kept: features of frozen towers, weights of recipes, rows of results.
+"""The one place for what was computed once and is kept: features of frozen towers, weights of recipes, rows of results.
 
-Everything kept has a `Key`: a name made of all that decides it. A file that is kept says its key itself, so that
-`mpm-lite doctor --why FILE` can tell why something was computed again. A file is written beside its place, synced, and
-renamed, so that a killed run leaves nothing half-written, and a damaged file is noticed and made again.
+    features(key, compute)   an array, in MPM_LITE_HOME/features
+    learned(path, learn)     the weights of a recipe, in a file
+    Shelf(out, name, ...)    the rows of many runs: a file for each run, and one file into which they are packed
+
+Everything kept has a `Key`, made of all that decides it. A kept file holds its own key, so that `mpm-lite doctor --why
+FILE` can tell why something was computed again. Files are written beside their place, synced and then renamed, so that
+a killed run leaves nothing half-written; a damaged file is noticed and made again.
 """
 
 from __future__ import annotations
@@ -37,22 +41,21 @@ from mpm_lite.core.runtime import UserError
 
 
 def folder() -> Path:
-    """Where features lie: MPM_LITE_HOME/features."""
+    """The folder of features: MPM_LITE_HOME/features."""
     return runtime.home() / "features"
 
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """While it lasts, nobody else, in whatever process, makes that file: who comes later waits, and finds it there. A process
-    that dies lets go."""
-    locks = runtime.home() / "locks"
-    with locked(locks / digest([str(path.absolute())])[:32], runtime.home()):
+    """For the time being nobody else, in whatever process, makes that file: whoever comes later waits and finds it
+    there. A process that dies gives up its turn."""
+    with locked(runtime.home() / "locks" / digest([str(path.absolute())])[:32], runtime.home()):
         yield
 
 
 @contextmanager
 def locked(lock: Path, place: Path) -> Iterator[None]:
-    """While it lasts, no other process holds that lock file. UserError, naming the place, where it cannot be written."""
+    """For the time being no other process holds that lock file. UserError, naming the place, where it cannot be written."""
     held = FileLock(lock)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ def locked(lock: Path, place: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write beside the place, sync, rename: a reader sees the old file or the new one, never half of one."""
+    """Write a file beside its place, sync it and rename it: a reader sees the old file or the new one, never half of one."""
     beside = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +88,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def _running(number: str) -> bool:
-    """Whether there is a process of that number, given as the ".123" of a file's name."""
+    """Whether there is a process of that number, written as the ".123" of a file's name."""
     try:
         os.kill(int(number.removeprefix(".")), 0)
     except (ValueError, ProcessLookupError):
@@ -95,16 +98,16 @@ def _running(number: str) -> bool:
     return True
 
 
-def unwritable(path: Path, error: OSError) -> runtime.UserError:
+def unwritable(path: Path, error: OSError) -> UserError:
     """The error for a file or folder that cannot be written."""
-    return runtime.UserError(
+    return UserError(
         f"Could not write {path}: {error.strerror or error}. Free some room, or write to another folder (--out for results, "
         "MPM_LITE_HOME for the cache)."
     )
 
 
 def check_writable(folder: Path) -> None:
-    """UserError where nothing can be written to a folder, made where it is not there yet: asked before long work."""
+    """Raises UserError where nothing can be written to a folder, which is made if need be: to be asked before long work."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -113,8 +116,8 @@ def check_writable(folder: Path) -> None:
         raise unwritable(folder, error) from error
 
 
-def _read(path: Path) -> np.ndarray | None:
-    """The entry's array, or None where the file is damaged."""
+def _stored(path: Path) -> np.ndarray | None:
+    """The array in a file of features; None where there is no file, or a damaged one."""
     try:
         with safe_open(path, framework="numpy") as file:
             array = file.get_tensor("features")
@@ -127,28 +130,24 @@ def _read(path: Path) -> np.ndarray | None:
 def features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """The array under `key`; computed, stored and read back where it is missing or damaged.
 
-    Even a first run returns what was read back from the disk, so first and later runs see the same bytes.
+    Even the first run returns what it read back from the disk, so that first and later runs see the same bytes.
     """
     path = folder() / f"{key.digest}.safetensors"
-    found = _read(path) if path.exists() else None
-    if found is not None:
+    if (found := _stored(path)) is not None:
         return found
     with alone(path):
-        if path.exists():  # damaged, or made meanwhile
-            found = _read(path)
-            if found is not None:
-                return found
+        if (found := _stored(path)) is not None:  # somebody else has made it meanwhile
+            return found
+        if path.exists():
             print(f"mpm_lite: the cached features {path.name} are damaged; making them again.", file=sys.stderr)
         array = np.ascontiguousarray(compute())
         if not np.isfinite(array).all():
-            raise runtime.UserError(
-                "A tower returned values that are not finite; nothing was cached. Check its weights."
-            )
+            raise UserError("A tower returned values that are not finite; nothing was cached. Check its weights.")
         told = {"sha256": hashlib.sha256(array.tobytes()).hexdigest(), **metadata(key)}
         write_atomic(path, save({"features": array}, metadata=told))
-        back = _read(path)
+        back = _stored(path)
     if back is None:
-        raise runtime.UserError(
+        raise UserError(
             f"{path} does not read back as written: the disk may be failing. Set MPM_LITE_HOME to another folder."
         )
     return back
@@ -157,8 +156,9 @@ def features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
 def learned(
     path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]], key: Key | None = None
 ) -> dict[str, torch.Tensor]:
-    """The weights in a file, in float32. Where there is no file yet, `learn(work)` says them first: they are kept in
-    float16 with their key, whole or not at all, and `work`, a folder for the checkpoints of a run that may be stopped, goes.
+    """The weights in a file, in float32. Where there is no file yet, `learn(work)` returns them first, and they are
+    kept in float16 with their key, whole or not at all. `work` is a folder for the checkpoints of a run that may be
+    stopped; it is deleted in the end.
 
     Raises UserError for a file that is torn.
     """
@@ -172,11 +172,11 @@ def learned(
     try:
         return {k: v.float() for k, v in load_weights(path.read_bytes()).items()}
     except SafetensorError as error:
-        raise runtime.UserError(f"{path} is torn ({error}): delete it, and it is learned again.") from error
+        raise UserError(f"{path} is torn ({error}): delete it, and it is learned again.") from error
 
 
 def metadata(key: Key | None) -> dict[str, str] | None:
-    """What a safetensors file says of its key."""
+    """A key as the metadata of a safetensors file."""
     return {KEY: json.dumps(key.describe())} if key else None
 
 
@@ -191,8 +191,8 @@ def written(
     out: Path, study: str, tables: dict[str, pd.DataFrame], said: dict[str, Any], card: str, version: str,
     seeds: Sequence[int], digits: str = "%.4f",
 ) -> list[Path]:  # fmt: skip
-    """A study's tables as OUT/TITLE.csv, and OUT/CARD.json: its commit, seeds and command, and what else is `said`; each
-    file whole or not at all. Returns the files."""
+    """Write a study's tables as OUT/TITLE.csv, and OUT/CARD.json with its commit, seeds and command and whatever else
+    is `said`; each file whole or not at all. Returns the files."""
     for title, table in tables.items():
         write_atomic(out / f"{title}.csv", table.to_csv(index=False, float_format=digits, lineterminator="\n").encode())
     told = {"study": study, "commit": version, "seeds": list(seeds), **said}
@@ -202,7 +202,7 @@ def written(
 
 
 def write_json(path: Path, said: dict[str, Any]) -> None:
-    """A dict as a file, whole or not at all."""
+    """Write a dict as a file, whole or not at all."""
     write_atomic(path, (json.dumps(said, indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -211,15 +211,24 @@ def write_json(path: Path, said: dict[str, Any]) -> None:
 DIGITS = 3  # of a score in a packed row
 
 
+@contextmanager
+def _readable(message: str) -> Iterator[None]:
+    """Around the reading of rows: UserError with that message for a file that is missing or torn."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise UserError(message) from error
+
+
 def name_of(key: Key) -> str:
-    """What a run's rows are called."""
+    """The name under which a run's rows are kept."""
     return key.digest[:16]
 
 
 @dataclass(frozen=True)
 class Shelf:
-    """Rows under a folder: OUT/NAME/KEY.parquet a run, and OUT/NAME.parquet, packed, whose column `key` says which run each
-    row is of. `command` makes rows again; with `rounded`, packed scores have DIGITS places."""
+    """Rows under a folder: OUT/NAME/KEY.parquet for each run, and OUT/NAME.parquet, packed, whose column `key` says to
+    which run a row belongs. `command` makes rows again; with `rounded`, packed scores have DIGITS places."""
 
     out: Path
     name: str
@@ -240,51 +249,44 @@ class Shelf:
         return sorted((self.out / self.name).glob("*.parquet"))
 
     def packed(self, keys: Iterable[str] | None = None) -> pd.DataFrame:
-        """The rows that are packed, or only those of some runs; none where there is no file. UserError where it is torn."""
+        """The rows that are packed, or only those of some runs; none where there is no file. UserError for a torn file."""
         wanted = None if keys is None else pc.field("key").isin(pa.array(keys, pa.string()))
-        rows = self._readable(lambda: pd.read_parquet(self.path, filters=wanted))
+        rows = self._packed(filters=wanted)
         # Back from categories, which a grouping would cross with each other.
         return rows.astype({name: str for name, kind in rows.dtypes.items() if kind == "category"})
 
-    def _readable(self, read: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    def _packed(self, **how: Any) -> pd.DataFrame:
         if not self.path.exists():
             return pd.DataFrame({"key": []})
-        try:
-            return read()
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self.path} is not readable: delete it, and `{self.command}` makes its rows again."
-            ) from error
+        with _readable(f"{self.path} is not readable: delete it, and `{self.command}` makes its rows again."):
+            return pd.read_parquet(self.path, **how)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Those of the keys that no rows are kept of."""
-        there = set(self._readable(lambda: pd.read_parquet(self.path, columns=["key"]))["key"])
+        """Those of the keys under which no rows are kept."""
+        there = set(self._packed(columns=["key"])["key"])
         return [key for key in keys if key not in there and not self.loose(key).exists()]
 
     def put(self, key: Key, rows: pd.DataFrame) -> None:
-        """Keep a run's rows under its key, whole or not at all, and `on` what they were computed: no empty columns, scores in
-        half the bits if they are rounded later anyway."""
+        """Keep a run's rows under its key, whole or not at all, with a column `on` that names the machine. Empty
+        columns are left out, and scores that will be rounded anyway take half the bits."""
         rows = rows.dropna(axis="columns", how="all").assign(on=runtime.hardware())
         if self.rounded:
             rows = rows.astype(dict.fromkeys(scores(rows), "float32"))
         write_table(self.loose(name_of(key)), rows, key, compression="zstd", index=False)
 
     def read(self, keys: Mapping[str, str]) -> dict[str, pd.DataFrame]:
-        """The rows of runs, by key; `keys` says what each is, for the UserError where one is missing or torn."""
-        by = dict(list(self.packed(keys).groupby("key")))
-        return {key: by[key] if key in by else self._read(key, what) for key, what in keys.items()}
-
-    def _read(self, key: str, what: str) -> pd.DataFrame:
-        path = self.loose(key)
-        try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"The rows of {what} are not readable at {path}: delete that file, and `{self.command}` makes it again."
-            ) from error
+        """The rows of runs, by key; `keys` says what each run is, for the UserError where its rows are missing or torn."""
+        found = dict(list(self.packed(keys).groupby("key")))
+        for key, what in keys.items():
+            if key not in found:
+                path = self.loose(key)
+                advice = f"delete that file, and `{self.command}` makes it again."
+                with _readable(f"The rows of {what} are not readable at {path}: {advice}"):
+                    found[key] = pd.read_parquet(path)
+        return {key: found[key] for key in keys}
 
     def pack(self) -> Path:
-        """Put the rows of all files into the packed one, and delete the files. UserError where one is torn, or none is there."""
+        """Move the rows of all files into the packed one. UserError where a file is torn, or where there is none."""
         files, before = self.files(), self.packed()
         if not files:
             raise UserError(f"No rows lie under {self.out / self.name}: `{self.command} --out {self.out}` makes some.")

@@ -1,4 +1,4 @@
-"""The names of the packaged towers and of the toy world's models, and the folders of the latter; listing them loads nothing."""
+"""The names of the packaged towers and of the toy world's models, and the folders of these. Listing them loads nothing."""
 
 from __future__ import annotations
 
@@ -8,40 +8,31 @@ from typing import Any
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest, file_digest
+from mpm_lite.core.runtime import UserError
 
 IMAGE_TOWERS = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "toy")
-
-
-# Packaged name -> the function of packaged.py that builds it, named so that listing towers loads nothing.
+# Packaged name -> the name of the function in packaged.py that builds it, so that listing towers loads nothing.
 TEXT_TOWERS = {"use-m": "use_m", "e5-small": "e5_small", "minilm-en": "minilm_en"}
-
-
-# The toy world's own, and the folder of each among the assets.
+# The toy world's own text towers, and the folder of each among the assets.
 TOY_TOWERS = {"toy": "toy-text", "toy-en": "toy-text-en"}
-
-
-TOKEN_TOWERS = ("e5-small", "minilm-en")
-
-
+TOKEN_TOWERS = ("e5-small", "minilm-en")  # packaged towers that have token states
 TOY_LMS = ("toy-multilingual", "toy-noparallel", "toy-english", "toy-unseen")
-# The same with another share of pairs, percent; made by command.
+# The same with another share of translation pairs, in percent; a command makes them.
 DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")
-# With mixed discourse and, of equal steps, without it; nothing is withheld from pairs. All are rungs of a ladder.
-MIXED_LMS = (
-    *("toy-mixed", "toy-unmixed", "toy-mixed-short", "toy-unmixed-short"),
-    *("toy-mixed-10", "toy-mixed-few", "toy-mixed-narrow", "toy-mixed-deep"),
-)
+# With mixed discourse or, for as many steps, without it; nothing is withheld from pairs. They are the rungs of a ladder.
+MIXED_LMS = ("toy-mixed", "toy-unmixed", "toy-mixed-short", "toy-unmixed-short", "toy-mixed-10", "toy-mixed-few",
+             "toy-mixed-narrow", "toy-mixed-deep")  # fmt: skip
 NAMES = (*TOY_LMS, *DIAL_LMS, *MIXED_LMS)
 
 
 def withheld(name: str) -> int:
-    """How many attributes the translation pairs of a model lack: three for the first ones that were made, none for others."""
+    """How many attributes the translation pairs of a model lack: three for the models that were made first, else none."""
     return 3 if name in TOY_LMS + DIAL_LMS else 0
 
 
 def seeds(name: str) -> list[int]:
-    """The seeds with which models of that name were pretrained, in order, by their cards: whether their weights ship or not.
-    What else was made on this machine is not among them: which models the claims take in turn is the same everywhere."""
+    """The seeds with which models of that name were pretrained, in order, by their cards, whether their weights ship or
+    not. Other models made on this machine do not count, so that the claims take the same models in turn everywhere."""
     cards = (path.stem.removeprefix(f"{name}-") for path in (runtime.asset("results") / "lm").glob(f"{name}-*.json"))
     return sorted({int(seed) for seed in cards if seed.isdigit()} | set(shipped(name)))
 
@@ -52,30 +43,28 @@ def shipped(name: str) -> list[int]:
 
 
 def turn(name: str, number: int) -> int:
-    """The seed of the `number`-th model of that name, counted round and round; 0 for any other model."""
+    """The seed of the `number`-th model of that name, starting over after the last; 0 for a name that has no seeds."""
     of = (seeds(name) if name in NAMES else []) or [0]
     return of[number % len(of)]
 
 
 def folder(name: str, seed: int) -> Path:
-    """The folder of one of them. Raises UserError that says how to make it, or which seeds there are."""
+    """The folder of a model. Raises UserError that says how to make it, or which seeds there are."""
     there = _there(name)
     if seed in there:
         return there[seed]
     if (known := seeds(name)) and seed not in known:
-        raise runtime.UserError(f"{name} was pretrained with seeds {known}, not {seed}: ask for one of those.")
-    raise runtime.UserError(
-        f"{name}:{seed} is not here: `mpm-lite pretrain {name}:{seed}` makes it (an hour on a CPU)."
-    )
+        raise UserError(f"{name} was pretrained with seeds {known}, not {seed}: ask for one of those.")
+    raise UserError(f"{name}:{seed} is not here: `mpm-lite pretrain {name}:{seed}` makes it (an hour on a CPU).")
 
 
 def present(name: str, seed: int) -> bool:
-    """Whether the weights of one of them are here, in MPM_LITE_HOME or among the assets."""
+    """Whether the weights of a model are here, in MPM_LITE_HOME or among the assets."""
     return seed in _there(name)
 
 
 def _there(name: str) -> dict[int, Path]:
-    """The folders of that name by seed, in MPM_LITE_HOME and among the assets, which come first."""
+    """The folders of that name by seed, in MPM_LITE_HOME and among the assets, which take precedence."""
     return _in(runtime.home() / "lm", name) | _in(runtime.asset("lm"), name)
 
 
@@ -85,8 +74,8 @@ def _in(place: Path, name: str) -> dict[int, Path]:
 
 
 def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
-    """The language models that an arm of an experiment stands on with a seed: of each field of it that names one, the name and
-    the seed it was pretrained with."""
+    """The language models that an arm of an experiment uses with a seed: for each of its fields that names a model,
+    that name and the seed with which the model was pretrained."""
     found = {}
     for field, name in vars(arm).items():
         if isinstance(name, str) and name in NAMES:
@@ -96,8 +85,8 @@ def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
 
 
 def weights(name: str, seed: int) -> str:
-    """SHA-256 of the weights of one of them: of those that are here, else what its card says of those that the claims took.
-    UserError for one that has neither."""
+    """SHA-256 of the weights of a model: of those that are here, else, by its card, of those that the claims were run
+    with. Raises UserError for a model that has neither."""
     if present(name, seed) or seed not in seeds(name):
         return file_digest(folder(name, seed) / "model.safetensors").hex()
     return json.loads((runtime.asset("results") / "lm" / f"{name}-{seed}.json").read_text(encoding="utf-8"))["sha256"]

@@ -1,9 +1,9 @@
-"""What a frozen tower says of a caption set, kept in the store, and what tells one tower's weights from another's.
+"""What a frozen tower makes of a caption set, kept in the store, and the fingerprint that tells towers apart.
 
-Pictures are encoded in blocks of a part (one whole split of one set), and a block whole, in fixed batches, or not at all:
-encoding only the items that are missing would change the shape of a batch, and with it the last bits of every number in it.
-A run that is killed loses the block at which it was. A tower's fingerprint covers the bytes of its files, and whatever was
-done to its weights in memory since.
+Pictures are encoded in blocks of a part (a part is one whole split of one set). A block is encoded as a whole and in
+fixed batches: encoding only the missing items would change the shape of a batch, and with it the last bits of every
+number in it. A run that is killed loses only the block it was working on. A tower's fingerprint covers the bytes of its
+files, and whatever was done to its weights in memory since.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from mpm_lite.core import runtime, store
 from mpm_lite.core.keys import Key, digest, file_digest
@@ -31,15 +30,16 @@ def fingerprint(code: str, *paths: Path) -> str:
 
 
 class Fingerprinted:
-    """Something whose `model` was loaded: its fingerprint is that of the files, until somebody trains or changes the model in
-    memory; then it is that of the weights as they are, so that nothing kept of the old ones is taken for the new ones'."""
+    """Something whose `model` was loaded from files. Its fingerprint is that of the files until somebody trains or
+    changes the model in memory; from then on it is that of the weights as they are, so that nothing which was kept for
+    the old weights is mistaken for the new ones'."""
 
     model: nn.Module
-    # Plain attributes that change what comes out, such as the prompt before each text.
+    # Plain attributes that change what the tower computes, such as the prompt before each text.
     decisive: tuple[str, ...] = ()
 
     def loaded_as(self, fingerprint: str) -> None:
-        """From now on, and as long as nobody changes the weights or the decisive attributes, this is the fingerprint."""
+        """Take this as the fingerprint, for as long as nobody changes the weights or the decisive attributes."""
         self._loaded, self._settings = fingerprint, self._decisive()
         self._state, self._digest = _state(self.model), _content(self.model)
 
@@ -78,13 +78,13 @@ class Fingerprinted:
         self.loaded_as(self._loaded)
 
 
-SAMPLED = 32  # places along each side of a weight at which its values are looked at
+SAMPLED = 32  # how many places along each side of a weight are looked at
 
 
 def _state(model: nn.Module) -> list[Any]:
-    """What tells a model's weights from what they were before, without reading them all: the kind of each, and how often it was
-    changed in place, as torch counts it for autograd. Changes through `.data` are not counted, so that some of the values
-    are looked at too. Where a weight lies says nothing: a model may be moved to a GPU and back."""
+    """Whatever shows that a model's weights have changed, without reading them all: the kind of each weight, and how
+    often it was changed in place, which torch counts for autograd. Changes through `.data` are not counted, so some of
+    the values are looked at as well. The device does not matter: a model may be moved to a GPU and back."""
     return [
         (name, str(of.dtype), tuple(of.shape), 0 if of.is_inference() else of._version, _sample(of))
         for name, of in model.state_dict(keep_vars=True).items()
@@ -112,7 +112,38 @@ def _bytes(weight: Any) -> bytes:
 # Features, encoded and kept block by block.
 
 CHUNK = 512  # a whole number of batches in every preset
-KEEP = 2048  # pictures of a part, whole chunks, that are drawn for several towers at once (400 MB) and cached together
+KEEP = 2048  # pictures in a block, whole chunks: drawn for several towers at once (400 MB) and cached together
+
+
+class _Block:
+    """One block of a part's pictures. With `shared` each picture is drawn only once, however many towers look at it."""
+
+    def __init__(self, part: Any, number: int, shared: bool = False) -> None:
+        self.part, self.number, self.shared, self._drawn = part, number, shared, {}
+        self.start, self.end = number * KEEP, min((number + 1) * KEEP, len(part.ids))
+
+    def features(self, kind: str, tower: Any, compute: Any, progress: bool, **also: str) -> np.ndarray:
+        """What `compute` makes of the block's pictures, CHUNK at a time, from the store or for it; `also` goes into the key."""
+        decides = {
+            "weights": tower.fingerprint,
+            "pictures": self.part.image_digest(),
+            "block": str(self.number),
+            **also,
+        }
+        what = {"image": "vectors of pictures", "patches": "patches of pictures"}[kind]
+        starts, label = range(self.start, self.end, CHUNK), f"{tower.name}: {self.part.name}, from {self.start:,}"
+        return store.features(
+            Key(what, {"kind": kind, **decides}),
+            lambda: np.concatenate([compute(self._pictures(start)) for start in runtime.bar(starts, label, progress)]),
+        )
+
+    def _pictures(self, start: int) -> np.ndarray:
+        if start in self._drawn:
+            return self._drawn[start]
+        pictures = self.part.pictures(range(start, min(start + CHUNK, self.end)))
+        if self.shared:
+            self._drawn[start] = pictures
+        return pictures
 
 
 def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndarray:
@@ -121,65 +152,30 @@ def image_features(captions: Any, tower: Any, progress: bool = False) -> np.ndar
     rows = [np.zeros((0, tower.width), np.float32)]
     for part, indices in captions.parts:
         whole = np.empty((len(part.ids), tower.width), np.float32)  # filled where a block is asked for
-        for block in np.unique(indices // KEEP).tolist():
-            drawn, side_by_side = _Drawn(part, block, len(towers) > 1), []
-            for one in towers:
-                decides = {"weights": one.fingerprint, "pictures": part.image_digest(), "block": str(block)}
-                key = Key("vectors of pictures", {"kind": "image", **decides})
-                side_by_side.append(store.features(key, lambda one=one, drawn=drawn: drawn.through(one, progress)))
-            whole[block * KEEP : (block + 1) * KEEP] = np.concatenate(side_by_side, axis=1)
+        for number in np.unique(indices // KEEP).tolist():
+            block = _Block(part, number, shared=len(towers) > 1)
+            side_by_side = [block.features("image", one, one.encode, progress) for one in towers]
+            whole[block.start : block.end] = np.concatenate(side_by_side, axis=1)
         rows.append(whole[indices])
     return np.concatenate(rows)
-
-
-class _Drawn:
-    """The pictures of a block, CHUNK at a time; `keep` draws them at most once while several towers look at them."""
-
-    def __init__(self, part: Any, block: int, keep: bool) -> None:
-        self.part, self.start, self.keep, self._kept = part, block * KEEP, keep, {}
-        self.end = min(self.start + KEEP, len(part.ids))
-
-    def chunk(self, start: int) -> np.ndarray:
-        if start in self._kept:
-            return self._kept[start]
-        pictures = self.part.pictures(range(start, min(start + CHUNK, self.end)))
-        if self.keep:
-            self._kept[start] = pictures
-        return pictures
-
-    def through(self, tower: Any, progress: bool) -> np.ndarray:
-        starts = range(self.start, self.end, CHUNK)
-        label = f"{tower.name}: {self.part.name}, from {self.start:,}"
-        shown = tqdm(starts, desc=label, disable=not progress or runtime.quiet(), leave=False)
-        return np.concatenate([tower.encode(self.chunk(start)) for start in shown])
 
 
 def patch_features(captions: Any, tower: Any, progress: bool = False, grid: int | None = None) -> np.ndarray:
     """Patches of every picture of a CaptionSet: float16 (N, P, D), half the memory of what the tower computes.
 
-    `grid` averages a square of patches down to grid x grid. Cached block by block, so that whoever needs a few pictures of
-    a large part does not wait for all; where a block begins is fixed, and so are the batches in it.
+    `grid` averages a square of patches down to grid x grid. Patches are cached block by block, so that whoever needs a few
+    pictures of a large part does not wait for all of them; where a block begins is fixed, and so are the batches in it.
     """
-    rows: list[np.ndarray] = []
+
+    def compute(pictures: np.ndarray) -> np.ndarray:
+        return pooled(tower.patches(pictures), grid).astype(np.float16)
+
+    rows, also = [], {"grid": str(grid)} if grid else {}
     for part, indices in captions.parts:
-        found: dict[int, np.ndarray] = {}
-        for block in np.unique(indices // KEEP).tolist():
-            said = {"weights": tower.fingerprint, "pictures": part.image_digest(), "block": str(block)}
-            key = Key("patches of pictures", {"kind": "patches", **said, **({"grid": str(grid)} if grid else {})})
-            found[block] = store.features(
-                key, lambda part=part, block=block: _patches(part, block, tower, progress, grid)
-            )
+        numbers = np.unique(indices // KEEP).tolist()
+        found = {n: _Block(part, n).features("patches", tower, compute, progress, **also) for n in numbers}
         rows += [found[i // KEEP][i % KEEP][None] for i in indices]
     return np.concatenate(rows) if rows else np.zeros((0, 0, tower.width), np.float16)
-
-
-def _patches(part: Any, block: int, tower: Any, progress: bool, grid: int | None) -> np.ndarray:
-    end = min((block + 1) * KEEP, len(part.ids))
-    starts = range(block * KEEP, end, CHUNK)
-    label = f"{tower.name}: {part.name}, from {block * KEEP:,}"
-    shown = tqdm(starts, desc=label, disable=not progress or runtime.quiet(), leave=False)
-    few = (part.pictures(range(start, min(start + CHUNK, end))) for start in shown)
-    return np.concatenate([pooled(tower.patches(pictures), grid).astype(np.float16) for pictures in few])
 
 
 def pooled(patches: np.ndarray, grid: int | None) -> np.ndarray:
@@ -194,8 +190,8 @@ def pooled(patches: np.ndarray, grid: int | None) -> np.ndarray:
 
 
 def text_features(captions: Any, language: str, tower: Any, progress: bool = False) -> np.ndarray:
-    """Sentence vectors of the captions in one language: float32 (N, D); rows without a caption are NaN, so that a
-    caller who forgets to leave them out cannot miss it."""
+    """Sentence vectors of the captions in one language: float32 (N, D). A row without a caption is NaN, so that nobody
+    who forgets to leave it out can overlook it."""
     rows = [np.zeros((0, tower.width), np.float32)]
     for part, indices in captions.parts:
         texts = part.captions.get(language) or [""] * len(part.ids)

@@ -1,20 +1,20 @@
 """Frozen image towers behind one face: one vector a picture, and one a patch where the tower has them.
 
-Some are checkpoints of transformers: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model. What such a
-checkpoint's preprocessor_config.json says is followed in its mean, its standard deviation and its interpolation
-(bilinear or bicubic). Its crop is not: a tower sees the whole picture, at the size that the model's positions were learned
-at, or, for models that read any size, at the one that the file crops or resizes to. On square pictures that is what the
-file says wherever it resizes to the size it crops; DINOv2 and those that resize wider first lose a border there, not here.
+Some are checkpoints of transformers: ViT, DINOv2, CLIP, SigLIP and their kin, or the seeing half of a two-sided model.
+Of such a checkpoint's preprocessor_config.json the mean, the standard deviation and the interpolation (bilinear or
+bicubic) are followed, the crop is not: a tower sees the whole picture, at the size for which the model learned its
+positions or, if it reads any size, at the size to which the file crops or resizes. For square pictures this is what the
+file says wherever it resizes to the size that it crops; DINOv2 and others that first resize to more lose a border there.
 
-Shapes: N pictures, B of a batch, H W a picture as it comes or is resized to, S the tower's own size, P patches, D the tower's
-width.
+Shapes: N pictures, B of them in a batch, H W a picture's height and width, S the tower's own size, P patches, D the
+tower's width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,21 +22,21 @@ from torch import Tensor, nn
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
+from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import folders
 from mpm_lite.towers.features import Fingerprinted
-from mpm_lite.towers.inference import frozen, in_halves
-from mpm_lite.towers.text import bar
+from mpm_lite.towers.inference import frozen, in_batches
 
-# Pictures a CPU computes at once: with 8, the wide early layers already leave the processor's cache, which costs a sixth
-# more. The packaged towers give the same bits whatever it is.
+# How many pictures a CPU computes at once: with 8, the wide early layers already leave the processor's cache, which
+# takes a sixth longer. The packaged towers give the same bits with any number.
 CPU_STEP = 4
 
-# One batch of pictures float32 (B, 3, S, S) -> vectors (B, D) and patches (B, P, D'), or None where there are none.
-Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+# A batch of pictures float32 (B, 3, S, S) -> vectors (B, D) and patches (B, P, D'), or None where there are no patches.
+Forward = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 class ImageTower(Protocol):
-    """What a recipe may ask of an image tower. Anything with these members will do.
+    """What a recipe may ask of an image tower; anything with these members will do.
 
     `images` is uint8 (N, H, W, 3): an array, or anything with a length whose slices are such arrays.
     """
@@ -55,14 +55,14 @@ class ImageTower(Protocol):
 
 
 def check_pictures(part: Any, expected: int) -> np.ndarray:
-    """One slice of pictures as uint8 (B, H, W, 3). Raises UserError that says what came instead and how to mend it."""
+    """A slice of pictures as uint8 (B, H, W, 3). Raises UserError that says what came instead and how to mend it."""
     try:
         array = np.asarray(part)
     except ValueError:
-        raise runtime.UserError("The pictures differ in size: resize them to one size first.") from None
+        raise UserError("The pictures differ in size: resize them to one size first.") from None
     if array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3 and array.size:
         if len(array) != expected:
-            raise runtime.UserError(f"A slice of {expected} pictures gave {len(array)}: the image source miscounts.")
+            raise UserError(f"A slice of {expected} pictures gave {len(array)}: the image source miscounts.")
         return array
     if array.dtype != np.uint8:
         mend = "bring them to 0-255 and call .astype('uint8')"
@@ -75,75 +75,75 @@ def check_pictures(part: Any, expected: int) -> np.ndarray:
     else:
         mend = "stack them into one array"
     shape = tuple(array.shape)
-    raise runtime.UserError(f"Pictures must be uint8 of shape (N, H, W, 3), not {array.dtype} of {shape}: {mend}.")
+    raise UserError(f"Pictures must be uint8 of shape (N, H, W, 3), not {array.dtype} of {shape}: {mend}.")
+
+
+class Preprocessing(NamedTuple):
+    """How a picture is prepared: the `size` that it is resized to, S for S x S or else (height, width), and the mean
+    and the standard deviation of each colour; resized by bicubic interpolation, or `bilinear`."""
+
+    size: int | tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bilinear: bool = False
+
+    @property
+    def marks(self) -> list[str]:
+        """What a fingerprint must say of the interpolation: nothing of the bicubic one, which was once the only one."""
+        return ["bilinear"] if self.bilinear else []
 
 
 class TorchImageTower(Fingerprinted):
     """An image tower from a function on batches.
 
-    The whole picture is resized to the tower's size, S x S where `size` is one number, else `size` = (height, width);
-    antialiased, by `interpolation`, never cropped: where a checkpoint's own preprocessing cuts the middle out of a resized
-    picture, its borders are seen here too. Where a GPU's memory runs out, a batch is computed in halves.
+    The whole picture is resized as `look` says, antialiased and never cropped: where a checkpoint's own preprocessing
+    cuts the middle out of a resized picture, its borders are seen here too. Where a GPU's memory runs out, a batch is
+    computed in halves.
     """
 
     decisive = ("sides", "interpolation")
 
     def __init__(
-        self,
-        name: str,
-        model: torch.nn.Module,
-        forward: Forward,
-        size: int | tuple[int, int],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        fingerprint: str,
-        device: torch.device,
-        interpolation: str = "bicubic",
+        self, name: str, model: nn.Module, forward: Forward, look: Preprocessing, fingerprint: str, device: torch.device
     ) -> None:
+        size = look.size
         self.sides = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.name, self.size, self.device = name, max(self.sides), device
-        self.interpolation = interpolation
+        self.interpolation = "bilinear" if look.bilinear else "bicubic"
         self.model = frozen(model, device, name)
         self.loaded_as(fingerprint)
         self._forward = forward
-        self._mean = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(std, device=device).view(1, 3, 1, 1)
+        self._mean, self._std = (torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (look.mean, look.std))
         self.batch = runtime.preset(device).image_batch
         self._step = self.batch if device.type == "cuda" else CPU_STEP
-        with torch.inference_mode():  # one black picture says the width and whether there are patches
+        with torch.inference_mode():  # a black picture shows the width, and whether there are patches
             pooled, patches = forward(self.prepare(np.zeros((1, *self.sides, 3), np.uint8)))
         self.width, self.has_patches = int(pooled.shape[-1]), patches is not None
 
-    def prepare(self, part: np.ndarray) -> torch.Tensor:
-        """uint8 (B, H, W, 3) to what the model reads, float32 (B, 3, S, S)."""
-        x = (
-            torch.from_numpy(np.require(part, requirements=("C", "W"))).to(self.device).permute(0, 3, 1, 2)
-        )  # (B, 3, H, W)
+    def prepare(self, part: np.ndarray) -> Tensor:
+        """Pictures uint8 (B, H, W, 3) as the model reads them, float32 (B, 3, S, S)."""
+        x = torch.from_numpy(np.require(part, requirements=("C", "W"))).to(self.device)
+        x = x.permute(0, 3, 1, 2)  # (B, 3, H, W)
         if x.shape[-2:] != self.sides:
-            # CUDA resizes floats only. The CPU resizes bytes, as Pillow does, five times faster.
+            # CUDA resizes only floats. The CPU resizes bytes, as Pillow does, which is five times faster.
             x = x if x.device.type == "cpu" else x.float()
             x = torch.nn.functional.interpolate(x, size=self.sides, mode=self.interpolation, antialias=True)
             x = x if x.dtype == torch.uint8 else x.round().clamp(0, 255)
         x = (x.float() / 255 - self._mean) / self._std
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _batches(self, images: Any, progress: bool) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor | None]]:
+    def _batches(self, images: Any, progress: bool) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
         """For each batch: its place, its vectors (B, D) and its patches (B, P, D)."""
         if isinstance(images, np.ndarray) and (images.ndim != 4 or images.dtype != np.uint8):
             check_pictures(images, len(images) if images.ndim else 0)
-        total = len(images)
-        for start in bar(range(0, total, self.batch), f"{self.name}: pictures / {self.batch}", progress):
-            place = slice(start, min(start + self.batch, total))
-            part = check_pictures(images[place], place.stop - place.start)
 
-            def compute(a: int, b: int, part: np.ndarray = part) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-                x = self.prepare(part[a:b])
-                with torch.inference_mode():
-                    return [self._forward(few) for few in x.split(self._step)]
+        def compute(place: slice) -> tuple[slice, Tensor, Tensor | None]:
+            x = self.prepare(check_pictures(images[place], place.stop - place.start))
+            with torch.inference_mode():
+                pooled, patches = zip(*(self._forward(few) for few in x.split(self._step)), strict=True)
+            return place, torch.cat(pooled), None if patches[0] is None else torch.cat(patches)
 
-            done = [one for few in in_halves(compute, 0, len(part), self.name) for one in few]
-            patches = None if done[0][1] is None else torch.cat([found for _, found in done])
-            yield place, torch.cat([pooled for pooled, _ in done]), patches
+        yield from in_batches(compute, len(images), self.batch, "pictures", self.name, progress)
 
     def encode(self, images: Any, progress: bool = False) -> np.ndarray:
         """One vector a picture, float32 (N, D), not normalised. Raises UserError for anything but uint8 RGB."""
@@ -158,7 +158,7 @@ class TorchImageTower(Fingerprinted):
         Raises UserError for a tower without patches, and for anything but uint8 RGB.
         """
         if not self.has_patches:
-            raise runtime.UserError(f"{self.name} gives one vector a picture and no patches; take efficientnet-lite0.")
+            raise UserError(f"{self.name} gives one vector a picture and no patches; take efficientnet-lite0.")
         parts = [found.float().cpu().numpy() for _, _, found in self._batches(images, progress) if found is not None]
         return np.concatenate(parts) if parts else np.zeros((0, 0, self.width), np.float32)
 
@@ -182,11 +182,11 @@ class JoinedTower:
         return np.concatenate([tower.encode(images, progress) for tower in self.towers], axis=1)
 
     def patches(self, images: Any, progress: bool = False) -> np.ndarray:
-        """Always raises UserError: the towers' patches do not cover the same places."""
-        raise runtime.UserError(f"{self.name} has no patches; take one of {', '.join(t.name for t in self.towers)}.")
+        """Always raises UserError, since the towers' patches do not cover the same places."""
+        raise UserError(f"{self.name} has no patches; take one of {', '.join(t.name for t in self.towers)}.")
 
 
-def fold_batchnorm(model: torch.nn.Module) -> torch.nn.Module:
+def fold_batchnorm(model: nn.Module) -> nn.Module:
     """Fold each timm BatchNormAct2d into the convolution before it: the same function, twice as fast on a CPU."""
     for module in model.modules():
         children = list(module.named_children())
@@ -200,19 +200,12 @@ def fold_batchnorm(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def timm_tower(
-    name: str,
-    model: torch.nn.Module,
-    size: int | tuple[int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    fingerprint: str,
-    device: torch.device,
-    interpolation: str = "bicubic",
+    name: str, model: nn.Module, look: Preprocessing, fingerprint: str, device: torch.device
 ) -> TorchImageTower:
     """A timm model as a tower: the pooled features before its classifier, and its last feature map as patches."""
     model = fold_batchnorm(model.eval()).to(memory_format=torch.channels_last)
 
-    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(x: Tensor) -> tuple[Tensor, Tensor | None]:
         found = model.forward_features(x)  # (B, D, h, w), or (B, P, D) behind some prefix tokens
         pooled = model.forward_head(found, pre_logits=True)
         if found.ndim == 4 and getattr(model, "output_fmt", "NCHW") == "NCHW":
@@ -221,17 +214,15 @@ def timm_tower(
             return pooled, found[:, getattr(model, "num_prefix_tokens", 0) :]
         return pooled, None
 
-    return TorchImageTower(name, model, forward, size, mean, std, fingerprint, device, interpolation)
+    return TorchImageTower(name, model, forward, look, fingerprint, device)
 
 
-# Their positions are made for whatever size comes.
-ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")
-# One with a projection of its own, which AutoModel would leave out.
-PROJECTED = ("CLIPVisionModelWithProjection",)
+ANY_SIZE = ("dinov2", "dinov2_with_registers", "dinov3_vit")  # models that read pictures of any size
+PROJECTED = ("CLIPVisionModelWithProjection",)  # models with a projection of their own, which AutoModel would leave out
 
 
 def _two(value: Any) -> tuple[int, int]:
-    """(height, width) of a size as the files write it: a number, a pair, or a dict of sides."""
+    """The (height, width) of a size as files write it: a number, a pair, or a dict of sides."""
     if isinstance(value, dict):
         value = value.get("shortest_edge") or (value.get("height"), value.get("width"))
     if isinstance(value, (list, tuple)):
@@ -240,14 +231,14 @@ def _two(value: Any) -> tuple[int, int]:
 
 
 def preprocessing(root: Path) -> dict[str, Any]:
-    """What a folder says of preprocessing: of preprocessor_config.json, or the picture's part of processor_config.json."""
+    """What a folder says about preprocessing: in preprocessor_config.json, or in its part of processor_config.json."""
     said = folders.read(root / "preprocessor_config.json")
     return said or folders.read(root / "processor_config.json").get("image_processor") or {}
 
 
 def _sides(config: Any, said: dict[str, Any]) -> tuple[int, int]:
-    """(H, W) to resize to."""
-    if config.model_type == "siglip2_vision_model":  # positions are a square of patches, resized to any other
+    """The (H, W) that pictures are resized to."""
+    if config.model_type == "siglip2_vision_model":  # its positions are learned for a square of patches
         side = round(config.num_patches**0.5) * config.patch_size
         return side, side
     asked = (said.get("crop_size") if said.get("do_center_crop", True) else None) or said.get("size")
@@ -258,7 +249,7 @@ def _sides(config: Any, said: dict[str, Any]) -> tuple[int, int]:
 
 
 def patchwise(x: Tensor, side: int) -> Tensor:
-    """Pictures (B, 3, H, W) -> their patches of side x side pixels, row by row, colours last: (B, P, side * side * 3)."""
+    """The patches of side x side pixels of pictures (B, 3, H, W), row by row, colours last: (B, P, side * side * 3)."""
     cells = x.unfold(2, side, side).unfold(3, side, side)  # (B, 3, h, w, side, side)
     return cells.permute(0, 2, 3, 4, 5, 1).flatten(1, 2).flatten(2)
 
@@ -278,7 +269,7 @@ def _forward(full: Any, model: nn.Module, config: Any, sides: tuple[int, int], p
             flat = patchwise(x, config.patch_size)
             shapes = torch.tensor([[high, wide]], device=x.device).expand(len(x), 2)
             there = flat.new_ones(flat.shape[:2], dtype=torch.long)
-            # The two-sided model calls the mask otherwise than the image processor: by place it is the same in both.
+            # Models name the mask in different ways, so that it is passed by its place, which is the same in all.
             out = model(flat, there, shapes)
         else:
             out = model(pixel_values=x)
@@ -287,7 +278,7 @@ def _forward(full: Any, model: nn.Module, config: Any, sides: tuple[int, int], p
         if pooled is None or not pooler:  # a pooler that the checkpoint lacks would be noise
             if states.ndim == 4:
                 pooled = states.mean((2, 3))
-            else:  # the class token, or, without one, all of them
+            else:  # the class token or, where there is none, the mean of all patches
                 pooled = states[:, 0] if states.shape[1] != count else states.mean(1)
         pooled = pooled.flatten(1)
         if states.ndim == 4:
@@ -299,8 +290,8 @@ def _forward(full: Any, model: nn.Module, config: Any, sides: tuple[int, int], p
 
 
 def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower:
-    """A transformers vision model as a tower: its pooled output, CLIP's projected to where its texts lie; without a pooler
-    the class token, or the mean of the patches. SigLIP's pooled output is that of its attention head.
+    """A transformers vision model as a tower. Its vectors are the pooled output, which for CLIP is projected into the space of
+    its texts and for SigLIP comes from its attention head; without a pooler, the class token or the mean of the patches.
 
     Raises UserError for a folder that is torn, pickled or no vision model.
     """
@@ -312,21 +303,18 @@ def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower
     inner = getattr(full, "vision_model", None)
     model = inner if inner is not None and (hasattr(full, "text_model") or hasattr(full, "visual_projection")) else full
     if not hasattr(model.config, "image_size") and not hasattr(model.config, "num_patches"):
-        raise runtime.UserError(f"{root} is no vision model (its model_type is {model.config.model_type!r}).")
+        raise UserError(f"{root} is no vision model (its model_type is {model.config.model_type!r}).")
     said = preprocessing(root)
     mean, std = (tuple(said.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
     if said.get("do_normalize") is False:
         mean, std = (0.0,) * 3, (1.0,) * 3
-    bilinear = said.get("resample") == 2
-    sides = _sides(model.config, said)
-    # What is not how every tower was read before has its mark.
+    sides, projects = _sides(model.config, said), hasattr(full, "visual_projection")
+    look = Preprocessing(sides, mean, std, bilinear=said.get("resample") == 2)
+    # A fingerprint names only what differs from how every tower was once read.
     usual = _two(getattr(model.config, "image_size", sides)) == sides and sides[0] == sides[1]
-    marks = ["bilinear"] * bilinear + ["projected"] * hasattr(full, "visual_projection")
-    marks += [] if usual else [f"{sides[0]} x {sides[1]}"]
+    marks = [*look.marks, *["projected"] * projects, *([] if usual else [f"{sides[0]} x {sides[1]}"])]
     forward = _forward(full, model, model.config, sides, not missing)
-    # The whole model moves to the device, so that a projection beside the seeing half does.
-    module = full if hasattr(full, "visual_projection") else model
+    module = full if projects else model  # with a projection, the whole model has to move to the device
     if hasattr(module, "text_model"):
-        module.text_model = nn.Identity()  # reads no text here: its weights would only take room
-    how = "bilinear" if bilinear else "bicubic"
-    return TorchImageTower(name, module, forward, sides, mean, std, folders.mark(root, *marks), device, how)
+        module.text_model = nn.Identity()  # no text is read here, and its weights would only take room
+    return TorchImageTower(name, module, forward, look, folders.mark(root, *marks), device)

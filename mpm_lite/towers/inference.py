@@ -1,8 +1,8 @@
-"""How a pretrained model computes: attention, padding, halves of a batch that is too large, 4 and 8 bits, where writing ends.
+"""How a pretrained model computes: padding, attention, batches that are too large, 4 and 8 bits, settings for writing.
 
-Rows of tokens of different lengths share a batch: something fills the shorter ones, and some models take notice of it. The
-usual attention kernel is slow or wrong in some places. What does not fit in a GPU's memory is computed in halves, or refused
-in one sentence. What a language model writes has a beginning and an end.
+Rows of tokens of different lengths share a batch; the shorter ones are filled up, and some models take notice of that.
+The usual attention kernel is slow or wrong in some places. What does not fit into a GPU's memory is computed in halves,
+or refused in one sentence. (Accelerate's find_executable_batch_size would begin the whole work again in smaller pieces.)
 
 Shapes: T tokens of a row.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from typing import Any
 
@@ -20,13 +20,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 
 # How far states may move when padding is put behind them, as a share of the largest: rounding moves them by less.
 ROUNDING = 1e-4
 
 
 def padding_id(tokenizer: Any) -> int:
-    """The token id that fills shorter rows; 0 for a tokenizer without a pad token: the mask hides what it is."""
+    """The token id that fills shorter rows; 0 for a tokenizer without a pad token, since the mask hides it anyway."""
     pad = tokenizer.pad_token_id
     return 0 if pad is None else int(pad)
 
@@ -61,27 +62,25 @@ SOUND = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.
 
 @contextmanager
 def chosen(config: Any, device: torch.device) -> Iterator[None]:
-    """While it lasts, a transformers model of this configuration attends in a way that suits the device.
+    """Makes a transformers model of this configuration use, for the time being, an attention kernel that suits the device.
 
-    CPU, where a recipe trains in bfloat16: not fused, since that kernel's gradient costs more than all else there. CUDA: not
-    by cuDNN. Prompts are padded to the left, so that under a causal mask the first places of a row see nothing, and the
-    gradient that cuDNN's kernel gives of such rows is NaN at times (H100, torch 2.11; the other kernels' is right).
+    On a CPU where a recipe trains in bfloat16 that is not the fused kernel, whose gradient costs more than everything
+    else there. On CUDA it is not cuDNN's: prompts are padded to the left, so that under a causal mask the first places
+    of a row see nothing, and the gradient of cuDNN's kernel is NaN at times for such rows (H100, torch 2.11; the other
+    kernels are right).
     """
     usual = config._attn_implementation
     slow = device.type == "cpu" and torch.is_autocast_enabled("cpu") and torch.is_grad_enabled()
     config._attn_implementation = "eager" if slow and usual == "sdpa" else usual
     try:
-        if device.type == "cuda":
-            with sdpa_kernel(SOUND):
-                yield
-        else:
+        with sdpa_kernel(SOUND) if device.type == "cuda" else nullcontext():
             yield
     finally:
         config._attn_implementation = usual
 
 
 def in_halves(compute: Callable[[int, int], Any], start: int, stop: int, name: str) -> list[Any]:
-    """What `compute(start, stop)` gives: in one piece, or, where memory runs out, in as many as it takes, in order.
+    """What `compute(start, stop)` returns: in one piece or, where memory runs out, in as many pieces as it takes, in order.
 
     Raises UserError where not even one item fits.
     """
@@ -89,15 +88,24 @@ def in_halves(compute: Callable[[int, int], Any], start: int, stop: int, name: s
         return [compute(start, stop)]
     except torch.cuda.OutOfMemoryError as error:
         if stop - start < 2:
-            raise runtime.UserError(
+            raise UserError(
                 f"{name}: the GPU's memory holds not even one item: free some (other models, other processes), lower the "
                 "batch with MPM_LITE_PRESET=t4 or cpu, or use device='cpu'."
             ) from error
-    # Not within `except`: there the failed attempt's tensors would still be alive.
+    # This is not inside `except`, where the tensors of the failed attempt would still be alive.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = (start + stop) // 2
     return in_halves(compute, start, middle, name) + in_halves(compute, middle, stop, name)
+
+
+def in_batches(
+    compute: Callable[[slice], Any], total: int, size: int, what: str, name: str, progress: bool
+) -> Iterator[Any]:
+    """What `compute` returns for each batch of at most `size` items, in order, behind a progress bar; where a GPU's memory runs
+    out, for the halves of a batch. `what` the items are and the `name` of what computes are for the bar and the errors."""
+    for start in runtime.bar(range(0, total, size), f"{name}: {what} / {size}", progress):
+        yield from in_halves(lambda a, b: compute(slice(a, b)), start, min(start + size, total), name)
 
 
 def frozen(model: torch.nn.Module, device: torch.device, name: str) -> torch.nn.Module:
@@ -108,60 +116,44 @@ def frozen(model: torch.nn.Module, device: torch.device, name: str) -> torch.nn.
         raise too_large(name) from error
 
 
-def too_large(name: str) -> runtime.UserError:
+def too_large(name: str) -> UserError:
     """The error for a model that the GPU's memory does not hold."""
-    return runtime.UserError(f"{name} does not fit in the GPU's memory: load a smaller model, or device='cpu'.")
-
-
-# Weights in 4 or 8 bits.
-
-BITS = (4, 8)
+    return UserError(f"{name} does not fit in the GPU's memory: load a smaller model, or device='cpu'.")
 
 
 def options(bits: int | None, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` is told: nothing without `bits`. What is not quantised (embeddings, norms, head) is float32,
-    so that states go in and come out as of any other model.
+    """The options for `from_pretrained`: none without `bits`. What is not quantised (embeddings, norms, head) is
+    float32, so that states go in and come out as they do for any other model.
 
-    Raises UserError, in this order, for other bits, without a CUDA GPU, and without bitsandbytes.
+    Raises UserError, in this order: for other bits, without a CUDA GPU, and without bitsandbytes.
     """
     if bits is None:
         return {}
-    if bits not in BITS:
-        raise runtime.UserError(
-            f"bits={bits!r}: a language model is quantised to 4 or 8 bits; leave bits out for float32."
-        )
+    if bits not in (4, 8):
+        raise UserError(f"bits={bits!r}: a language model is quantised to 4 or 8 bits; leave bits out for float32.")
     if device.type != "cuda":
-        raise runtime.UserError(
-            f"bits={bits} takes a CUDA GPU and the device is {device.type!r}: leave bits out, or load a smaller model."
-        )
+        advice = "leave bits out, or load a smaller model."
+        raise UserError(f"bits={bits} takes a CUDA GPU and the device is {device.type!r}: {advice}")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise runtime.UserError(f"bits={bits} takes bitsandbytes: pip install 'mpm_lite[quant]', or leave bits out.")
+        raise UserError(f"bits={bits} takes bitsandbytes: pip install 'mpm_lite[quant]', or leave bits out.")
     from transformers import BitsAndBytesConfig
 
-    if bits == 8:
-        config = BitsAndBytesConfig(load_in_8bit=True)
-    else:
-        config = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=runtime.compute_dtype(device)
-        )
+    four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": runtime.compute_dtype(device)}
+    config = BitsAndBytesConfig(load_in_8bit=True) if bits == 8 else BitsAndBytesConfig(load_in_4bit=True, **four)
     return {"quantization_config": config, "device_map": {"": device}, "torch_dtype": torch.float32}
 
 
-# How a language model writes: where it begins, and where it ends.
-
-
 class Begin:
-    """A logits processor of transformers: the first token that is written must be one of `ids`; then anything goes."""
+    """A logits processor of transformers: the first token that is written, at place `at`, must be one of `ids`; then
+    anything goes. transformers' own (SuppressTokensAtBegin) searches the whole vocabulary again for every later token.
+    """
 
-    def __init__(self, ids: Sequence[int]) -> None:
-        self.ids = torch.tensor(sorted(set(ids)))
-        self.before: int | None = None
+    def __init__(self, ids: Sequence[int], at: int) -> None:
+        self.ids, self.at = torch.tensor(sorted(set(ids))), at
 
     def __call__(self, written: Tensor, scores: Tensor) -> Tensor:
-        """`written` int64 (N, T) so far; `scores` (N, V) of the next token, those of others at minus infinity."""
-        # An encoder-decoder's writing starts with a token that says so; a causal model's, behind embeddings, with none.
-        self.before = written.shape[1] if self.before is None else self.before
-        if written.shape[1] > self.before:
+        """`written` int64 (N, T) so far; `scores` (N, V) of the next token, where others than `ids` get minus infinity."""
+        if written.shape[1] > self.at:
             return scores
         ids = self.ids.to(scores.device)
         return torch.full_like(scores, -torch.inf).index_copy(1, ids, scores[:, ids])
@@ -170,35 +162,32 @@ class Begin:
 def settings(
     lm: Any, new_tokens: int, cache: bool, ends: Sequence[int], how: str, beams: int, temperature: float, top_p: float
 ) -> Any:
-    """What transformers is told of one way to write: `greedy`, `beam` or `sample`. Raises UserError for impossible numbers."""
+    """transformers' settings for one way to write: `greedy`, `beam` or `sample`. Raises UserError for impossible numbers."""
     from transformers import GenerationConfig
 
-    for wrong, said in (
-        (new_tokens < 1, f"new_tokens={new_tokens}: ask for one new token or more"),
-        (how == "beam" and beams < 1, f"beams={beams}: take one beam or more"),
-        (how == "sample" and not temperature > 0, f"temperature={temperature}: take one above 0, or how='greedy'"),
-        (
-            how == "sample" and not 0 < top_p <= 1,
-            f"top_p={top_p}: it is a share of the probability, above 0 and up to 1",
-        ),
-    ):
-        if wrong:
-            raise runtime.UserError(f"{said}.")
-    return GenerationConfig(
-        max_new_tokens=new_tokens, use_cache=cache, do_sample=how == "sample",
-        num_beams=beams if how == "beam" else 1, eos_token_id=list(ends) or None, pad_token_id=padding_id(lm.tokenizer),
-        decoder_start_token_id=getattr(lm.model.config, "decoder_start_token_id", None),
-        # transformers would draw from the 50 likeliest tokens only.
-        **({"temperature": temperature, "top_p": top_p, "top_k": 0} if how == "sample" else {}),
-    )  # fmt: skip
+    if new_tokens < 1:
+        raise UserError(f"new_tokens={new_tokens}: ask for one new token or more.")
+    if how == "beam" and beams < 1:
+        raise UserError(f"beams={beams}: take one beam or more.")
+    if how == "sample" and not temperature > 0:
+        raise UserError(f"temperature={temperature}: take one above 0, or how='greedy'.")
+    if how == "sample" and not 0 < top_p <= 1:
+        raise UserError(f"top_p={top_p}: it is a share of the probability, above 0 and up to 1.")
+    pad, start = padding_id(lm.tokenizer), getattr(lm.model.config, "decoder_start_token_id", None)
+    tokens = {"eos_token_id": list(ends) or None, "pad_token_id": pad, "decoder_start_token_id": start}
+    # With top_k left alone, transformers would draw from the 50 likeliest tokens only.
+    way = {"num_beams": beams if how == "beam" else 1, "do_sample": how == "sample"}
+    way |= {"temperature": temperature, "top_p": top_p, "top_k": 0} if how == "sample" else {}
+    return GenerationConfig(max_new_tokens=new_tokens, use_cache=cache, **tokens, **way)
 
 
 @contextmanager
 def unsettled(model: Any) -> Iterator[None]:
-    """Without the settings that a checkpoint brings for its own writing.
+    """Around `generate`: leaves out the settings that a checkpoint brings for its own writing.
 
-    transformers puts them wherever `settings` says nothing: a penalty on repetition, or an end-of-text token that the
-    tokenizer does not know, would change what is written without a word.
+    transformers uses them wherever `settings` says nothing: a penalty on repetition, or an end-of-text token that the
+    tokenizer does not know, would change the text without anybody noticing. (Some versions have `use_model_defaults`
+    for this, others do not.)
     """
     from transformers import GenerationConfig
 
@@ -210,30 +199,8 @@ def unsettled(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def beginning(encode: Any, texts: Sequence[str]) -> list[int]:
-    """The tokens with which texts begin, each once."""
-    return sorted({row[0] for row in encode(list(texts), special=False) if row})
-
-
-def ends_of(lm: Any, stop: str | None) -> list[int]:
-    """The token ids at which writing ends: the tokenizer's end-of-text token, if it has one, and `stop`, if it is given.
-
-    Raises UserError for a stop of more than one token.
-    """
-    last = lm.tokenizer.eos_token_id
-    ids = [] if stop is None else lm.encode([stop], special=False)[0]
-    if stop is not None and len(ids) != 1:
-        raise runtime.UserError(f"{lm.name} writes {stop!r} as {len(ids)} tokens: stop takes a text of one.")
-    return ids if last is None else [last, *ids]
-
-
-def until(ids: list[int], ends: Sequence[int]) -> list[int]:
-    """The ids before the first end."""
-    return ids[: next((i for i, one in enumerate(ids) if one in ends), len(ids))]
-
-
 def context_of(config: Any) -> int:
-    """The most tokens a model was made for; models without a table of positions say none, and get 2,048."""
+    """The most tokens a model was made for; models without a table of positions name no limit and get 2,048."""
     for name in ("max_position_embeddings", "n_positions", "seq_length", "n_ctx"):
         if getattr(config, name, None):
             return int(getattr(config, name))

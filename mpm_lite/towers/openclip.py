@@ -1,7 +1,8 @@
 """Checkpoints of open_clip, as it writes them for the hub: the seeing half and the reading half as towers.
 
-A text half that is a transformers encoder (XLM-R, mT5) is built from that encoder's config.json, which open_clip leaves
-where it came from. It is looked for in the folder that `hf_model_name` names, beside the weights, and in the hub's cache.
+open_clip itself builds the model from its folder; what is written here is the face of a tower. A text half that is a
+transformers encoder (XLM-R, mT5) needs the config.json of that encoder, which open_clip leaves where it came from: it
+is looked for in the folder that `hf_model_name` names, beside the weights, and in the hub's cache.
 
 Shapes: B items, T tokens, C the context length, W the states' width, D the tower's.
 """
@@ -17,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import folders
-from mpm_lite.towers.image import TorchImageTower
+from mpm_lite.towers.image import Preprocessing, TorchImageTower
 from mpm_lite.towers.text import TransformerTower, check_vocabulary
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -39,21 +41,17 @@ def snapshot(kind: str, name: str, revision: str | None = None) -> Path:
 
 
 def _model(kind: str, root: Path) -> tuple[Any, dict[str, Any]]:
-    """The whole model of a folder in float32, and what its configuration says of texts."""
+    """The whole model of a folder in float32, and what its configuration says about texts."""
     import open_clip
 
+    folders.whole(root)  # says what to do with pickled weights
     if not (root / WEIGHTS).exists():
-        folders.whole(root)  # says what to do with pickled weights
-        raise runtime.UserError(f"{root} has no {WEIGHTS}: only safetensors are read.")
-    folders.whole(root)
+        raise UserError(f"{root} has no {WEIGHTS}: only safetensors are read.")
     said = dict((folders.read(root / CONFIG).get("model_cfg") or {}).get("text_cfg") or {})
     of_text = said | {"hf_model_name": str(_encoder(kind, root, said)), "hf_model_pretrained": False}
     options = {"text_cfg": of_text} if said.get("hf_model_name") else {}
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return open_clip.create_model(f"local-dir:{root}", device="cpu", **options).eval(), said
-    except folders.BROKEN as error:
-        raise folders.broken(root, error) from error
+    with folders.reading(root):
+        return open_clip.create_model(f"local-dir:{root}", device="cpu", **options).eval(), said
 
 
 def _encoder(kind: str, root: Path, said: dict[str, Any]) -> Path | None:
@@ -68,9 +66,9 @@ def _encoder(kind: str, root: Path, said: dict[str, Any]) -> Path | None:
 
 
 def image_half(name: str, root: Path, device: torch.device) -> TorchImageTower:
-    """The visual half of an open_clip checkpoint in a folder; its vectors are projected, its patches are not.
+    """The seeing half of an open_clip checkpoint in a folder. Its vectors are projected, its patches are not.
 
-    The interpolation that its file names is followed; its crop is not (`resize_mode: shortest`): see TorchImageTower.
+    The interpolation that its file names is followed, its crop (`resize_mode: shortest`) is not: see TorchImageTower.
     """
     import open_clip
 
@@ -90,15 +88,13 @@ def image_half(name: str, root: Path, device: torch.device) -> TorchImageTower:
 
     said = open_clip.get_model_preprocess_cfg(model)
     size = said["size"] if isinstance(said["size"], int) else tuple(said["size"])
-    # What is not how every tower was read before has its mark.
-    bilinear = said.get("interpolation") == "bilinear"
-    marks = ["bilinear"] * bilinear + ([] if isinstance(size, int) or size[0] == size[-1] else [f"{size}"])
-    mark, how = folders.mark(root, *marks), "bilinear" if bilinear else "bicubic"
-    return TorchImageTower(name, visual, forward, size, said["mean"], said["std"], mark, device, how)
+    look = Preprocessing(size, said["mean"], said["std"], bilinear=said.get("interpolation") == "bilinear")
+    mark = folders.mark(root, *look.marks, *([] if isinstance(size, int) or size[0] == size[-1] else [f"{size}"]))
+    return TorchImageTower(name, visual, forward, look, mark, device)
 
 
 class ClipTokenizer:
-    """open_clip's own tokenizer behind the face of transformers' ones, as far as a tower needs it."""
+    """open_clip's own tokenizer behind as much of the face of a transformers tokenizer as a tower needs."""
 
     pad_token_id, unk_token_id = 0, None
 
@@ -110,9 +106,9 @@ class ClipTokenizer:
 
     def __call__(
         self, texts: Sequence[str], add_special_tokens: bool = True, truncation: bool = False, max_length: int = 0,
-        verbose: bool = True,
+        **_: Any,
     ) -> dict[str, list[list[int]]]:  # fmt: skip
-        """`input_ids`: of each text, between its two ends; a row that is cut keeps its last."""
+        """`input_ids` of each text, between a first and a last token; a row that is cut keeps its last one."""
         first, last = ([self.inner.sot_token_id], [self.inner.eot_token_id]) if add_special_tokens else ([], [])
         rows = [[*first, *self.inner.encode(text), *last] for text in texts]
         if truncation:
@@ -127,12 +123,12 @@ class ClipTokenizer:
 class Reading(nn.Module):
     """open_clip's own text half behind the face of a transformers encoder: ids (B, T) -> states (B, T, W), vectors (B, D).
 
-    It reads rows of the full context length, so that padding is added, and cut off again.
+    This half reads rows of the full context length, so padding is added here and cut off again.
     """
 
     def __init__(self, model: Any, context: int, width: int, pad: int) -> None:
         super().__init__()
-        model.visual = nn.Identity()  # sees nothing here: its weights would only take room
+        model.visual = nn.Identity()  # no picture is seen here, and its weights would only take room
         self.model, self.context, self.pad = model, context, pad
         self.config = SimpleNamespace(hidden_size=width)
         self._seen: list[Tensor] = []
@@ -144,16 +140,15 @@ class Reading(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         ids = nn.functional.pad(input_ids, (0, self.context - input_ids.shape[1]), value=self.pad)
-        # Shorter rows were filled with what the tokenizer pads with, which need not be what this half wants there.
+        # Shorter rows were filled with the tokenizer's padding, which need not be the padding that this half expects.
         real = nn.functional.pad(attention_mask.bool(), (0, self.context - input_ids.shape[1]))
         ids = ids.masked_fill(~real, self.pad)
         self._seen.clear()
         pooled = self.model.encode_text(ids)
-        states = self._seen.pop()  # (B, C, W); (B, W) where the last norm comes behind pooling
-        whole = states if states.ndim == 3 else states[:, None].expand(-1, self.context, -1)
-        return SimpleNamespace(
-            last_hidden_state=whole[:, : input_ids.shape[1]], pooled=pooled, by_token=states.ndim == 3
-        )
+        states = self._seen.pop()  # (B, C, W); (B, W) where the last norm comes after pooling
+        by_token = states.ndim == 3
+        whole = states if by_token else states[:, None].expand(-1, self.context, -1)
+        return SimpleNamespace(last_hidden_state=whole[:, : input_ids.shape[1]], pooled=pooled, by_token=by_token)
 
 
 class _Projected(nn.Module):
@@ -170,56 +165,48 @@ class _Projected(nn.Module):
         return self.proj(pooled)
 
 
-def _clean(kwargs: dict[str, Any], root: Path, said: dict[str, Any]) -> Callable[[str], str]:
-    """How a transformers tokenizer's texts are cleaned first. Raises UserError for a way of reading that is not followed."""
-    from open_clip import tokenizer
+def _tokenizer(root: Path, said: dict[str, Any]) -> tuple[Any, Callable[[str], str]]:
+    """The transformers tokenizer of a text half, and how texts are cleaned first. Raises UserError for a way of reading
+    that is not supported."""
+    from open_clip.tokenizer import get_clean_fn
 
-    odd = [key for key in kwargs if key not in ("clean", "context_length")] + ["tokenizer_mode"] * bool(
-        said.get("tokenizer_mode")
-    )
-    if odd:
-        raise runtime.UserError(f"{root} reads texts in a way that is not followed here ({odd[0]}).")
-    return tokenizer.get_clean_fn(kwargs.get("clean") or "whitespace")
+    kwargs, tokenizer = said.get("tokenizer_kwargs") or {}, folders.tokenizer(root)
+    odd = [key for key in kwargs if key not in ("clean", "context_length")]
+    if odd or said.get("tokenizer_mode"):
+        raise UserError(f"{root} reads texts in a way that is not followed here ({[*odd, 'tokenizer_mode'][0]}).")
+    tokenizer.padding_side = "right"
+    return tokenizer, get_clean_fn(kwargs.get("clean") or "whitespace")
 
 
 def text_half(name: str, root: Path, device: torch.device) -> TransformerTower:
-    """The reading half of an open_clip checkpoint in a folder: its projected vectors, which lie where the pictures' do.
+    """The reading half of an open_clip checkpoint in a folder: its projected vectors lie in the same space as the pictures'.
 
-    Token states come before the projection, from halves that normalise every token's; the others have none.
+    Token states are those before the projection. Only halves that normalise the state of every token have them.
     Raises UserError for a folder without safetensors, tokenizer or a usable config.
     """
     import open_clip
 
     model, said = _model("text", root)
     context = int(said.get("context_length") or 77)
-    kwargs = dict(said.get("tokenizer_kwargs") or {})
-    mark = folders.mark(root, "text half")
-    languages = frozenset(folders.read(root / "card.json").get("languages", ()))
+    given = folders.mark(root, "text half"), context, device, folders.languages(root)
     if said.get("hf_model_name"):
-        tokenizer, text = folders.tokenizer(root), model.text
-        tokenizer.padding_side = "right"
-        inner, clean = text.transformer, _clean(kwargs, root, said)
-        return TransformerTower(
-            name, inner, tokenizer, mark, context, device, languages, pool=_Projected(text), clean=clean
-        )
+        (tokenizer, clean), text = _tokenizer(root, said), model.text
+        return TransformerTower(name, text.transformer, tokenizer, *given, pool=_Projected(text), clean=clean)
     if said.get("hf_tokenizer_name"):
-        tokenizer, clean = folders.tokenizer(root), _clean(kwargs, root, said)
-        tokenizer.padding_side = "right"
+        tokenizer, clean = _tokenizer(root, said)
         if tokenizer.pad_token_id is None:  # this half has no mask that would hide its padding
-            raise runtime.UserError(
+            raise UserError(
                 f"{root} does not load: its reading half reads padding too and its tokenizer has no pad token: "
                 "save it with the pad token that it was trained with."
             )
-        pad = int(tokenizer.pad_token_id)
     else:
-        tokenizer, clean, pad = ClipTokenizer(open_clip.SimpleTokenizer(context_length=context, **kwargs)), None, 0
-    inner = Reading(model, context, int(said.get("width") or 512), pad)
+        options = said.get("tokenizer_kwargs") or {}
+        tokenizer, clean = ClipTokenizer(open_clip.SimpleTokenizer(context_length=context, **options)), None
+    inner = Reading(model, context, int(said.get("width") or 512), int(tokenizer.pad_token_id))
     check_vocabulary(name, inner, tokenizer)
     with torch.inference_mode():
         one = torch.tensor([tokenizer(["a"])["input_ids"][0][:context]])
         by_token = inner(one, torch.ones_like(one)).by_token
-    tower = TransformerTower(
-        name, inner, tokenizer, mark, context, device, languages, pool=lambda out, mask: out.pooled, clean=clean
-    )
+    tower = TransformerTower(name, inner, tokenizer, *given, pool=lambda out, mask: out.pooled, clean=clean)
     tower.has_tokens = by_token
     return tower

