@@ -45,13 +45,13 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     if not any("notebooks" in a or a.endswith(".ipynb") for a in asked):
         return
     from mpm_lite import data
-    from mpm_lite.data import fetch
+    from mpm_lite.data import fetch_set
     from mpm_lite.report import tour
 
     if os.environ.get("CI"):
         for name in ("stamps", "clipart"):
             if not data.available(name):
-                fetch.get(name, progress=False)
+                fetch_set(name, progress=False)
     if data.available("stamps"):
         tour.warm(workers=min(os.cpu_count() or 1, 2))
 

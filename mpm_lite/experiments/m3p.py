@@ -23,10 +23,10 @@ from mpm_lite.data.toyworld import exchanges
 from mpm_lite.data.toyworld.switching import Switching, switch
 from mpm_lite.experiments import worlds
 from mpm_lite.experiments.alignment import text_tower
+from mpm_lite.experiments.system import trained
 from mpm_lite.experiments.worlds import GRID, LANGUAGES, WorldBench, WorldSystem, check_languages, load_world
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
 from mpm_lite.towers.text import padded
-from mpm_lite.training.trained import trained
 
 SENTENCES = 40_000  # of text, without pictures
 WIDTH, HEADS, HIDDEN = 128, 4, 256  # of the toy world's encoder

@@ -22,13 +22,12 @@ from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.evaluation.choice import captioned
 from mpm_lite.experiments import mpm_chat
 from mpm_lite.experiments.mpm_chat import language_model
-from mpm_lite.experiments.system import System
+from mpm_lite.experiments.system import System, trained
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
 from mpm_lite.recipes.modules.qformer import QFormer
 from mpm_lite.recipes.mpm_chat import Exchanges
 from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.lm import LM
-from mpm_lite.training.trained import trained
 
 STARTS = ("english", "random")
 GENERATION = {"warm_steps": 0, "rank": 0, "steps": 600}  # BLIP-2's second stage, in mBLIP's terms

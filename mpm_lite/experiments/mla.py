@@ -22,6 +22,7 @@ from mpm_lite.core.runtime import UserError
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import retrieval
+from mpm_lite.experiments.system import mark, trained
 from mpm_lite.experiments.worlds import (
     ENGLISH,
     MULTILINGUAL,
@@ -34,7 +35,6 @@ from mpm_lite.experiments.worlds import (
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
 from mpm_lite.recipes.mla import EXPOSURE, Mla, MlaOptions, Spoken
 from mpm_lite.towers.text import padded
-from mpm_lite.training.trained import mark, trained
 
 SHORT_ENGLISH = {"steps": 800}
 

@@ -43,7 +43,7 @@ from mpm_lite.data.toyworld.exchanges import captions_asked
 from mpm_lite.data.toyworld.scenes import Scene
 from mpm_lite.evaluation.chat import seed_of
 from mpm_lite.experiments.alignment import Alignment, image_tower, text_tower
-from mpm_lite.experiments.system import System, shared_bench
+from mpm_lite.experiments.system import System, dials, mark, shared_bench
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.recipes.pretraining import scene_reader
@@ -51,7 +51,6 @@ from mpm_lite.towers import catalogue
 from mpm_lite.towers.folders import loaded_once
 from mpm_lite.towers.prompts import LAST, PromptEncoder, load_prompt_encoder
 from mpm_lite.training import loop
-from mpm_lite.training.trained import dials, mark
 
 # How near painted pictures are to drawn ones.
 

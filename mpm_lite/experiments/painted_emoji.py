@@ -44,13 +44,12 @@ from mpm_lite.experiments.mpm_paint import (
     kept_file,
     weights_key,
 )
-from mpm_lite.experiments.system import System
+from mpm_lite.experiments.system import System, mark
 from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions, Drawings
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions
 from mpm_lite.training import loop
-from mpm_lite.training.trained import mark
 
 SEED = 0  # of what the arms share: the autoencoder, and the painter that learned with the English encoder
 ENGLISH = "minilm-en"

@@ -30,7 +30,7 @@ from mpm_lite.data import CaptionSet, available, load_captions, names
 from mpm_lite.evaluation.chat import seed_of, soft_tokens
 from mpm_lite.evaluation.stats import Sample
 from mpm_lite.experiments.alignment import image_tower, text_tower
-from mpm_lite.experiments.system import System
+from mpm_lite.experiments.system import System, dials
 from mpm_lite.recipes.base import Stage
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.recipes.pretraining.language_model import LanguageModel, LanguageModelOptions
@@ -38,7 +38,6 @@ from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.text import BREAK, train_tokenizer
 from mpm_lite.training import loop
-from mpm_lite.training.trained import dials
 
 TESTED = ("emoji", "stamps")
 LOOKS = ("real", "shuffled", "blind")

@@ -27,6 +27,7 @@ from mpm_lite.data.toyworld.scenes import Scene
 from mpm_lite.experiments import mla
 from mpm_lite.experiments.mla import OTHERS, Acquiring
 from mpm_lite.experiments.mpm_paint import Paint, PaintBench, encoder_of, kept_file
+from mpm_lite.experiments.system import mark
 from mpm_lite.experiments.worlds import ENGLISH, MULTILINGUAL, WorldSystem, check_languages, load_world
 from mpm_lite.recipes.baselines import Glue, Glued, GlueOptions, Taught, TeacherOptions, Translated
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
@@ -34,7 +35,6 @@ from mpm_lite.recipes.mla import Spoken
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_paint import MpmPaint
 from mpm_lite.training import loop
-from mpm_lite.training.trained import mark
 
 KINDS = ("pivot", "translate-train", "in-language", "translate-test", "untranslated", "teacher")
 IN_ENGLISH = ("translate-test", "untranslated")  # an English dual encoder, behind a translator or not

@@ -26,8 +26,7 @@ from mpm_lite.experiments.m3p import PLAIN, RATE, Matching
 from mpm_lite.experiments.mblip import SHARED
 from mpm_lite.experiments.mla import SHORT_ENGLISH, Acquiring
 from mpm_lite.experiments.mpm_chat import Chat, ChatBench
-from mpm_lite.experiments.system import System
-from mpm_lite.training import trained
+from mpm_lite.experiments.system import KEPT, System, opened
 
 CONNECTOR_SEED = 0
 CONNECTORS = {name: Chat(lm=name) for name in ("toy-multilingual", "toy-noparallel", "toy-mixed")}
@@ -99,11 +98,11 @@ SHIPPED = {
 def build_systems(out: Path) -> list[Path]:
     """Train what is missing, or read back what MPM_LITE_HOME keeps, and write weights and card under OUT/kept; what the card
     does not name goes. Returns the files of the weights."""
-    folder, cards, found = out / trained.KEPT, {}, []
+    folder, cards, found = out / KEPT, {}, []
     before = json.loads((folder / CARD).read_text()) if (folder / CARD).exists() else {}
     for name, one in SHIPPED.items():
         bench = one.arm.bench()
-        with trained.opened() as files:
+        with opened() as files:
             recipe = one.make(bench, one.arm, one.seed)
         data = files[-1].read_bytes()  # of the last stage
         path = folder / files[-1].name
