@@ -50,10 +50,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
     if os.environ.get("CI"):
         for name in ("stamps", "clipart"):
-            if not data.available(name):
+            if not data.is_available(name):
                 fetch_set(name, progress=False)
-    if data.available("stamps"):
-        tour.warm(workers=min(os.cpu_count() or 1, 2))
+    if data.is_available("stamps"):
+        tour.warm_caches(workers=min(os.cpu_count() or 1, 2))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

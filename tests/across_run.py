@@ -65,17 +65,19 @@ def learned(kind, steps, parts, shard, out):
     recipe, data = globals()[kind](steps)
     recipe.double()
     plan = loop.Plan(progress=False, parts=parts, shard=shard, out=out / f"{kind}-{steps}-run", save_every=8)
-    grads, collect = {}, sharding.collect
+    grads, collect = {}, sharding.gather_weights
 
     def collected(objective, home):
         # A sharded recipe learns in a copy: its gradients are looked at when its weights come home.
-        grads.update({k: sharding.whole(p.grad) for k, p in objective.recipe.named_parameters() if p.grad is not None})
+        grads.update(
+            {k: sharding.gather_tensor(p.grad) for k, p in objective.recipe.named_parameters() if p.grad is not None}
+        )
         collect(objective, home)
 
-    sharding.collect = collected
+    sharding.gather_weights = collected
     history = loop.fit(recipe, Exact(data), plan, device="cpu")
     found = {f"weight {k}": v for k, v in recipe.state_dict().items() if recipe.trains(k)}
-    sharding.collect = collect
+    sharding.gather_weights = collect
     grads.update({k: p.grad for k, p in recipe.named_parameters() if p.grad is not None})
     found |= {f"grad {k}": v for k, v in grads.items()}
     found["losses"] = torch.tensor(history.losses, dtype=torch.float64)

@@ -6,12 +6,12 @@ import os
 
 import pytest
 
-from mpm_lite.data import available
+from mpm_lite.data import is_available
 
 
 def require(name: str) -> None:
     """Skip where a set is missing on somebody's machine; fail where CI is set: nothing is skipped in silence."""
-    if available(name):
+    if is_available(name):
         return
     message = f"{name} is not on this machine: run `mpm-lite data get {name.replace('+', ' ')}`"
     if os.environ.get("CI"):

@@ -10,7 +10,7 @@ from mpm_lite.data.toyworld import exchanges, grammar
 
 @pytest.fixture(scope="module")
 def asked():
-    return exchanges.choices(toyworld.split_scenes("val")[:120], seed=3)
+    return exchanges.draw_candidates(toyworld.split_scenes("val")[:120], seed=3)
 
 
 def _values(scene):
@@ -27,20 +27,20 @@ def test_five_are_wrong_in_one_attribute_and_four_in_more(asked):
 
 @pytest.mark.parametrize("language", grammar.LANGUAGES)
 def test_ten_different_captions_that_say_what_they_should(asked, language):
-    for scenes, captions in zip(asked, exchanges.told(asked, language), strict=True):
+    for scenes, captions in zip(asked, exchanges.write_candidates(asked, language), strict=True):
         assert len(set(captions)) == 10
         assert grammar.parse(captions[0], language) == grammar.shown(scenes[0])
 
 
 def test_the_same_seed_the_same_choice_and_another_another(asked):
     many = [few[0] for few in asked]
-    assert exchanges.choices(many, seed=3) == asked != exchanges.choices(many, seed=4)
-    first = [few[1:6] for few in exchanges.choices(many[:60], seed=3)]
+    assert exchanges.draw_candidates(many, seed=3) == asked != exchanges.draw_candidates(many, seed=4)
+    first = [few[1:6] for few in exchanges.draw_candidates(many[:60], seed=3)]
     assert first == [few[1:6] for few in asked[:60]]
 
 
 def test_ties_share_and_too_few_scenes_are_refused():
     scores = np.array([[2.0, 1, 0], [1, 2, 0], [1, 1, 0], [0, 0, 0]])
-    assert exchanges.right(scores) == pytest.approx([1, 0, 0.5, 1 / 3])
+    assert exchanges.score_choices(scores) == pytest.approx([1, 0, 0.5, 1 / 3])
     with pytest.raises(UserError, match="too few"):
-        exchanges.choices(toyworld.split_scenes("val")[:3])
+        exchanges.draw_candidates(toyworld.split_scenes("val")[:3])

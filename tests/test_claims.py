@@ -64,13 +64,13 @@ def test_figures_keep_their_draws_paired():
     assert rho.value == pytest.approx(0.5, abs=0.1) and rho.interval.low < 0.5 < rho.interval.high
     same = s.score("mpm", "de", "slots") - s.score("mpm", "de", "slots")
     assert same.value == 0 and not same.draws.any()
-    assert np.isclose(stats.mean([rho, rho]).value, rho.value) and s.n == 400
+    assert np.isclose(stats.average_figures([rho, rho]).value, rho.value) and s.n == 400
     with pytest.raises(UserError, match="No rows of arm 'mlp'"):
         s.score("mlp", "de", "slots")
     with pytest.raises(UserError, match="'agreement' of arm 'mpm' in 'de', real, was not asked for"):
         Sample(s.items.assign(agreement=np.nan), draws=10).score("mpm", "de", "agreement")
     with pytest.raises(UserError, match="mean of no figures"):
-        stats.mean([])
+        stats.average_figures([])
 
 
 def test_a_score_is_the_resampled_mean_over_a_table_of_seeds_and_pictures():
@@ -80,7 +80,7 @@ def test_a_score_is_the_resampled_mean_over_a_table_of_seeds_and_pictures():
     s = Sample(known, draws=300)
     hits = known.pivot(index="seed", columns="item", values="slots").loc[s.seeds, list(s.names)].to_numpy()
     over, share = (
-        stats.resampled_mean(x, s.weights, s.seed_weights)
+        stats.average_draws(x, s.weights, s.seed_weights)
         for x in (np.nan_to_num(hits), np.isfinite(hits).astype(float))
     )
     found = s.score("a", "en", "slots")
@@ -147,10 +147,10 @@ def test_c1_is_for_the_claim_where_it_holds_against_where_not_and_open_where_the
     holds = {"mpm": ({"answers": 0.95}, {"answers": 0.93}), "LM without pairs": ({"answers": 0.95}, {"answers": 0.4})}
     blind = {"answers": 0.35}
     good = CLAIMS["C1"].judge(world(holds | {"english LM": ({"answers": 0.95}, {"answers": 0.35})}, **blind))
-    assert good.verdict == FOR and good.control_holds and ledger.verdict(good, 5) == FOR
-    assert ledger.verdict(good, 4) == ledger.PENDING == ledger.verdict(good, 5, "val")
+    assert good.verdict == FOR and good.control_holds and ledger.claim_verdict(good, 5) == FOR
+    assert ledger.claim_verdict(good, 4) == ledger.PENDING == ledger.claim_verdict(good, 5, "val")
     sees = CLAIMS["C1"].judge(world(holds | {"english LM": ({"answers": 0.95}, {"answers": 0.9})}, **blind))
-    assert not sees.control_holds and ledger.verdict(sees, 5) == ledger.BROKEN
+    assert not sees.control_holds and ledger.claim_verdict(sees, 5) == ledger.BROKEN
     weak = {"mpm": ({"answers": 0.95}, {"answers": 0.6}), "LM without pairs": holds["LM without pairs"]}
     poor = CLAIMS["C1"].judge(world(weak | {"english LM": ({"answers": 0.95}, {"answers": 0.35})}, **blind))
     assert poor.verdict == AGAINST and set(poor.details) >= {f"rho {code}" for code in OTHERS}
@@ -337,13 +337,13 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "claims").iterdir()}
     assert len(kept) == 2
     with pytest.raises(UserError, match="delete that file, and `mpm-lite claims run C1`"):
-        ledger.judged(tiny, tmp_path, [20], "val")
+        ledger.judge_claim(tiny, tmp_path, [20], "val")
     said.clear()
     found = ledger.run_claim("C1", tmp_path, [20], "val", said.append)
     assert len(said) == 1 and all(p.stat().st_mtime_ns == t for p, t in kept.items())
     assert found["verdict"] == "pending" and found["seeds"] == 1 and found["n"] == 6
-    ledger.enter(found, tmp_path / "claims.json")
-    table = ledger.table(tmp_path / "claims.json")
+    ledger.write_ledger(found, tmp_path / "claims.json")
+    table = ledger.ledger_table(tmp_path / "claims.json")
     assert list(table.columns) == list(ledger.COLUMNS) and list(table["claim"]) == list(CLAIMS)
     assert table.set_index("claim").loc["C1", "seeds"] == 1 and (table["verdict"] == "pending").all()
     loose = tmp_path / "loose"
@@ -356,15 +356,15 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
     assert again.keys() == found.keys() and again["effect"] == pytest.approx(found["effect"], abs=0.01, nan_ok=True)
     ledger.run_claim("C1", loose, [20, 21], "val", said.append)
     assert len(said) == 3
-    assert len(pd.read_parquet(ledger.shelf(loose).pack())) == 2 * len(ledger.items(tiny, tmp_path, [20], "val"))
+    assert len(pd.read_parquet(ledger.shelf(loose).pack())) == 2 * len(ledger.read_items(tiny, tmp_path, [20], "val"))
     with pytest.raises(UserError, match="No rows lie under"):
         ledger.shelf(loose).pack()
     packed.write_bytes(b"torn")
     with pytest.raises(UserError, match="not readable: delete it"):
-        ledger.items(tiny, loose, [20], "val")
+        ledger.read_items(tiny, loose, [20], "val")
     next(iter(kept)).write_bytes(b"torn")
     with pytest.raises(UserError, match="not readable"):
-        ledger.items(tiny, tmp_path, [20], "val")
+        ledger.read_items(tiny, tmp_path, [20], "val")
 
 
 def test_the_command_line_prints_the_ledger_and_knows_its_claims(tmp_path, capsys):
@@ -381,7 +381,7 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
     monkeypatch.setattr(mpm, "alignment", lambda lm, language: len(lm) + len(language))
     book = tmp_path / "claims.json"
     assert ledger.replies_by_share(book) is None
-    assert "pending; `mpm-lite claims run C7` runs it" in ledger.told("C7", book)
+    assert "pending; `mpm-lite claims run C7` runs it" in ledger.describe_claim("C7", book)
     for name in ("C3", "C7"):
         one = CLAIMS[name]
         looks = one.asked.get("looks", ("real", "blind"))
@@ -391,31 +391,31 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):
         row = {"claim": name, "verdict": found.verdict, "seeds": 5, "n": 60, "commit": "abc", "effect": 0.5, "low": 0.4}
         row |= {"high": 0.6, "control_effect": 0.1, "control_low": 0.0, "control_high": 0.2}
         row["details"] = {k: [i.value, i.low, i.high] for k, i in found.details.items()}
-        ledger.enter(row, book)
+        ledger.write_ledger(row, book)
     replies = ledger.replies_by_share(book)
     assert len(replies) == 2 * 2 * 6 and set(replies["metric"]) == {"reply_language", "content"}
     assert replies.groupby(["metric", "share"])["value"].nunique().loc[:, 0.0].eq(1).all(), (
         "none is none, of either kind"
     )
-    said = ledger.told("C7", book)
+    said = ledger.describe_claim("C7", book)
     assert "0.500 [0.400, 0.600] Spearman" in said and "rho of de, pairs 5 %" in said
-    few = ledger.details("C7", {"rho of de, pairs 5 %": "German", "rho of fr, pairs 5 %": "French"}, book)
+    few = ledger.read_details("C7", {"rho of de, pairs 5 %": "German", "rho of fr, pairs 5 %": "French"}, book)
     assert list(few["name"]) == ["German", "French"] and (few["low"] <= few["high"]).all()
     with pytest.raises(UserError, match="mpm-lite claims run C1"):
-        ledger.details("C1", {}, book)
-    dots = figures.intervals(few.assign(group=["a", "b"]), "retention")
+        ledger.read_details("C1", {}, book)
+    dots = figures.draw_intervals(few.assign(group=["a", "b"]), "retention")
     assert "French" in dots.mpm_alt and dots.axes[0].get_legend()
-    for figure in (figures.reply_language(replies, {"content": "content"}), dots):
+    for figure in (figures.draw_reply_language(replies, {"content": "content"}), dots):
         assert len(figure.mpm_alt) > 60
 
 
 def test_the_ledger_that_ships_is_what_its_rows_say():
     """Judged again from the packed rows (three decimals of a score), every claim that has run comes out as it stands."""
-    known, out = ledger.read(), runtime.asset("results")
+    known, out = ledger.read_ledger(), runtime.asset("results")
     assert known, "the ledger is empty"
     for name, row in known.items():
         seeds = range(row["first_seed"], row["first_seed"] + row["seeds"])
-        again = ledger.judged(CLAIMS[name], out, seeds, row["split"])
+        again = ledger.judge_claim(CLAIMS[name], out, seeds, row["split"])
         assert (again["verdict"], again["n"]) == (row["verdict"], row["n"]), name
         for figure in ("effect", "low", "high", "control_effect"):
             assert again[figure] == pytest.approx(row[figure], abs=0.003), (name, figure)
@@ -425,12 +425,12 @@ def test_the_ledger_that_ships_is_what_its_rows_say():
 def test_disputes_are_decided_by_figures_of_the_ledger():
     row = {"effect": 0.3, "low": 0.2, "high": 0.4, "details": {"closed answers": [0.0, -0.02, 0.02]}}
     pairs, closed = (next(d for d in ledger.DISPUTES if d.claim == c and d.bar == 0.05) for c in ("C5", "C15"))
-    assert ledger.answer(pairs, row) == "yes" and ledger.answer(closed, row) == "no"
-    assert ledger.answer(replace(closed, bar=0.01), row) == "open"
-    assert "Here no: 0.00 [-0.02, 0.02]" in ledger.dispute_told(closed, row)
+    assert ledger.answer_dispute(pairs, row) == "yes" and ledger.answer_dispute(closed, row) == "no"
+    assert ledger.answer_dispute(replace(closed, bar=0.01), row) == "open"
+    assert "Here no: 0.00 [-0.02, 0.02]" in ledger.describe_dispute(closed, row)
     # Each side has a tag that says where its figure is from, and no figure that nobody verified.
     for one in ledger.DISPUTES:
         assert all(re.search(r"\[[RSD]\]", side) and "[M]" not in side for side in (one.yes, one.no)), one
-        if (ran := ledger.read().get(one.claim)) is not None:
-            assert ledger.answer(one, ran) in ("yes", "no", "open")
-            assert ledger.dispute_told(one, ran)[:60] in " ".join(ledger.told(one.claim).split())
+        if (ran := ledger.read_ledger().get(one.claim)) is not None:
+            assert ledger.answer_dispute(one, ran) in ("yes", "no", "open")
+            assert ledger.describe_dispute(one, ran)[:60] in " ".join(ledger.describe_claim(one.claim).split())

@@ -85,7 +85,7 @@ def test_run_writes_what_it_says(tmp_path, capsys):
 def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_path, monkeypatch, capsys):
     require("stamps")
     monkeypatch.chdir(tmp_path)
-    shutil.rmtree(tour.runs(), ignore_errors=True)  # trained here, not read back
+    shutil.rmtree(tour.find_runs(), ignore_errors=True)  # trained here, not read back
     assert run("tour", "--seed", 0, "--seeds", 2, "--out", "a") == 0
     page = (tmp_path / "a/tour.html").read_text()
     assert "http://" not in page and "https://" not in page and "lang=" in page and len(page) < 20e6
@@ -97,7 +97,7 @@ def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_pa
         same = rows[(rows["text"] == text) & (rows["condition"] == condition) & (rows["seed"] == 0)]
         fresh = json.loads(tour.to_json(again))["rows"]
         assert len(fresh) and same.to_dict("records") == fresh, "an arm that is trained afresh has the rows of the tour"
-    other = tour.to_json(tour.run(seed=40, seeds=1, progress=False)[0])
+    other = tour.to_json(tour.run_tour(seed=40, seeds=1, progress=False)[0])
     assert written != other
     verdicts = []
     for told in (written, other):

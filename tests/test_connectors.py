@@ -9,7 +9,7 @@ import torch
 from mpm_lite import UserError
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.recipes.modules.connectors import CONNECTORS, LikeEmbeddings, connector
+from mpm_lite.recipes.modules.connectors import CONNECTORS, LikeEmbeddings, build_connector
 from mpm_lite.recipes.mpm_chat import Echo, Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.towers.lm import IGNORE
 from mpm_lite.towers.load import load_image_tower, load_lm
@@ -52,7 +52,7 @@ def recipe(lm, tower, **options):
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_soft_tokens_are_as_long_as_words(kind, lm, tower, seen, pictures):
     table = lm.model.get_input_embeddings().weight
-    made = connector(kind, tower.width, 36, table, copy.deepcopy(tower.model))
+    made = build_connector(kind, tower.width, 36, table, copy.deepcopy(tower.model))
     soft = made(tower.prepare(pictures) if kind == "queries" else seen)
     assert soft.shape == (24, made.queries, lm.width)
     lengths, words = soft.detach().norm(dim=-1), table.norm(dim=-1)
@@ -69,7 +69,7 @@ def test_the_scale_is_kept_whatever_comes_in(lm):
 
 
 def test_the_resampler_tells_where_it_looks(lm, tower, seen):
-    made = connector("resampler", tower.width, 36, lm.model.get_input_embeddings().weight, queries=5)
+    made = build_connector("resampler", tower.width, 36, lm.model.get_input_embeddings().weight, queries=5)
     looked = made.attention(seen)
     assert looked.shape == (24, 5, 36) and torch.allclose(looked.sum(-1), torch.ones(24, 5), atol=1e-5)
     # What its layer computes is what these weights say: attention by hand gives the same sum.
@@ -81,22 +81,22 @@ def test_the_resampler_tells_where_it_looks(lm, tower, seen):
 
 
 def test_the_order_of_patches_matters_to_the_resampler(lm, tower, seen):
-    made = connector("resampler", tower.width, 36, lm.model.get_input_embeddings().weight)
+    made = build_connector("resampler", tower.width, 36, lm.model.get_input_embeddings().weight)
     assert not torch.allclose(made(seen), made(seen.flip(1)), atol=1e-2)
 
 
 def test_errors_say_what_to_do(lm, tower, seen):
     table = lm.model.get_input_embeddings().weight
     with pytest.raises(UserError, match="Unknown connector 'resampled'. Did you mean 'resampler'"):
-        connector("resampled", 128, 36, table)
+        build_connector("resampled", 128, 36, table)
     with pytest.raises(UserError, match="give that tower's model"):
-        connector("queries", 128, 36, table)
+        build_connector("queries", 128, 36, table)
     with pytest.raises(UserError, match="take connector='resampler'"):
-        connector("queries", 128, 36, table, torch.nn.Linear(2, 2))
+        build_connector("queries", 128, 36, table, torch.nn.Linear(2, 2))
     with pytest.raises(UserError, match="width=30 is no multiple of heads=4"):
-        connector("resampler", 128, 36, table, width=30)
+        build_connector("resampler", 128, 36, table, width=30)
     with pytest.raises(UserError, match="made for 36 patches and got 35"):
-        connector("resampler", 128, 36, table)(seen[:, :35])
+        build_connector("resampler", 128, 36, table)(seen[:, :35])
     for wrong, says in (
         ({"tuned": "some"}, "Unknown part of the language model"),
         ({"vision": "melted"}, "Unknown way to treat the image tower"),
@@ -160,14 +160,14 @@ def test_a_language_model_that_learns_is_no_teacher_and_its_words_are_not_mixed(
 def test_a_mixture_lies_between_the_words_it_mixes(lm, tower, seen):
     """Every soft token is a convex combination of embeddings: no coordinate lies outside of what the table spans."""
     table = lm.model.get_input_embeddings().weight
-    mixed = connector("resampler", tower.width, seen.shape[1], table, soft="mixture", queries=4)
+    mixed = build_connector("resampler", tower.width, seen.shape[1], table, soft="mixture", queries=4)
     with torch.no_grad():
         soft = mixed(seen[:6])
     assert soft.shape == (6, 4, lm.width)
     assert (soft <= table.max(dim=0).values + 1e-5).all() and (soft >= table.min(dim=0).values - 1e-5).all()
     assert "table" not in " ".join(mixed.state_dict()), "the table is the language model's, and is not saved again"
     with pytest.raises(UserError, match="kind of soft tokens"):
-        connector("resampler", tower.width, seen.shape[1], table, soft="mixtures")
+        build_connector("resampler", tower.width, seen.shape[1], table, soft="mixtures")
 
 
 def test_an_exchange_without_a_picture_does_not_see_it(lm, tower, seen):

@@ -99,23 +99,23 @@ def test_splits_share_no_concept_and_are_large_enough():
     ids = [name for split in data.SPLITS for name in data.load_captions(ALL, split).ids]
     assert len(ids) == len(set(ids))
     for name in data.SETS:
-        counts = data.counts(name)
+        counts = data.count_items(name)
         assert counts["dropped"] < 0.1 * sum(counts.values())
 
 
 def test_committed_table_is_what_the_rule_gives():
     require(ALL)
     sets = {"emoji": emoji.items(), "stamps": stamps.items(), "clipart": clipart.items()}
-    assert concepts.build(sets) == runtime.asset(concepts.TABLE).read_text(encoding="utf-8")
+    assert concepts.write_splits(sets) == runtime.asset(concepts.TABLE).read_text(encoding="utf-8")
 
 
 def test_splits_stay_when_other_sets_are_missing(monkeypatch, tmp_path):
     before = {split: data.load_captions("emoji", split).ids for split in data.SPLITS}
     monkeypatch.setattr(DebianPackage, "places", lambda package: [tmp_path / "none"])
     data._split.cache_clear()
-    concepts.table.cache_clear()
+    concepts.read_splits.cache_clear()
     assert {split: data.load_captions("emoji", split).ids for split in data.SPLITS} == before
-    assert data.available("emoji") and not data.available("emoji+clipart")
+    assert data.is_available("emoji") and not data.is_available("emoji+clipart")
 
 
 def test_an_untabled_concept_goes_by_its_hash_and_leaks_nowhere():
@@ -160,8 +160,8 @@ def test_head_noun(caption, head):
 
 
 def test_mentions_join_neighbours():
-    assert {"sail", "boat", "sailboat"} <= concepts.mentions("A sail boat.")
-    assert {"leaf", "pinecone"} <= concepts.mentions("leaves and a pine cone")
+    assert {"sail", "boat", "sailboat"} <= concepts.find_concepts("A sail boat.")
+    assert {"leaf", "pinecone"} <= concepts.find_concepts("leaves and a pine cone")
 
 
 def test_languages_of_the_sets():

@@ -14,7 +14,7 @@ import mpm_lite as mpm
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import hub
 from mpm_lite.data.picture import photo
-from mpm_lite.data.rows import Columns, guessed
+from mpm_lite.data.rows import Columns, guess_columns
 from mpm_lite.evaluation import retrieval
 
 COLOURS = [(20 * i, 255 - 20 * i, 40) for i in range(12)]
@@ -226,7 +226,7 @@ def test_several_captions_count_a_picture_once_and_have_their_own_chance():
     assert hits["chance i2t_r@5"][[0, 2]] == pytest.approx([np.mean(d) for d in drawn], abs=0.03)
     assert hits["chance i2t_r@5"][0] > 2 * hits["chance i2t_r@5"][2]  # the trap
     one = retrieval.several_hits(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6))
-    plain = retrieval.retrieval_hits(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6), np.arange(6))
+    plain = retrieval.score_retrieval(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6), np.arange(6))
     assert all(np.allclose(one[k], plain[k]) for k in one)  # one caption each: the usual score
 
 
@@ -251,7 +251,9 @@ def test_what_is_wrong_with_columns_is_one_sentence(tmp_path):
     torn.to_parquet(tmp_path / "torn/train.parquet")
     with pytest.raises(UserError, match="picture '000000': A picture cannot be decoded"):
         mpm.load_captions(f"parquet:{tmp_path / 'torn'}").images[0]
-    assert guessed("x", ["IMG", "caption_en", "caption_de"]) == Columns("IMG", {"en": "caption_en", "de": "caption_de"})
+    assert guess_columns("x", ["IMG", "caption_en", "caption_de"]) == Columns(
+        "IMG", {"en": "caption_en", "de": "caption_de"}
+    )
 
 
 def test_what_cannot_be_had_is_one_sentence(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from mpm_lite.core.runtime import UserError
 from mpm_lite.data import hub, local, splits
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.picture import photo
-from mpm_lite.data.rows import Columns, guessed
+from mpm_lite.data.rows import Columns, guess_columns
 from mpm_lite.towers import features
 
 SPLITS = ("train", "val", "test")
@@ -536,7 +536,7 @@ def test_two_names_of_one_language_are_joined_in_order(tmp_path):
 
 
 def test_a_plain_caption_beside_a_language_is_english():
-    assert guessed("x", ["image", "caption", "de"]) == Columns("image", {"en": "caption", "de": "de"})
+    assert guess_columns("x", ["image", "caption", "de"]) == Columns("image", {"en": "caption", "de": "de"})
 
 
 def test_a_wrong_column_of_captions_is_named(tmp_path):

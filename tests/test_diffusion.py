@@ -86,7 +86,9 @@ def test_guidance_of_one_is_the_prompt_alone_and_of_nought_no_prompt(pipe):
     same = {"steps": 2, "sampler": "ddim"}
 
     def x(guidance, **more):
-        return diffusion.sample(pipe.unet, pipe.bridge, pipe.scheduler, states, mask, [7, 7], guidance, **same, **more)
+        return diffusion.sample_latents(
+            pipe.unet, pipe.bridge, pipe.scheduler, states, mask, [7, 7], guidance, **same, **more
+        )
 
     assert torch.allclose(x(0.0)[0], x(0.0)[1], atol=1e-5), "without a prompt only the seed decides"
     assert torch.allclose(x(0.0), x(4.0, told=False), atol=1e-5)
@@ -113,11 +115,11 @@ def test_dials_out_of_range(pipe, dials, said):
 def test_what_is_not_finite_is_never_painted(pipe):
     states, mask = pipe.prompt_encoder.states(["a red circle"]).batch([0])
     with pytest.raises(UserError, match="states hold NaN"):
-        diffusion.sample(pipe.unet, pipe.bridge, pipe.scheduler, states * float("nan"), mask, [0])
+        diffusion.sample_latents(pipe.unet, pipe.bridge, pipe.scheduler, states * float("nan"), mask, [0])
     broken = unet()
     torch.nn.init.constant_(broken.conv_out.bias, float("inf"))
     with pytest.raises(UserError, match="Painting ended in NaN"):
-        diffusion.sample(broken, pipe.bridge, pipe.scheduler, states, mask, [0], steps=2)
+        diffusion.sample_latents(broken, pipe.bridge, pipe.scheduler, states, mask, [0], steps=2)
 
 
 def test_a_painter_is_a_diffusers_folder_and_paints_the_same_from_it(pipe, tmp_path):
@@ -217,20 +219,20 @@ def _scene():
 def test_what_is_read_is_held_against_what_a_caption_states():
     scene = _scene()
     red, blue = scene.things
-    perfect = scene_reader.scores(scene.things, scene)
+    perfect = scene_reader.score_scene(scene.things, scene)
     assert all(value == 1.0 for value in perfect.values()) and set(perfect) == set(scene_reader.SLOTS)
     # No caption says in which row the two stand, or how far apart.
-    assert scene_reader.scores((replace(red, row=0), replace(blue, row=0, column=1)), scene)["exact"] == 1.0
-    swapped = scene_reader.scores((replace(red, colour="blue"), replace(blue, colour="red")), scene)
+    assert scene_reader.score_scene((replace(red, row=0), replace(blue, row=0, column=1)), scene)["exact"] == 1.0
+    swapped = scene_reader.score_scene((replace(red, colour="blue"), replace(blue, colour="red")), scene)
     assert swapped["colour"] == swapped["shape"] == 1.0 and swapped["bound"] == 0.0 and swapped["exact"] == 0.0
-    turned = scene_reader.scores((replace(red, column=2), replace(blue, column=0)), scene)
+    turned = scene_reader.score_scene((replace(red, column=2), replace(blue, column=0)), scene)
     assert turned["bound"] == 1.0 and turned["exact"] == 0.0
-    crowd = scene_reader.scores((*scene.things, Thing("book", "green", "small", 1, 1)), scene)
+    crowd = scene_reader.score_scene((*scene.things, Thing("book", "green", "small", 1, 1)), scene)
     assert crowd["shape"] == 1.0 and crowd["bound"] == pytest.approx(2 / 3) and crowd["exact"] == 0.0
-    nothing = scene_reader.scores((), scene)
+    nothing = scene_reader.score_scene((), scene)
     assert not any(nothing.values())
     corner = Scene((Thing("circle", "red", "small", 1, 1),))
-    assert scene_reader.scores((Thing("circle", "red", "small", 0, 0),), corner)["exact"] == 0.0
+    assert scene_reader.score_scene((Thing("circle", "red", "small", 0, 0),), corner)["exact"] == 0.0
 
 
 def test_a_reader_learns_what_cells_show():

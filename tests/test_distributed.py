@@ -58,7 +58,7 @@ def test_several_processes_learn_what_one_does(alone, tmp_path, processes, kinds
         assert apart(alone, several, f"{kind} {STEPS} weight") < 1e-6
         assert apart(alone, several, f"{kind} {STEPS} losses") < 1e-6
     folder = tmp_path / f"several/{kinds[-1]}-{STEPS}-run/checkpoints"
-    assert {"cpu", *(f"cpu-{r}" for r in range(1, processes))} == set(checkpoint.latest(folder).tensors["random"])
+    assert {"cpu", *(f"cpu-{r}" for r in range(1, processes))} == set(checkpoint.read_latest(folder).tensors["random"])
 
 
 @pytest.mark.parametrize(("processes", "in_parts"), [(1, 4), (2, 2)])
@@ -113,16 +113,16 @@ def test_what_cannot_be_shared_out_is_one_sentence():
         name, compares = "whole", True
 
     with pytest.raises(UserError, match=r"no features\(\): set parts=1"):
-        gradcache.check(Whole(), 16, 2)
+        gradcache.check_batch(Whole(), 16, 2)
     with pytest.raises(UserError, match="Did you mean 'bf16'"):
         loop.fit(recipe, data, loop.Plan(progress=False, precision="bf61"))
 
 
 def test_what_cannot_be_sharded_is_one_sentence():
     recipe, _ = small_recipe()
-    sharding.check(recipe, "bf16")
+    sharding.check_shardable(recipe, "bf16")
     with pytest.raises(UserError, match="bf16"):
-        sharding.check(recipe, "fp16")
+        sharding.check_shardable(recipe, "fp16")
 
     class Idle(Recipe):
         name = "idle"
@@ -134,9 +134,9 @@ def test_what_cannot_be_sharded_is_one_sentence():
             pass
 
     with pytest.raises(UserError, match="leave out --shard"):
-        sharding.check(Idle(), "no")
+        sharding.check_shardable(Idle(), "no")
     with pytest.raises(UserError, match="after each step"):
-        sharding.check(Averaged(), "no")
+        sharding.check_shardable(Averaged(), "no")
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])

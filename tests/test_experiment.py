@@ -267,16 +267,16 @@ def test_real_loaders_suggest_too():
 
 def test_cells_follow_the_rule():
     read = frozenset({"en", "de", "ar", "fr"})
-    assert text_only.cell("de", read, 0.9) == "read"
-    assert text_only.cell("en-GB", read, 0.0) == "read"
-    assert text_only.cell("gl", read, 0.01) == "relative read"
-    assert text_only.cell("gl", read, 0.05) == "unreadable pieces"
-    assert text_only.cell("eu", read, 0.0) == "no relative read"
+    assert text_only.classify_language("de", read, 0.9) == "read"
+    assert text_only.classify_language("en-GB", read, 0.0) == "read"
+    assert text_only.classify_language("gl", read, 0.01) == "relative read"
+    assert text_only.classify_language("gl", read, 0.05) == "unreadable pieces"
+    assert text_only.classify_language("eu", read, 0.0) == "no relative read"
 
 
 def test_alignment_sees_training_text_only(world):
     tower = Smooth(name="text")
-    table = text_only.table(tower, text_only.sample("made")).set_index("language")
+    table = text_only.measure_alignment(tower, text_only.sample("made")).set_index("language")
     assert table.loc["de", "alignment"] == 1.0 and table.loc["fi", "alignment"] < 0.2
     assert table.loc["fi", "cell"] == "unreadable pieces"
     assert set(text_only.sample("made").ids) <= set(PARTS["train"].ids)
@@ -323,7 +323,7 @@ def test_figures_describe_themselves():
     )
     assert "alignment" in figures.retention_against_alignment(rows).mpm_alt
     lines = pd.DataFrame({"n": [1, 10, 1, 10], "y": [0.1, 0.2, 0.3, 0.4], "arm": list("aabb")})
-    assert "from 0.10" in figures.curves(lines, "n", "y", "arm").mpm_alt
+    assert "from 0.10" in figures.draw_curves(lines, "n", "y", "arm").mpm_alt
     named = lines.assign(n=["sw", "en"] * 2)  # names keep their order
-    drawn = figures.curves(named, "n", "y", "arm", log=False)
+    drawn = figures.draw_curves(named, "n", "y", "arm", log=False)
     assert [t.get_text() for t in drawn.axes[0].get_xticklabels()] == ["sw", "en"]

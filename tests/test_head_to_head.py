@@ -45,7 +45,7 @@ def test_a_book_says_what_each_stage_costs(home):
     bench, arm = mla.MlaBench(progress=False), Acquiring(english=30, english_options=SHORT)
     books = []
     for _ in range(2):  # trained, then read back
-        with cost.kept() as book:
+        with cost.open_book() as book:
             recipe = bench.dual(arm, 0)
         books.append(book)
     one = books[0][0]
@@ -114,15 +114,15 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
         assert abs(by.drop(["en", "others"]).mean() - by["others"]) < 1e-3, metric
     assert (budgets["flops"] > 0).all() and set(budgets["translations"]) == {0, 24_000}
     monkeypatch.setattr(systems, "ADVICE", tuple(one for one in systems.ADVICE if one[-1] in SMALL))
-    monkeypatch.setattr(systems, "has", lambda name: name != systems.REAL)
-    monkeypatch.setattr(systems, "read", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
-    monkeypatch.setattr(systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
-    block, alt = systems.markdown(), systems.figure().mpm_alt
+    monkeypatch.setattr(systems, "has_table", lambda name: name != systems.REAL)
+    monkeypatch.setattr(systems, "read_table", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
+    monkeypatch.setattr(systems, "read_card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
+    block, alt = systems.write_block(), systems.draw_figure().mpm_alt
     assert block.count("| M3P | ") == 5 and "mpm-lite run head_to_head --seeds 2" in block
-    assert repr(views.comparison()) == alt  # as the notebook shows it
+    assert repr(views.show_comparison()) == alt  # as the notebook shows it
     for name in (*TABLES, "iglue", "advice"):
-        assert "M3P" in views.table(name).data and "(2 rows)" in repr(views.table(name)), name
-    assert "has not run yet" in repr(views.table("real"))
+        assert "M3P" in views.show_table(name).data and "(2 rows)" in repr(views.show_table(name)), name
+    assert "has not run yet" in repr(views.show_table("real"))
     value = f"{first.set_index(['system', 'metric', 'language']).loc[('pivot', 'choice', 'others'), 'value']:.2f}"
     assert f"| pivot | {value} [" in block and f"pivot {value}" in alt
     before = scores.to_csv()
@@ -155,16 +155,16 @@ def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, mo
     with pytest.raises(KeyboardInterrupt):
         comparisons.compare_systems(home / "out", 1, "val", stopping, count=20)
     assert set(pd.read_csv(home / "out" / "head-to-head.csv")["table"]) == {"pairs", "updates"}
-    monkeypatch.setattr(systems, "card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
-    assert list(systems.titles()) == ["pairs", "updates"]
-    monkeypatch.setattr(systems, "has", lambda name: True)
-    assert "has not run yet" in repr(views.table("parameters"))
+    monkeypatch.setattr(systems, "read_card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
+    assert list(systems.read_titles()) == ["pairs", "updates"]
+    monkeypatch.setattr(systems, "has_table", lambda name: True)
+    assert "has not run yet" in repr(views.show_table("parameters"))
 
 
 def test_what_readme_advises_follows_from_the_tables():
     """Its paragraph on what to choose: who stands before whom, in every table."""
-    others, in_english = systems.joined(), systems.joined(language="en")
-    for name in systems.titles():
+    others, in_english = systems.join_budgets(), systems.join_budgets(language="en")
+    for name in systems.read_titles():
         scores = others[others["table"] == name].set_index("system")
         english = in_english[in_english["table"] == name].set_index("system")["value"]
         by_text, words = ["MLA", "teacher", "translate-train", "pivot"], ["MPM", "M3P", "mBLIP"]
@@ -179,7 +179,7 @@ def test_what_readme_advises_follows_from_the_tables():
 
 def test_readme_says_of_real_pictures_what_the_table_says():
     """Its paragraph on them, and notebook 10's."""
-    rows = systems.read(systems.REAL)
+    rows = systems.read_table(systems.REAL)
     by = {key: of.set_index("system") for key, of in rows.groupby(["metric", "language"])}
     recall, choice, english = by["recall", "others"], by["choice", "others"]["value"], by["recall", "en"]["value"]
     ways = ["pivot", "teacher", "translate-train"]
@@ -196,8 +196,8 @@ def test_readme_says_of_real_pictures_what_the_table_says():
 
 
 def test_the_notebook_says_what_has_not_run(monkeypatch):
-    monkeypatch.setattr(systems, "has", lambda name: False)
-    assert "has not run yet" in repr(views.comparison())
+    monkeypatch.setattr(systems, "has_table", lambda name: False)
+    assert "has not run yet" in repr(views.show_comparison())
 
 
 def test_the_comparison_takes_no_settings(home, capsys):

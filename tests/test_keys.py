@@ -44,7 +44,7 @@ def test_equal_parts_give_an_equal_digest_and_the_key_can_be_read_back(tmp_path)
     told = key.describe()
     assert told["parts"]["weights"] == "w" and told["parts"]["data"].startswith("2 parts, SHA-256")
     store.write_table(tmp_path / "t.parquet", pd.DataFrame({"x": [1]}), key)
-    store.learned(tmp_path / "w.safetensors", lambda work: {"w": torch.ones(1)}, key)
+    store.keep_weights(tmp_path / "w.safetensors", lambda work: {"w": torch.ones(1)}, key)
     for file in ("t.parquet", "w.safetensors"):
         assert keys.read_key(tmp_path / file) == json.loads(json.dumps(told))
 
@@ -372,11 +372,11 @@ def test_a_file_is_read_again_when_its_bytes_may_have_changed(tmp_path):
 
 def test_rows_of_a_claim_stand_on_the_weights_of_their_language_models(tmp_path, monkeypatch):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
-    one = ledger.claim("C1")
+    one = ledger.find_claim("C1")
     arm = next(arm for arm in one.arms.values() if arm.lm == "toy-multilingual")
     asked = {**one.asked, "split": "test"}
     before = Trial(arm, 20, asked).key()
-    monkeypatch.setattr(catalogue, "weights", lambda name, seed: f"other weights of {name}:{seed}")
+    monkeypatch.setattr(catalogue, "weights_digest", lambda name, seed: f"other weights of {name}:{seed}")
     after = Trial(arm, 20, asked).key()
     assert keys.differences(before.describe(), after.describe()) == ["weights of lm"]
 
@@ -384,8 +384,8 @@ def test_rows_of_a_claim_stand_on_the_weights_of_their_language_models(tmp_path,
 def test_the_committed_rows_are_those_of_todays_arms():
     """Every run that the ledger judges has its rows under its key."""
     there = set(ledger.shelf(runtime.asset("results")).packed()["key"])
-    for name, row in ledger.read().items():
-        one, seeds = ledger.claim(name), range(row["first_seed"], row["first_seed"] + row["seeds"])
+    for name, row in ledger.read_ledger().items():
+        one, seeds = ledger.find_claim(name), range(row["first_seed"], row["first_seed"] + row["seeds"])
         for arm in one.arms.values():
             asked = {**one.asked, "split": row["split"]}
             assert {store.name_of(Trial(arm, seed, asked).key()) for seed in seeds} <= there
@@ -393,7 +393,7 @@ def test_the_committed_rows_are_those_of_todays_arms():
 
 def test_a_claim_names_a_missing_language_model_before_the_first_unit(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(runtime, "run", lambda *a, **k: pytest.fail("a unit was run"))
+    monkeypatch.setattr(runtime, "run_jobs", lambda *a, **k: pytest.fail("a unit was run"))
     gone = [
         f"toy-english:{seed}" for seed in catalogue.seeds("toy-english") if seed not in catalogue.shipped("toy-english")
     ]

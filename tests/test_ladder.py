@@ -90,19 +90,19 @@ def test_the_ladder_tells_a_perfect_pivot_from_one_that_fails():
     strengths = (0.2, 0.4, 0.6, 0.8, 0.95)
     for e in (1.0, 0.4):
         many = [reader(f"m:{i}", t, e, n=600, seeds=(0,)) for i, t in enumerate(strengths)]
-        scores = ladder.table(pd.concat(many, ignore_index=True), draws=100)
+        scores = ladder.ladder_table(pd.concat(many, ignore_index=True), draws=100)
         assert len(scores) == len(strengths) * len(ladder.METRICS) * 3
         said = ladder.across_models(scores, draws=300).set_index(["metric", "figure"])
         of = said.loc["answers", "mean e"]
         assert of["low"] <= of["value"] <= of["high"] and of["models"] == len(strengths)
         assert abs(of["value"] - e) < 0.2
         assert said.loc[("answers", "retention against t"), "value"] > 0.8
-        figure = figures.ladder(scores, dict(ladder.METRICS), ladder.towers())
+        figure = figures.draw_ladder(scores, dict(ladder.METRICS), ladder.tower_points())
         assert "5 language models" in figure.mpm_alt
 
 
 def test_an_untrained_reader_gets_gains_and_no_ratios():
-    scores = ladder.table(reader("m:0", 0.0, 0.0, english=0.3), draws=50)
+    scores = ladder.ladder_table(reader("m:0", 0.0, 0.0, english=0.3), draws=50)
     assert len(set(scores["figure"])) == 4
     assert "t" not in set(scores["figure"]) and ladder.across_models(scores).empty
 
@@ -110,29 +110,29 @@ def test_an_untrained_reader_gets_gains_and_no_ratios():
 def test_no_efficiency_is_said_where_the_others_read_nothing():
     """Sight that loses nothing, in a language model that reads English alone: retention is 0, and e would be noise."""
     rows = pd.concat([reader(f"m:{i}", 0.0, 1.0) for i in range(4)], ignore_index=True)
-    scores = ladder.table(rows, draws=100)
+    scores = ladder.ladder_table(rows, draws=100)
     assert set(scores["figure"]) == {"retention", "t"} and (scores["high"] < 0.2).all()
     said = ladder.across_models(scores, draws=50)
     assert set(said["figure"]) == {"retention against t"}
-    assert figures.ladder(scores, dict(ladder.METRICS)).mpm_alt
+    assert figures.draw_ladder(scores, dict(ladder.METRICS)).mpm_alt
 
 
 def test_other_options_of_the_recipe_are_other_rows(monkeypatch):
-    rung = next(r for r in ladder.rungs() if catalogue.present(r.name, r.seed))
-    before = ladder.trial(rung, "test").key()
+    rung = next(r for r in ladder.all_rungs() if catalogue.is_present(r.name, r.seed))
+    before = ladder.rung_trial(rung, "test").key()
     monkeypatch.setattr(ladder, "RECIPE", Chat(options={"queries": 8}))
-    assert ladder.trial(rung, "test").key() != before
+    assert ladder.rung_trial(rung, "test").key() != before
 
 
 def test_the_ladder_that_ships_is_what_its_rows_say():
     """One model's rows give that model's lines of the table; all models have their lines, and their rows."""
     out = runtime.asset("results")
     said, card = pd.read_csv(out / "ladder.csv"), json.loads((out / "ladder.json").read_text())
-    told = [rung for rung in ladder.rungs() if str(rung) in card["models"]]
+    told = [rung for rung in ladder.all_rungs() if str(rung) in card["models"]]
     assert len(told) == len(card["models"]) == len(said.drop_duplicates(["lm", "lm_seed"])) >= 8
-    assert not ladder.shelf(out).missing([ladder.name_of(ladder.trial(rung, "test").key()) for rung in told])
+    assert not ladder.shelf(out).missing([ladder.name_of(ladder.rung_trial(rung, "test").key()) for rung in told])
     one = next(rung for rung in told if rung.name == "toy-mixed")
-    again = ladder.table(ladder.items([one], out))
+    again = ladder.ladder_table(ladder.read_items([one], out))
     lines = said[(said["lm"] == one.name) & (said["lm_seed"] == one.seed)].reset_index(drop=True)
     numbers = ["value", "low", "high"]
     assert again[["metric", "figure"]].equals(lines[["metric", "figure"]])
@@ -158,14 +158,16 @@ def test_what_the_readme_says_of_the_ladder_is_so():
 
 def test_two_models_are_too_few_to_speak_for_all():
     rows = pd.concat([reader("m:0", 0.5, 1.0), reader("m:1", 0.9, 1.0)], ignore_index=True)
-    assert ladder.across_models(ladder.table(rows, draws=50)).empty
+    assert ladder.across_models(ladder.ladder_table(rows, draws=50)).empty
 
 
 def test_the_study_runs_is_kept_and_goes_on(tmp_path, monkeypatch, capsys):
     own_home(monkeypatch, tmp_path)
     monkeypatch.setattr(ladder, "RECIPE", Chat(pairs=16, options={"steps": 2, "batch": 8, "bf16": False}))
     monkeypatch.setattr(ladder, "ASKED", {**ladder.ASKED, "count": 12})
-    monkeypatch.setattr(ladder, "present", lambda: [r for r in ladder.rungs() if r.name == "toy-mixed-short"][:1])
+    monkeypatch.setattr(
+        ladder, "present_rungs", lambda: [r for r in ladder.all_rungs() if r.name == "toy-mixed-short"][:1]
+    )
     tokenizer = load_lm("toy-english").tokenizer
     monkeypatch.setattr(catalogue, "shipped", lambda name: [])
     monkeypatch.setattr(catalogue, "_there", lambda name: catalogue._in(tmp_path / "lm", name))
@@ -216,7 +218,7 @@ def test_connectors_differ_in_one_option_each_and_read_english_only():
     arms = {name: ladder.Rung(ladder.STRONGEST, 0, name).system for name in ladder.CONNECTORS}
     assert arms[ladder.PAPER] == ladder.Rung(ladder.STRONGEST, 0).system == Chat(lm=ladder.STRONGEST, lm_seed=0)
     assert all(arm.languages == ("en",) and not arm.also for arm in arms.values())
-    keys = {ladder.trial(rung, "test").key().digest for rung in ladder.connector_rungs()}
+    keys = {ladder.rung_trial(rung, "test").key().digest for rung in ladder.connector_rungs()}
     assert len(keys) == len(ladder.connector_rungs()) > 0 and len(keys) % len(ladder.CONNECTORS) == 0
 
 
@@ -229,6 +231,6 @@ def test_mistakes_are_said_in_one_sentence(monkeypatch, capsys):
     assert "neither --set nor --seeds" in capsys.readouterr().err
     assert main(["pretrain", "--ladder", "toy-mixed:0"]) == 2
     assert "--ladder names its own models" in capsys.readouterr().err
-    monkeypatch.setattr(ladder, "present", list)
+    monkeypatch.setattr(ladder, "present_rungs", list)
     assert main(["run", "ladder"]) == 2
     assert "mpm-lite pretrain --ladder" in capsys.readouterr().err

@@ -19,7 +19,7 @@ def lm():
 def test_the_last_layer_is_what_the_model_predicts(lm):
     soft = torch.randn(3, 4, lm.width)
     question = grammar.describe("de")
-    read = chat.probabilities(lm, soft, question)
+    read = chat.read_probabilities(lm, soft, question)
     assert read.shape == (5, 3, 4, lm.vocabulary) and torch.allclose(read.sum(-1), torch.ones(5, 3, 4), atol=1e-4)
     ids = torch.tensor(lm.encode([f"\n{question}\n"] * 3))
     with torch.no_grad():
@@ -31,7 +31,7 @@ def test_the_last_layer_is_what_the_model_predicts(lm):
 def test_words_are_found_where_they_were_put(lm):
     """Soft tokens that are a word's own embeddings must read as that word in front of the layers or behind some."""
     ids = lm.encode(["red circle red circle"], special=False)[0]
-    table = chat.words(lm, lm.embed(torch.tensor(ids))[None], grammar.describe("en"), top=2)
+    table = chat.read_words(lm, lm.embed(torch.tensor(ids))[None], grammar.describe("en"), top=2)
     assert list(table.columns) == ["picture", "layer", "query", "rank", "token", "probability"]
     assert (
         len(table) == 5 * len(ids) * 2
@@ -63,4 +63,4 @@ def test_models_without_a_norm_or_of_two_halves_are_refused(lm):
     other = copy.copy(lm)
     other.kind = "encoder-decoder"
     with pytest.raises(UserError, match="needs a causal model"):
-        chat.probabilities(other, torch.randn(1, 2, lm.width), "x")
+        chat.read_probabilities(other, torch.randn(1, 2, lm.width), "x")

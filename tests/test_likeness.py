@@ -14,24 +14,24 @@ def test_distances_are_those_of_gaussians():
     draw = torch.Generator().manual_seed(0)
     a, b = (torch.randn(4_000, 6, generator=draw) for _ in range(2))
     moved = b + torch.tensor([3.0, 0, 0, 0, 0, 0])
-    assert mpm_paint.fid(a, a) == pytest.approx(0, abs=1e-3) and mpm_paint.fid(a, b) < 0.1
-    assert mpm_paint.fid(a, moved) == pytest.approx(9, rel=0.05)  # the squared distance of the means
-    assert mpm_paint.fid(a, 2 * b) == pytest.approx(6, rel=0.1)  # (2 - 1)^2 in each of six directions
-    assert mpm_paint.kid(a[:200], b[:200]) < 0.05 < mpm_paint.kid(a[:200], moved[:200])
-    assert mpm_paint.kid(a[:200], moved[:200]) == mpm_paint.kid(a[:200], moved[:200])
+    assert mpm_paint.measure_fid(a, a) == pytest.approx(0, abs=1e-3) and mpm_paint.measure_fid(a, b) < 0.1
+    assert mpm_paint.measure_fid(a, moved) == pytest.approx(9, rel=0.05)  # the squared distance of the means
+    assert mpm_paint.measure_fid(a, 2 * b) == pytest.approx(6, rel=0.1)  # (2 - 1)^2 in each of six directions
+    assert mpm_paint.measure_kid(a[:200], b[:200]) < 0.05 < mpm_paint.measure_kid(a[:200], moved[:200])
+    assert mpm_paint.measure_kid(a[:200], moved[:200]) == mpm_paint.measure_kid(a[:200], moved[:200])
 
 
 def test_too_few_or_broken_features_say_so():
     with pytest.raises(UserError, match="each needs two and more"):
-        mpm_paint.fid(torch.zeros(1, 3), torch.zeros(5, 3))
+        mpm_paint.measure_fid(torch.zeros(1, 3), torch.zeros(5, 3))
     with pytest.raises(UserError, match="finite features"):
-        mpm_paint.kid(torch.full((4, 3), float("nan")), torch.zeros(5, 3))
+        mpm_paint.measure_kid(torch.full((4, 3), float("nan")), torch.zeros(5, 3))
 
 
 @pytest.fixture
 def small_world(tmp_path, monkeypatch):
     """The toy world with a twelfth of its training pictures: a tower reads them all before a pair is learned from."""
-    of_split = (toyworld.split_scenes, toyworld._named, toyworld.mark, toyworld.parts)
+    of_split = (toyworld.split_scenes, toyworld._named, toyworld.digest_split, toyworld.parts)
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
     monkeypatch.setitem(toyworld.COUNTS, "train", 2_000)
     for known in of_split:
@@ -49,6 +49,6 @@ def test_drawings_find_their_captions_and_each_other(small_world):
     assert right.mean() > 0.3 > 0.1 > wrong.mean()
     again = judge.features(np.stack([toyworld.render(scene, 48, seed=2) for scene in many]))
     noise = judge.features(np.random.default_rng(0).integers(0, 255, (150, 48, 48, 3)).astype(np.uint8))
-    assert mpm_paint.fid(drawn, again) < mpm_paint.fid(drawn, noise)
+    assert mpm_paint.measure_fid(drawn, again) < mpm_paint.measure_fid(drawn, noise)
     with pytest.raises(UserError, match="chooses among 100 captions"):
         judge.r_precision(drawn[:20], captions[:20])

@@ -45,7 +45,7 @@ def random_model(kind):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer((d.text for d in islice(text_mix.documents(text_mix.Mix()), 1000)), VOCABULARY)
+    return train_tokenizer((d.text for d in islice(text_mix.write_documents(text_mix.Mix()), 1000)), VOCABULARY)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def soft_tokens(lm, n=len(PROMPTS), count=4):
 
 
 def test_tokenizer_is_the_same_whatever_model_it_lies_beside(lm, tokenizer):
-    some = [d.text for d in islice(text_mix.documents(text_mix.Mix(seed=3)), 40)]
+    some = [d.text for d in islice(text_mix.write_documents(text_mix.Mix(seed=3)), 40)]
     assert lm.encode(some) == tokenizer(some)["input_ids"]
     assert lm.decode(lm.encode(some)) == some
 
@@ -260,7 +260,8 @@ def test_the_language_model_learns_and_a_stopped_run_goes_on_bit_for_bit(tmp_pat
     from mpm_lite.training import loop
 
     rows = [
-        row + [2] for row in tokenizer([d.text for d in islice(text_mix.documents(text_mix.Mix()), 400)])["input_ids"]
+        row + [2]
+        for row in tokenizer([d.text for d in islice(text_mix.write_documents(text_mix.Mix()), 400)])["input_ids"]
     ]
     data = Buckets(rows, 8)
     whole = tiny_recipe()
@@ -345,7 +346,9 @@ def test_mixed_discourse_carries_over_what_an_english_caption_says(name, seed):
     card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
     rows = pd.read_csv(mpm.asset(f"results/lm/{name}-{seed}.csv")).query("split == 'val'")
     assert (
-        card["strong"] == text_only.strong(rows, card["languages"]) and card["mixed"] == 0.5 and card["withheld"] == 0
+        card["strong"] == text_only.is_strong(rows, card["languages"])
+        and card["mixed"] == 0.5
+        and card["withheld"] == 0
     )
     said = {code: round(t, 4) for code, t in text_only.transfer(rows, card["languages"]).items()}
     assert said == pytest.approx(card["text_transfer_on_val"], abs=1e-3) and len(said) == 9
@@ -380,7 +383,7 @@ def test_what_a_twentieth_of_translation_pairs_adds_is_translation():
     for name in ("toy-multilingual", "toy-noparallel"):
         lm = mpm.load_lm(name)
         for code in ("de", "zh", "sw"):
-            rows = text_only.translation(lm, "en", code, asked, text_mix.withheld(0))
+            rows = text_only.translation(lm, "en", code, asked, text_mix.draw_withheld(0))
             slots[name, code] = next(row[4] for row in rows if row[0] == "translation slots")
     for code in ("de", "zh", "sw"):
         assert slots["toy-multilingual", code] > 0.4 > 0.2 > slots["toy-noparallel", code], slots

@@ -123,7 +123,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path)
     raw[-1] ^= 1
     (newest / "weights.safetensors").write_bytes(raw)
     (folder / "step-99.tmp").mkdir()
-    assert checkpoint.latest(folder).step == int(older.name[5:])
+    assert checkpoint.read_latest(folder).step == int(older.name[5:])
     again, _ = small_recipe()
     loop.fit(again, data, loop.Plan(out=tmp_path, save_every=10, progress=False))
     assert same(recipe.state_dict(), again.state_dict())
@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_half_one_never_read(tmp_path)
 def test_two_runs_in_one_folder_take_turns(tmp_path):
     (recipe, data), (again, _) = small_recipe(), small_recipe()
     second = threading.Thread(target=loop.fit, args=(again, data, loop.Plan(out=tmp_path, progress=False)))
-    with checkpoint.alone(tmp_path / "checkpoints"):
+    with checkpoint.lock_folder(tmp_path / "checkpoints"):
         second.start()
         second.join(0.5)
         assert second.is_alive() and not list(tmp_path.rglob("step-*"))
@@ -215,7 +215,7 @@ def test_a_gpu_that_runs_out_of_memory_is_one_sentence_and_what_was_saved_stays(
     recipe.loss = full
     with pytest.raises(UserError, match=r"ran out at step 25 of 40.* parts=2 .*smaller batch \(now 16\)"):
         loop.fit(recipe, data, loop.Plan(out=tmp_path, save_every=10, progress=False))
-    assert checkpoint.latest(tmp_path / "checkpoints").step == 20
+    assert checkpoint.read_latest(tmp_path / "checkpoints").step == 20
     whole, _ = small_recipe()
     loop.fit(whole, data, loop.Plan(progress=False))
     again, _ = small_recipe()
@@ -252,7 +252,7 @@ def run_on_a_disk_that_fills(out):
         loop.fit(recipe, data, loop.Plan(out=out, save_every=10, progress=False))
     except ValueError as error:
         print(type(error).__name__, error)
-        print(checkpoint.latest(out / "checkpoints").step, list(out.rglob("*.tmp")))
+        print(checkpoint.read_latest(out / "checkpoints").step, list(out.rglob("*.tmp")))
 
 
 def test_a_disk_that_is_full_is_one_sentence_and_what_was_saved_stays(tmp_path):

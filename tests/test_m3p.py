@@ -16,7 +16,7 @@ from mpm_lite.experiments import m3p
 from mpm_lite.experiments.m3p import M3pBench, Matching, Streams
 from mpm_lite.recipes import fidelity
 from mpm_lite.recipes import m3p as method
-from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about, grid_boxes
+from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, draw_hidden, grid_boxes
 from mpm_lite.training import loop
 
 FEW = {"text_steps": 3, "steps": 3, "batch": 6, "bf16": False}
@@ -94,10 +94,10 @@ def test_every_task_has_a_gradient_and_a_sample_hides_words_or_regions(bench, re
 
 def test_masking_asks_about_the_share_and_never_about_padding():
     ids = torch.randint(0, 8, (400, 20), generator=torch.Generator().manual_seed(0))
-    asked = asked_about(ids.shape, 0.15, ids > 3, torch.Generator().manual_seed(1))
+    asked = draw_hidden(ids.shape, 0.15, ids > 3, torch.Generator().manual_seed(1))
     assert not (asked & (ids <= 3)).any() and asked.any(1).all()
     assert 0.13 < asked[ids > 3].float().mean() < 0.2
-    nothing = asked_about((2, 4), 0.5, torch.zeros(2, 4, dtype=torch.bool), torch.Generator().manual_seed(1))
+    nothing = draw_hidden((2, 4), 0.5, torch.zeros(2, 4, dtype=torch.bool), torch.Generator().manual_seed(1))
     assert not nothing.any()
 
 
@@ -194,7 +194,7 @@ def test_the_common_task_ranks_by_matching_logits(bench, recipe):
     assert len(rows) == 2 * 2 * 40 and rows["choice"].between(0, 1).all()
     seen, told = (
         bench.looked("val", 3, "real"),
-        exchanges.told(exchanges.choices(toyworld.split_scenes("val")[:40])[:3], "en"),
+        exchanges.write_candidates(exchanges.draw_candidates(toyworld.split_scenes("val")[:40])[:3], "en"),
     )
     fits = bench.fits(recipe, seen, told, "en")
     with torch.no_grad():
@@ -226,7 +226,7 @@ def test_streams_differ_in_their_digest(bench):
 
 
 def test_its_fidelity_table_is_read_off_the_recipe(bench, recipe):
-    rows = fidelity.table(recipe)
+    rows = fidelity.build_fidelity_table(recipe)
     assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
     assert not any("[M]" in row.paper for row in rows) and any(
         "3 steps" in row.here or "2 steps" in row.here for row in rows

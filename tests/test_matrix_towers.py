@@ -203,5 +203,5 @@ def test_a_stable_diffusion_through_mpm_paint(tmp_path: Path, reads: str) -> Non
         return MpmPaint(unet, encoder.width, options, parts.scheduler), Prompted(latents, range(8), states)
 
     recipe = goes_on(make, tmp_path)
-    assert diffusion.sample(*recipe.parts, *states.batch([0, 1]), [0, 1], steps=1).shape == (2, 4, 8, 8)
+    assert diffusion.sample_latents(*recipe.parts, *states.batch([0, 1]), [0, 1], steps=1).shape == (2, 4, 8, 8)
     assert load_diffusion(folder, "cpu").fingerprint == parts.fingerprint

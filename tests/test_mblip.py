@@ -97,7 +97,7 @@ def test_blip2_learns_its_three_objectives():
 
 def test_every_task_is_there_and_well_formed():
     many = toyworld.split_scenes("train")[:600]
-    mixed = exchanges.mix(many, grammar.LANGUAGES, "uniform")
+    mixed = exchanges.mix_tasks(many, grammar.LANGUAGES, "uniform")
     kinds = Counter(e.kind for e in mixed)
     assert set(kinds) == set(exchanges.TASKS) and min(kinds.values()) > 40
     assert [e.picture for e in mixed] == list(range(600)) and all(e.reply and e.question for e in mixed)
@@ -115,12 +115,12 @@ def test_every_task_is_there_and_well_formed():
 
 def test_rules_share_out_languages_and_leave_the_examples_as_they_are():
     for rule in exchanges.RULES:
-        assert exchanges.shares(grammar.LANGUAGES, rule).sum() == pytest.approx(1)
-    uniform, tempered, proportional = (dict(zip(grammar.LANGUAGES, exchanges.shares(grammar.LANGUAGES, r), strict=True))
+        assert exchanges.share_languages(grammar.LANGUAGES, rule).sum() == pytest.approx(1)
+    uniform, tempered, proportional = (dict(zip(grammar.LANGUAGES, exchanges.share_languages(grammar.LANGUAGES, r), strict=True))
                                        for r in exchanges.RULES)  # fmt: skip
     assert uniform["sw"] > tempered["sw"] > proportional["sw"] and proportional["en"] > tempered["en"] > uniform["en"]
     many = toyworld.split_scenes("train")[:200]
-    one, other = (exchanges.mix(many, ("en", "de"), rule) for rule in ("uniform", "proportional"))
+    one, other = (exchanges.mix_tasks(many, ("en", "de"), rule) for rule in ("uniform", "proportional"))
     assert [e.kind == f.kind for e, f in zip(one, other, strict=True)].count(False) < 60
     english = [(e, f) for e, f in zip(one, other, strict=True) if e.language == f.language == "en" and e.kind == f.kind]
     assert english and all(e == f for e, f in english)
@@ -128,7 +128,7 @@ def test_rules_share_out_languages_and_leave_the_examples_as_they_are():
 
 def test_translations_have_mistakes_and_english_has_none():
     many = toyworld.split_scenes("train")[:300]
-    mixed = exchanges.mix(many, ("en", "de"), "uniform", Noise(swap=0.5), ("caption",))
+    mixed = exchanges.mix_tasks(many, ("en", "de"), "uniform", Noise(swap=0.5), ("caption",))
     right = {code: np.mean([grammar.parse(e.reply, code) == grammar.shown(many[e.picture]) for e in mixed if e.language == code])
              for code in ("en", "de")}  # fmt: skip
     assert right["en"] == 1 and right["de"] < 0.5
@@ -189,13 +189,13 @@ def test_nonsense_is_refused():
         with pytest.raises(UserError):
             Realigning(**wrong)
     with pytest.raises(UserError, match="task"):
-        exchanges.mix(toyworld.split_scenes("train")[:2], ("en",), tasks=("sing",))
+        exchanges.mix_tasks(toyworld.split_scenes("train")[:2], ("en",), tasks=("sing",))
     with pytest.raises(UserError, match="re-aligned"):
         Mblip(load_lm("toy-english"), QFormer(16, 6, 50, width=32, layers=2), 16, MblipOptions(learns="all"))
 
 
 def test_its_fidelity_table_is_read_off_the_recipe(bench):
-    rows = fidelity.table(bench.train(ARM, 0))
+    rows = fidelity.build_fidelity_table(bench.train(ARM, 0))
     assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
     assert not any("[M]" in row.paper for row in rows) and any(
         "3 steps" in row.here or "2 steps" in row.here for row in rows

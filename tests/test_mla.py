@@ -11,7 +11,7 @@ from worlds import own_home
 from mpm_lite import UserError
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges
-from mpm_lite.data.toyworld.scenes import neighbours, one_off, split_of
+from mpm_lite.data.toyworld.scenes import draw_neighbours, one_off, split_of
 from mpm_lite.evaluation import choice
 from mpm_lite.experiments.mla import Acquiring, MlaBench
 from mpm_lite.recipes import fidelity
@@ -136,7 +136,9 @@ def test_wrong_captions_stand_beside_the_right_ones(bench):
     assert all(own[i] not in wrong[2 * i : 2 * i + 2] for i in range(5))
     train = toyworld.split_scenes("train")[:30]
     for scene in train:  # nothing that a split holds out is ever told, not even as wrong
-        assert all(split_of(other) == "train" for other in neighbours(scene, np.random.default_rng(0), choice.WRONG))
+        assert all(
+            split_of(other) == "train" for other in draw_neighbours(scene, np.random.default_rng(0), choice.WRONG)
+        )
     told = [exchanges.caption(o, "en") for s in train for o in one_off(s) if split_of(o) == "train"]
     known = {tuple(ids) for ids in bench.ids(told, "toy-en")}
     assert all(tuple(row.tolist()) in known for few in data.rows for row in few[1:])
@@ -173,7 +175,7 @@ def test_nonsense_is_refused(bench):
 
 
 def test_its_fidelity_table_is_read_off_the_recipe(bench):
-    rows = fidelity.table(bench.train(ARM, 0))
+    rows = fidelity.build_fidelity_table(bench.train(ARM, 0))
     assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
     assert not any("[M]" in row.paper for row in rows) and any(
         "3 steps" in row.here or "2 steps" in row.here for row in rows

@@ -31,21 +31,21 @@ def home(monkeypatch, tmp_path):
 
 def test_captions_are_asked_for_in_the_language_they_come_in():
     many = toyworld.split_scenes("train")[:200]
-    told = exchanges.captions_asked(many, ("de", "ja"), seed=1)
+    told = exchanges.ask_captions(many, ("de", "ja"), seed=1)
     assert {e.language for e in told} == {"de", "ja"} and [e.picture for e in told] == list(range(200))
     for e, scene in zip(told, many, strict=True):
         assert e.question == grammar.describe(e.language) and e.reply in grammar.in_order(scene, e.language)
         assert e.prompt == f"\n{e.question}\n" and not e.told
-    text = exchanges.captions_asked(many, ("de",), seed=1, text_only=True)
+    text = exchanges.ask_captions(many, ("de",), seed=1, text_only=True)
     assert all(e.told != e.reply and e.told in grammar.in_order(s, "de") for e, s in zip(text, many, strict=True))
-    noisy = exchanges.captions_asked(many, ("de",), seed=1, noise=Noise(swap=0.5))
+    noisy = exchanges.ask_captions(many, ("de",), seed=1, noise=Noise(swap=0.5))
     wrong = [grammar.parse(e.reply, "de") != grammar.shown(s) for e, s in zip(noisy, many, strict=True)]
     assert 0.5 < np.mean(wrong) < 1
 
 
 def test_closed_questions_are_the_same_in_every_language_and_their_options_hold_the_answer():
     many = toyworld.split_scenes("val")[:80]
-    asked = {code: exchanges.questions_asked(many, [code], seed=3, each=2) for code in grammar.LANGUAGES}
+    asked = {code: exchanges.ask_questions(many, [code], seed=3, each=2) for code in grammar.LANGUAGES}
     assert len({tuple((e.picture, e.kind) for e in few) for few in asked.values()}) == 1
     for code, few in asked.items():
         places = set()
@@ -148,7 +148,7 @@ def test_a_question_is_understood_where_the_right_answer_comes_in_any_language(b
     """Three made-up models: one answers in the language asked, one in English, one replies to another question."""
     recipe = bench.recipe(language_model("toy-english", 0), ARM.recipe_options)
     many, kinds = toyworld.split_scenes("val")[:20], ("colour", "count", "where")
-    of = {code: exchanges.questions_asked(many, [code], seed=5, each=3, kinds=kinds) for code in ("de", "en")}
+    of = {code: exchanges.ask_questions(many, [code], seed=5, each=3, kinds=kinds) for code in ("de", "en")}
     replies = {
         "in German": [e.reply for e in of["de"]],
         "in English": [e.reply for e in of["en"]],

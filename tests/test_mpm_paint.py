@@ -148,7 +148,7 @@ def test_a_notebook_shows_grids_rows_sliders_and_the_way_between_prompts(bench, 
     from mpm_lite.teaching import widgets
 
     scenes = toyworld.split_scenes("val")[:2]
-    page = shown.grid(bench, recipe, scenes, ("en", "ar"))
+    page = shown.paint_grid(bench, recipe, scenes, ("en", "ar"))
     assert page.data.count("<img alt=") == 4 and grammar.in_order(scenes[0], "ar")[0] in page.data
     assert page.words.startswith("Attributes right: en ") and ", ar " in page.words
     prompts = [grammar.in_order(scenes[0], code)[0] for code in ("en", "de")]
@@ -159,8 +159,8 @@ def test_a_notebook_shows_grids_rows_sliders_and_the_way_between_prompts(bench, 
     assert not np.array_equal(way[0], way[1])
     with pytest.raises(UserError, match="between 0"):
         shown.between(bench, recipe, *prompts, (1.5,))
-    assert shown.row(way, ["a", "b", "c"], "A way").data.count("<img alt=") == 3
-    box = shown.slider(lambda g: widgets.Page(f"<p>{g}</p>", "x"), 2.0)
+    assert shown.show_row(way, ["a", "b", "c"], "A way").data.count("<img alt=") == 3
+    box = shown.build_slider(lambda g: widgets.Page(f"<p>{g}</p>", "x"), 2.0)
     box.children[0].value = 5.0
     assert box.children[1].value == "<p>5.0</p>"
 
@@ -168,7 +168,7 @@ def test_a_notebook_shows_grids_rows_sliders_and_the_way_between_prompts(bench, 
 def test_what_a_painter_departs_from_is_read_off_its_recipe(recipe):
     from mpm_lite.recipes import fidelity
 
-    rows = {row.part: row for row in fidelity.table(recipe)}
+    rows = {row.part: row for row in fidelity.build_fidelity_table(recipe)}
     assert "toy-multilingual:1" in rows["text model"].here and "from scratch" in rows["UNet"].here
     assert rows["loss"].here == recipe.stages()[0].objective and "uniform" in rows["loss"].paper
     assert all(row.paper and row.here and row.why for row in rows.values())

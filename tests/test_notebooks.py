@@ -167,7 +167,7 @@ def test_ledger_tables_come_from_the_ledger(book):
 
 def test_verdicts_shown_are_those_of_the_ledger(book):
     """A table of claims that was shown before the ledger went on is told apart from one of today."""
-    known = ledger.table().set_index("claim")["verdict"]
+    known = ledger.ledger_table().set_index("claim")["verdict"]
     for cell in code(book):
         for name, rest in re.findall(r"<th[^>]*>(C\d+)</th>(.*?)</tr>", html_of(cell), re.S):
             cells = re.findall(r"<td[^>]*>(.*?)</td>", rest, re.S)
@@ -179,11 +179,11 @@ def test_verdicts_shown_are_those_of_the_ledger(book):
 
 
 def test_answers(capsys):
-    check.answer("a", None, 1.0, hint="look")
-    check.answer("b", 0.5, 0.5)
-    check.answer("c", 0.6, 0.5, hint="look")
-    check.answer("d", "fr", "fr")
-    check.answer("e", np.arange(3), [0, 1, 2])
+    check.check_answer("a", None, 1.0, hint="look")
+    check.check_answer("b", 0.5, 0.5)
+    check.check_answer("c", 0.6, 0.5, hint="look")
+    check.check_answer("d", "fr", "fr")
+    check.check_answer("e", np.arange(3), [0, 1, 2])
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["[not tried yet] a. Hint: look", "[PASS] b", "[not yet] c. Hint: look", "[PASS] d", "[PASS] e"]
 
@@ -204,16 +204,16 @@ def test_answers(capsys):
     ],
 )
 def test_same(yours, ours, equal):
-    assert check.same(yours, ours) is equal
+    assert check.are_same(yours, ours) is equal
 
 
 def test_functions(capsys):
     cases = [(1, 2), (3, 4)]
-    check.function("sum", lambda a, b: a + b, lambda a, b: a + b, cases)
-    check.function("sum", lambda a, b: a - b, lambda a, b: a + b, cases, hint="plus")
-    check.function("sum", lambda a, b: None, lambda a, b: a + b, cases)
-    check.function("sum", lambda a, b: a / 0, lambda a, b: a + b, cases)
-    check.guess("share", 0.5, 0.55)
+    check.check_function("sum", lambda a, b: a + b, lambda a, b: a + b, cases)
+    check.check_function("sum", lambda a, b: a - b, lambda a, b: a + b, cases, hint="plus")
+    check.check_function("sum", lambda a, b: None, lambda a, b: a + b, cases)
+    check.check_function("sum", lambda a, b: a / 0, lambda a, b: a + b, cases)
+    check.check_guess("share", 0.5, 0.55)
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "[PASS] sum" and "case 1" in out[1] and "plus" in out[1] and "not tried yet" in out[2]
     assert "ZeroDivisionError" in out[3] and "0.50" in out[4] and "close" in out[4]
@@ -228,14 +228,14 @@ def test_figure_needs_a_description():
     drawn, axis = plt.subplots()
     axis.plot([1, 2])
     with pytest.raises(UserError, match="describes"):
-        widgets.figure(drawn)
-    page = widgets.figure(drawn, 'a "line" & more')
+        widgets.show_figure(drawn)
+    page = widgets.show_figure(drawn, 'a "line" & more')
     assert 'alt="a &quot;line&quot; &amp; more"' in page.data and repr(page) == 'a "line" & more'
     assert not plt.fignum_exists(drawn.number)
 
 
 def test_tables_say_their_languages_and_escape():
-    page = widgets.table([["<b>", widgets.Text("سلام <", "fa"), 3]], ["a", "b", "c"], "Cap & tion")
+    page = widgets.show_table([["<b>", widgets.Text("سلام <", "fa"), 3]], ["a", "b", "c"], "Cap & tion")
     assert '<span lang="fa" dir="auto">سلام &lt;</span>' in page.data and "&lt;b&gt;" in page.data
     assert 'scope="row"' in page.data and "Cap &amp; tion" in page.data and repr(page) == "Cap & tion (1 rows)"
 
@@ -252,8 +252,8 @@ def test_gallery_is_pure_described_and_marks_without_colour_alone():
     from PIL import Image
 
     found = [widgets.Hits("zh", "狗", [0, 2]), widgets.Hits("", "any <", [1, 0])]
-    page = widgets.gallery(tiny(True), found, asked={"Dog"}, side=40)
-    assert page.data == widgets.gallery(tiny(True), found, asked={"Dog"}, side=40).data
+    page = widgets.show_gallery(tiny(True), found, asked={"Dog"}, side=40)
+    assert page.data == widgets.show_gallery(tiny(True), found, asked={"Dog"}, side=40).data
     tags = IMAGE.findall(page.data)
     assert len(tags) == 4 and all('alt="' in tag and 'width="40"' in tag for tag in tags)
     assert page.data.count("✓ dog") == 2 and "the one asked for" in tags[0] and "✓ hat" not in page.data
@@ -276,7 +276,7 @@ def test_search_box_redraws():
         asked.append(query)
         return widgets.Page(f"<p>{query}</p>", query)
 
-    box = widgets.search_box(draw, "one")
+    box = widgets.build_search_box(draw, "one")
     box.children[0].value = "two"
     box.children[0].value = "  "
     assert asked == ["one", "two"] and box.children[1].value == "<p>two</p>"

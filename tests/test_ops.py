@@ -82,27 +82,27 @@ def test_expected_hits_against_every_order_of_a_tie():
 def test_a_constant_image_tower_scores_chance_not_everything():
     texts = F.normalize(torch.randn(50, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
     images = torch.ones(50, 8) / math.sqrt(8)
-    hits = retrieval.retrieval_hits(images, texts, np.arange(50), np.arange(50))
+    hits = retrieval.score_retrieval(images, texts, np.arange(50), np.arange(50))
     for k in retrieval.KS:
         assert abs(hits[f"t2i_r@{k}"].mean() - k / 50) < 1e-9
         assert np.allclose(hits[f"t2i_r@{k}"], hits[f"chance t2i_r@{k}"])
 
 
 def test_equal_captions_are_equal_answers_across_languages():
-    groups = retrieval.equal_groups(["A cat.", "a  CAT.", "A dog.", "A pig."], ["x", "y", "y", ""])
+    groups = retrieval.group_captions(["A cat.", "a  CAT.", "A dog.", "A pig."], ["x", "y", "y", ""])
     assert groups[0] == groups[1] == groups[2] != groups[3]
-    assert len(set(retrieval.equal_groups(["", "", "a"]))) == 3
+    assert len(set(retrieval.group_captions(["", "", "a"]))) == 3
 
 
 def test_bootstrap_draws_concepts_whole_and_covers():
-    weights, seeds = stats.bootstrap_weights(["a", "a", "b", "c"], seeds=3, draws=500)
+    weights, seeds = stats.draw_weights(["a", "a", "b", "c"], seeds=3, draws=500)
     assert weights.shape == (500, 4) and seeds.shape == (500, 3)
     assert (seeds.sum(axis=1) == 3).all()
     assert ((weights[:, :2].sum(axis=1) % 2) == 0).all(), "a drawn concept brings as many items as it has"
     rng, covered = np.random.default_rng(0), 0
     for trial in range(60):
         hits = (rng.random((3, 80)) < 0.4).astype(float)
-        drawn = stats.resampled_mean(hits, *stats.bootstrap_weights([str(i) for i in range(80)], 3, 300, trial))
+        drawn = stats.average_draws(hits, *stats.draw_weights([str(i) for i in range(80)], 3, 300, trial))
         found = stats.summarise(hits.mean(), drawn)
         covered += found.low <= 0.4 <= found.high
     assert covered >= 50

@@ -345,11 +345,11 @@ def test_rows_are_kept_by_hardware_and_shape(tmp_path):
     path = tmp_path / "rows.csv"
     rows = list(bench.run_case(bench.Case("retrieval_ranks", 20, 30, 8), torch.device("cpu"), rounds=3, peers=False))
     assert {r["provider"] for r in rows} == {"mpm_lite chunked", "naive"} and all(r["loss_error"] == 0 for r in rows)
-    bench.write(path, rows)
+    bench.write_rows(path, rows)
     other = [r | {"hardware": "another"} for r in rows]
-    bench.write(path, other)
-    bench.write(path, [r | {"ms": 1e6} for r in rows])
-    found = bench.read(path)
+    bench.write_rows(path, other)
+    bench.write_rows(path, [r | {"ms": 1e6} for r in rows])
+    found = bench.read_rows(path)
     assert len(found) == 2 * len(rows) and {float(r["ms"]) for r in found if r["hardware"] != "another"} == {1e6}
     assert not list(tmp_path.glob("*.tmp"))
 

@@ -62,8 +62,8 @@ def test_bfloat16_by_capability_never_by_emulation(monkeypatch):
 def test_what_computes_and_where_a_module_is(monkeypatch):
     import torch
 
-    assert runtime.where(torch.nn.Linear(2, 2, device="meta")) == torch.device("meta")
-    assert runtime.where(torch.nn.ReLU()) == torch.device("cpu") and runtime.hardware()
+    assert runtime.device_of(torch.nn.Linear(2, 2, device="meta")) == torch.device("meta")
+    assert runtime.device_of(torch.nn.ReLU()) == torch.device("cpu") and runtime.hardware()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *a: "Tesla T4")
     assert runtime.hardware() == "Tesla T4"
@@ -173,7 +173,7 @@ def test_pages_are_what_the_results_say():
     from mpm_lite.report import readme
 
     for page in readme.PAGES:
-        assert (ROOT / page).read_text(encoding="utf-8") == readme.render(page), (
+        assert (ROOT / page).read_text(encoding="utf-8") == readme.render_page(page), (
             "run `python -m mpm_lite.report.readme`"
         )
     for figure in (readme.FIGURE, readme.BENCH_FIGURE, *readme.claim_figures()):
@@ -186,7 +186,7 @@ def test_pages_are_what_the_results_say():
 def test_the_toy_worlds_page_is_what_its_grammars_and_measures_say():
     from mpm_lite.report import toyworld
 
-    assert mpm.asset(toyworld.PAGE).read_text(encoding="utf-8") == toyworld.page(), (
+    assert mpm.asset(toyworld.PAGE).read_text(encoding="utf-8") == toyworld.build_page(), (
         "run `python -m mpm_lite.report.toyworld`"
     )
     assert all(f"({code}): " in toyworld.glossed() for code in toyworld.grammar.LANGUAGES)
@@ -240,9 +240,9 @@ def test_instruments_of_the_ledger():
     """The bars that must be met whatever the claims turn out to be."""
     from mpm_lite.report import readme
 
-    english = readme.read("retention").query("test == 'stamps' and text == 'use-m' and language == 'en'").iloc[0]
+    english = readme.read_table("retention").query("test == 'stamps' and text == 'use-m' and language == 'en'").iloc[0]
     assert english["score"] >= 0.40 and english["n"] >= 200
-    of = readme.read("controls")
+    of = readme.read_table("controls")
     for row in of[of["condition"] != "real"].itertuples():
         assert row.low <= 0.02 and abs(row.over_chance) < 0.03, (row.text, row.condition, row.group)
     for row in of[of["condition"] == "blind"].itertuples():

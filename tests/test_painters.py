@@ -141,7 +141,7 @@ def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, m
     assert (
         len(which) == 12 and len(captions.languages) == 14 and captions.concepts != bench.asked("held out")[0].concepts
     )
-    monkeypatch.setattr(emoji.EmojiBench, "likeness", Judge({12: emoji.small(captions)[which]}))
+    monkeypatch.setattr(emoji.EmojiBench, "likeness", Judge({12: emoji.shrink_pictures(captions)[which]}))
     recipe = bench.train(arm, 0)
     assert recipe.encoder.name == "e5-small" and recipe.options.learns == "cross-attention"
     first, now = bench.english.painter["unet"].state_dict(), recipe.painter["unet"].state_dict()
@@ -163,7 +163,7 @@ def test_the_judge_of_emoji_learned_from_pictures_as_small_as_the_painted_ones(m
     few_emoji(monkeypatch, emoji, 300)
     judge = emoji.EmojiLikeness(lambda pictures: 255 - (255 - pictures) // 2, progress=False)  # decoding pales
     captions = emoji.load_captions("emoji", "train")
-    drawn, names = emoji.small(captions)[:150], captions.captions["en"][:150]
+    drawn, names = emoji.shrink_pictures(captions)[:150], captions.captions["en"][:150]
     right = judge.r_precision(judge.features(drawn), names).mean()
     pale = judge.r_precision(judge.features(judge.decoded(drawn)), names).mean()
     turned = judge.r_precision(judge.features(np.roll(drawn, 1, axis=0)), names).mean()

@@ -12,7 +12,7 @@ from worlds import own_home
 from mpm_lite import UserError
 from mpm_lite.claims import comparisons
 from mpm_lite.cli import main
-from mpm_lite.data import available, load_captions, names
+from mpm_lite.data import is_available, load_captions, names
 from mpm_lite.experiments import picture_names, system
 from mpm_lite.towers.features import pooled
 
@@ -30,9 +30,9 @@ def home(tmp_path_factory):
         # The encoder reads every name before the language model learns one: those of a split's first hundred pictures will do.
         first = lambda *asked: load_captions(*asked).take(np.arange(100))  # noqa: E731
         patch.setattr(names, "load_captions", first)
-        names.named.cache_clear()
+        names.read_names.cache_clear()
         yield own
-        names.named.cache_clear()
+        names.read_names.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,16 @@ def test_what_reads_names_is_trained_once_and_kept(bench, recipe, home):
     assert len(kept) == 1 and recipe.lm.name == "names:1"
     assert recipe.lm.decode(recipe.lm.encode(["peti mati\n棺桶"], special=False)) == ["peti mati\n棺桶"]
     stamp = kept[0].stat().st_mtime_ns
-    again = picture_names.reader(ARM, 1, progress=False)
+    again = picture_names.train_reader(ARM, 1, progress=False)
     assert kept[0].stat().st_mtime_ns == stamp
     same = zip(again.visual.parameters(), recipe.visual["read"].parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
-    picture_names.reader(ARM, 2, progress=False)
+    picture_names.train_reader(ARM, 2, progress=False)
     assert len(list((home / "names").glob("*.safetensors"))) == 2
 
 
 def test_only_what_turns_a_picture_into_a_vector_learns_to_see(bench, recipe):
-    before = picture_names.reader(ARM, 1, progress=False)
+    before = picture_names.train_reader(ARM, 1, progress=False)
     stages = recipe.stages()
     assert [s.learns for s in stages] == [("visual.see",)] and "language model" in stages[0].frozen
     assert all(torch.equal(a, b) for a, b in zip(before.decoder.parameters(), recipe.decoder.parameters(), strict=True))
@@ -79,7 +79,7 @@ def test_scores_of_every_look_and_of_the_nearest_picture(bench, recipe):
     blind = items[(items["look"] == "blind") & (items["language"] == "de")]
     assert blind["said"].nunique() == 1, "one picture for all: one reply"
     near = items[items["look"] == picture_names.NEAREST]
-    train = [load_captions(one, "train", "all").captions["de"] for one in picture_names.TESTED if available(one)]
+    train = [load_captions(one, "train", "all").captions["de"] for one in picture_names.TESTED if is_available(one)]
     assert set(near[near["language"] == "de"]["said"]) <= {name for of in train for name in of}
     assert near[near["language"] == "en"]["choice"].mean() > 0.1, "the nearest picture's name is better than a coin"
     shown = picture_names.name_table(items, draws=50)
@@ -91,14 +91,18 @@ def test_scores_of_every_look_and_of_the_nearest_picture(bench, recipe):
 
 def test_candidates_hold_the_right_name_once_and_repeat():
     gold = ["red star", "Red star.", "moon", "sun", "rain", "snow", "wind", "tree", "leaf", "root", "bark", "bird"]
-    few = picture_names.candidates(gold, 3)
-    assert few == picture_names.candidates(gold, 3) != picture_names.candidates(gold, 4)
+    few = picture_names.draw_candidates(gold, 3)
+    assert few == picture_names.draw_candidates(gold, 3) != picture_names.draw_candidates(gold, 4)
     for i, each in enumerate(few):
         assert (
             len(each) == 10 == len(set(each))
-            and [picture_names.same(gold[k]) for k in each].count(picture_names.same(gold[i])) == 1
+            and [picture_names.normalise_name(gold[k]) for k in each].count(picture_names.normalise_name(gold[i])) == 1
         )
-    assert picture_names.same("Le  chat !") == picture_names.same("le chat") != picture_names.same("le chien")
+    assert (
+        picture_names.normalise_name("Le  chat !")
+        == picture_names.normalise_name("le chat")
+        != picture_names.normalise_name("le chien")
+    )
     assert (
         picture_names.chrf("moon", "moon")
         == 1.0

@@ -52,7 +52,7 @@ def measured(recipe, batch_of, n, k, tmp_path):
 
     def step():
         optimizer.zero_grad(set_to_none=True)
-        batches = gradcache.shares(Data(), torch.arange(n), k, torch.device("cpu"))
+        batches = gradcache.share_batch(Data(), torch.arange(n), k, torch.device("cpu"))
         gradcache.backward(accelerator, model, recipe, batches)
         optimizer.step()
 
@@ -168,7 +168,7 @@ def test_more_examples_take_more(chat):
         told = [cost.of_recipe(recipe, batch_of, n).total for n in (8, 16, 64, 512)]
         assert told == sorted(set(told))
     for preset in presets.PRESETS.values():
-        told = [presets.of_chat(preset, n, 1).total for n in (8, 16, 64, 512)]
+        told = [presets.estimate_chat(preset, n, 1).total for n in (8, 16, 64, 512)]
         assert told == sorted(set(told))
 
 
@@ -186,18 +186,18 @@ def test_measuring_leaves_a_recipe_as_it_was(chat):
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_presets_fit_their_cards(name):
-    preset = presets.named(name)
+    preset = presets.find_preset(name)
     assert presets.fits(name) and preset.batch % preset.parts == 0
     room = 0.85 * preset.gib * 2**30
-    found = presets.parts_for(round(room), preset.batch, lambda k: presets.of_chat(preset, parts=k))
+    found = presets.parts_for(round(room), preset.batch, lambda k: presets.estimate_chat(preset, parts=k))
     assert preset.parts == found, "the smallest number of parts that fits"
 
 
 def test_what_does_not_fit_is_said():
     with pytest.raises(UserError, match="smaller model"):
-        presets.parts_for(2**30, 8, lambda k: presets.of_chat(presets.PRESETS["h200"], 8, k))
+        presets.parts_for(2**30, 8, lambda k: presets.estimate_chat(presets.PRESETS["h200"], 8, k))
     with pytest.raises(UserError, match="'h200'"):
-        presets.named("h20")
+        presets.find_preset("h20")
 
 
 def test_the_committed_counts_are_what_is_counted():
@@ -217,13 +217,13 @@ def test_a_preset_is_chosen_by_memory(gib, name, monkeypatch):
     monkeypatch.delenv("MPM_LITE_PRESET", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda on: Card)
     assert runtime.preset(torch.device("cuda")).name == name
-    assert presets.named(name).gib <= gib + 1
+    assert presets.find_preset(name).gib <= gib + 1
     monkeypatch.setenv("MPM_LITE_PRESET", "big")
-    assert runtime.preset() == runtime.PRESETS["a100"] and presets.named("big").name == "a100"
+    assert runtime.preset() == runtime.PRESETS["a100"] and presets.find_preset("big").name == "a100"
 
 
 def test_the_table_says_what_is_estimated_and_what_measured(monkeypatch, tmp_path):
-    told = presets.table()
+    told = presets.build_preset_table()
     assert list(told["preset"]) == ["cpu", "t4", "l4", "a100", "h200"]
     assert all("estimated" in c for c in told.columns if c.startswith(("GiB, ", "minutes")))
     assert (told["GiB, estimated"] <= 0.85 * told["GiB of card"]).all()
@@ -232,10 +232,10 @@ def test_the_table_says_what_is_estimated_and_what_measured(monkeypatch, tmp_pat
     monkeypatch.setattr(
         runtime, "asset", lambda name="": tmp_path / "seen.csv" if name == presets.MEASURED else real(name)
     )
-    assert presets.table().set_index("preset")["measured"]["t4"] == "9.5 GiB, 61 min"
+    assert presets.build_preset_table().set_index("preset")["measured"]["t4"] == "9.5 GiB, 61 min"
     monkeypatch.setattr(presets, "MEASURED", "bench/nothing.csv")
     monkeypatch.setattr(runtime, "asset", real)
-    assert set(presets.table()["measured"]) == {"not measured"}
+    assert set(presets.build_preset_table()["measured"]) == {"not measured"}
 
 
 def test_the_command_is_readable_and_the_doctor_names_the_preset(capsys):
@@ -244,4 +244,4 @@ def test_the_command_is_readable_and_the_doctor_names_the_preset(capsys):
     assert max(map(len, told.splitlines())) <= 100 and "Qwen/Qwen2.5-7B" in told and "est. GiB" in told
     assert main.main(["doctor"]) == 0
     assert "takes an estimated" in capsys.readouterr().out
-    assert isinstance(presets.table(), pd.DataFrame)
+    assert isinstance(presets.build_preset_table(), pd.DataFrame)

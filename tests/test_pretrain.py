@@ -42,7 +42,7 @@ def test_a_card_says_what_was_done(built):
     assert said["name"] == "toy-unseen" and said["seed"] == 1 and said["parallel"] == 0.05
     assert set(said["languages"]) == set(grammar.LANGUAGES) - {"hi", "sw"} == set(said["monolingual_tokens"])
     assert said["documents"] == 300 == sum(said["documents_by_kind"].values())
-    assert said["withheld_from_pairs"] == sorted(text_mix.withheld(1)) and said["passes"] is False
+    assert said["withheld_from_pairs"] == sorted(text_mix.draw_withheld(1)) and said["passes"] is False
     assert said["command"].startswith("mpm-lite pretrain toy-unseen:1") and len(said["sha256"]) == 64
     assert language_models.intact(root / "out/lm/toy-unseen-1", card)
 
@@ -102,7 +102,7 @@ def test_what_counts_are_the_segments_that_can_be_foreseen():
     tokenizer = language_models.shared_tokenizer()
     line_break = tokenizer.convert_tokens_to_ids("\n")
     kinds = set()
-    for d in islice(text_mix.documents(text_mix.Mix(parallel=0.3)), 60):
+    for d in islice(text_mix.write_documents(text_mix.Mix(parallel=0.3)), 60):
         row = tokenizer(d.text)["input_ids"] + [tokenizer.eos_token_id]
         assert all(language_models.counted(row, d, line_break, True))
         counts = language_models.counted(row, d, line_break, False)
@@ -154,7 +154,7 @@ def test_to_begin_with_there_are_lookups_alone(monkeypatch):
     (first, in_full), (second, _) = made
     assert in_full == 0 and second == language_models.mix(language_models.VARIANTS["toy-multilingual"], 3)
     assert first.languages == second.languages and first.seed == 3  # the same words are withheld
-    many = list(islice(text_mix.documents(first), 100))
+    many = list(islice(text_mix.write_documents(first), 100))
     asked = [d for d in many if len(d.segments) == 3 and not d.foreseen[1]]
     assert {d.kind for d in many} == {text_mix.DISCOURSE} and len(asked) > 80
 
@@ -268,10 +268,12 @@ def test_a_perfect_translator_scores_one_and_a_mute_one_nothing():
         other[first] = gold
     rows = {
         r[0]: r[4]
-        for r in text_only.translation(Reader(lambda c, _: other[c]), "en", "de", asked, text_mix.withheld(0))
+        for r in text_only.translation(Reader(lambda c, _: other[c]), "en", "de", asked, text_mix.draw_withheld(0))
     }
     assert rows == {"translation": 1, "translation slots": 1, "paired words": 1, "withheld words": 1}
-    rows = {r[0]: r[4] for r in text_only.translation(Reader(lambda c, _: ""), "en", "de", asked, text_mix.withheld(0))}
+    rows = {
+        r[0]: r[4] for r in text_only.translation(Reader(lambda c, _: ""), "en", "de", asked, text_mix.draw_withheld(0))
+    }
     assert set(rows.values()) == {0}
 
 
@@ -308,14 +310,14 @@ def test_a_model_is_strong_where_both_gates_are_passed_in_every_language():
             found += [(text_only.FROM_NOTHING, "en", code, -1, 0.3, 9)]
         return pd.DataFrame(found, columns=list(text_only.COLUMNS))
 
-    assert text_only.strong(rows(0.95), ("en", "de")) and not text_only.strong(rows(0.85), ("en", "de"))
-    assert not text_only.strong(rows(0.95, paraphrase=0.8), ("en", "de"))
-    assert not text_only.strong(rows(0.95), ("en",))  # one language has nothing to transfer to
+    assert text_only.is_strong(rows(0.95), ("en", "de")) and not text_only.is_strong(rows(0.85), ("en", "de"))
+    assert not text_only.is_strong(rows(0.95, paraphrase=0.8), ("en", "de"))
+    assert not text_only.is_strong(rows(0.95), ("en",))  # one language has nothing to transfer to
 
 
 def test_words_are_counted_apart_by_whether_pairs_held_them():
     """A reader that knows every word but the withheld ones."""
-    asked, apart, other = told(n=80), text_mix.withheld(0), {}
+    asked, apart, other = told(n=80), text_mix.draw_withheld(0), {}
     rng = np.random.default_rng(text_only._SEED)
     for scene in asked:
         _, first, gold = text_mix.translations(scene, "en", "de", rng)
@@ -342,7 +344,7 @@ def test_the_gate_looks_at_the_lowest_of_the_languages_read():
     rows += [("answers", c, c, -1, v, 9) for c, v in (("en", 0.93), ("de", 0.91), ("hi", 0.1))]
     table = pd.DataFrame(rows, columns=list(text_only.COLUMNS))
     assert text_only.gate(table, ("en", "de")) == {"paraphrase": 0.95, "answers": 0.91}
-    assert text_only.passes(table, ("en", "de")) and not text_only.passes(table, ("en", "hi"))
+    assert text_only.passes_gate(table, ("en", "de")) and not text_only.passes_gate(table, ("en", "hi"))
 
 
 # towers

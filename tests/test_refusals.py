@@ -361,7 +361,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
     blocked.write_text("no folder")
     from mpm_lite.report import tour
 
-    monkeypatch.setattr(tour, "run", never)
+    monkeypatch.setattr(tour, "run_tour", never)
     monkeypatch.setattr(alignment, "load_captions", never)
     for command in (
         ["tour"],
@@ -377,16 +377,16 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
 
 def test_a_cache_that_cannot_be_written_is_one_sentence_and_what_is_there_is_read(world, tmp_path, monkeypatch):  # noqa: F811
     key = store.Key("numbers", {"kind": "k"})
-    kept = store.features(key, lambda: np.ones((2, 2), np.float32))
+    kept = store.keep_features(key, lambda: np.ones((2, 2), np.float32))
 
     def refused(*_, **__):
         raise PermissionError(30, "Read-only file system")
 
     monkeypatch.setattr(store.Path, "mkdir", refused)
     monkeypatch.setattr(store, "FileLock", lambda path: type("Lock", (), {"acquire": refused, "release": never})())
-    assert np.array_equal(store.features(key, never), kept)
+    assert np.array_equal(store.keep_features(key, never), kept)
     with pytest.raises(UserError, match="Could not write .*Read-only file system.*MPM_LITE_HOME"):
-        store.features(store.Key("numbers", {"kind": "other"}), never)
+        store.keep_features(store.Key("numbers", {"kind": "other"}), never)
     with pytest.raises(UserError, match="Could not write"):
         store.write_atomic(tmp_path / "new" / "file", b"x")
 

@@ -25,7 +25,7 @@ def test_every_caption_in_full_is_exact_and_in_its_language(language):
         every = grammar.in_order(scene, language)
         assert len(every) >= 3 and len(set(every)) == len(every)
         for said in every:
-            scores = reply_scores.caption_scores(said, scene, language)
+            scores = reply_scores.score_caption(said, scene, language)
             assert scores["exact"] == scores["slots"] == scores["content"] == scores["agreement"] == 1.0
             known += scores["reply_language"] / len(every)
     assert known / len(scenes()) > 0.98
@@ -44,7 +44,7 @@ def test_exact_is_blind_to_the_order_of_naming_and_to_nothing_else():
         "A large red star to the left of a small blue circle.",
         "A small blue circle to the right of a large red star.",
     )
-    assert all(reply_scores.exact(said, PAIR, "en") for said in right)
+    assert all(reply_scores.is_exact(said, PAIR, "en") for said in right)
     for wrong in (
         "A large red star to the right of a small blue circle.",
         "A large blue star to the left of a small red circle.",
@@ -53,22 +53,22 @@ def test_exact_is_blind_to_the_order_of_naming_and_to_nothing_else():
         "",
         "Ein großer roter Stern links von einem kleinen blauen Kreis.",
     ):
-        assert not reply_scores.exact(wrong, PAIR, "en"), wrong
-    assert reply_scores.exact("Ein großer roter Stern links von einem kleinen blauen Kreis.", PAIR, "de")
+        assert not reply_scores.is_exact(wrong, PAIR, "en"), wrong
+    assert reply_scores.is_exact("Ein großer roter Stern links von einem kleinen blauen Kreis.", PAIR, "de")
 
 
 def test_content_counts_in_any_language_and_slots_in_the_one_asked():
-    said = reply_scores.caption_scores("A large red star to the left of a small blue circle.", PAIR, "de")
+    said = reply_scores.score_caption("A large red star to the left of a small blue circle.", PAIR, "de")
     assert said["content"] == 1.0 and said["slots"] == 0.0 and said["exact"] == 0.0 and said["reply_language"] == 0.0
-    half = reply_scores.caption_scores("Ein großer roter Stern.", PAIR, "de")
+    half = reply_scores.score_caption("Ein großer roter Stern.", PAIR, "de")
     assert half["slots"] == 0.5 and half["reply_language"] == 1.0
-    empty = reply_scores.caption_scores("", PAIR, "de")
+    empty = reply_scores.score_caption("", PAIR, "de")
     assert empty["content"] == 0 and empty["reply_language"] == 0 and math.isnan(empty["agreement"])
 
 
 def test_naming_a_thing_twice_earns_nothing_and_wrong_agreement_is_scored_apart():
-    assert reply_scores.caption_scores("Red red red star star.", PAIR, "en")["slots"] == pytest.approx(2 / 6)
-    bent = reply_scores.caption_scores("Ein große roter Stern links von einem kleinen blauen Kreis.", PAIR, "de")
+    assert reply_scores.score_caption("Red red red star star.", PAIR, "en")["slots"] == pytest.approx(2 / 6)
+    bent = reply_scores.score_caption("Ein große roter Stern links von einem kleinen blauen Kreis.", PAIR, "de")
     assert bent["slots"] == 1.0 and bent["exact"] == 0.0 and bent["agreement"] < 1.0
 
 
@@ -76,8 +76,8 @@ def test_naming_a_thing_twice_earns_nothing_and_wrong_agreement_is_scored_apart(
 def test_n_gram_scores_prefer_the_right_picture(language):
     many = scenes(40)
     gold = [grammar.in_order(s, language) for s in many]
-    own = reply_scores.corpus_scores([g[0] for g in gold], gold, language)
-    other = reply_scores.corpus_scores([g[0] for g in gold[1:] + gold[:1]], gold, language)
+    own = reply_scores.score_corpus([g[0] for g in gold], gold, language)
+    other = reply_scores.score_corpus([g[0] for g in gold[1:] + gold[:1]], gold, language)
     assert own["bleu"] == pytest.approx(100) and own["chrf"] == pytest.approx(100)
     assert all(own[k] > 2 * other[k] for k in own)
     by_item = reply_scores.cider_d([g[0] for g in gold], gold, language)

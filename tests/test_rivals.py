@@ -59,7 +59,7 @@ def test_captions_are_in_the_languages_that_an_arm_names(bench):
 
 def test_a_translator_makes_english_of_it_with_mistakes(bench):
     many = toyworld.split_scenes("val")[:40]
-    asked = exchanges.choices(many)
+    asked = exchanges.draw_candidates(many)
     right, wrong = (bench.train(arm("translate-test", noise=n), 0) for n in (0.0, 0.5))
     clean, spoilt = bench.told(right, asked, "zh"), bench.told(wrong, asked, "zh")
 
@@ -67,7 +67,7 @@ def test_a_translator_makes_english_of_it_with_mistakes(bench):
         return sum(grammar.parse(few[0], "en") == grammar.shown(s) for few, s in zip(said, many, strict=True)) / 40
 
     assert share(clean) == 1 and share(spoilt) < 0.5
-    assert bench.told(wrong, asked, "en") == exchanges.told(asked, "en")
+    assert bench.told(wrong, asked, "en") == exchanges.write_candidates(asked, "en")
     assert spoilt == bench.told(wrong, asked, "zh") != bench.told(wrong, asked, "de")
 
 

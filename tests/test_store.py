@@ -42,7 +42,7 @@ def test_computed_once_and_read_back():
         calls.append(1)
         return np.arange(6, dtype=np.float32).reshape(2, 3)
 
-    first, second = store.features(KEY, compute), store.features(KEY, compute)
+    first, second = store.keep_features(KEY, compute), store.keep_features(KEY, compute)
     assert len(calls) == 1 and np.array_equal(first, second)
     assert store.digest(["ab", "c"]) != store.digest(["a", "bc"])
 
@@ -50,14 +50,14 @@ def test_computed_once_and_read_back():
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "garbage"])
 def test_a_damaged_entry_is_made_again(damage, capsys):
     good = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
-    store.features(KEY, lambda: good)
+    store.keep_features(KEY, lambda: good)
     path = next(store.folder().glob("*.safetensors"))
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes({"flip": bytes(raw), "truncate": bytes(raw[:50]), "empty": b"", "garbage": b"x" * 100}[damage])
-    assert np.array_equal(store.features(KEY, lambda: good), good)
+    assert np.array_equal(store.keep_features(KEY, lambda: good), good)
     assert "damaged" in capsys.readouterr().err
-    assert np.array_equal(store.features(KEY, lambda: pytest.fail("it was made again already")), good)
+    assert np.array_equal(store.keep_features(KEY, lambda: pytest.fail("it was made again already")), good)
 
 
 def test_a_killed_run_leaves_no_entry_and_no_litter(own_home):
@@ -68,7 +68,7 @@ def test_a_killed_run_leaves_no_entry_and_no_litter(own_home):
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -signal.SIGKILL
     assert not list(store.folder().glob("*.safetensors"))
-    store.features(KEY, lambda: np.ones((2, 2), np.float32))
+    store.keep_features(KEY, lambda: np.ones((2, 2), np.float32))
     assert [p.name for p in store.folder().iterdir()] == [next(store.folder().glob("*.safetensors")).name]
 
 
@@ -91,14 +91,14 @@ def test_other_weights_or_other_content_are_other_entries():
 
 def test_not_finite_is_not_cached():
     with pytest.raises(UserError, match="not finite"):
-        store.features(KEY, lambda: np.full((2, 2), np.nan, np.float32))
+        store.keep_features(KEY, lambda: np.full((2, 2), np.nan, np.float32))
     assert not store.folder().exists()
 
 
 def test_a_full_or_forbidden_disk_is_one_sentence(monkeypatch, own_home):
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match="No space left"):
-        store.features(KEY, lambda: np.ones((2, 2), np.float32))
+        store.keep_features(KEY, lambda: np.ones((2, 2), np.float32))
     assert not list(store.folder().iterdir())
 
 
@@ -113,7 +113,7 @@ def test_what_was_learned_is_learned_once_and_kept_whole(tmp_path):
         return {"a": torch.full((2,), 1.5), "b": torch.ones(2, 3).T}
 
     path = tmp_path / "some" / "weights.safetensors"
-    first, again = store.learned(path, learn), store.learned(path, learn)
+    first, again = store.keep_weights(path, learn), store.keep_weights(path, learn)
     assert len(asked) == 1 and not asked[0].exists() and first["a"].dtype == torch.float32
     assert all(torch.equal(first[k], again[k]) for k in ("a", "b"))
 
@@ -122,11 +122,11 @@ def test_what_was_learned_is_learned_once_and_kept_whole(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.learned(tmp_path / "other.safetensors", stopped)
+        store.keep_weights(tmp_path / "other.safetensors", stopped)
     assert (tmp_path / "other.run").is_dir() and not (tmp_path / "other.safetensors").exists()
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(UserError, match="is torn"):
-        store.learned(path, learn)
+        store.keep_weights(path, learn)
 
 
 def test_what_another_process_is_writing_stays_and_what_a_dead_one_left_goes(tmp_path):

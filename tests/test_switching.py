@@ -6,7 +6,7 @@ import pytest
 from mpm_lite import UserError
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.data.toyworld.switching import Switching, dictionary, switched
+from mpm_lite.data.toyworld.switching import Switching, make_dictionary, switch_captions
 
 OTHERS = [code for code in grammar.LANGUAGES if code != "en"]
 
@@ -19,7 +19,7 @@ def captions():
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_dictionary_holds_words_of_its_language_for_the_same_thing(language):
     english, theirs = grammar.grammar("en"), grammar.grammar(language)
-    own = dictionary(language)
+    own = make_dictionary(language)
     assert len(own) == 31
     for word, said in own.items():
         slot, value = english.spotted[word]
@@ -28,13 +28,13 @@ def test_a_dictionary_holds_words_of_its_language_for_the_same_thing(language):
 
 
 def test_words_stand_as_in_a_dictionary():
-    assert dictionary("de")["flowers"] == "Blumen" and dictionary("es")["red"] == "rojo"
-    assert dictionary("ar")["book"] == "كتاب" and dictionary("zh")["circle"] == "圆形"
+    assert make_dictionary("de")["flowers"] == "Blumen" and make_dictionary("es")["red"] == "rojo"
+    assert make_dictionary("ar")["book"] == "كتاب" and make_dictionary("zh")["circle"] == "圆形"
 
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_random_dictionary_has_the_same_words_and_none_against_its_own(language):
-    own, mixed = dictionary(language), dictionary(language, kind="random")
+    own, mixed = make_dictionary(language), make_dictionary(language, kind="random")
     assert own.keys() == mixed.keys() and set(mixed.values()) <= set(own.values())
     english, theirs = grammar.grammar("en"), grammar.grammar(language)
     for word, said in mixed.items():
@@ -44,37 +44,41 @@ def test_a_random_dictionary_has_the_same_words_and_none_against_its_own(languag
 
 
 def test_languages_do_not_agree_on_what_is_wrong():
-    meant = {str(grammar.spot(dictionary(code, kind="random")["circle"], code)) for code in OTHERS}
+    meant = {str(grammar.spot(make_dictionary(code, kind="random")["circle"], code)) for code in OTHERS}
     assert len(meant) > 4
 
 
 def test_every_word_or_one_word_a_sentence(captions):
-    all_of_it = switched(captions, Switching(("zh",), 1.0, 1.0), seed=0)
-    english = set(dictionary("de"))
+    all_of_it = switch_captions(captions, Switching(("zh",), 1.0, 1.0), seed=0)
+    english = set(make_dictionary("de"))
     assert not any(word.strip(".,:").lower() in english for text in all_of_it for word in text.split())
-    one = switched(captions, Switching(sentences=1.0, variant="one", languages=("de",)), seed=0)
+    one = switch_captions(captions, Switching(sentences=1.0, variant="one", languages=("de",)), seed=0)
     for before, after in zip(captions, one, strict=True):
         changed = [(a, b) for a, b in zip(before.split(), after.split(), strict=True) if a != b]
-        assert len(changed) == 1 and dictionary("de")[changed[0][0].strip(".,:").lower()] == changed[0][1].strip(".,:")
+        assert len(changed) == 1 and make_dictionary("de")[changed[0][0].strip(".,:").lower()] == changed[0][1].strip(
+            ".,:"
+        )
 
 
 def test_rates_hold_and_languages_are_even(captions):
-    some = switched(captions, Switching(sentences=0.5), seed=1)
+    some = switch_captions(captions, Switching(sentences=0.5), seed=1)
     assert 0.4 < np.mean([a != b for a, b in zip(captions, some, strict=True)]) < 0.6
-    assert switched(captions, Switching(sentences=0.0), seed=1) == captions
-    assert switched(captions, Switching(), seed=1) == switched(captions, Switching(), seed=1)
-    assert switched(captions, Switching(), seed=1) != switched(captions, Switching(), seed=2)
-    said = " ".join(switched(captions, Switching(sentences=1.0, words=1.0, languages=("sw", "tr")), seed=3)).split()
-    counts = [sum(word.strip(".,:") in set(dictionary(code).values()) for word in said) for code in ("sw", "tr")]
+    assert switch_captions(captions, Switching(sentences=0.0), seed=1) == captions
+    assert switch_captions(captions, Switching(), seed=1) == switch_captions(captions, Switching(), seed=1)
+    assert switch_captions(captions, Switching(), seed=1) != switch_captions(captions, Switching(), seed=2)
+    said = " ".join(
+        switch_captions(captions, Switching(sentences=1.0, words=1.0, languages=("sw", "tr")), seed=3)
+    ).split()
+    counts = [sum(word.strip(".,:") in set(make_dictionary(code).values()) for word in said) for code in ("sw", "tr")]
     assert 0.85 < counts[0] / counts[1] < 1.15
 
 
 def test_emoji_names_make_a_dictionary_without_test_names():
-    german = dictionary("de", "emoji")
+    german = make_dictionary("de", "emoji")
     assert german["umbrella"] == "regenschirm" and german["taurus"] and len(german) > 150
     held_out = load_captions("emoji", "test", ("en", "de"))
     assert not set(held_out.captions["en"]) & set(german)
-    assert switched(["an umbrella and a gear"], Switching(("de",), 1.0, 1.0, world="emoji"), 0) == [
+    assert switch_captions(["an umbrella and a gear"], Switching(("de",), 1.0, 1.0, world="emoji"), 0) == [
         "an regenschirm and a zahnrad"
     ]
 
@@ -84,6 +88,6 @@ def test_nonsense_is_refused():
         with pytest.raises(UserError):
             Switching(**wrong)
     with pytest.raises(UserError, match="world"):
-        dictionary("de", "photographs")
+        make_dictionary("de", "photographs")
     with pytest.raises(UserError, match="language"):
-        dictionary("xx")
+        make_dictionary("xx")

@@ -13,7 +13,7 @@ from mpm_lite.data.toyworld.scenes import (
     COLOURS,
     SHAPES,
     combinations,
-    neighbours,
+    draw_neighbours,
     scenes,
     split_of,
     split_of_combination,
@@ -27,7 +27,7 @@ MIXES = (
     text_mix.Mix(parallel=0.3, seed=2, withheld=1, mixed=0.5),
     text_mix.Mix(parallel=0.3, seed=2),
 )
-MANY = {mix: list(islice(text_mix.documents(mix), 1500)) for mix in MIXES}
+MANY = {mix: list(islice(text_mix.write_documents(mix), 1500)) for mix in MIXES}
 
 
 @pytest.mark.parametrize("mix", MIXES[:2] + MIXES[3:], ids=["5 %", "70 %", "30 %"])
@@ -66,11 +66,14 @@ def test_no_document_tells_of_what_a_test_scene_shows(mix):
 
 
 def test_words_that_are_withheld_are_in_no_pair_but_in_other_text():
-    assert all(len(text_mix.withheld(seed, count)) == count for seed in range(8) for count in range(4))
-    assert all(text_mix.withheld(seed, 1) < text_mix.withheld(seed, 2) < text_mix.withheld(seed) for seed in range(8))
-    assert len({text_mix.withheld(seed) for seed in range(5)}) == 5
+    assert all(len(text_mix.draw_withheld(seed, count)) == count for seed in range(8) for count in range(4))
+    assert all(
+        text_mix.draw_withheld(seed, 1) < text_mix.draw_withheld(seed, 2) < text_mix.draw_withheld(seed)
+        for seed in range(8)
+    )
+    assert len({text_mix.draw_withheld(seed) for seed in range(5)}) == 5
     for mix, many in MANY.items():
-        apart = text_mix.withheld(mix.seed, mix.withheld)
+        apart = text_mix.draw_withheld(mix.seed, mix.withheld)
         named = {kind: Counter() for kind in (text_mix.PARALLEL, text_mix.DISCOURSE)}
         for d in many:
             for place in (0, -1):
@@ -118,9 +121,9 @@ def test_a_discourse_stays_in_its_language_and_can_be_answered():
 
 
 def test_the_same_mix_gives_the_same_text_and_another_seed_another():
-    again = list(islice(text_mix.documents(MIXES[0]), 50))
+    again = list(islice(text_mix.write_documents(MIXES[0]), 50))
     assert [d.text for d in again] == [d.text for d in MANY[MIXES[0]][:50]]
-    assert [d.text for d in islice(text_mix.documents(text_mix.Mix(seed=5)), 50)] != [d.text for d in again]
+    assert [d.text for d in islice(text_mix.write_documents(text_mix.Mix(seed=5)), 50)] != [d.text for d in again]
 
 
 def test_a_mix_that_cannot_be_says_so():
@@ -140,7 +143,7 @@ def test_a_mix_that_cannot_be_says_so():
 def test_neighbours_differ_in_one_attribute():
     rng = np.random.default_rng(0)
     for scene in islice(text_scenes(), 100):
-        for other in neighbours(scene, rng, 3):
+        for other in draw_neighbours(scene, rng, 3):
             assert split_of(other) == "train" and len(other.things) == len(scene.things)
             changed = [(a, b) for a, b in zip(scene.things, other.things, strict=True) if a != b]
             assert len(changed) in (1, len(scene.things) if scene.kind == "group" else 1)

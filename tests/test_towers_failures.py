@@ -199,7 +199,7 @@ def test_towers_go_on_in_smaller_batches_or_say_what_to_lower(
     for work in (
         lambda: text.encode(texts),
         lambda: image.encode(images),
-        lambda: store.features(store.Key("vectors", {"kind": "it"}), lambda: text.encode(texts)),
+        lambda: store.keep_features(store.Key("vectors", {"kind": "it"}), lambda: text.encode(texts)),
     ):
         with pytest.raises(UserError, match="memory holds not even one item.*lower the batch") as told:
             work()

@@ -88,7 +88,7 @@ def test_a_model_that_reads_padding_is_given_none(tmp_path: Path, kind: str) -> 
         else t.ConvBertModel(t.ConvBertConfig(**SHORT, embedding_size=16))
     )
     tower = mpm.load_text_tower(str(saved(tmp_path, model)), "cpu")
-    assert not tower.mixed and tower.fingerprint != folders.mark(tmp_path)
+    assert not tower.mixed and tower.fingerprint != folders.fingerprint_folder(tmp_path)
     assert np.allclose(tower.encode(tiny.TEXTS), alone(tower, tiny.TEXTS), atol=1e-5)
     tower.mixed = True
     assert not np.allclose(tower.encode(tiny.TEXTS), alone(tower, tiny.TEXTS), atol=1e-4)

@@ -40,35 +40,35 @@ class Oracle(Choosing):
 
 @pytest.mark.parametrize("language", ["en", "zh", "hi"])
 def test_who_knows_all_is_right_in_every_task_and_language(language):
-    rows = choice.scores(Oracle(), Oracle(), 0, "val", (language,), ("real",), 40)
+    rows = choice.score_iglue(Oracle(), Oracle(), 0, "val", (language,), ("real",), 40)
     for task in ("retrieval", "true", "either"):
         assert rows[rows["language"] == language][task].mean() > 0.97, task
     assert rows["english"].isna().all() and len(rows) == 40
 
 
 def test_who_sees_nothing_is_at_chance():
-    rows = choice.scores(Oracle(), Oracle(), 0, "val", ("en",), ("blind",), 60)
+    rows = choice.score_iglue(Oracle(), Oracle(), 0, "val", ("en",), ("blind",), 60)
     assert rows["retrieval"].mean() < 0.15 and 0.3 < rows["true"].mean() < 0.7
 
 
 def test_ranks_count_equal_captions_once_and_ties_against():
     fits = np.array([[3.0, 2, 1], [2, 2, 1], [0, 5, 4]])
     same = np.eye(3, dtype=bool)
-    found = choice.recalled(fits, same)
+    found = choice.recall_of_ranks(fits, same)
     assert found.tolist() == pytest.approx([1, 2 / 3, 2 / 3])
     same[2, 1] = True
-    assert choice.recalled(fits, same)[2] == 1
+    assert choice.recall_of_ranks(fits, same)[2] == 1
 
 
 def test_the_line_tells_most_apart_and_half_the_statements_are_true():
-    assert choice.line(np.array([0.0, 1, 2, 3]), np.array([False, False, True, True])) == 1.5
-    assert choice.line(np.array([1.0, 1]), np.array([True, True])) < 1
+    assert choice.draw_line(np.array([0.0, 1, 2, 3]), np.array([False, False, True, True])) == 1.5
+    assert choice.draw_line(np.array([1.0, 1]), np.array([True, True])) < 1
     many = toyworld.split_scenes("val")[:200]
-    said, true = choice.statements(many)
+    said, true = choice.draw_statements(many)
     assert 0.4 < true.mean() < 0.6
     for scene, one, right in zip(many, said, true, strict=True):
         assert (grammar.shown(one) == grammar.shown(scene)) == right
-    first, again = choice.statements(many[:50])[0], said[:50]
+    first, again = choice.draw_statements(many[:50])[0], said[:50]
     assert first == again
 
 
@@ -78,7 +78,7 @@ def test_a_real_bench_does_all_it_can(monkeypatch, tmp_path):
     own_home(monkeypatch, tmp_path)
     bench = ChatBench(progress=False)
     recipe = bench.train(Chat(pairs=40, options={"steps": 1, "batch": 4}), 0)
-    rows = choice.scores(bench, recipe, 0, "val", ("de",), ("real",), 12)
+    rows = choice.score_iglue(bench, recipe, 0, "val", ("de",), ("real",), 12)
     for task in ("retrieval", "true", "either", "english"):
         assert rows[task].between(0, 1).all(), task
     assert set(rows["lm"]) == {"toy-multilingual"}

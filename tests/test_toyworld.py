@@ -171,7 +171,7 @@ def test_the_set_loads_like_the_others():
 
 
 def test_the_set_is_counted_split_and_digested():
-    assert data.counts("toyworld") == {**toyworld.COUNTS, "dropped": 0} and data.available("toyworld")
+    assert data.count_items("toyworld") == {**toyworld.COUNTS, "dropped": 0} and data.is_available("toyworld")
     ids = [name for split in data.SPLITS for name in data.load_captions("toyworld", split).ids]
     assert len(ids) == len(set(ids)) == sum(toyworld.COUNTS.values())
     both = data.load_captions("toyworld", "train+val")

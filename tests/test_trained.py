@@ -52,7 +52,7 @@ class Data:
 
 def made(before=None, options=Options(), told=("a",)):
     torch.manual_seed(0)
-    return system.trained(Line(options), Data, 0, "lines", "one", list(told), progress=False, before=before)
+    return system.train_once(Line(options), Data, 0, "lines", "one", list(told), progress=False, before=before)
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def test_what_comes_before_is_made_where_it_must_be(home):
     made(before=lambda: calls.append(1))
     made(before=lambda: calls.append(2))
     assert calls == [1]
-    with cost.kept() as book:  # its cost is to be told all the same
+    with cost.open_book() as book:  # its cost is to be told all the same
         made(before=lambda: calls.append(3))
     assert calls == [1, 3] and [entry.updates for entry in book] == [3]
-    with cost.kept():
+    with cost.open_book():
         made(before=lambda: calls.append(4), told=("new",))
     assert calls == [1, 3, 4]
 
@@ -105,7 +105,7 @@ class More(Options):
 
 def test_a_dial_that_is_added_leaves_what_was_kept_its_name_until_it_is_turned(home, monkeypatch):
     first = made()
-    assert system.dials(More()) == {"steps": 3} == system.dials(Options(bf16=True))
+    assert system.deciding_dials(More()) == {"steps": 3} == system.deciding_dials(Options(bf16=True))
     monkeypatch.setattr(loop, "fit", never)
     assert torch.equal(made(options=More()).learns.weight, first.learns.weight)
     with pytest.raises(AssertionError, match="again"):
@@ -159,7 +159,7 @@ def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monk
     assert card["english_on_val"]["choice, blind"] < 0.2
     monkeypatch.setattr(loop, "fit", never)
     bench = one.arm.bench(progress=False)
-    with system.opened() as files:
+    with system.collect_files() as files:
         one.make(bench, one.arm, one.seed)
     assert files[-1] == folder / card["file"]
 

@@ -39,28 +39,28 @@ def test_scenes_are_composed_from_words():
 
 
 def test_a_look_shows_picture_reply_attention_and_lens(bench, recipe):
-    page = views.look(bench, recipe, views.compose("large red star", "small blue heart"), "ar", reads=3)
+    page = views.show_reply(bench, recipe, views.compose("large red star", "small blue heart"), "ar", reads=3)
     assert page.data.count("<img") == 4 and all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page.data))
     assert 'lang="ar" dir="auto"' in page.data and page.words.startswith(grammar.describe("ar"))
     assert len(re.findall("<td>", page.data)) == 3 * 5 and "behind layer 4" in page.data
     english = bench.recipe(language_model("toy-english", 0), recipe.options)
     with pytest.raises(UserError, match="never read 'ar': ask in one of en"):
-        views.look(bench, english, views.compose("large red star"), "ar")
+        views.show_reply(bench, english, views.compose("large red star"), "ar")
 
 
 def test_the_fidelity_table_is_read_off_the_recipe(bench, recipe):
-    rows = {row.part: row for row in fidelity.table(recipe)}
+    rows = {row.part: row for row in fidelity.build_fidelity_table(recipe)}
     assert {"image encoder", "queries", "projection", "language model", "loss", "stage 1", "stage 2", "metric"} <= set(
         rows
     )
     assert f"{recipe.options.steps:,} steps of {recipe.options.batch}" in rows["stage 1"].here
     assert "[M]" not in "".join(row.paper for row in rows.values()), "unverified figures appear nowhere"
     arm = Chat(instructions=4, options={"tuned": "lora", "tune_steps": 7, "connector": "queries"})
-    other = {row.part: row for row in fidelity.table(bench.recipe(recipe.lm, arm.recipe_options))}
+    other = {row.part: row for row in fidelity.build_fidelity_table(bench.recipe(recipe.lm, arm.recipe_options))}
     assert other["stage 2"].here.startswith("7 steps") and other["queries"].here == "16 inside the encoder"
     assert "<table" in views.fidelity_table(recipe).data
     with pytest.raises(UserError, match="has no fidelity table"):
-        fidelity.table(Align(4, 4))
+        fidelity.build_fidelity_table(Align(4, 4))
 
 
 def test_the_menus_redraw_and_say_what_is_wrong():
@@ -70,7 +70,7 @@ def test_the_menus_redraw_and_say_what_is_wrong():
         asked.append((grammar.in_order(scene, "en")[0], language))
         return widgets.Page("<p>drawn</p>", "drawn")
 
-    box = views.composer(draw)
+    box = views.build_composer(draw)
     first, second, code, shown = box.children
     code.value = "sw"
     first.children[0].value = "small"
@@ -80,14 +80,14 @@ def test_the_menus_redraw_and_say_what_is_wrong():
 
 
 def test_ten_replies_on_a_page_and_a_dial_that_turns_pages(bench, recipe):
-    page = views.ten_replies(bench, recipe, views.compose("large red star", "small blue heart"))
+    page = views.show_ten_replies(bench, recipe, views.compose("large red star", "small blue heart"))
     assert page.data.count("<tr>") == 11 and page.data.count("<img") == 1
     assert all(f'lang="{code}" dir="auto"' in page.data for code in grammar.LANGUAGES)
     assert (
         "A large red star to the left of a small blue heart." in page.words
         and "replies are exactly right" in page.words
     )
-    slider, shown = views.dial({"weak": widgets.Page("<p>one</p>", "one"), "strongest": page}, "weak").children
+    slider, shown = views.build_dial({"weak": widgets.Page("<p>one</p>", "one"), "strongest": page}, "weak").children
     assert shown.value == "<p>one</p>"
     slider.value = "strongest"
     assert shown.value == page.data

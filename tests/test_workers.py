@@ -17,7 +17,7 @@ from mpm_lite.core.store import write_atomic
 def test_every_job_is_done_and_told_of(many, tmp_path):
     jobs = {name: (write_atomic, (tmp_path / name, name.encode())) for name in "abc"}
     said = []
-    runtime.run(jobs, many, said.append)
+    runtime.run_jobs(jobs, many, said.append)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: name for name in "abc"}
     assert len(said) == 3 and all(line.startswith(f"{k} of 3") for k, line in enumerate(said, 1))
     assert {line[-1] for line in said} == set("abc")
@@ -26,9 +26,9 @@ def test_every_job_is_done_and_told_of(many, tmp_path):
 @pytest.mark.parametrize("many", [1, 2])
 def test_an_error_in_a_process_is_the_sentence_it_was(many):
     with pytest.raises(UserError, match="Unknown claim 'C77'"):
-        runtime.run({"a": (ledger.claim, ("C77",))}, many)
+        runtime.run_jobs({"a": (ledger.find_claim, ("C77",))}, many)
     with pytest.raises(UserError, match="take at least 1"):
-        runtime.run({}, 0)
+        runtime.run_jobs({}, 0)
 
 
 def test_what_two_share_is_made_by_one(tmp_path):
@@ -39,7 +39,9 @@ def test_what_two_share_is_made_by_one(tmp_path):
         time.sleep(0.3)
         return {"w": torch.arange(3.0)}
 
-    both = [threading.Thread(target=lambda: got.append(store.learned(tmp_path / "a.safetensors", learn))) for _ in "ab"]
+    both = [
+        threading.Thread(target=lambda: got.append(store.keep_weights(tmp_path / "a.safetensors", learn))) for _ in "ab"
+    ]
     for one in both:
         one.start()
     for one in both:
@@ -52,8 +54,8 @@ def test_who_fails_lets_go(tmp_path):
         raise UserError("no")
 
     with pytest.raises(UserError, match="no"):
-        store.learned(tmp_path / "a.safetensors", broken)
-    assert store.learned(tmp_path / "a.safetensors", lambda work: {"w": torch.ones(1)})["w"] == 1
+        store.keep_weights(tmp_path / "a.safetensors", broken)
+    assert store.keep_weights(tmp_path / "a.safetensors", lambda work: {"w": torch.ones(1)})["w"] == 1
 
 
 def test_the_command_line_refuses_no_worker(tmp_path, capsys):

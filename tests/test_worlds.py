@@ -21,13 +21,7 @@ from mpm_lite.experiments.experiment import text_tower
 from mpm_lite.experiments.m3p import REAL_M3P, M3pBench, Matching
 from mpm_lite.experiments.mla import ENGLISH, MULTILINGUAL, Acquiring, MlaBench
 from mpm_lite.experiments.rivals import Pairing, RivalBench
-from mpm_lite.experiments.worlds import (
-    DUAL,
-    LANGUAGES,
-    REAL,
-    RealWorld,
-    imagenet_classes,
-)
+from mpm_lite.experiments.worlds import DUAL, LANGUAGES, REAL, RealWorld, imagenet_classes
 from mpm_lite.recipes.m3p import FINE, PRETRAIN
 from mpm_lite.report import systems
 from mpm_lite.towers.text import padded
@@ -49,15 +43,17 @@ def few(tmp_path_factory):
         (home / "data").symlink_to(fetched)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPM_LITE_HOME", str(home))
-        patch.setattr(worlds, "captions", cache(lambda split: load_captions("stamps", split, ("en", *LANGUAGES), 40)))
+        patch.setattr(
+            worlds, "real_captions", cache(lambda split: load_captions("stamps", split, ("en", *LANGUAGES), 40))
+        )
         patch.setattr(worlds, "ENOUGH", 20)
-        worlds.encoder.cache_clear()
-        worlds.mark.cache_clear()
+        worlds.real_encoder.cache_clear()
+        worlds.world_mark.cache_clear()
         imagenet_classes.cache_clear()
         yield
         imagenet_classes.cache_clear()
-        worlds.encoder.cache_clear()
-        worlds.mark.cache_clear()
+        worlds.real_encoder.cache_clear()
+        worlds.world_mark.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +63,8 @@ def bench(few):
 
 @pytest.mark.parametrize("name", [ENGLISH, MULTILINGUAL])
 def test_a_compact_vocabulary_reads_as_the_whole_one(few, name):
-    tower, encoder = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu"), worlds.encoder(name)
-    texts = list(worlds.captions("test").captions["en"])[:5]
+    tower, encoder = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu"), worlds.real_encoder(name)
+    texts = list(worlds.real_captions("test").captions["en"])[:5]
     ids = padded(encoder.tokenizer(texts)["input_ids"])
     assert ids.max() <= len(encoder.tokenizer.used) < 5_000
     with torch.no_grad():
@@ -84,7 +80,7 @@ def test_languages_are_acquired_beside_english_and_asked_on_held_out_stamps(benc
     rows = bench.test(recipe, 0, "val")
     assert set(rows["look"]) == {"real", "blind"} and {"en", "de", "zh"} <= set(rows["language"])
     there = rows[rows["language"] == "zh"].groupby("look")["recall"].apply(lambda x: x.notna().sum())
-    assert (there == sum(map(bool, worlds.captions("val").captions["zh"]))).all()
+    assert (there == sum(map(bool, worlds.real_captions("val").captions["zh"]))).all()
     assert rows["recall"].dropna().between(0, 1).all() and rows["choice"].dropna().between(0, 1).all()
     again = bench.train(Acquiring(**ARM), 0)
     assert rows.equals(bench.test(again, 0, "val"))
@@ -92,7 +88,7 @@ def test_languages_are_acquired_beside_english_and_asked_on_held_out_stamps(benc
 
 def test_what_a_language_learns_from_is_the_same_pictures_captions(bench):
     said = bench.world.captions(("de", "zh"), 30, 0.0, 0)
-    many = worlds.captions("train").captions
+    many = worlds.real_captions("train").captions
     assert all(text == many[code][i] for text, code, i in zip(*said, strict=True)) and max(said.of) < 30
     english = bench.dual(Acquiring(**ARM), 0)
     said, near = bench.translated(english, ("de",), 10, 0.0, 0)
@@ -114,7 +110,7 @@ def test_behind_a_perfect_translator_a_language_scores_as_english(few):
 def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
     bench = RivalBench(False, RealWorld(False))
     data = bench._captions(Pairing("in-language", ("zh",), world="real", pairs=40, noise=0.0), 0)
-    assert len(data) == sum(map(bool, worlds.captions("train").captions["zh"]))
+    assert len(data) == sum(map(bool, worlds.real_captions("train").captions["zh"]))
 
 
 def test_a_frozen_encoder_reads_each_caption_once_and_what_learns_sees_no_difference(bench):
@@ -138,7 +134,7 @@ def test_both_looks_and_scores_read_a_caption_once(bench, monkeypatch):
         MlaBench, "ids_for", lambda self, r, said, code: read.extend(said) or ids_for(self, r, said, code)
     )
     rows = bench.choose(recipe, 0, "val", languages=("en",))
-    assert len(read) == len(set(read)) == len(set(worlds.captions("val").captions["en"])) and bench._read is None
+    assert len(read) == len(set(read)) == len(set(worlds.real_captions("val").captions["en"])) and bench._read is None
     one = bench.choose(recipe, 0, "val", languages=("en",), looks=("real",))
     assert one.equals(rows[rows["look"] == "real"])
 
@@ -148,7 +144,7 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     data = bench.data(arm, PRETRAIN, 0)
     batch = data.batch(torch.arange(4))
-    own = worlds.captions("train").captions["en"]
+    own = worlds.real_captions("train").captions["en"]
     assert any(data.told(i, np.random.default_rng(i))[0] != own[i] for i in range(40))  # switched
     plain = bench.data(replace(arm, switch=None), PRETRAIN, 0).told(3, np.random.default_rng(1))
     assert plain[0] == own[3] and own[3] not in plain[1:] and set(plain[1:]) <= set(own)
@@ -163,7 +159,7 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
 
 def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monkeypatch):
     both = load_captions("emoji+stamps", "train", ("en", *LANGUAGES), 60)
-    monkeypatch.setattr(worlds, "captions", lambda split: both)
+    monkeypatch.setattr(worlds, "real_captions", lambda split: both)
     monkeypatch.setattr(RealWorld, "seen", lambda self, split, count=None: torch.zeros(len(both), 9, 1280))
     monkeypatch.setattr(worlds, "imagenet_classes", lambda: torch.ones(len(both), 9, dtype=torch.long))
     arm = Matching(**REAL_M3P | {"switch": None, "options": ONE_STEP | {"fine_steps": 1}})
@@ -181,7 +177,7 @@ def test_m3ps_regions_start_near_their_pictures_names(few):
     bench, arm = M3pBench(False, RealWorld(False)), Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     torch.manual_seed(0)
     recipe = bench.untrained(arm.recipe_options, arm.layers)
-    seen, ids = bench.seen("train").float(), bench.reads.encode(worlds.captions("train").captions["en"])
+    seen, ids = bench.seen("train").float(), bench.reads.encode(worlds.real_captions("train").captions["en"])
     told = ~torch.isin(ids, bench.reads.special)[..., None]
 
     def rank():
@@ -204,10 +200,10 @@ def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
     arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     tuned = replace(arm, fine=("en",), options=ONE_STEP | {"fine_steps": 1})
     data = bench.data(tuned, FINE, 0)
-    own = worlds.captions("train").captions["en"]
+    own = worlds.real_captions("train").captions["en"]
     assert any(data.told(i, np.random.default_rng(i))[0] != own[i] for i in range(40))
     assert set(data.batch(torch.arange(4))) == {"match_seen", "match_ids"}  # matching alone
-    with system.opened() as files:
+    with system.collect_files() as files:
         before, after = bench.train(arm, 0).state_dict(), bench.train(tuned, 0).state_dict()
     assert len(set(files)) == 2 and not torch.equal(before["match.0.weight"], after["match.0.weight"])
     assert torch.equal(before["bias"], after["bias"])  # fine-tuning asks no words
@@ -233,10 +229,10 @@ def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path,
     rows = pd.read_csv(tmp_path / "head-to-head-real.csv")
     assert set(rows["system"]) == set(small) and set(rows["metric"]) == {"recall", "choice"}
     assert {"en", "others", "de", "zh"} <= set(rows["language"]) and rows["value"].between(0, 1).all()
-    monkeypatch.setattr(systems, "has", lambda name: True)
-    monkeypatch.setattr(systems, "read", lambda name: pd.read_csv(tmp_path / f"{name}.csv"))
-    monkeypatch.setattr(systems, "card", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
-    block = systems.reals()
+    monkeypatch.setattr(systems, "has_table", lambda name: True)
+    monkeypatch.setattr(systems, "read_table", lambda name: pd.read_csv(tmp_path / f"{name}.csv"))
+    monkeypatch.setattr(systems, "read_card", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
+    block = systems.write_real_block()
     assert "| MLA | " in block and "head_to_head_real --seeds 2" in block
     assert "| M3P | - | - | - | " in block  # it chooses, and retrieves nothing
     monkeypatch.setattr(MlaBench, "train", None)  # read back

@@ -41,11 +41,11 @@ from mpm_lite.claims.mpm import OTHERS
 from mpm_lite.claims.study import Say, Study, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
-from mpm_lite.core.store import Shelf, written
+from mpm_lite.core.store import Shelf, write_study
 from mpm_lite.data import load_captions
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import choice
-from mpm_lite.evaluation.stats import Drawn, Sample, mean
+from mpm_lite.evaluation.stats import Drawn, Sample, average_figures
 from mpm_lite.experiments import m3p
 from mpm_lite.experiments.experiment import FIRST_SEED
 from mpm_lite.experiments.m3p import REAL_M3P, Matching
@@ -54,10 +54,10 @@ from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
 from mpm_lite.experiments.painted_emoji import AUTOENCODER, ENCODERS, PRETRAINED, SIDE, PaintedEmoji, emoji_table
-from mpm_lite.experiments.picture_names import Naming, name_table, present
+from mpm_lite.experiments.picture_names import Naming, name_table, present_sets
 from mpm_lite.experiments.rivals import Pairing, Remapped
 from mpm_lite.experiments.system import System, Trial, read_trials, run_trials, shared_bench
-from mpm_lite.experiments.worlds import DUAL, LANGUAGES, MOST, REAL, captions
+from mpm_lite.experiments.worlds import DUAL, LANGUAGES, MOST, REAL, real_captions
 
 COUNT = 100  # pictures of test
 PAIRS = 12_000  # image-caption pairs in all, whatever their languages
@@ -183,7 +183,9 @@ class Comparison(Trial):
         rows = bench.choose(recipe, self.seed, asked["split"], count=asked["count"])
         if not self.iglue:
             return rows
-        more = choice.scores(bench, recipe, self.seed, asked["split"], bench.languages(recipe), count=asked["count"])
+        more = choice.score_iglue(
+            bench, recipe, self.seed, asked["split"], bench.languages(recipe), count=asked["count"]
+        )
         return rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
 
 
@@ -195,7 +197,7 @@ def comparison(competitor: Competitor, table: str, seed: int, split: str, count:
     return Comparison(system, seed, asked, asked | {"toy-IGLUE": iglue}, iglue)
 
 
-def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
+def score_table(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
     """A line a system, metric and language, and one of all others' mean: value, interval, chance (blind), n."""
     found = []
     for name, of in rows.groupby("arm", sort=False):
@@ -205,14 +207,16 @@ def scored(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SC
                 code: (sample.score(name, code, metric), sample.score(name, code, metric, "blind"))
                 for code in dict.fromkeys(of["language"])
             }
-            figures["others"] = tuple(mean(pair[k] for code, pair in figures.items() if code != "en") for k in (0, 1))
+            figures["others"] = tuple(
+                average_figures(pair[k] for code, pair in figures.items() if code != "en") for k in (0, 1)
+            )
             for language, (value, chance) in figures.items():
                 line = {"system": name, "metric": metric, "language": language}
                 found.append(line | value.interval.columns() | {"chance": chance.value, "n": sample.n})
     return pd.DataFrame(found)
 
 
-def budget(name: str, costs: pd.DataFrame) -> dict[str, Any]:
+def budget_row(name: str, costs: pd.DataFrame) -> dict[str, Any]:
     """A line: pairs, and how many of them are not English; updates in all, most parameters that learn at a time, FLOPs of
     training; texts and translations that it, and what it stands on, has read."""
     competitor = COMPETITORS[name]
@@ -257,17 +261,17 @@ def compare_systems(
     budgets: list[dict[str, Any]] = []
     files: list[Path] = []
     for table in tables:
-        rows, costs = compared(COMPETITORS, table, many, split, count, shelves(out), say, workers)
+        rows, costs = run_comparison(COMPETITORS, table, many, split, count, shelves(out), say, workers)
         metrics = (*SCORES, *IGLUE) if table == TABLES[0] else SCORES
-        scores.append(scored(rows, metrics=metrics).assign(table=table))
-        budgets += [{"table": table, **budget(name, cost)} for name, cost in costs.items()]
+        scores.append(score_table(rows, metrics=metrics).assign(table=table))
+        budgets += [{"table": table, **budget_row(name, cost)} for name, cost in costs.items()]
         every = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": pd.DataFrame(budgets)}
         card = {"split": split, "pairs": PAIRS, "updates": UPDATES, "tables": list(tables[: len(scores)])}
-        files = written(out, "head_to_head", every, card, "head-to-head", version, many)
+        files = write_study(out, "head_to_head", every, card, "head-to-head", version, many)
     return files
 
 
-def compared(
+def run_comparison(
     competitors: Mapping[str, Competitor], table: str, seeds: Sequence[int], split: str, count: int | None,
     kept: tuple[Shelf, Shelf], say: Say = silent, workers: int = 1,
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:  # fmt: skip
@@ -313,14 +317,14 @@ def compare_real(
 ) -> list[Path]:
     """Train and test what is missing, in so many processes, and write OUT/head-to-head-real.csv and its card."""
     version, many, kept = commit(), range(FIRST_SEED, FIRST_SEED + (seeds or SEEDS)), shelves(out, "head_to_head_real")
-    rows, costs = compared(REAL_COMPETITORS, TABLE, many, split, None, kept, say, workers)
+    rows, costs = run_comparison(REAL_COMPETITORS, TABLE, many, split, None, kept, say, workers)
     spent = pd.DataFrame([
         {"system": name, "updates": cost["updates"].sum(), "trainable": cost["trainable"].max(), "flops": cost["flops"].sum()}
         for name, cost in costs.items()
     ])  # fmt: skip
-    table = scored(rows, metrics=("recall", "choice")).merge(spent, on="system")
-    card = {"split": split, "pictures": len(captions("train"))}
-    return written(out, "head_to_head_real", {"head-to-head-real": table}, card, "head-to-head-real", version, many)
+    table = score_table(rows, metrics=("recall", "choice")).merge(spent, on="system")
+    card = {"split": split, "pictures": len(real_captions("train"))}
+    return write_study(out, "head_to_head_real", {"head-to-head-real": table}, card, "head-to-head-real", version, many)
 
 
 # Painters.
@@ -378,7 +382,7 @@ def _name_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def _name_card(arms: Mapping[str, Any]) -> dict[str, Any]:
     arm = arms["mpm"]
     options = {"reading_options": asdict(arm.reading_options), "options": asdict(arm.recipe_options)}
-    return {"arm": asdict(arm), **options, "pairs": len(load_captions(present(arm.sets), "train"))}
+    return {"arm": asdict(arm), **options, "pairs": len(load_captions(present_sets(arm.sets), "train"))}
 
 
 def _emoji_card(arms: Mapping[str, Any]) -> dict[str, Any]:

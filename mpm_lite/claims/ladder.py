@@ -24,9 +24,9 @@ from mpm_lite.claims.study import Say, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError
-from mpm_lite.core.store import Shelf, name_of, written
+from mpm_lite.core.store import Shelf, name_of, write_study
 from mpm_lite.evaluation import stats
-from mpm_lite.evaluation.stats import DRAWS, Sample, mean
+from mpm_lite.evaluation.stats import DRAWS, Sample, average_figures
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.experiments.results import spearman
@@ -73,28 +73,28 @@ class Rung:
         return replace(RECIPE, lm=self.name, lm_seed=self.seed, options=options)
 
 
-def rungs() -> list[Rung]:
+def all_rungs() -> list[Rung]:
     """The models of the ladder, weights here or not."""
     return [Rung(variant.name, seed) for variant, seed in language_models.ladder()]
 
 
-def present() -> list[Rung]:
+def present_rungs() -> list[Rung]:
     """Those whose weights are on this machine."""
-    return [rung for rung in rungs() if catalogue.present(rung.name, rung.seed)]
+    return [rung for rung in all_rungs() if catalogue.is_present(rung.name, rung.seed)]
 
 
-def known(out: Path, split: str) -> list[Rung]:
+def known_rungs(out: Path, split: str) -> list[Rung]:
     """Those of which something can be said: their weights are here, or their rows lie under `out` already."""
-    every, here = rungs(), present()
+    every, here = all_rungs(), present_rungs()
     carded = [rung for rung in every if rung not in here and rung.seed in catalogue.seeds(rung.name)]
-    keys = {rung: name_of(trial(rung, split).key()) for rung in carded}
+    keys = {rung: name_of(rung_trial(rung, split).key()) for rung in carded}
     missing = set(shelf(out).missing(keys.values()))
     return [rung for rung in every if rung in here or rung in keys and keys[rung] not in missing]
 
 
 def connector_rungs() -> list[Rung]:
     """Every connector on each of the strongest models that are here."""
-    strong = [rung for rung in present() if rung.name == STRONGEST]
+    strong = [rung for rung in present_rungs() if rung.name == STRONGEST]
     return [replace(rung, connector=name) for rung in strong for name in CONNECTORS]
 
 
@@ -103,7 +103,7 @@ def shelf(out: Path) -> Shelf:
     return Shelf(out, "ladder", "mpm-lite run ladder")
 
 
-def trial(rung: Rung, split: str) -> Trial:
+def rung_trial(rung: Rung, split: str) -> Trial:
     """One model with its connector, and what it is asked."""
     options = {k: v for k, v in asdict(rung.system.recipe_options).items() if k != "bf16"}
     told = {"asked": ASKED, "split": split, "options": options}
@@ -116,14 +116,14 @@ def run_ladder(
     """Train and test what is missing of the models that are here, and write OUT/ladder.csv, OUT/ladder-models.csv and a
     card. Rows are kept under OUT, so that a stopped run goes on, and a model whose weights are gone still counts. UserError
     where no model of the ladder is here."""
-    many = known(out, split)
+    many = known_rungs(out, split)
     if not many:
         raise UserError("No language model of the ladder is here: `mpm-lite pretrain --ladder` makes them.")
-    if gone := [str(rung) for rung in rungs() if rung not in many]:
+    if gone := [str(rung) for rung in all_rungs() if rung not in many]:
         say(f"Left out, because they are not on this machine: {', '.join(gone)}")
 
     def tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        scores = table(rows)
+        scores = ladder_table(rows)
         return {"ladder": scores, "ladder-models": across_models(scores)}
 
     return _run("ladder", many, tables, out, seeds, split, say, workers)
@@ -149,20 +149,20 @@ def _run(
     if seeds:
         raise UserError(f"{study!r} is a committed configuration and takes neither --set nor --seeds.")
     version = commit()
-    run_trials({str(rung): trial(rung, split) for rung in many}, shelf(out), workers, say)
+    run_trials({str(rung): rung_trial(rung, split) for rung in many}, shelf(out), workers, say)
     models = list(dict.fromkeys(f"{rung.name}:{rung.seed}" for rung in many))
     card = {"split": split, "models": models, "asked": ASKED, "command": f"mpm-lite run {study} --out assets/results"}
-    return written(out, study, tables(items(many, out, split)), card, study, version, [SEED])
+    return write_study(out, study, tables(read_items(many, out, split)), card, study, version, [SEED])
 
 
-def items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
+def read_items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
     """The rows of these models, with columns `arm` and `connector`. UserError where some are missing."""
-    rows = read_trials({f"the ladder's {rung}": trial(rung, split) for rung in many}, shelf(out)).values()
+    rows = read_trials({f"the ladder's {rung}": rung_trial(rung, split) for rung in many}, shelf(out)).values()
     told = [of.assign(arm=str(rung), connector=rung.connector) for rung, of in zip(many, rows, strict=True)]
     return pd.concat(told, ignore_index=True)
 
 
-def table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
+def ladder_table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:
     """One row a model, metric and figure: "retention", "t" and "e" of the mean of the languages, as far as `Identity.table`
     says them, or four gains; value, low, high, n pictures. Intervals are of pictures: each model has one connector."""
     sample, found = Sample(rows, draws), []
@@ -183,7 +183,7 @@ def connectors_table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draw
     sample, found = Sample(rows.assign(arm=rows["connector"], seed=rows["lm_seed"]), draws), []
     models = rows["lm_seed"].nunique()
     for metric in METRICS:
-        others = {name: mean(sample.score(name, code, metric) for code in languages) for name in CONNECTORS}
+        others = {name: average_figures(sample.score(name, code, metric) for code in languages) for name in CONNECTORS}
         for name in CONNECTORS:
             figures = {"English": sample.score(name, "en", metric).interval, "others": others[name].interval}
             if name != PAPER:
@@ -195,7 +195,7 @@ def connectors_table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draw
     return pd.DataFrame(found)
 
 
-def towers() -> pd.DataFrame:
+def tower_points() -> pd.DataFrame:
     """The two packaged multilingual towers on the axes of the ladder: text, t (the towers' own alignment: does a caption find
     its English translation?), retention on held-out stamps with its interval; means of the languages that each tower reads."""
     by_language = pd.read_csv(runtime.asset("results/retention.csv")).query("test == 'stamps' and cell == 'read'")

@@ -48,7 +48,7 @@ class Dispute:
     bar: float
 
 
-def interval(one: Dispute, row: Mapping[str, Any]) -> tuple[float, float, float]:
+def dispute_interval(one: Dispute, row: Mapping[str, Any]) -> tuple[float, float, float]:
     """The figure that decides a dispute, in a claim's row of the ledger: value, low, high."""
     if not one.figure:
         return row["effect"], row["low"], row["high"]
@@ -56,16 +56,16 @@ def interval(one: Dispute, row: Mapping[str, Any]) -> tuple[float, float, float]
     return value, low, high
 
 
-def answer(one: Dispute, row: Mapping[str, Any]) -> str:
+def answer_dispute(one: Dispute, row: Mapping[str, Any]) -> str:
     """yes, no or open."""
-    _, low, high = interval(one, row)
+    _, low, high = dispute_interval(one, row)
     return "yes" if low >= one.bar else "no" if high < one.bar else "open"
 
 
-def dispute_told(one: Dispute, row: Mapping[str, Any]) -> str:
+def describe_dispute(one: Dispute, row: Mapping[str, Any]) -> str:
     """A dispute in a line: question, both sides, and the answer here."""
-    value, low, high = interval(one, row)
-    return f"disputed: {one.question} Yes: {one.yes}. No: {one.no}. Here {answer(one, row)}: {value:.2f} [{low:.2f}, {high:.2f}] {one.said} (bar {one.bar:g})."
+    value, low, high = dispute_interval(one, row)
+    return f"disputed: {one.question} Yes: {one.yes}. No: {one.no}. Here {answer_dispute(one, row)}: {value:.2f} [{low:.2f}, {high:.2f}] {one.said} (bar {one.bar:g})."
 
 
 # The ledger.
@@ -79,7 +79,7 @@ LEDGER = "results/claims.json"
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")
 
 
-def claim(name: str) -> Claim:
+def find_claim(name: str) -> Claim:
     """The claim of that name; UserError for one that is not (yet) here."""
     if name not in CLAIMS:
         raise unknown("claim", name, CLAIMS)
@@ -91,7 +91,7 @@ def shelf(out: Path, name: str = "") -> Shelf:
     return Shelf(out, "claims", f"mpm-lite claims run {name}".strip())
 
 
-def trials(one: Claim, seeds: Sequence[int], split: str = "test") -> dict[str, Trial]:
+def list_trials(one: Claim, seeds: Sequence[int], split: str = "test") -> dict[str, Trial]:
     """Every arm of a claim with every seed, by a label. Seeds come first: after one round of all arms there is one seed of
     everything."""
     asked = {**one.asked, "split": split}
@@ -107,37 +107,37 @@ def run_claim(
 
     Stopped at any time, the same call goes on with the next arm and seed.
     """
-    one = claim(name)
+    one = find_claim(name)
     check_models(one, out, seeds, split)
-    run_trials(trials(one, seeds, split), shelf(out), workers, say, bench)
-    return judged(one, out, seeds, split)
+    run_trials(list_trials(one, seeds, split), shelf(out), workers, say, bench)
+    return judge_claim(one, out, seeds, split)
 
 
 def check_models(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> None:
     """UserError for language models that runs of a claim stand on and that are not here, unless their rows are kept already."""
-    if gone := missing_models(list(trials(one, seeds, split).values()), shelf(out)):
+    if gone := missing_models(list(list_trials(one, seeds, split).values()), shelf(out)):
         raise UserError(
             f"{one.id} stands on language models that are not here: `mpm-lite pretrain {' '.join(gone)}` makes them (an hour "
             "each on a CPU)."
         )
 
 
-def items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
+def read_items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
     """The rows of all arms of a claim, with a column `arm`. UserError where one is missing or torn."""
-    many = trials(one, seeds, split)
+    many = list_trials(one, seeds, split)
     arms = [arm for _ in seeds for arm in one.arms]
     rows = zip(arms, read_trials(many, shelf(out, one.id)).values(), strict=True)
     return pd.concat([of.assign(arm=arm) for arm, of in rows], ignore_index=True)
 
 
-def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:
+def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:
     """What the runs say of a claim: a row of the ledger, its details, and what was run."""
-    rows = items(one, out, seeds, split)
+    rows = read_items(one, out, seeds, split)
     sample = Sample(rows)
     found = one.judge(sample)
     return {
         "claim": one.id,
-        "verdict": verdict(found, len(seeds), split),
+        "verdict": claim_verdict(found, len(seeds), split),
         "effect": round(found.effect.value, 4),
         "low": round(found.effect.low, 4),
         "high": round(found.effect.high, 4),
@@ -154,22 +154,22 @@ def judged(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> 
     }
 
 
-def verdict(found: Found, seeds: int, split: str = "test") -> str:
+def claim_verdict(found: Found, seeds: int, split: str = "test") -> str:
     """The verdict of the rule; "pending" under five seeds or off the test pictures, "control failed" before all else."""
     if seeds < SEEDS or split != "test":
         return PENDING
     return found.verdict if found.control_holds else BROKEN
 
 
-def table(ledger: Path | None = None) -> pd.DataFrame:
+def ledger_table(ledger: Path | None = None) -> pd.DataFrame:
     """The ledger, a row a claim, those not run yet as pending: claim, verdict, effect, low, high, seeds, n,
     control_effect, commit."""
-    known = read(ledger)
+    known = read_ledger(ledger)
     rows = [known.get(name, {"claim": name, "verdict": PENDING, "seeds": 0, "n": 0}) for name in CLAIMS]
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS))
 
 
-def read(ledger: Path | None = None) -> dict[str, dict[str, Any]]:
+def read_ledger(ledger: Path | None = None) -> dict[str, dict[str, Any]]:
     """What is in the ledger, by claim; the committed one where no other is named, {} where there is none."""
     path = ledger or runtime.asset() / LEDGER
     if not path.exists():
@@ -180,10 +180,10 @@ def read(ledger: Path | None = None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is no ledger ({error}): make it again with `mpm-lite claims run`.") from error
 
 
-def told(name: str, ledger: Path | None = None, about: str = "") -> str:
+def describe_claim(name: str, ledger: Path | None = None, about: str = "") -> str:
     """All that the ledger says of a claim, in lines: statement, the paper's figure, rule, verdict, and every figure whose
     name holds `about`."""
-    one, row = claim(name), read(ledger).get(name)
+    one, row = find_claim(name), read_ledger(ledger).get(name)
     lines = [
         f"{name} ({one.source}): {one.statement}",
         f"  theirs: {one.theirs or 'no figure that was verified'}",
@@ -200,24 +200,24 @@ def told(name: str, ledger: Path | None = None, about: str = "") -> str:
     lines.append(f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']}{on})")
     lines.append(f"  effect: {span(row['effect'], row['low'], row['high'])} {one.effect}")
     lines.append(f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {one.control}")
-    disputed = [dispute_told(of, row) for of in DISPUTES if of.claim == name]
+    disputed = [describe_dispute(of, row) for of in DISPUTES if of.claim == name]
     lines += [fill(f"  {line}", 100, subsequent_indent="    ") for line in disputed]
     return "\n".join([*lines, *(f"    {span(*of)} {what}" for what, of in row["details"].items() if about in what)])
 
 
-def details(name: str, names: Mapping[str, str], ledger: Path | None = None) -> pd.DataFrame:
+def read_details(name: str, names: Mapping[str, str], ledger: Path | None = None) -> pd.DataFrame:
     """Figures that stand beside a claim's effect in the ledger, a row each: name, value, low, high. `names` says which (as the
     ledger calls them) and what they are to be called. UserError where the claim has not run."""
-    row = read(ledger).get(name)
+    row = read_ledger(ledger).get(name)
     if row is None:
         raise UserError(f"{name} is not in the ledger yet: `mpm-lite claims run {name}` runs it.")
     found = [(said, *row["details"][what]) for what, said in names.items()]
     return pd.DataFrame(found, columns=["name", "value", "low", "high"])
 
 
-def enter(found: dict[str, Any], ledger: Path) -> None:
+def write_ledger(found: dict[str, Any], ledger: Path) -> None:
     """Put one claim's row into a ledger, in the place of the one it had."""
-    known = read(ledger) | {found["claim"]: found}
+    known = read_ledger(ledger) | {found["claim"]: found}
     rows = [known[name] for name in CLAIMS if name in known]
     write_atomic(ledger, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -225,7 +225,7 @@ def enter(found: dict[str, Any], ledger: Path) -> None:
 def replies_by_share(ledger: Path | None = None) -> pd.DataFrame | None:
     """C3 a point a share: share (0 to 1), added, metric (reply_language or content), value, low, high; None where it has
     not run."""
-    row = read(ledger).get("C3")
+    row = read_ledger(ledger).get("C3")
     if row is None:
         return None
     names = {"reply_language": "reply in L", "content": "content"}

@@ -11,7 +11,7 @@ from dataclasses import replace
 from mpm_lite.claims.mpm import OTHERS, mean_rho, mean_score
 from mpm_lite.claims.study import load_claim
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import Found, Sample, above, below, both, mean, within
+from mpm_lite.evaluation.stats import Found, Sample, above, average_figures, below, both, within
 from mpm_lite.experiments.m3p import PLAIN, RATE, Matching
 
 COUNT = 100  # pictures of test: each is read with ten captions in ten languages
@@ -40,8 +40,8 @@ def c9(s: Sample) -> Found:
 
 def c10(s: Sample) -> Found:
     """No fine-tuning, in English, in the language alone, in all languages: at equal steps."""
-    each = mean(s.score(f"fine-tuned in {code}", code, "choice") for code in EACH)
-    strange = mean(s.score(f"shuffled, {code}", code, "choice") for code in EACH)
+    each = average_figures(s.score(f"fine-tuned in {code}", code, "choice") for code in EACH)
+    strange = average_figures(s.score(f"shuffled, {code}", code, "choice") for code in EACH)
     english, every = (mean_score(s, f"fine-tuned in {name}", "choice", languages=EACH) for name in ("en", "all"))
     more, own = (every - each).interval, (each - english).interval
     control = (strange - english).interval

@@ -12,7 +12,7 @@ from dataclasses import replace
 from mpm_lite.claims.mpm import OTHERS, mean_score
 from mpm_lite.claims.study import load_claim
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import Found, Sample, above, both, mean
+from mpm_lite.evaluation.stats import Found, Sample, above, average_figures, both
 from mpm_lite.experiments.mblip import SHARED
 
 COUNT = 100  # pictures of test
@@ -44,7 +44,9 @@ def c15(s: Sample) -> Found:
     said = mean_score(s, "mix", "slots") - mean_score(s, "english", "slots")
     closed = mean_score(s, "mix", "answers") - mean_score(s, "english", "answers")
     reply = (mean_score(s, "mix", "reply_language") - mean_score(s, "english", "reply_language")).interval
-    blind = mean(s.score("mix", code, "slots", "blind") - s.score("english", code, "slots", "blind") for code in OTHERS)
+    blind = average_figures(
+        s.score("mix", code, "slots", "blind") - s.score("english", code, "slots", "blind") for code in OTHERS
+    )
     details = {"closed answers": closed.interval, "reply language": reply}
     for arm in ("mix", "english"):
         for metric in ("slots", "content", "reply_language", "answers", "cider_d"):

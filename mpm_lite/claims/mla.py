@@ -12,7 +12,7 @@ from typing import Any
 
 from mpm_lite.claims.mpm import OTHERS, mean_rho, mean_score
 from mpm_lite.claims.study import load_claim
-from mpm_lite.evaluation.stats import FOR, Found, Sample, above, both, mean, within
+from mpm_lite.evaluation.stats import FOR, Found, Sample, above, average_figures, both, within
 from mpm_lite.experiments.mla import SHORT_ENGLISH, Acquiring
 from mpm_lite.experiments.rivals import Pairing
 
@@ -64,7 +64,7 @@ def c12(s: Sample) -> Found:
         arm: mean_score(s, arm, "choice")
         for arm in ("both", "transfer alone", "exposure alone", "reversed", "shuffled")
     }
-    chance = mean(s.score("both", code, "choice", "blind") for code in OTHERS)
+    chance = average_figures(s.score("both", code, "choice", "blind") for code in OTHERS)
     over = {arm: (score["both"] - score[arm]).interval for arm in ("transfer alone", "exposure alone")}
     share = ((score["transfer alone"] - chance) / (score["both"] - chance)).interval
     control = (score["shuffled"] - chance).interval

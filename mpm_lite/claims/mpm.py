@@ -14,10 +14,10 @@ import numpy as np
 from mpm_lite.claims.study import load_claim
 from mpm_lite.core import runtime
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import Drawn, Found, Sample, above, below, both, mean, within
+from mpm_lite.evaluation.stats import Drawn, Found, Sample, above, average_figures, below, both, within
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
-from mpm_lite.experiments.results import rank, spearman
+from mpm_lite.experiments.results import average_ranks, spearman
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 MPM = Chat()  # English captions of all training pictures, frozen language model
@@ -34,12 +34,12 @@ CAPTIONS = {"count": COUNT, "closed": 0, "looks": ("real", "blind")}
 
 def mean_rho(s: Sample, arm: str, metric: str, languages: tuple[str, ...] = OTHERS, look: str = "real") -> Drawn:
     """Retention, mean over languages."""
-    return mean(s.rho(arm, language, metric, look=look) for language in languages)
+    return average_figures(s.rho(arm, language, metric, look=look) for language in languages)
 
 
 def mean_score(s: Sample, arm: str, metric: str, look: str = "real", languages: tuple[str, ...] = OTHERS) -> Drawn:
     """A score, mean over languages."""
-    return mean(s.score(arm, language, metric, look) for language in languages)
+    return average_figures(s.score(arm, language, metric, look) for language in languages)
 
 
 def instrument(s: Sample) -> Found:
@@ -165,7 +165,7 @@ def alignment(lm: str, language: str) -> float:
 
 def _spearmans(x: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """Spearman's correlation of x (K,) with every column of draws (K, B): (B,)."""
-    a, b = (rank(v) - (len(x) + 1) / 2 for v in (x[:, None], draws))
+    a, b = (average_ranks(v) - (len(x) + 1) / 2 for v in (x[:, None], draws))
     return (a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
 
 
@@ -288,13 +288,16 @@ def _rho(s: Sample, arm: str, language: str) -> Drawn:
 def c6(s: Sample) -> Found:
     """Prompts in nine languages after English ones only."""
     rho = {code: _rho(s, "mpm", code) for code in OTHERS}
-    others, english = mean(rho.values()).interval, mean(_rho(s, "english LM", code) for code in OTHERS).interval
+    others, english = (
+        average_figures(rho.values()).interval,
+        average_figures(_rho(s, "english LM", code) for code in OTHERS).interval,
+    )
     details = {f"rho of {code}": of.interval for code, of in rho.items()}
-    details["rho, LM without pairs"] = mean(_rho(s, "LM without pairs", code) for code in OTHERS).interval
+    details["rho, LM without pairs"] = average_figures(_rho(s, "LM without pairs", code) for code in OTHERS).interval
     for metric in ("one", "pair", "attributes", "bound", "exact", "place", "r_precision", "fid", "kid"):
         for arm in ("mpm", "english LM"):
             details[f"{metric}, English, {arm}"] = s.score(arm, "en", metric).interval
-        details[f"{metric}, others"] = mean(s.score("mpm", code, metric) for code in OTHERS).interval
+        details[f"{metric}, others"] = average_figures(s.score("mpm", code, metric) for code in OTHERS).interval
         for look in ("wrong", "none", "drawn", "decoded"):
             details[f"{metric}, English, {look}"] = s.score("mpm", "en", metric, look).interval
     details |= {f"fid of {code}": s.score("mpm", code, "fid").interval for code in OTHERS}

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from mpm_lite.claims.study import Say, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
-from mpm_lite.core.store import written
+from mpm_lite.core.store import write_study
 from mpm_lite.evaluation import stats, text_only
 from mpm_lite.experiments import results
 from mpm_lite.experiments.experiment import Experiment, text_tower
@@ -96,7 +96,7 @@ def run_arms(arms: dict[str, Experiment], out: Path, seeds: int, progress: bool 
 def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     """Retention by language with alignment and cell, means by cell, and the associations between them."""
     joined = Results.join(list(done.values()))
-    known = pd.concat([text_only.table(text_tower(text)) for text in TOWERS])
+    known = pd.concat([text_only.measure_alignment(text_tower(text)) for text in TOWERS])
     rho = joined.retention(METRIC, floor=FLOOR).merge(
         known, on=["text", "language"], how="left", suffixes=("", "_alignment")
     )
@@ -134,7 +134,7 @@ def control_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
             gain = items[METRIC] - items[f"chance {METRIC}"]
             by_item = gain.groupby([items["seed"], items["item"]]).mean().unstack()
             concepts = items.drop_duplicates("item").set_index("item")["concept"].loc[by_item.columns].tolist()
-            drawn = stats.resampled_mean(by_item.to_numpy(), *stats.bootstrap_weights(concepts, len(by_item)))
+            drawn = stats.average_draws(by_item.to_numpy(), *stats.draw_weights(concepts, len(by_item)))
             over = stats.summarise(float(by_item.to_numpy().mean()), drawn)
             score = {"score": items[METRIC].mean(), "chance": items[f"chance {METRIC}"].mean()}
             score |= over.columns("over_chance")
@@ -170,7 +170,7 @@ def _score(result: Results, code: str) -> tuple[float, np.ndarray, int, float]:
     items = result.items[result.items["language"] == code].sort_values(["seed", "item"])
     hits = items[METRIC].to_numpy().reshape(items["seed"].nunique(), -1)
     concepts = items["concept"].iloc[: hits.shape[1]].tolist()
-    drawn = stats.resampled_mean(hits, *stats.bootstrap_weights(concepts, len(hits)))
+    drawn = stats.average_draws(hits, *stats.draw_weights(concepts, len(hits)))
     return float(hits.mean()), drawn, hits.shape[1], float(items[f"chance {METRIC}"].mean())
 
 
@@ -225,4 +225,4 @@ def run_alignments(
     done = run_arms(arms(), out / name, seeds, progress)
     options = next(iter(done.values())).meta["options"]
     seen = list(range(FIRST_SEED, FIRST_SEED + seeds))
-    return written(out, name, tables(done), {"options": options}, name, version, seen, digits="%.5g")
+    return write_study(out, name, tables(done), {"options": options}, name, version, seen, digits="%.5g")

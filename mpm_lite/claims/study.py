@@ -18,7 +18,7 @@ import pandas as pd
 
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
-from mpm_lite.core.store import Shelf, written
+from mpm_lite.core.store import Shelf, write_study
 from mpm_lite.evaluation.stats import Claim, Found, Sample
 from mpm_lite.experiments.experiment import FIRST_SEED
 from mpm_lite.experiments.system import System, Trial, read_trials, run_trials
@@ -83,6 +83,6 @@ class Study:
             [rows.assign(arm=label.rpartition(", seed ")[0]) for label, rows in read_trials(trials, shelf).items()],
             ignore_index=True,
         )
-        return written(
+        return write_study(
             out, self.name, self.tables(rows), {"split": split, **self.card(self.arms)}, self.title, version, many
         )

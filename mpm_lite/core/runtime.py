@@ -69,12 +69,12 @@ def hardware() -> str:
     """The name of what computes here: the GPU, else the processor."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    from mpm_lite.ops.bench import processor  # where it is needed with torch alone
+    from mpm_lite.ops.bench import name_processor  # where it is needed with torch alone
 
-    return processor()
+    return name_processor()
 
 
-def where(module: torch.nn.Module) -> torch.device:
+def device_of(module: torch.nn.Module) -> torch.device:
     """The device that a module's weights are on; the CPU for one that has none."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
 
@@ -89,7 +89,7 @@ def compute_dtype(on: torch.device) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.get_device_capability(on) >= (8, 0) else torch.float16
 
 
-def full(x: torch.Tensor) -> torch.Tensor:
+def in_full_precision(x: torch.Tensor) -> torch.Tensor:
     """The tensor in float32, or in the float64 that it has: losses and unit norms are computed so even under autocast."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -234,16 +234,16 @@ def reachable() -> bool:
 Job = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of a module, and what it is called with
 
 
-def check(workers: int) -> None:
+def check_workers(workers: int) -> None:
     """Raises UserError for a number of workers that does nothing."""
     if workers < 1:
         raise UserError(f"{workers} workers do nothing: take at least 1.")
 
 
-def run(jobs: Mapping[str, Job], workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
+def run_jobs(jobs: Mapping[str, Job], workers: int = 1, say: Callable[[str], None] = lambda line: None) -> None:
     """Do every job: one after the other in this process, or in that many processes. `say` is told the label of each job
     as it begins or, with several workers, as it is done. The first error stops the rest. UserError for no worker."""
-    check(workers)
+    check_workers(workers)
     if workers == 1:
         for number, (label, (call, given)) in enumerate(jobs.items(), 1):
             say(f"{number} of {len(jobs)}: {label}")

@@ -46,7 +46,7 @@ def folder() -> Path:
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def lock_file(path: Path) -> Iterator[None]:
     """For the time being nobody else, in whatever process, makes that file: whoever comes later waits and finds it
     there. A process that dies gives up its turn."""
     with locked(runtime.home() / "locks" / digest([str(path.absolute())])[:32], runtime.home()):
@@ -127,7 +127,7 @@ def _stored(path: Path) -> np.ndarray | None:
     return array if hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest() == expected else None
 
 
-def features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
+def keep_features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
     """The array under `key`; computed, stored and read back where it is missing or damaged.
 
     Even the first run returns what it read back from the disk, so that first and later runs see the same bytes.
@@ -135,7 +135,7 @@ def features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
     path = folder() / f"{key.digest}.safetensors"
     if (found := _stored(path)) is not None:
         return found
-    with alone(path):
+    with lock_file(path):
         if (found := _stored(path)) is not None:  # somebody else has made it meanwhile
             return found
         if path.exists():
@@ -153,7 +153,7 @@ def features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
     return back
 
 
-def learned(
+def keep_weights(
     path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]], key: Key | None = None
 ) -> dict[str, torch.Tensor]:
     """The weights in a file, in float32. Where there is no file yet, `learn(work)` returns them first, and they are
@@ -163,7 +163,7 @@ def learned(
     Raises UserError for a file that is torn.
     """
     if not path.exists():
-        with alone(path):
+        with lock_file(path):
             if not path.exists():
                 work = path.with_suffix(".run")
                 weights = {k: v.half().contiguous() for k, v in learn(work).items()}
@@ -187,7 +187,7 @@ def write_table(path: Path, table: pd.DataFrame, key: Key, **how: Any) -> None:
     write_atomic(path, told.to_parquet(**how))
 
 
-def written(
+def write_study(
     out: Path, study: str, tables: dict[str, pd.DataFrame], said: dict[str, Any], card: str, version: str,
     seeds: Sequence[int], digits: str = "%.4f",
 ) -> list[Path]:  # fmt: skip

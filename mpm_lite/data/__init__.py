@@ -81,9 +81,11 @@ SETS = {
 }
 
 
-def available(name: str) -> bool:
+def is_available(name: str) -> bool:
     """Whether all sets of `name` ("emoji+stamps") are known and on this machine."""
-    return all(SETS[one].present() if one in SETS else local.here(one) for one in local.set_names(str(name), _known))
+    return all(
+        SETS[one].present() if one in SETS else local.is_present(one) for one in local.set_names(str(name), _known)
+    )
 
 
 def load_captions(
@@ -151,7 +153,7 @@ def _splits(split: str) -> tuple[str, ...]:
 
 def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
     """The parts of a packaged set that a split consists of, and the numbers of their items that belong to it."""
-    from mpm_lite.data.concepts import held_out, mentions
+    from mpm_lite.data.concepts import find_concepts, held_out
 
     parts = SETS[name].parts()
     whole = {one: np.arange(len(part)) for one, part in parts.items()}
@@ -159,11 +161,11 @@ def _views(name: str, split: str) -> list[tuple[Part, np.ndarray]]:
     # instead, and none of its parts mentions what another holds out.
     if split == BOTH and name != "toyworld":
         test = held_out("test") | frozenset(parts["test"].concepts)
-        whole["val"] = np.flatnonzero([mentions(text).isdisjoint(test) for text in parts["val"].captions["en"]])
+        whole["val"] = np.flatnonzero([find_concepts(text).isdisjoint(test) for text in parts["val"].captions["en"]])
     return [(parts[one], whole[one]) for one in _splits(split)]
 
 
-def counts(name: str) -> dict[str, int]:
+def count_items(name: str) -> dict[str, int]:
     """How many items of a packaged set are in each split, and how many are "dropped" by the leak rule."""
     if name not in SETS:
         raise unknown("caption set", name, SETS)
@@ -173,7 +175,7 @@ def counts(name: str) -> dict[str, int]:
 
 def _known(name: str) -> bool:
     """Whether this is the name of a set, or begins like a name that says where a set is."""
-    return name in SETS or hub.known(name)
+    return name in SETS or hub.is_hub_or_local(name)
 
 
 @lru_cache(maxsize=16)

@@ -113,7 +113,7 @@ def _joined(words: list[str], last: str) -> str:
 
 
 @cache
-def mentions(caption: str) -> frozenset[str]:
+def find_concepts(caption: str) -> frozenset[str]:
     """The content words of a caption as written, without a plural s, and in the singular; also neighbours joined
     ("sail boat" -> "sailboat").
 
@@ -153,7 +153,7 @@ def assign(sets: Mapping[str, Sequence[Item]]) -> dict[str, str]:
     """
     heads, mentioned = _heads(sets), Counter()
     for caption in [item.captions["en"] for items in sets.values() for item in items]:
-        mentioned.update(mentions(caption) | {head_noun(caption)})
+        mentioned.update(find_concepts(caption) | {head_noun(caption)})
     splits = {}
     for concept in sorted(set().union(*heads.values())):
         stamp, emoji = (concept in heads.get(name, ()) for name in ("stamps", "emoji"))
@@ -168,7 +168,7 @@ def _heads(sets: Mapping[str, Sequence[Item]]) -> dict[str, Counter[str]]:
 
 
 @cache
-def table() -> dict[str, str]:
+def read_splits() -> dict[str, str]:
     """The committed table: concept -> split."""
     with open(runtime.asset(TABLE), encoding="utf-8", newline="") as file:
         return {row["concept"]: row["split"] for row in csv.DictReader(file)}
@@ -176,30 +176,30 @@ def table() -> dict[str, str]:
 
 def concept_split(concept: str) -> str:
     """The split of a concept by the table; for one that it lacks, by the hash with the shares of emoji."""
-    return table().get(concept) or hashed_split(concept, stamp=False)
+    return read_splits().get(concept) or hashed_split(concept, stamp=False)
 
 
 @cache
 def held_out(*splits: str) -> frozenset[str]:
     """The concepts that the committed table gives to these splits."""
-    return frozenset(concept for concept, split in table().items() if split in splits)
+    return frozenset(concept for concept, split in read_splits().items() if split in splits)
 
 
 def split_of(caption: str, also_held_out: frozenset[str] = frozenset()) -> str | None:
     """The split of an item by its English caption; None if the strict leak rule drops it from training."""
     split = concept_split(head_noun(caption))
-    if split == "train" and not mentions(caption).isdisjoint(held_out("val", "test") | also_held_out):
+    if split == "train" and not find_concepts(caption).isdisjoint(held_out("val", "test") | also_held_out):
         return None
     return split
 
 
 def untabled(items: Iterable[Item]) -> frozenset[str]:
     """The held-out head nouns of items that the committed table lacks, as with another version of a package."""
-    heads = {head_noun(item.captions["en"]) for item in items} - table().keys()
+    heads = {head_noun(item.captions["en"]) for item in items} - read_splits().keys()
     return frozenset(concept for concept in heads if concept_split(concept) != "train")
 
 
-def build(sets: Mapping[str, Sequence[Item]]) -> str:
+def write_splits(sets: Mapping[str, Sequence[Item]]) -> str:
     """The text of the committed table: concept, split, n_emoji, n_stamps, n_clipart."""
     heads, lines = _heads(sets), ["concept,split,n_emoji,n_stamps,n_clipart"]
     for concept, split in assign(sets).items():
@@ -213,7 +213,7 @@ def main() -> None:
     """Rebuild the committed table. Needs emoji, stamps and clip art on this machine."""
     from mpm_lite.data import clipart, emoji, stamps
 
-    text = build({"emoji": emoji.items(), "stamps": stamps.items(), "clipart": clipart.items()})
+    text = write_splits({"emoji": emoji.items(), "stamps": stamps.items(), "clipart": clipart.items()})
     path = Path(runtime.asset()) / TABLE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

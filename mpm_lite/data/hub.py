@@ -36,7 +36,7 @@ from mpm_lite.data.rows import (
     Source,
     check_no_other_splits,
     checked,
-    guessed,
+    guess_columns,
     is_usual,
     rows_of,
     unread_texts,
@@ -61,7 +61,7 @@ _TOLD = tomllib.loads(runtime.asset("data/hub.toml").read_text(encoding="utf-8")
 KNOWN = {name: Known(**of | {"columns": Columns(**of["columns"])}) for name, of in _TOLD.items()}
 
 
-def known(name: str) -> bool:
+def is_hub_or_local(name: str) -> bool:
     """Whether a name is one of the KNOWN sets, or says where a set is (`hub:OWNER/NAME`, `parquet:PATH`)."""
     return name in KNOWN or name.startswith("hub:") or local.is_local(name)
 
@@ -110,7 +110,7 @@ def _parts(
     if columns:
         said = Columns.of(json.loads(columns))
     else:
-        said = KNOWN[name].columns if name in KNOWN else guessed(name, held, held)
+        said = KNOWN[name].columns if name in KNOWN else guess_columns(name, held, held)
     checked(name, said, held)
     if said.language == "split" and "split" not in held:
         sources = [source for source in sources if not own and (source.split or "").lower() in CODES]
@@ -297,6 +297,6 @@ def _failed(name: str, source: str, revision: str | None, local: bool, error: Ex
     )
 
 
-def listing() -> list[dict[str, str]]:
+def list_hub_sets() -> list[dict[str, str]]:
     """One row for each KNOWN set, for `mpm-lite data list`: name, repository, captions, licence. The hub is not asked."""
     return [{"name": n, "repo": k.repo, "captions": k.captions, "licence": k.licence} for n, k in KNOWN.items()]

@@ -46,7 +46,7 @@ def place(name: str) -> Path:
     return Path(name.partition(":")[2].strip()).expanduser().absolute()
 
 
-def here(name: str) -> bool:
+def is_present(name: str) -> bool:
     """Whether a local set's folder or file is on this machine."""
     return is_local(name) and place(name).exists()
 
@@ -80,7 +80,7 @@ def _readings(pieces: Sequence[str], starts: Sequence[bool], at: int = 0) -> Ite
     local = is_local(pieces[at].strip())
     for end in range(at + 1, (len(pieces) if local else at + 1) + 1):
         one = "+".join(pieces[at:end]).strip()
-        if not local or here(one):
+        if not local or is_present(one):
             yield from ([one, *rest] for rest in _readings(pieces, starts, end))
 
 
@@ -90,7 +90,7 @@ def _nearest_reading(pieces: Sequence[str]) -> list[str]:
     while at < len(pieces):
         end = at + 1
         if is_local(pieces[at].strip()):
-            there = [e for e in range(end, len(pieces) + 1) if here("+".join(pieces[at:e]))]
+            there = [e for e in range(end, len(pieces) + 1) if is_present("+".join(pieces[at:e]))]
             # An empty piece, or one with a slash and no colon, can only be the rest of a path.
             while not there and end < len(pieces) and re.fullmatch("|[^:]*/[^:]*", pieces[end]):
                 end += 1
@@ -210,7 +210,7 @@ def picture_file(said: str, folders: Sequence[Path], shown: str) -> tuple[Path |
 
 def stamp(name: str) -> str:
     """A digest of the names, sizes and times of a local set's files, which differs after a change; "" for other sets."""
-    if not here(name):
+    if not is_present(name):
         return ""
     root = place(name)
     return stamp_of(walk(root) if root.is_dir() else [root])

@@ -17,7 +17,7 @@ import numpy as np
 
 from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import available, load_captions
+from mpm_lite.data import is_available, load_captions
 from mpm_lite.data.captionset import SPLITS
 from mpm_lite.data.toyworld.scenes import one_of
 from mpm_lite.data.toyworld.text_mix import PIVOT
@@ -50,7 +50,7 @@ class NameDocument:
         return "\n".join(self.segments)
 
 
-def question(language: str) -> str:
+def ask_name(language: str) -> str:
     """The question that asks for a name. Raises UserError for a language that is not one of the fourteen."""
     if language not in ASK:
         raise unknown("language of names", language, ASK)
@@ -58,10 +58,10 @@ def question(language: str) -> str:
 
 
 @lru_cache(maxsize=2)
-def named(sets: tuple[str, ...] = SETS) -> tuple[Named, ...]:
+def read_names(sets: tuple[str, ...] = SETS) -> tuple[Named, ...]:
     """All captioned things of the sets that are on this machine, with their names in the fourteen languages."""
     found = []
-    for one in [one for one in sets if available(one)]:
+    for one in [one for one in sets if is_available(one)]:
         for split in SPLITS:
             captions = load_captions(one, split, "all")
             codes = [code for code in LANGUAGES if code in captions.languages]
@@ -73,12 +73,12 @@ def named(sets: tuple[str, ...] = SETS) -> tuple[Named, ...]:
     return tuple(found)
 
 
-def documents(parallel: float = 0.5, seed: int = 0, sets: tuple[str, ...] = SETS) -> Iterator[NameDocument]:
+def write_documents(parallel: float = 0.5, seed: int = 0, sets: tuple[str, ...] = SETS) -> Iterator[NameDocument]:
     """An endless stream of documents. The share `parallel` of them name a thing in two languages, one of them English; the
     others name it twice in one language. With the same sets, the stream of a seed never changes."""
     if not 0 <= parallel <= 1:
         raise UserError(f"parallel is a share between 0 and 1, not {parallel}.")
-    rng, things = np.random.default_rng([seed, 21]), named(sets)
+    rng, things = np.random.default_rng([seed, 21]), read_names(sets)
     translated = [thing for thing in things if len(thing.names) > 1]
     while True:
         if rng.random() < parallel:
@@ -88,4 +88,4 @@ def documents(parallel: float = 0.5, seed: int = 0, sets: tuple[str, ...] = SETS
         else:
             thing = one_of(things, rng)
             first = second = one_of(list(thing.names), rng)
-        yield NameDocument((thing.names[first], question(second), thing.names[second]), (first, second))
+        yield NameDocument((thing.names[first], ask_name(second), thing.names[second]), (first, second))

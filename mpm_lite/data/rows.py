@@ -88,7 +88,7 @@ class Columns:
         return next((c for c in there if c.lower() == "split" and c not in taken), None)
 
 
-def guessed(name: str, there: Iterable[str], held: Mapping[str, Sequence[Any]] | None = None) -> Columns:
+def guess_columns(name: str, there: Iterable[str], held: Mapping[str, Sequence[Any]] | None = None) -> Columns:
     """The meaning of columns by their usual names and by what they hold.
 
     there: the names of the columns; held: some values of each, without nulls. Without `held` only the names decide.
@@ -434,7 +434,7 @@ def kept(key: Sequence[str], compute: Callable[[], np.ndarray]) -> np.ndarray:
     if not key:
         return once()
     try:
-        return store.features(Key(key[0], {"kind": key[0], "pictures": list(key[1:])}), once)
+        return store.keep_features(Key(key[0], {"kind": key[0], "pictures": list(key[1:])}), once)
     except (OSError, UserError):  # if only the writing failed, the result is still right
         if made and made[0] is None:  # the computation itself failed
             raise

@@ -26,10 +26,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mpm_lite.core.runtime import UserError, unknown, where
+from mpm_lite.core.runtime import UserError, device_of, unknown
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar, text_mix
-from mpm_lite.data.toyworld.exchanges import questions_asked
+from mpm_lite.data.toyworld.exchanges import ask_questions
 from mpm_lite.data.toyworld.scenes import Scene
 from mpm_lite.evaluation import reply_scores
 from mpm_lite.recipes.mpm_chat import MpmChat
@@ -42,7 +42,7 @@ _NORMS = ("norm", "final_layer_norm", "ln_f")  # what families of models call th
 
 
 @torch.no_grad()
-def probabilities(lm: LM, soft: Tensor, question: str = "") -> Tensor:
+def read_probabilities(lm: LM, soft: Tensor, question: str = "") -> Tensor:
     """What the lens reads at each soft token (N, Q, D) in front of `question`: float32 (L + 1, N, Q, V), the soft tokens
     themselves first. UserError for a model that has no norm before its head, and for one of two halves."""
     norm = next((getattr(lm.model.base_model, n) for n in _NORMS if hasattr(lm.model.base_model, n)), None)
@@ -61,9 +61,9 @@ def probabilities(lm: LM, soft: Tensor, question: str = "") -> Tensor:
     return torch.stack(found)
 
 
-def words(lm: LM, soft: Tensor, question: str = "", top: int = 3) -> pd.DataFrame:
+def read_words(lm: LM, soft: Tensor, question: str = "", top: int = 3) -> pd.DataFrame:
     """The likeliest tokens at each soft token: picture, layer, query, rank, token, probability."""
-    read = probabilities(lm, soft, question)
+    read = read_probabilities(lm, soft, question)
     best, which = read.topk(top, dim=-1)  # (L + 1, N, Q, top)
     rows = [
         (
@@ -105,7 +105,7 @@ def languages_read(
 
     `shares` is what `token_languages` gives. Even use of all languages is 1 / K each.
     """
-    read = probabilities(lm, soft, question).mean(dim=(1, 2)).double().cpu().numpy()  # (L + 1, V)
+    read = read_probabilities(lm, soft, question).mean(dim=(1, 2)).double().cpu().numpy()  # (L + 1, V)
     of = read @ shares  # (L + 1, K)
     of = of / of.sum(axis=1, keepdims=True)
     rows = [(layer, code, of[layer, k]) for layer in range(len(of)) for k, code in enumerate(languages)]
@@ -156,7 +156,7 @@ def soft_tokens(recipe: MpmChat, seen: Tensor, look: str = "real") -> Tensor:
         # In float32 and back: the sum of thousands of float16 numbers is infinite.
         seen = seen.float().mean(dim=0, keepdim=True).to(seen.dtype)
     recipe.eval()
-    on = where(recipe)
+    on = device_of(recipe)
     soft = torch.cat([recipe.predict({"seen": part.to(on)})["soft"] for part in seen.split(256)])
     return soft.expand(count, -1, -1) if look == "blind" else soft
 
@@ -205,15 +205,15 @@ class Asking(ABC):
         """
         count = count or toyworld.COUNTS[split]
         many, frames = toyworld.split_scenes(split)[:count], []
-        ten = exchanges.choices(many, seed=0) if choice else []
-        apart = text_mix.withheld(seed_of(recipe.lm), catalogue.withheld(recipe.lm.name.partition(":")[0]))
+        ten = exchanges.draw_candidates(many, seed=0) if choice else []
+        apart = text_mix.draw_withheld(seed_of(recipe.lm), catalogue.withheld(recipe.lm.name.partition(":")[0]))
         for look in looks:
             soft = self.soft(recipe, split, count, look)
             told = None
             if look == "translated":
                 told = self.say(recipe, self.soft(recipe, split, count), many, "en")
             elif look == "english":
-                told = exchanges.english(many)
+                told = exchanges.write_english(many)
             for language in languages:
                 frame = pd.DataFrame(index=range(count), columns=list(METRICS), dtype=float)
                 if look == "text":
@@ -224,8 +224,8 @@ class Asking(ABC):
                 if closed:
                     frame["answers"] = self.answered(recipe, soft, many, language, closed, told)
                 if choice:
-                    asked = exchanges.told(ten, language)
-                    frame["choice"] = exchanges.right(self.likelihoods(recipe, soft, asked, language, told))
+                    asked = exchanges.write_candidates(ten, language)
+                    frame["choice"] = exchanges.score_choices(self.likelihoods(recipe, soft, asked, language, told))
                 if nats and look == "text":
                     frame["nats"] = self.nats(recipe, many, language)
                 known = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "lm_seed": seed_of(recipe.lm)}
@@ -243,9 +243,9 @@ class Asking(ABC):
         chrF and BLEU a hundredth; these two are of all replies together and the same in each row.
         """
         pairs = zip(said, many, strict=True)
-        frame = pd.DataFrame([reply_scores.caption_scores(one, scene, language, apart) for one, scene in pairs])
+        frame = pd.DataFrame([reply_scores.score_caption(one, scene, language, apart) for one, scene in pairs])
         gold = [grammar.in_order(scene, language) for scene in many]
-        corpus = reply_scores.corpus_scores(said, gold, language)
+        corpus = reply_scores.score_corpus(said, gold, language)
         by_picture = reply_scores.cider_d(said, gold, language) / 10
         return frame.assign(cider_d=by_picture, chrf=corpus["chrf"] / 100, bleu=corpus["bleu"] / 100)
 
@@ -295,7 +295,7 @@ class Asking(ABC):
         told: Sequence[str] | None = None,
     ) -> np.ndarray:
         """The share of the closed questions on each picture whose right answer is the likeliest, float64 (N,)."""
-        asked = questions_asked(many, [language], seed=5, each=each)
+        asked = ask_questions(many, [language], seed=5, each=each)
         of = np.array([e.picture for e in asked])
         prompts = [(told[e.picture] if told else "") + f"\n{self.closed_prompt(e.question, language)}\n" for e in asked]
         seen = None if soft is None else soft[torch.from_numpy(of)]
@@ -319,7 +319,7 @@ class Asking(ABC):
         answer to this very question, in whichever of the ten languages. `in_language`: it is the right answer in the language
         asked. `soft` is (N, Q, D), one row for each scene; or None, and `told` has a caption to stand in each picture's place.
         """
-        ways = {code: questions_asked(many, [code], seed=5, each=each, kinds=kinds) for code in grammar.LANGUAGES}
+        ways = {code: ask_questions(many, [code], seed=5, each=each, kinds=kinds) for code in grammar.LANGUAGES}
         asked = ways[language]
         seen = None if soft is None else soft[torch.tensor([e.picture for e in asked])]
         before = [told[e.picture] if told else "" for e in asked]

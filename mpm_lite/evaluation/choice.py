@@ -30,8 +30,8 @@ from torch import Tensor
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
-from mpm_lite.data.toyworld.exchanges import questions_asked
-from mpm_lite.data.toyworld.scenes import Scene, neighbours, one_off
+from mpm_lite.data.toyworld.exchanges import ask_questions
+from mpm_lite.data.toyworld.scenes import Scene, draw_neighbours, one_off
 from mpm_lite.recipes.dual import Captioned
 from mpm_lite.towers.features import patch_features
 from mpm_lite.towers.load import load_image_tower
@@ -80,9 +80,9 @@ class Choosing(ABC):
         counts by equal shares.
         """
         many, frames = toyworld.split_scenes(split)[:count], []
-        asked = exchanges.choices(many, seed=0)
+        asked = exchanges.draw_candidates(many, seed=0)
         recipe.eval()
-        gold = exchanges.english(many) if ENGLISH in looks else []
+        gold = exchanges.write_english(many) if ENGLISH in looks else []
         for look in looks:
             seen = None if look == ENGLISH else self.looked(split, count, look)
             for language in languages or self.languages(recipe):
@@ -92,7 +92,10 @@ class Choosing(ABC):
                         fits = self.fits_text(recipe, gold, told, language)
                     else:
                         fits = self.fits(recipe, seen, told, language)
-                scores = {"choice": exchanges.right(fits), "hard": exchanges.right(fits[:, : 1 + exchanges.HARD])}
+                scores = {
+                    "choice": exchanges.score_choices(fits),
+                    "hard": exchanges.score_choices(fits[:, : 1 + exchanges.HARD]),
+                }
                 known = {"look": look, "language": language, "seed": seed, **self.known(recipe, seed)}
                 items = {"item": [s.id for s in many], "concept": [" ".join(s.things[0].pair) for s in many]}
                 frames.append(pd.DataFrame(scores).assign(**known, **items))
@@ -100,7 +103,7 @@ class Choosing(ABC):
 
     def told(self, recipe: Any, asked: Sequence[Sequence[Scene]], language: str) -> list[list[str]]:
         """The candidates' captions as a system reads them, the picture's own first."""
-        return exchanges.told(asked, language)
+        return exchanges.write_candidates(asked, language)
 
     def looked(self, split: str, count: int, look: str) -> Tensor:
         """Pictures as one of LOOKS shows them, (N, P, D_in)."""
@@ -132,11 +135,11 @@ class Pictured(Choosing):
         return self.choose(recipe, seed, *asked, **more)
 
 
-def captioned(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+def pair_captions(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
     """The first training pictures, each with an English caption and WRONG that are wrong in one attribute and tell of
     training scenes too: else a caption would be known for wrong by what a split holds out."""
     many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 16])
-    wrong = [[exchanges.caption(other, "en") for other in neighbours(scene, rng, WRONG)] for scene in many]
+    wrong = [[exchanges.caption(other, "en") for other in draw_neighbours(scene, rng, WRONG)] for scene in many]
     return Captioned.encoded(seen, [exchanges.caption(scene, "en") for scene in many], wrong, encode)
 
 
@@ -146,7 +149,7 @@ RANKS = (1, 5, 10)
 GALLERY = 100
 
 
-def retrieval(
+def score_recall(
     bench: Choosing, recipe: Any, language: str, split: str, count: int = GALLERY, look: str = "real"
 ) -> np.ndarray:
     """Recall, mean over RANKS and both directions, of each picture and its caption among `count`: float64 (N,). Pictures
@@ -159,17 +162,17 @@ def retrieval(
         once = 1 if look == "blind" else len(many)  # blind, every row is the same
         fits = bench.fits(recipe, seen[:once], [captions] * once, language).repeat(len(many) // once, axis=0)  # (N, N)
     same = np.array([[a == b for b in captions] for a in captions])
-    return (recalled(fits, same) + recalled(fits.T, same.T)) / 2
+    return (recall_of_ranks(fits, same) + recall_of_ranks(fits.T, same.T)) / 2
 
 
-def recalled(fits: np.ndarray, same: np.ndarray) -> np.ndarray:
+def recall_of_ranks(fits: np.ndarray, same: np.ndarray) -> np.ndarray:
     """For each row of fits (N, M), the share of RANKS within which a right one (bool (N, M)) lies; ties count against."""
     best = np.where(same, fits, -np.inf).max(axis=1, keepdims=True)
     rank = 1 + ((fits >= best) & ~same).sum(axis=1)
     return np.mean([rank <= k for k in RANKS], axis=0)
 
 
-def statements(many: Sequence[Scene], seed: int = 0) -> tuple[list[Scene], np.ndarray]:
+def draw_statements(many: Sequence[Scene], seed: int = 0) -> tuple[list[Scene], np.ndarray]:
     """One statement a picture, as the scene that it tells, and which are true: half, drawn evenly."""
     said, true = [], np.zeros(len(many), bool)
     for i, scene in enumerate(many):
@@ -185,7 +188,7 @@ def _stated(bench: Choosing, recipe: Any, seen: Tensor, said: Sequence[Scene], l
         return bench.fits(recipe, seen, bench.told(recipe, [[one] for one in said], language), language)[:, 0]
 
 
-def line(fits: np.ndarray, true: np.ndarray) -> float:
+def draw_line(fits: np.ndarray, true: np.ndarray) -> float:
     """Where to draw it: between two neighbouring values, so that most fall on their own side."""
     order = np.sort(np.unique(fits))
     between = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2, [order[-1] + 1]])
@@ -193,12 +196,12 @@ def line(fits: np.ndarray, true: np.ndarray) -> float:
     return float(between[int(np.argmax(right))])
 
 
-def measured(
+def measure_statements(
     bench: Choosing, recipe: Any, language: str, split: str, count: int, look: str = "real"
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For `true` and `either`: how well each picture, or the better of two, fits its statement, and which are true."""
     many, seen = toyworld.split_scenes(split)[:count], bench.looked(split, count, look)
-    said, true = statements(many)
+    said, true = draw_statements(many)
     own = _stated(bench, recipe, seen, said, language)
     # Of two pictures the other shows something else: what is false of this one is false of that one too.
     facts = [grammar.shown(scene) for scene in many]
@@ -212,14 +215,12 @@ def _same(facts: Sequence[Any], said: Scene, k: int, count: int) -> bool:
     return facts[k % count] == grammar.shown(said)
 
 
-def answered_in_english(
-    bench: Any, recipe: Any, language: str, split: str, count: int, look: str = "real"
-) -> np.ndarray:
+def answer_in_english(bench: Any, recipe: Any, language: str, split: str, count: int, look: str = "real") -> np.ndarray:
     """The share of closed questions in a language whose right *English* answer is the likeliest, (N,). The bench answers
     questions: MPM chat's, or mBLIP's."""
     many = toyworld.split_scenes(split)[:count]
     soft = bench.soft(recipe, split, count, look)
-    there, here = (questions_asked(many, [code], seed=5, each=2) for code in (language, "en"))
+    there, here = (ask_questions(many, [code], seed=5, each=2) for code in (language, "en"))
     of = np.array([e.picture for e in there])
     prompts = [f"\n{bench.closed_prompt(e.question, 'en')}\n" for e in there]
     picks = recipe.lm.choose(prompts, [e.options for e in here], soft[torch.from_numpy(of)])
@@ -227,21 +228,21 @@ def answered_in_english(
     return np.bincount(of, right, len(many)) / np.maximum(np.bincount(of, minlength=len(many)), 1)
 
 
-def scores(
+def score_iglue(
     bench: Any, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
     looks: Sequence[str] = ("real", "blind"), count: int = GALLERY,
 ) -> pd.DataFrame:  # fmt: skip
     """One row a look, language and picture, with a column a task; NaN where the system cannot do it."""
     many, frames = toyworld.split_scenes(split)[:count], []
-    lines = {task: line(*of) for task, of in measured(bench, recipe, "en", "val", count).items()}
+    lines = {task: draw_line(*of) for task, of in measure_statements(bench, recipe, "en", "val", count).items()}
     for look in looks:
         for language in languages:
-            found = {"retrieval": retrieval(bench, recipe, language, split, count, look)}
-            for task, (fits, true) in measured(bench, recipe, language, split, count, look).items():
+            found = {"retrieval": score_recall(bench, recipe, language, split, count, look)}
+            for task, (fits, true) in measure_statements(bench, recipe, language, split, count, look).items():
                 found[task] = ((fits > lines[task]) == true).astype(float)
             asks = hasattr(bench, "closed_prompt")
             found["english"] = (
-                answered_in_english(bench, recipe, language, split, count, look) if asks else np.full(len(many), np.nan)
+                answer_in_english(bench, recipe, language, split, count, look) if asks else np.full(len(many), np.nan)
             )
             known = {"look": look, "language": language, "seed": seed, **bench.known(recipe, seed)}
             items = {"item": [s.id for s in many], "concept": [" ".join(s.things[0].pair) for s in many]}

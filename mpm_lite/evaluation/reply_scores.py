@@ -20,7 +20,7 @@ SLOTS = ("shape", "colour", "size", "count", "place")
 UNSPACED = ("zh", "ja", "th", "lo", "km", "my", "yue")
 
 
-def exact(said: str, scene: Scene, language: str) -> bool:
+def is_exact(said: str, scene: Scene, language: str) -> bool:
     """Whether a text states, in the grammar of that language, exactly what a picture of the scene shows.
 
     What the parser cannot read is wrong. In which order things are named does not matter.
@@ -30,20 +30,20 @@ def exact(said: str, scene: Scene, language: str) -> bool:
 
 def slots_right(said: str, gold: str, language: str) -> float:
     """The share of the gold caption's attributes that a text names too, whatever else it gets wrong."""
-    return _shared(named(said, language), named(gold, language))
+    return _shared(count_named(said, language), count_named(gold, language))
 
 
 def content(said: str, scene: Scene, languages: Sequence[str] = grammar.LANGUAGES) -> float:
     """The share of the picture's attributes that a text names, in the language in which it names most of them."""
     gold = _gold(scene)
-    return max(_shared(named(said, language), gold) for language in languages)
+    return max(_shared(count_named(said, language), gold) for language in languages)
 
 
 def _shared(found: Counter, wanted: Counter) -> float:
     return (wanted & found).total() / max(1, wanted.total())
 
 
-def named(said: str, language: str) -> Counter:
+def count_named(said: str, language: str) -> Counter:
     """How often a text names each attribute: (slot, value) -> times."""
     spotted = grammar.spot(said, language)
     return Counter((slot, value) for slot in SLOTS for value in getattr(spotted, slot))
@@ -62,14 +62,14 @@ def _gold(scene: Scene) -> Counter:
     return found
 
 
-def caption_scores(said: str, scene: Scene, language: str, apart: frozenset[str] = frozenset()) -> dict[str, float]:
+def score_caption(said: str, scene: Scene, language: str, apart: frozenset[str] = frozenset()) -> dict[str, float]:
     """exact, slots (in the language asked), content (in any), agreement (NaN where it cannot be judged), reply_language.
 
     All between 0 and 1; reply_language is 1 where the reply is in the language asked. `withheld` and `paired` are the
     share right of the shapes and colours in `apart` and of the others, NaN where the picture shows none of them.
     """
     agreement = grammar.agreement(said, language) if said else None
-    found, gold = named(said, language), _gold(scene)
+    found, gold = count_named(said, language), _gold(scene)
     sorts: dict[bool, Counter] = {True: Counter(), False: Counter()}
     for (slot, value), times in gold.items():
         if slot in ("shape", "colour"):
@@ -77,7 +77,7 @@ def caption_scores(said: str, scene: Scene, language: str, apart: frozenset[str]
     return {
         "withheld": _shared(found, sorts[True]) if sorts[True] else float("nan"),
         "paired": _shared(found, sorts[False]) if sorts[False] else float("nan"),
-        "exact": float(exact(said, scene, language)),
+        "exact": float(is_exact(said, scene, language)),
         "slots": _shared(found, gold),
         "content": content(said, scene),
         "agreement": float("nan") if agreement is None else agreement,
@@ -131,7 +131,7 @@ def cider_d(said: Sequence[str], references: Sequence[Sequence[str]], language: 
     return np.asarray(Cider().compute_score(gold, found)[1], dtype=np.float64)
 
 
-def corpus_scores(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Mapping[str, float]:
+def score_corpus(said: Sequence[str], references: Sequence[Sequence[str]], language: str) -> Mapping[str, float]:
     """chrf and bleu (0 to 100; sacrebleu) of texts against several references each."""
     from sacrebleu.metrics import BLEU, CHRF
 

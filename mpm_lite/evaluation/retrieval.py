@@ -38,7 +38,7 @@ def chance_hits(correct: np.ndarray, candidates: int, k: int) -> np.ndarray:
     return expected_hits(ops.Ranks(torch.zeros_like(n), candidates - n, n), k)
 
 
-def equal_groups(*captions: list[str]) -> np.ndarray:
+def group_captions(*captions: list[str]) -> np.ndarray:
     """Items whose captions are equal in any of the given languages share a number (transitively); int64 (N,).
 
     An empty caption equals nothing.
@@ -60,7 +60,7 @@ def equal_groups(*captions: list[str]) -> np.ndarray:
     return np.array([root(i) for i in range(len(parent))])
 
 
-def retrieval_hits(images: Tensor, texts: Tensor, asked: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+def score_retrieval(images: Tensor, texts: Tensor, asked: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
     """Hits of every query, both directions. images (N, D), texts (N, D), asked int (Q,) the items with a caption in this
     language, groups (N,). Returns {metric: float64 (Q,)} and {"chance " + metric: ...}.
 

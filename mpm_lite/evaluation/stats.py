@@ -36,9 +36,7 @@ class Interval:
         return {name: self.value, "low": self.low, "high": self.high}
 
 
-def bootstrap_weights(
-    concepts: list[str], seeds: int, draws: int = 2000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_weights(concepts: list[str], seeds: int, draws: int = 2000, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """How often each item and each seed is drawn: float64 (B, N) and (B, S).
 
     Hierarchical: concepts with replacement, then as many items as a drawn concept has, with replacement; seeds apart.
@@ -56,7 +54,7 @@ def bootstrap_weights(
     return weights, rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=draws).astype(float)
 
 
-def resampled_mean(hits: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray) -> np.ndarray:
+def average_draws(hits: np.ndarray, weights: np.ndarray, seed_weights: np.ndarray) -> np.ndarray:
     """The mean of hits (S, Q) under every draw: weights (B, Q), seed_weights (B, S) -> (B,)."""
     total = weights.sum(axis=1)
     by_seed = weights @ hits.T / np.maximum(total, 1e-12)[:, None]  # (B, S)
@@ -103,7 +101,7 @@ class Drawn:
         return summarise(self.value, self.draws)
 
 
-def mean(figures: Iterable[Drawn]) -> Drawn:
+def average_figures(figures: Iterable[Drawn]) -> Drawn:
     """The mean of several figures, paired. UserError for none."""
     many = list(figures)
     if not many:
@@ -177,7 +175,7 @@ class Sample:
         known = items.drop_duplicates("item")[["item", "concept"]]
         self.seeds = sorted(items["seed"].unique())
         self.names = {item: i for i, item in enumerate(known["item"])}
-        self.weights, _ = bootstrap_weights(known["concept"].tolist(), len(self.seeds), draws)
+        self.weights, _ = draw_weights(known["concept"].tolist(), len(self.seeds), draws)
         self.seed_weights = _seed_weights(items, self.seeds, draws)
         self._rows = items.groupby(["arm", "language", "look"], sort=False).indices
         number = {seed: i for i, seed in enumerate(self.seeds)}
@@ -210,7 +208,7 @@ class Sample:
         hits = np.full((len(self.seeds), len(self.names)), np.nan, np.result_type(values, np.float32))  # (S, N)
         hits.flat[self._place[rows]] = values
         there = np.isfinite(hits).astype(float)
-        over, share = (resampled_mean(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there))
+        over, share = (average_draws(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there))
         with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
             return Drawn(float(np.nanmean(hits)), over / share)
 
@@ -235,7 +233,7 @@ class Sample:
             {code: self.gain(arm, code, metric, look, chance) for code in (pivot, *languages)}
             for look in ("real", "english")
         )
-        others = [mean(of[code] for code in languages) for of in (picture, text)]
+        others = [average_figures(of[code] for code in languages) for of in (picture, text)]
         return Identity(others[0], others[1], picture[pivot], text[pivot])
 
 

@@ -30,11 +30,11 @@ from mpm_lite.core.keys import Key, digest
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.languages import base, family
 from mpm_lite.data.toyworld import grammar, text_mix
-from mpm_lite.data.toyworld.exchanges import questions_asked
+from mpm_lite.data.toyworld.exchanges import ask_questions
 from mpm_lite.data.toyworld.grammar import Facts
 from mpm_lite.data.toyworld.scenes import Scene, scenes
 from mpm_lite.evaluation import retrieval
-from mpm_lite.evaluation.reply_scores import named, slots_right
+from mpm_lite.evaluation.reply_scores import count_named, slots_right
 from mpm_lite.evaluation.stats import SEEN
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.text import unit
@@ -46,7 +46,7 @@ UNKNOWN_PIECES = 0.05  # from this share of unknown pieces on, the tokenizer hid
 SAMPLE = 120  # training captions a language, one for each English caption
 
 
-def cell(code: str, read: frozenset[str], unknown_rate: float) -> str:
+def classify_language(code: str, read: frozenset[str], unknown_rate: float) -> str:
     """The cell of a language for a tower that was trained on `read`. The rule, in this order:
 
     read: the tower was trained on it. unreadable pieces: at least 5 % of its pieces are unknown to the tokenizer.
@@ -75,11 +75,11 @@ def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -
     decides = {"kind": "alignment", "weights": tower.fingerprint, "captions": digest([code, *said])}
     key = Key("vectors of captions", decides)
     vectors = np.full((len(said), tower.width), np.nan, dtype=np.float32)
-    vectors[there] = store.features(key, lambda: tower.encode([said[i] for i in there], progress=progress))
+    vectors[there] = store.keep_features(key, lambda: tower.encode([said[i] for i in there], progress=progress))
     return vectors
 
 
-def table(
+def measure_alignment(
     tower: Any, captions: CaptionSet | None = None, languages: list[str] | None = None, progress: bool = False
 ) -> pd.DataFrame:
     """One row for each language: alignment, unknown_rate, pieces_a_caption, cell, family, n.
@@ -98,8 +98,8 @@ def table(
         pivot, other = whole(captions, "en", tower, progress)[there], whole(captions, code, tower, progress)[there]
         unknown = tower.unknown_rate(said)
         row = {"text": tower.name, "language": code, "family": family(code)}
-        row["cell"] = cell(code, tower.languages, unknown)
-        row["alignment"] = retrieval.translation_recall(pivot, other, retrieval.equal_groups(english, said))
+        row["cell"] = classify_language(code, tower.languages, unknown)
+        row["alignment"] = retrieval.translation_recall(pivot, other, retrieval.group_captions(english, said))
         row["unknown_rate"] = unknown
         row["pieces_a_caption"] = float(np.mean([len(p) for p in tower.pieces(said)]))
         rows.append(row | {"n": len(there)})
@@ -121,7 +121,7 @@ _SEED = 77  # of the scenes and captions asked; no model's text was drawn with i
 Row = tuple[str, str, str, int, float, int]
 
 
-def measure(
+def measure_model(
     lm: LM, languages: Sequence[str], withheld: frozenset[str], split: str = "val", n: int = SCENES
 ) -> pd.DataFrame:
     """Every measure of one model on `n` scenes of `split`, and questions across languages on twice as many: COLUMNS.
@@ -147,7 +147,7 @@ def gate(table: pd.DataFrame, languages: Sequence[str]) -> dict[str, float]:
     return {metric: float(own[own["metric"] == metric]["value"].min()) for metric in GATE}
 
 
-def passes(table: pd.DataFrame, languages: Sequence[str]) -> bool:
+def passes_gate(table: pd.DataFrame, languages: Sequence[str]) -> bool:
     """Whether a model that read these languages passes in each of them."""
     return all(value >= GATE[metric] for metric, value in gate(table, languages).items())
 
@@ -162,10 +162,10 @@ def transfer(table: pd.DataFrame, languages: Sequence[str]) -> dict[str, float]:
     return {code: float(gain[code] / gain[text_mix.PIVOT]) for code in languages if code != text_mix.PIVOT}
 
 
-def strong(table: pd.DataFrame, languages: Sequence[str]) -> bool:
+def is_strong(table: pd.DataFrame, languages: Sequence[str]) -> bool:
     """Whether a model of several languages passes both gates, the monolingual and the bilingual one, in each of them."""
     across = transfer(table, languages)
-    return passes(table, languages) and bool(across) and min(across.values()) >= STRONG
+    return passes_gate(table, languages) and bool(across) and min(across.values()) >= STRONG
 
 
 def crossing(lm: LM, languages: Sequence[str], asked: Sequence[Scene]) -> list[Row]:
@@ -173,7 +173,7 @@ def crossing(lm: LM, languages: Sequence[str], asked: Sequence[Scene]) -> list[R
     pivot = [grammar.in_order(scene, text_mix.PIVOT)[0] for scene in asked]
     rows: list[Row] = []
     for language in languages:
-        exchanges = questions_asked(asked, [language], seed=_SEED, each=QUESTIONS)
+        exchanges = ask_questions(asked, [language], seed=_SEED, each=QUESTIONS)
         of, options = [e.picture for e in exchanges], [e.options for e in exchanges]
         for metric, captions in ((FROM_ENGLISH, pivot), (FROM_NOTHING, [""] * len(asked))):
             picks = lm.choose([f"{captions[e.picture]}\n{e.question}\n" for e in exchanges], options)
@@ -227,8 +227,8 @@ def translation(lm: LM, source: str, target: str, asked: Sequence[Scene], withhe
     slots = [slots_right(one, gold, target) for one, (_, _, gold) in zip(said, told, strict=True)]
     words: dict[bool, list[bool]] = {True: [], False: []}
     for one, (_, _, gold) in zip(said, told, strict=True):
-        found = named(one, target)
-        for (slot, value), times in named(gold, target).items():
+        found = count_named(one, target)
+        for (slot, value), times in count_named(gold, target).items():
             if slot in ("shape", "colour"):
                 words[value in withheld] += [k < found[slot, value] for k in range(times)]
     scores = {"translation": right, "translation slots": slots}

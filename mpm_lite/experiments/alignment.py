@@ -271,7 +271,7 @@ class AlignBench:
         """(N, D_image), as the condition wants them."""
         key = (id(captions), "image")
         if key not in self._seen:
-            with distributed.first():
+            with distributed.run_first():
                 x = torch.from_numpy(image_features(captions, self.image, self.progress).copy())
             if self.e.condition == "blind":
                 x = x.mean(dim=0, keepdim=True).expand_as(x).clone()
@@ -285,7 +285,7 @@ class AlignBench:
         """(N, D_text); NaN where there is no caption."""
         key = (id(captions), language)
         if key not in self._seen:
-            with distributed.first():
+            with distributed.run_first():
                 self._seen[key] = torch.from_numpy(text_features(captions, language, self.text, self.progress).copy())
         return self._seen[key]
 
@@ -342,11 +342,11 @@ class AlignBench:
                 if not len(asked):
                     continue
                 both = {language, pivot} & set(captions.languages)
-                groups = retrieval.equal_groups(*(captions.captions[code] for code in sorted(both)))
+                groups = retrieval.group_captions(*(captions.captions[code] for code in sorted(both)))
                 scored = {}
                 for code in both:
                     texts = recipe.predict({"text": self.texts(captions, code).to(on)})["text"].cpu()
-                    scored[code] = retrieval.retrieval_hits(images, texts, asked, groups)
+                    scored[code] = retrieval.score_retrieval(images, texts, asked, groups)
                 yield language, asked, scored[language], scored.get(pivot, {})
 
     def test(self, recipe: Recipe, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

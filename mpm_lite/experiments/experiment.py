@@ -224,7 +224,7 @@ class Experiment:
         if self.condition not in CONDITIONS:
             raise unknown("condition", self.condition, CONDITIONS)
         options = system.recipe_options
-        distributed.start(self.device)
+        distributed.join_processes(self.device)
         whole_number("parts", how["parts"])
         loop.check_plan_words(how["precision"], how["track"])
         runtime.device(self.device)

@@ -27,7 +27,7 @@ from mpm_lite.evaluation import stats
 from mpm_lite.evaluation.stats import Drawn
 from mpm_lite.experiments.experiment import Experiment, plain
 from mpm_lite.experiments.results import Results
-from mpm_lite.experiments.sweep import changed, run_kept
+from mpm_lite.experiments.sweep import change_experiment, run_kept
 
 FILE = "hypothesis.json"
 MEASURES = ("retention", "score")
@@ -50,7 +50,7 @@ class Verdict:
         """A point with its interval for each arm; returns the matplotlib figure."""
         from mpm_lite.core import figures
 
-        return figures.intervals(self.arms, xlabel)
+        return figures.draw_intervals(self.arms, xlabel)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Hypothesis:
     @property
     def experiments(self) -> dict[str, Experiment]:
         """Each arm as the experiment that it is."""
-        return {name: changed(self.base, change) for name, change in self.arms.items()}
+        return {name: change_experiment(self.base, change) for name, change in self.arms.items()}
 
     def text(self) -> str:
         """All that is registered, as JSON."""

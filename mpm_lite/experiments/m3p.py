@@ -20,12 +20,12 @@ from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges
-from mpm_lite.data.toyworld.switching import Switching, switch
+from mpm_lite.data.toyworld.switching import Switching, switch_words
 from mpm_lite.experiments import worlds
 from mpm_lite.experiments.alignment import text_tower
-from mpm_lite.experiments.system import trained
+from mpm_lite.experiments.system import train_once
 from mpm_lite.experiments.worlds import GRID, LANGUAGES, WorldBench, WorldSystem, check_languages, load_world
-from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, asked_about
+from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, draw_hidden
 from mpm_lite.towers.text import padded
 
 SENTENCES = 40_000  # of text, without pictures
@@ -145,11 +145,11 @@ class Streams:
             "seen": seen,
             "classes": classes,
             "words_asked": self._asked(ids, hides) & of_words,
-            "regions_asked": asked_about(seen.shape[:2], self.options.hidden, there, hides),
+            "regions_asked": draw_hidden(seen.shape[:2], self.options.hidden, there, hides),
         }
 
     def _asked(self, ids: Tensor, hides: torch.Generator) -> Tensor:
-        return asked_about(ids.shape, self.options.hidden, ~torch.isin(ids, self.reads.special), hides)
+        return draw_hidden(ids.shape, self.options.hidden, ~torch.isin(ids, self.reads.special), hides)
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class M3pBench(WorldBench):
         """What decides weights beside tower, arm and seed."""
         if self.world.name != "real":
             return [toyworld.RENDER, [WIDTH, HEADS, HIDDEN]]
-        return [worlds.mark(), GRID, RIDGE, "others of one collection", "no dropout"]
+        return [worlds.world_mark(), GRID, RIDGE, "others of one collection", "no dropout"]
 
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
         """What a stage learns from."""
@@ -265,7 +265,7 @@ class M3pBench(WorldBench):
         if switching and not arm.pictures:
             rng = np.random.default_rng([seed, 19])
             scenes = toyworld.split_scenes("train")[:count]
-            text = text + [switch(exchanges.caption(scene, "en"), switching, rng) for scene in scenes]
+            text = text + [switch_words(exchanges.caption(scene, "en"), switching, rng) for scene in scenes]
             switching = None
         seen = self.seen("train", count)
         if stage == FINE and arm.shuffled:
@@ -274,7 +274,7 @@ class M3pBench(WorldBench):
         def told(i: int, rng: np.random.Generator) -> list[str]:
             """The picture's own caption, and those that are not."""
             said = draw(i, rng)
-            return said if switching is None else [switch(one, switching, rng) for one in said]
+            return said if switching is None else [switch_words(one, switching, rng) for one in said]
 
         classes = self.world.region_classes(len(seen))
         return Streams(stage, o, text, seen, classes, told, self.reads, [str(switching), *decides])
@@ -292,7 +292,7 @@ class M3pBench(WorldBench):
         said = [self.tower.fingerprint, told, arm.layers, *self.mark]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
         before = lambda: recipe.load_state_dict(start().state_dict()) if start else self.begin(recipe, arm)  # noqa: E731
-        return trained(recipe, data, seed, "matching", stages[0], said, self.progress, before)
+        return train_once(recipe, data, seed, "matching", stages[0], said, self.progress, before)
 
     @torch.no_grad()
     def fits(self, recipe: M3p, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:

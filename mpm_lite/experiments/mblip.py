@@ -17,12 +17,12 @@ from torch import Tensor
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
-from mpm_lite.data.toyworld.exchanges import Exchange, captions_asked
+from mpm_lite.data.toyworld.exchanges import Exchange, ask_captions
 from mpm_lite.data.toyworld.noise import Noise
-from mpm_lite.evaluation.choice import captioned
+from mpm_lite.evaluation.choice import pair_captions
 from mpm_lite.experiments import mpm_chat
 from mpm_lite.experiments.mpm_chat import language_model
-from mpm_lite.experiments.system import System, trained
+from mpm_lite.experiments.system import System, train_once
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
 from mpm_lite.recipes.modules.qformer import QFormer
 from mpm_lite.recipes.mpm_chat import Exchanges
@@ -61,7 +61,7 @@ class Realigning(System):
     def __post_init__(self) -> None:
         if self.start not in STARTS:
             raise unknown("Q-Former to start from", self.start, STARTS)
-        exchanges.shares(self.languages, self.rule)
+        exchanges.share_languages(self.languages, self.rule)
         most = toyworld.COUNTS["train"]
         if not 2 <= self.english + self.pairs <= most:
             raise UserError(f"{self.english} + {self.pairs} pictures: toyworld has {most} training pictures.")
@@ -106,7 +106,7 @@ class MblipBench(mpm_chat.ChatBench):
 
         def data() -> Any:
             seen = self.seen("train", arm.english)
-            return captioned(seen, arm.english, seed, lambda texts: lm.encode(list(texts)))
+            return pair_captions(seen, arm.english, seed, lambda texts: lm.encode(list(texts)))
 
         return self._kept(recipe, data, seed, "Q-Former", [arm.english])
 
@@ -149,7 +149,7 @@ class MblipBench(mpm_chat.ChatBench):
         def data() -> list[Exchanges]:
             many = toyworld.split_scenes("train")[arm.english : arm.english + arm.pairs]
             noise = Noise.alike(arm.noise)
-            mixed = exchanges.mix(many, arm.languages, arm.rule, noise, arm.tasks, seed)
+            mixed = exchanges.mix_tasks(many, arm.languages, arm.rule, noise, arm.tasks, seed)
             each = [mixed]
             if options.warm_steps:  # on captions of the same pictures, in the same languages
                 codes = [e.language for e in mixed]
@@ -169,11 +169,11 @@ class MblipBench(mpm_chat.ChatBench):
         if one_each:
             pairs = enumerate(zip(scenes, languages, strict=True))
             found = [
-                (i, captions_asked([s], [c], seed * 1_000_003 + i, noise if c != "en" else None)[0])
+                (i, ask_captions([s], [c], seed * 1_000_003 + i, noise if c != "en" else None)[0])
                 for i, (s, c) in pairs
             ]
         else:
-            found = list(enumerate(captions_asked(scenes, languages, seed, noise)))
+            found = list(enumerate(ask_captions(scenes, languages, seed, noise)))
         return [Exchange(i, e.language, exchanges.caption_prompt(e.language), e.reply) for i, e in found]
 
     def _exchanges(self, lm: LM, asked: Sequence[Exchange], first: int, count: int) -> Exchanges:
@@ -194,7 +194,7 @@ class MblipBench(mpm_chat.ChatBench):
         before: Callable[[], Any] | None = None,
     ) -> Any:  # fmt: skip
         told = [self.tower.fingerprint, toyworld.RENDER, *told]
-        return trained(recipe, data, seed, "realigned", what, told, self.progress, before)
+        return train_once(recipe, data, seed, "realigned", what, told, self.progress, before)
 
 
 SHARED = Realigning(rule="uniform")

@@ -22,7 +22,7 @@ from mpm_lite.core.runtime import UserError
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import retrieval
-from mpm_lite.experiments.system import mark, trained
+from mpm_lite.experiments.system import digest_weights, train_once
 from mpm_lite.experiments.worlds import (
     ENGLISH,
     MULTILINGUAL,
@@ -118,7 +118,7 @@ class MlaBench(WorldBench):
         """The English dual encoder with its acquirers. Arms that differ in what comes later share what came first."""
         self.check_world(arm)
         english = self.dual(arm, seed)
-        start, before = mark(english), copy.deepcopy(english)
+        start, before = digest_weights(english), copy.deepcopy(english)
         first = json.dumps(asdict(replace(arm, then=(), afterwards=0)), sort_keys=True)
 
         def acquired(recipe: Mla, languages: Sequence[str], told: str) -> Mla:
@@ -130,7 +130,7 @@ class MlaBench(WorldBench):
             wider = self._mla(english, (*recipe.names, language), arm, seed)
             wider.load_state_dict(recipe.state_dict(), strict=False)
             wider.adding = language
-            recipe = acquired(wider, (language,), mark(recipe))
+            recipe = acquired(wider, (language,), digest_weights(recipe))
         recipe.adding = ""
         if arm.afterwards:
             later = copy.copy(english)  # of the same weights
@@ -220,7 +220,7 @@ class MlaBench(WorldBench):
         image = torch.cat([recipe.predict({"seen": part})["image"] for part in seen.split(256)])
         text, found = torch.zeros_like(image), np.full(len(said), np.nan)
         text[torch.from_numpy(there)] = self.texts(recipe, [said[i] for i in there], language)
-        found[there] = retrieval.retrieval_hits(image, text, there, retrieval.equal_groups(list(said)))["t2i_r@10"]
+        found[there] = retrieval.score_retrieval(image, text, there, retrieval.group_captions(list(said)))["t2i_r@10"]
         return found
 
     @torch.no_grad()
@@ -243,4 +243,4 @@ class MlaBench(WorldBench):
     def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
         frozen = isinstance(recipe, Dual) and recipe.options.text == "frozen"
         once = (lambda: data().read_by(recipe)) if frozen and self.world.reads_once else data
-        return trained(recipe, once, seed, "acquired", what, self.world.mark(told), self.progress)
+        return train_once(recipe, once, seed, "acquired", what, self.world.mark(told), self.progress)

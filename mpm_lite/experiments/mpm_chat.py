@@ -20,10 +20,10 @@ from torch import Tensor
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, code_of
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import alone, metadata, write_atomic
+from mpm_lite.core.store import lock_file, metadata, write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld import grammar, text_mix
-from mpm_lite.data.toyworld.exchanges import Exchange, captions_asked, questions_asked
+from mpm_lite.data.toyworld.exchanges import Exchange, ask_captions, ask_questions
 from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.evaluation.chat import Asking, seed_of, soft_tokens
 from mpm_lite.evaluation.choice import Pictured
@@ -94,7 +94,7 @@ def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
     """A language model, loaded once a process; with seed None the `turn`-th of those there are, round and round. A toy one
     stands on the CPU, as the recipes beside it do; any other where there is most to compute with."""
     on = "cpu" if name in catalogue.NAMES else None
-    return load_lm(name, catalogue.turn(name, turn) if seed is None else seed, on)
+    return load_lm(name, catalogue.seed_in_turn(name, turn) if seed is None else seed, on)
 
 
 class ChatBench(Asking, Pictured):
@@ -144,7 +144,7 @@ class ChatBench(Asking, Pictured):
         told = {"arm": json.dumps(asdict(arm), sort_keys=True), "stage 1": self.key(arm, seed).digest}
         key = Key("weights of mpm_chat, stage 2", told | {"exchanges": data.digest})
         self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key.digest)
-        cost.note(recipe, lambda: data)
+        cost.note_cost(recipe, lambda: data)
         return recipe
 
     def align(self, arm: Chat, seed: int) -> MpmChat:
@@ -157,14 +157,14 @@ class ChatBench(Asking, Pictured):
         data = lambda: self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)  # noqa: E731
         there = lambda: next((p for p in (kept, shipped) if p.exists()), None)  # noqa: E731
         if not there():
-            with alone(kept):
+            with lock_file(kept):
                 if not there():
                     self._fit(recipe, data(), seed, f"{arm.lm} alignment, seed {seed}", key.digest)
                     weights = {k: v.contiguous() for k, v in part.state_dict().items()}
                     write_atomic(kept, to_safetensors(weights, metadata=metadata(key)))
         weights = from_safetensors(there().read_bytes())
         part.load_state_dict({k: v.float() for k, v in weights.items()})
-        cost.note(recipe, data)
+        cost.note_cost(recipe, data)
         return recipe.eval()
 
     def key(self, arm: Chat, seed: int) -> Key:
@@ -226,8 +226,8 @@ class ChatBench(Asking, Pictured):
         first, more = many[: arm.pairs], many[arm.pairs : arm.pairs + arm.also_pairs]
         noise = Noise.alike(arm.noise) if arm.noise else None
         english = arm.languages == ("en",)
-        found = captions_asked(first, arm.languages, seed, None if english else noise)
-        found += _later(captions_asked(more, arm.also or ("en",), seed + 1, noise if arm.also else None), len(first))
+        found = ask_captions(first, arm.languages, seed, None if english else noise)
+        found += _later(ask_captions(more, arm.also or ("en",), seed + 1, noise if arm.also else None), len(first))
         if arm.shuffled:
             order = np.random.default_rng([seed, 13]).permutation(len(found))
             found = [replace(found[k], picture=i) for i, k in enumerate(order)]
@@ -247,7 +247,7 @@ class ChatBench(Asking, Pictured):
             languages = arm.targets if target[i] else ("en",)
             text_only = bool(target[i]) and arm.added == "text"
             one = {"seed": seed * 1_000_003 + i, "text_only": text_only}
-            ask = questions_asked if i % 2 and grammar.asked(scene) else captions_asked
+            ask = ask_questions if i % 2 and grammar.asked(scene) else ask_captions
             found += _later(ask([scene], languages, **one), i)
         return found
 

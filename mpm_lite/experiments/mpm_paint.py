@@ -36,14 +36,14 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import features, learned
+from mpm_lite.core.store import keep_features, keep_weights
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.data.toyworld.exchanges import captions_asked
+from mpm_lite.data.toyworld.exchanges import ask_captions
 from mpm_lite.data.toyworld.scenes import Scene
 from mpm_lite.evaluation.chat import seed_of
 from mpm_lite.experiments.alignment import Alignment, image_tower, text_tower
-from mpm_lite.experiments.system import System, dials, mark, shared_bench
+from mpm_lite.experiments.system import System, deciding_dials, digest_weights, shared_bench
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.recipes.pretraining import scene_reader
@@ -69,7 +69,7 @@ class _AsTheyAre(nn.Module):
         return x
 
 
-def fid(real: Tensor, painted: Tensor) -> float:
+def measure_fid(real: Tensor, painted: Tensor) -> float:
     """Frechet distance of two sets of features (N, D), in float64. UserError for fewer than two rows."""
     _check(real, painted)
     metric = FrechetInceptionDistance(feature=_AsTheyAre(real.shape[1])).set_dtype(torch.float64)
@@ -78,7 +78,7 @@ def fid(real: Tensor, painted: Tensor) -> float:
     return float(metric.compute())
 
 
-def kid(real: Tensor, painted: Tensor) -> float:
+def measure_kid(real: Tensor, painted: Tensor) -> float:
     """Kernel distance of two sets of features (N, D): the mean over random halves, the same ones each time."""
     _check(real, painted)
     half = min(len(real), len(painted)) // 2 + 1
@@ -124,7 +124,7 @@ class Likeness:
         texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(list(captions)))).float()
         alignment = self.alignment  # trained now, if it was not yet: with gradients
         with torch.no_grad():
-            on = runtime.where(alignment)
+            on = runtime.device_of(alignment)
             said = alignment.predict({"image": pictures.to(on), "text": texts.to(on)})
         return (F.normalize(said["image"], dim=-1) @ F.normalize(said["text"], dim=-1).T).cpu().numpy()
 
@@ -213,7 +213,7 @@ class Paint(System):
 
     def towers_key(self) -> dict[str, str]:
         """The toy world's towers, and what painting begins with."""
-        return {"toy towers": catalogue.towers("towers", "paint")}
+        return {"toy towers": catalogue.towers_digest("towers", "paint")}
 
     def save(self, recipe: MpmPaint, seed: int, folder: Path) -> list[str]:
         """Write the painter as a diffusers folder."""
@@ -228,14 +228,14 @@ class Paint(System):
 @loaded_once(8)
 def encoder_of(name: str, seed: int | None = None, turn: int = 0, layer: int = LAST) -> PromptEncoder:
     """A prompt encoder, loaded once a process; of a toy language model with seed None the `turn`-th there is."""
-    return load_prompt_encoder(name, catalogue.turn(name, turn) if seed is None else seed, layer)
+    return load_prompt_encoder(name, catalogue.seed_in_turn(name, turn) if seed is None else seed, layer)
 
 
 @lru_cache(maxsize=4)
 def _prompts(start: int, count: int, languages: tuple[str, ...], seed: int) -> tuple[str, ...]:
     """A caption of each of so many training pictures; arms that differ in their text model alone share them."""
     many = toyworld.split_scenes("train")[start : start + count]
-    return tuple(one.reply for one in captions_asked(many, languages, seed))
+    return tuple(one.reply for one in ask_captions(many, languages, seed))
 
 
 def weights_key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> Key:
@@ -245,7 +245,7 @@ def weights_key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder
         "autoencoder": autoencoder,
         "predicts": recipe.predicts,
         "prompt encoder": recipe.encoder.fingerprint,
-        "options": json.dumps(dials(recipe.options), sort_keys=True),
+        "options": json.dumps(deciding_dials(recipe.options), sort_keys=True),
         "seed": str(seed),
         "prompts": list(prompts),
         "starting weights": [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()],
@@ -253,7 +253,7 @@ def weights_key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder
     return Key("weights of mpm_paint", decides)
 
 
-def fitted(
+def fit_painter(
     recipe: MpmPaint, prompts: Sequence[str], latents: Callable[[int], Tensor], key: Key, plan: loop.Plan
 ) -> MpmPaint:
     """The recipe, trained on as many latents as there are prompts: computed, or read back from the file of that key.
@@ -267,11 +267,11 @@ def fitted(
         of = recipe.painter.state_dict()
         return {name: of[name] for name in sorted(names)}
 
-    recipe.painter.load_state_dict(recipe.now.state_dict() | learned(kept_file(key), learn, key))
+    recipe.painter.load_state_dict(recipe.now.state_dict() | keep_weights(weights_file(key), learn, key))
     return recipe.eval()
 
 
-def kept_file(key: Key) -> Path:
+def weights_file(key: Key) -> Path:
     """The file of that key: among the assets where it ships, else in MPM_LITE_HOME/painted."""
     shipped = runtime.asset() / SHIPPED / f"{key.digest}.safetensors"
     return shipped if shipped.exists() else runtime.home() / "painted" / shipped.name
@@ -290,7 +290,7 @@ class PaintBench:
         if self.folder:
             self.side = diffusion.pixels(self.vae, diffusion.load_unet(self.folder)[0].config.sample_size)
         self.reader = scene_reader.load_scene_reader()
-        self._mark = mark(self.vae)
+        self._mark = digest_weights(self.vae)
 
     def latents(self, count: int) -> Tensor:
         """Of the first training pictures, float16 (M, C, S, S); cached block by block."""
@@ -304,7 +304,7 @@ class PaintBench:
 
             decides = {"kind": "latents", "pictures": toyworld.RENDER, "side": str(self.side)}
             key = Key("latents of pictures", decides | {"autoencoder": self._mark, "block": str(start)})
-            found.append(features(key, compute))
+            found.append(keep_features(key, compute))
         return torch.from_numpy(np.concatenate(found))[:count]
 
     def pairs(self, arm: Paint, seed: int) -> list[str]:
@@ -327,14 +327,14 @@ class PaintBench:
 
     def file(self, arm: Paint, seed: int) -> Path:
         """The file that holds, or is to hold, what an arm learned."""
-        return kept_file(self.key(arm, seed))
+        return weights_file(self.key(arm, seed))
 
     def train(self, arm: Paint, seed: int) -> MpmPaint:
         """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
         goes on. Only what learned is kept."""
         recipe, prompts, key = self._untrained(arm, seed)
         label = f"{arm.encoder} painting, seed {seed}"
-        return fitted(
+        return fit_painter(
             recipe, prompts, self.latents, key, loop.Plan(seed, None, 250, progress=self.progress, label=label)
         )
 
@@ -351,7 +351,9 @@ class PaintBench:
     ) -> np.ndarray:  # fmt: skip
         """Pictures uint8 (N, H, H, 3), one a prompt, each from the noise of its seed; `steps` None takes the bench's."""
         states, steps = recipe.encoder.states(prompts), self.steps if steps is None else steps
-        return diffusion.painted(recipe.parts, self.vae, states, seeds, guidance=guidance, steps=steps, told=told)
+        return diffusion.paint_pictures(
+            recipe.parts, self.vae, states, seeds, guidance=guidance, steps=steps, told=told
+        )
 
     def test(
         self, recipe: MpmPaint, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
@@ -415,8 +417,8 @@ class PaintBench:
 
         painted = self.likeness.features(pictures)
         return {
-            "fid": fid(real, painted),
-            "kid": kid(real, painted),
+            "fid": measure_fid(real, painted),
+            "kid": measure_kid(real, painted),
             "r_precision": self.likeness.r_precision(painted, english),
         }
 
@@ -424,7 +426,7 @@ class PaintBench:
         """The scores of pictures against scenes, a row each: those of `scene_reader`; attributes: mean of shape, colour and
         size; one: attributes of scenes of one thing; pair: bound, of scenes of two (NaN of any other scene)."""
         read = self.reader.read(pictures)
-        frame = pd.DataFrame([scene_reader.scores(of, scene) for of, scene in zip(read, many, strict=True)])
+        frame = pd.DataFrame([scene_reader.score_scene(of, scene) for of, scene in zip(read, many, strict=True)])
         kind = np.array([s.kind for s in many])
         frame["attributes"] = frame[["shape", "colour", "size"]].mean(axis=1)
         frame["one"] = frame["attributes"].where(kind == "one")

@@ -28,7 +28,7 @@ from torch import Tensor
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, digest
 from mpm_lite.core.runtime import UserError
-from mpm_lite.core.store import features, learned
+from mpm_lite.core.store import keep_features, keep_weights
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
 from mpm_lite.evaluation.stats import Sample
@@ -40,11 +40,11 @@ from mpm_lite.experiments.mpm_paint import (
     WIDTHS,
     Likeness,
     encoder_of,
-    fitted,
-    kept_file,
+    fit_painter,
+    weights_file,
     weights_key,
 )
-from mpm_lite.experiments.system import System, mark
+from mpm_lite.experiments.system import System, digest_weights
 from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions, Drawings
@@ -63,7 +63,7 @@ SORTS = ("learned", "held out")
 COUNT = 100  # emoji of each sort: as many as R-precision chooses among
 
 
-def small(captions: CaptionSet, side: int = SIDE) -> np.ndarray:
+def shrink_pictures(captions: CaptionSet, side: int = SIDE) -> np.ndarray:
     """The pictures of a set, averaged down to a side: uint8 (M, side, side, 3), kept on disk."""
     rows = []
     for part, indices in captions.parts:
@@ -73,7 +73,7 @@ def small(captions: CaptionSet, side: int = SIDE) -> np.ndarray:
             return np.stack([np.asarray(one.resize((side, side), Image.Resampling.BOX)) for one in drawn])
 
         decides = {"kind": "small", "side": str(side), "pictures": part.image_digest(), "which": str(indices.tolist())}
-        rows.append(features(Key("small pictures", decides), compute))
+        rows.append(keep_features(Key("small pictures", decides), compute))
     return np.concatenate(rows)
 
 
@@ -123,11 +123,11 @@ class EmojiLikeness(Likeness):
     def alignment(self) -> Any:
         """The trained `align` recipe; a matter of seconds, once the features are there."""
         pictures = load_captions(PICTURES, "train")
-        drawn, names = small(pictures), list(pictures.captions["en"])
+        drawn, names = shrink_pictures(pictures), list(pictures.captions["en"])
         images = []
         for of in (drawn, self.decoded(drawn)):  # kept by what they show: another autoencoder decodes other pictures
             decides = {"kind": "emoji judge", "weights": self.tower.fingerprint, "pictures": digest([of.tobytes()])}
-            images.append(features(Key("vectors of pictures", decides), lambda of=of: self.tower.encode(list(of))))
+            images.append(keep_features(Key("vectors of pictures", decides), lambda of=of: self.tower.encode(list(of))))
         texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(names))).float()
         data = Pairs(torch.from_numpy(np.concatenate(images)).float(), torch.cat([texts, texts]))
         torch.manual_seed(SEED)
@@ -156,7 +156,7 @@ class EmojiBench:
     @cached_property
     def vae(self) -> Any:
         """An autoencoder of pictures of train, frozen."""
-        every = small(load_captions(PICTURES, "train"))
+        every = shrink_pictures(load_captions(PICTURES, "train"))
         options = json.dumps(asdict(AUTOENCODER), sort_keys=True)
         key = Key("weights of an autoencoder", {"kind": "autoencoder", "options": options, "pictures": every.tobytes()})
         torch.manual_seed(SEED)
@@ -167,7 +167,7 @@ class EmojiBench:
             loop.fit(recipe, Drawings(torch.from_numpy(every), key.digest), plan)
             return recipe.vae.state_dict()
 
-        recipe.vae.load_state_dict(learned(kept_file(key), learn, key))
+        recipe.vae.load_state_dict(keep_weights(weights_file(key), learn, key))
         vae = recipe.vae.eval().requires_grad_(False)
         vae.register_to_config(scaling_factor=1 / float(diffusion.to_latents(vae, every[::20]).std()))
         return vae
@@ -176,7 +176,7 @@ class EmojiBench:
     def pairs(self) -> tuple[list[str], Tensor]:
         """English names of the training emoji, and their latents (M, C, S, S)."""
         pictures = load_captions("emoji", "train")
-        return list(pictures.captions["en"]), diffusion.to_latents(self.vae, small(pictures))
+        return list(pictures.captions["en"]), diffusion.to_latents(self.vae, shrink_pictures(pictures))
 
     @cached_property
     def english(self) -> MpmPaint:
@@ -197,8 +197,8 @@ class EmojiBench:
         recipe = MpmPaint(unet, reader.width, replace(options, bf16=runtime.fast_bf16()))
         recipe.encoder = reader
         plan = self._plan(seed, f"emoji {how}, {encoder}, seed {seed}")
-        key = weights_key(recipe, seed, names, mark(self.vae))
-        return fitted(recipe, names, lambda count: latents[:count], key, plan)
+        key = weights_key(recipe, seed, names, digest_weights(self.vae))
+        return fit_painter(recipe, names, lambda count: latents[:count], key, plan)
 
     def _plan(self, seed: int, label: str, work: Path | None = None) -> loop.Plan:
         return loop.Plan(seed, work, 250, progress=self.progress, label=label)
@@ -222,7 +222,7 @@ class EmojiBench:
         for sort in sorts:
             captions, which = self.asked(sort, count)
             english = [captions.captions["en"][i] for i in which]
-            drawn = small(captions)[which]
+            drawn = shrink_pictures(captions)[which]
             noise = [seed * 100_003 + i for i in range(len(which))]
             for look in looks:
                 for language in captions.languages if look == "real" else ["en"]:
@@ -237,7 +237,9 @@ class EmojiBench:
                         said = said if look == "real" else [*said[1:], said[0]]
                         states, seeds = recipe.encoder.states(said), [noise[k] for k in there]
                         found = drawn.copy()
-                        found[there] = diffusion.painted(recipe.parts, self.vae, states, seeds, guidance=GUIDANCE)
+                        found[there] = diffusion.paint_pictures(
+                            recipe.parts, self.vae, states, seeds, guidance=GUIDANCE
+                        )
                     right = self.likeness.r_precision(self.likeness.features(found), english)[there]
                     frames.append(pd.DataFrame({
                         "sort": sort, "look": look, "language": language, "seed": seed, "lm_seed": seed, "r_precision": right,

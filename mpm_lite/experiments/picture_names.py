@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, digest
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import features, learned
-from mpm_lite.data import CaptionSet, available, load_captions, names
+from mpm_lite.core.store import keep_features, keep_weights
+from mpm_lite.data import CaptionSet, is_available, load_captions, names
 from mpm_lite.evaluation.chat import seed_of, soft_tokens
 from mpm_lite.evaluation.stats import Sample
 from mpm_lite.experiments.alignment import image_tower, text_tower
-from mpm_lite.experiments.system import System, dials
+from mpm_lite.experiments.system import System, deciding_dials
 from mpm_lite.recipes.base import Stage
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.recipes.pretraining.language_model import LanguageModel, LanguageModelOptions
@@ -91,8 +91,8 @@ class Naming(System):
 
     def data_key(self, split: str) -> dict[str, str]:
         """Pictures and names of all sets that are here."""
-        asked = {f"pictures of {one}": load_captions(one, split, "all").digest for one in TESTED if available(one)}
-        return {"training pictures": load_captions(present(self.sets), "train", "all").digest} | asked
+        asked = {f"pictures of {one}": load_captions(one, split, "all").digest for one in TESTED if is_available(one)}
+        return {"training pictures": load_captions(present_sets(self.sets), "train", "all").digest} | asked
 
 
 class SeeNames(MpmChat):
@@ -126,22 +126,28 @@ class Vector(nn.Module):
         return self.turn(self.norm(patches.mean(dim=1, keepdim=True)))
 
 
-def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
+def train_reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
     """A language model that reads vectors of the arm's text encoder and writes names: trained now on text alone, or read
     back from MPM_LITE_HOME/names."""
     tower = text_tower(arm.text)
-    things = names.named(arm.sets)
+    things = names.read_names(arm.sets)
     every = sorted({name for thing in things for name in thing.names.values()})
     tokenizer = train_tokenizer(
-        [*every, *(names.question(code) for code in names.LANGUAGES for _ in range(2_000))], VOCABULARY
+        [*every, *(names.ask_name(code) for code in names.LANGUAGES for _ in range(2_000))], VOCABULARY
     )
     torch.manual_seed(seed)
     # Wider than the language models of the toy world, for there are more words.
     own = LanguageModelOptions(width=192, hidden=384, context=64, compiled=False, bf16=False)
     special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     decoder = LanguageModel(len(tokenizer), own, **special).decoder
-    many = list(islice(names.documents(arm.parallel, seed, arm.sets), DOCUMENTS))
-    said = ["standardised", tower.fingerprint, str(sorted(dials(arm.reading_options).items())), str(SIZES), str(seed)]
+    many = list(islice(names.write_documents(arm.parallel, seed, arm.sets), DOCUMENTS))
+    said = [
+        "standardised",
+        tower.fingerprint,
+        str(sorted(deciding_dials(arm.reading_options).items())),
+        str(SIZES),
+        str(seed),
+    ]
     key = Key("a language model that reads names", {"settings": said, "documents": [d.text for d in many[:500]]})
     lm = LM(f"names:{seed}", decoder, tokenizer, key.digest, torch.device("cpu"), frozenset(names.LANGUAGES))
     recipe = MpmChat(lm, tower.width, 1, arm.reading_options)
@@ -152,7 +158,7 @@ def reader(arm: Naming, seed: int = 0, progress: bool = True) -> MpmChat:
         loop.fit(recipe, data, loop.Plan(seed, work, 500, progress=progress, label=f"reading names, seed {seed}"))
         return recipe.state_dict()
 
-    recipe.load_state_dict(learned(path, learn, key))
+    recipe.load_state_dict(keep_weights(path, learn, key))
     return recipe.eval()
 
 
@@ -161,7 +167,7 @@ def _name_documents(
 ) -> Exchanges:
     """Documents as training data: the vector of the first name stands where a picture will, the reply is the second."""
     of_names = Key("vectors of names", {"kind": "names", "weights": tower.fingerprint, "names": digest(every)})
-    vectors = features(of_names, lambda: tower.encode(every, progress=progress))
+    vectors = keep_features(of_names, lambda: tower.encode(every, progress=progress))
     place = {name: i for i, name in enumerate(every)}
     # All names lie close together in an encoder's space: what tells them apart is what is left without their mean.
     spread = vectors.std(0)
@@ -189,12 +195,12 @@ class NameBench:
 
     def train(self, arm: Naming, seed: int) -> SeeNames:
         """MPM chat of an arm: stage 1 on the English names of all training pictures."""
-        reads = reader(arm, seed, self.progress)
-        captions, seen = self.seen(present(arm.sets), "train")
+        reads = train_reader(arm, seed, self.progress)
+        captions, seen = self.seen(present_sets(arm.sets), "train")
         torch.manual_seed(seed)
         recipe = SeeNames(reads, seen.shape[2], arm.recipe_options)
         said = captions.captions["en"]
-        data = Exchanges(recipe.lm, seen, range(len(said)), [asked("en")] * len(said), said)
+        data = Exchanges(recipe.lm, seen, range(len(said)), [ask_name("en")] * len(said), said)
         loop.fit(recipe, data, loop.Plan(seed, progress=self.progress, label=f"English names, seed {seed}"))
         return recipe.eval()
 
@@ -208,7 +214,7 @@ class NameBench:
         for look in looks:
             if look not in LOOKS:
                 raise unknown("way to look", look, LOOKS)
-        for one in [one for one in tested if available(one)]:
+        for one in [one for one in tested if is_available(one)]:
             captions, seen = self.seen(one, split)
             soft = {look: soft_tokens(recipe, seen, look) for look in looks}
             for language in [code for code in languages if code in captions.languages]:
@@ -216,14 +222,18 @@ class NameBench:
                 if len(chosen) < fewest:
                     continue
                 gold = [captions.captions[language][i] for i in chosen]
-                few = [[gold[k] for k in each] for each in candidates(gold, seed)]
+                few = [[gold[k] for k in each] for each in draw_candidates(gold, seed)]
                 found = {look: self._reply(recipe, soft[look][chosen], language, few) for look in looks}
                 found[NEAREST] = self._nearest(seen[chosen], language, few)
                 for look, (said, picked) in found.items():
                     scores = pd.DataFrame({"gold": gold, "said": said, "picked": picked})
-                    scores["exact"] = [float(same(s) == same(g)) for s, g in zip(said, gold, strict=True)]
+                    scores["exact"] = [
+                        float(normalise_name(s) == normalise_name(g)) for s, g in zip(said, gold, strict=True)
+                    ]
                     scores["chrf"] = [chrf(s, g) for s, g in zip(said, gold, strict=True)]
-                    scores["choice"] = [float(same(s) == same(g)) for s, g in zip(picked, gold, strict=True)]
+                    scores["choice"] = [
+                        float(normalise_name(s) == normalise_name(g)) for s, g in zip(picked, gold, strict=True)
+                    ]
                     items, concepts = ([of[i] for i in chosen] for of in (captions.ids, captions.concepts))
                     known = {"set": one, "language": language, "look": look, "item": items, "concept": concepts}
                     frames.append(scores.assign(**known))
@@ -233,39 +243,39 @@ class NameBench:
 
     def _reply(self, recipe: MpmChat, soft: Tensor, language: str, few: list[list[str]]) -> tuple[list[str], list[str]]:
         """What the model says of each picture, and which of its candidates it finds likeliest."""
-        prompts = [asked(language)] * len(soft)
+        prompts = [ask_name(language)] * len(soft)
         said = recipe.lm.generate(prompts, soft, stop=BREAK, new_tokens=32)
         return said, [each[i] for each, i in zip(few, recipe.lm.choose(prompts, few, soft), strict=True)]
 
     def _nearest(self, shown: Tensor, language: str, few: list[list[str]]) -> tuple[list[str], list[str]]:
         """The name in that language of the training picture that looks most alike, and the candidate closest to it."""
-        captions, seen = self.seen(present(TESTED), "train")
+        captions, seen = self.seen(present_sets(TESTED), "train")
         there = captions.with_caption(language)
         own, other = (torch.nn.functional.normalize(x.float().mean(1), dim=-1) for x in (shown, seen[there]))
         said = [captions.captions[language][there[i]] for i in (own @ other.T).argmax(dim=1).tolist()]
         return said, [max(each, key=lambda name, one=one: chrf(one, name)) for one, each in zip(said, few, strict=True)]
 
 
-def present(sets: Sequence[str]) -> str:
+def present_sets(sets: Sequence[str]) -> str:
     """Those of some sets that are on this machine, as one name ("emoji+stamps")."""
-    return "+".join(one for one in sets if available(one))
+    return "+".join(one for one in sets if is_available(one))
 
 
-def asked(language: str) -> str:
+def ask_name(language: str) -> str:
     """The prompt: soft tokens stand where a name would, then the question."""
-    return f"\n{names.question(language)}\n"
+    return f"\n{names.ask_name(language)}\n"
 
 
-def candidates(gold: Sequence[str], seed: int, count: int = CANDIDATES) -> list[list[int]]:
+def draw_candidates(gold: Sequence[str], seed: int, count: int = CANDIDATES) -> list[list[int]]:
     """For each name its own number and those of others that read differently, in a drawn order; the same for a seed."""
     rng, found = np.random.default_rng([seed, 31]), []
     for i, own in enumerate(gold):
-        others = [int(k) for k in rng.permutation(len(gold)) if same(gold[k]) != same(own)]
+        others = [int(k) for k in rng.permutation(len(gold)) if normalise_name(gold[k]) != normalise_name(own)]
         found.append([int(k) for k in rng.permutation([i, *others[: count - 1]])])
     return found
 
 
-def same(name: str) -> str:
+def normalise_name(name: str) -> str:
     """A name without case and marks: what counts as equal."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 

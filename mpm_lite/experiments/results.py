@@ -25,20 +25,20 @@ from mpm_lite.evaluation import stats
 NEVER = ("relative read", "no relative read", "unreadable pieces")
 
 
-def rank(x: np.ndarray) -> np.ndarray:
+def average_ranks(x: np.ndarray) -> np.ndarray:
     """Ranks with ties averaged, (K,) -> (K,); of a matrix (K, B), column by column."""
     return (pd.Series(x) if x.ndim == 1 else pd.DataFrame(x)).rank().to_numpy()
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's correlation; NaN where one side does not vary."""
-    a, b = rank(x), rank(y)
+    a, b = average_ranks(x), average_ranks(y)
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else float("nan")
 
 
 def partial_spearman(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
     """Spearman's correlation of x and y with z held fixed: what is left of the ranks after a line in z's ranks."""
-    a, b, c = rank(x), rank(y), rank(z)
+    a, b, c = average_ranks(x), average_ranks(y), average_ranks(z)
     if c.std() == 0:
         return spearman(x, y)
     left, right = (v - np.polyval(np.polyfit(c, v, 1), c) for v in (a, b))
@@ -304,7 +304,7 @@ class Results:
             )
         said = table[by].astype(str).agg(", ".join, axis=1)
         shown = table.assign(name=said + ": " + table["language"], group=table["language"])
-        return figures.intervals(shown, f"{metric}, by {', '.join(by)}")
+        return figures.draw_intervals(shown, f"{metric}, by {', '.join(by)}")
 
     def mean_retention(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> stats.Interval:
         """Mean rho over languages (those with enough queries), resampled jointly. One arm only.
@@ -384,7 +384,7 @@ class Results:
 def _resample(items: pd.DataFrame, draws: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Bootstrap weights over all items of a test, and each item's column."""
     known = items.drop_duplicates("item")[["item", "concept"]]
-    weights, seed_weights = stats.bootstrap_weights(known["concept"].tolist(), items["seed"].nunique(), draws)
+    weights, seed_weights = stats.draw_weights(known["concept"].tolist(), items["seed"].nunique(), draws)
     return weights, seed_weights, {item: i for i, item in enumerate(known["item"])}
 
 
@@ -397,9 +397,9 @@ def _score(
     columns = [place[item] for item in said["item"].iloc[: hits.shape[1]]]
     there = np.isfinite(hits)
     if there.all():
-        return float(hits.mean()), stats.resampled_mean(hits, weights[:, columns], seed_weights)
+        return float(hits.mean()), stats.average_draws(hits, weights[:, columns], seed_weights)
     over, share = (
-        stats.resampled_mean(x, weights[:, columns], seed_weights) for x in (np.nan_to_num(hits), there * 1.0)
+        stats.average_draws(x, weights[:, columns], seed_weights) for x in (np.nan_to_num(hits), there * 1.0)
     )
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
         return float(np.nanmean(hits)), over / share

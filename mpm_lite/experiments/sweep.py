@@ -79,10 +79,10 @@ def _told_apart(values: list[Any]) -> list[Any]:
 
 
 def _experiments(experiment: Experiment, out: Path | None, track: str, values: dict[str, list[Any]]) -> Results:
-    changed(experiment, {name: of[0] for name, of in values.items()})
+    change_experiment(experiment, {name: of[0] for name, of in values.items()})
     done = []
     for setting, labels, label in _settings(values):
-        one = changed(experiment, setting)
+        one = change_experiment(experiment, setting)
         found = run_kept(one, out / label if out else None, track)
         # Of towers, the column that says which arm a row is of must tell them apart too.
         apart = {k: v for k, v in labels.items() if k in ("text", "image") and v != plain(setting[k])}
@@ -90,7 +90,7 @@ def _experiments(experiment: Experiment, out: Path | None, track: str, values: d
     return Results.join(done)
 
 
-def changed(experiment: Experiment, setting: Mapping[str, Any]) -> Experiment:
+def change_experiment(experiment: Experiment, setting: Mapping[str, Any]) -> Experiment:
     """The experiment with other fields, or other options of its recipe. UserError for a dial nobody knows."""
     fields = set(Experiment.__dataclass_fields__) - {"options"}
     choices = fields | experiment.option_names
@@ -106,7 +106,7 @@ def run_kept(
 ) -> Results:
     """Run an experiment, or read what an earlier call kept of this very one in the folder; without `models`, checkpoints and
     weights are not kept there. Raises OtherRun where what is kept there was made by something else."""
-    found = kept(folder, one.key) if folder else None
+    found = read_kept(folder, one.key) if folder else None
     if found is None:
         found = one.run(out=folder if models else None, progress=progress, track=track)
         found.models = found.models if models else {}
@@ -115,7 +115,7 @@ def run_kept(
     return found
 
 
-def kept(folder: Path, key: Callable[[], Key]) -> Results | None:
+def read_kept(folder: Path, key: Callable[[], Key]) -> Results | None:
     """The results in a folder, None where there are none. Raises OtherRun where another key made them."""
     if not (folder / CARD).exists():
         return None

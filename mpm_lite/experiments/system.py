@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, code_of, digest
 from mpm_lite.core.runtime import unknown
-from mpm_lite.core.store import Shelf, learned, name_of
+from mpm_lite.core.store import Shelf, keep_weights, name_of
 from mpm_lite.data import toyworld
 from mpm_lite.recipes.base import Recipe, build_options
 from mpm_lite.towers import catalogue
@@ -79,11 +79,11 @@ class System(ABC):
 
     def towers_key(self) -> dict[str, str]:
         """What decides the towers that it looks and reads with: the toy world's."""
-        return {"toy towers": catalogue.towers("towers")}
+        return {"toy towers": catalogue.towers_digest("towers")}
 
     def data_key(self, split: str) -> dict[str, str]:
         """What decides the pictures and captions that it learns from and is asked about: the toy world's."""
-        return {f"toy world, {of}": toyworld.mark(of) for of in ("train", split)}
+        return {f"toy world, {of}": toyworld.digest_split(of) for of in ("train", split)}
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -141,13 +141,17 @@ class Trial:
         split = str(self.asked.get("split", "test"))
         told = {"asked": dict(self.asked), "split": split} if self.told is None else self.told
         kind = type(self.system)
-        decides = {"kind": kind.__name__, "arm": json.dumps(dials(self.system), sort_keys=True), "seed": str(self.seed)}
+        decides = {
+            "kind": kind.__name__,
+            "arm": json.dumps(deciding_dials(self.system), sort_keys=True),
+            "seed": str(self.seed),
+        }
         decides |= {name: json.dumps(value, sort_keys=True, default=dict) for name, value in told.items()}
         if not kind.__module__.startswith("mpm_lite."):
             decides["code"] = code_of(kind)
         decides |= self.system.towers_key()
         models = catalogue.models_of(self.system, self.seed)
-        decides |= {f"weights of {of}": catalogue.weights(*model) for of, model in models.items()}
+        decides |= {f"weights of {of}": catalogue.weights_digest(*model) for of, model in models.items()}
         return Key("rows of an arm", decides | self.system.data_key(split))
 
     def run(self, bench: Bench | None = None) -> pd.DataFrame:
@@ -183,16 +187,16 @@ def run_trials(
         if keys[label] in missing:
             missing.remove(keys[label])
             jobs[label] = (run_trial, (trials[label], shelf, bench, costs))
-    runtime.run(jobs, workers, say)
+    runtime.run_jobs(jobs, workers, say)
 
 
 def run_trial(trial: Trial, shelf: Shelf, bench: Bench | None = None, costs: Shelf | None = None) -> None:
     """Run one trial, and keep its rows, and what its training cost."""
     if costs is None:
         return shelf.put(trial.key(), trial.run(bench))
-    with cost.kept() as book:
+    with cost.open_book() as book:
         rows = trial.run(bench)
-    costs.put(trial.key(), cost.table(book))
+    costs.put(trial.key(), cost.build_cost_table(book))
     shelf.put(trial.key(), rows)
 
 
@@ -208,7 +212,7 @@ def missing_models(trials: Sequence[Trial], shelf: Shelf) -> list[str]:
     todo = {name_of(trial.key()): trial for trial in trials}
     left = [todo[key] for key in shelf.missing(todo)]
     stood_on = {model for trial in left for model in catalogue.models_of(trial.system, trial.seed).values()}
-    return sorted(f"{name}:{seed}" for name, seed in stood_on if not catalogue.present(name, seed))
+    return sorted(f"{name}:{seed}" for name, seed in stood_on if not catalogue.is_present(name, seed))
 
 
 # Weights that are learned once.
@@ -219,7 +223,7 @@ _OPENED: ContextVar[list[Path] | None] = ContextVar("opened", default=None)
 
 
 @contextmanager
-def opened() -> Iterator[list[Path]]:
+def collect_files() -> Iterator[list[Path]]:
     """Collect the files that `trained` reads weights from during the block, in order."""
     token = _OPENED.set([])
     try:
@@ -228,7 +232,7 @@ def opened() -> Iterator[list[Path]]:
         _OPENED.reset(token)
 
 
-def trained(
+def train_once(
     recipe: R, data: Callable[[], Any], seed: int, place: str, label: str, told: Sequence[Any], progress: bool = True,
     before: Callable[[], Any] | None = None,
 ) -> R:  # fmt: skip
@@ -238,7 +242,7 @@ def trained(
     values. Only what learns is kept, in MPM_LITE_HOME/place. If the recipe has to be trained, `before` is called first, to set
     the weights that it starts from.
     """
-    settings = json.dumps([list(told), dials(recipe.options)], sort_keys=True)
+    settings = json.dumps([list(told), deciding_dials(recipe.options)], sort_keys=True)
     decides = {"place": place, "recipe": recipe.name, "label": label, "seed": str(seed), "data and options": settings}
     key = Key(f"weights of {recipe.name}", decides)
     name = f"{key.digest}.safetensors"
@@ -254,14 +258,14 @@ def trained(
         return {name: value for name, value in sorted(recipe.state_dict().items()) if recipe.trains(name)}
 
     path = shipped if shipped.exists() and not path.exists() else path
-    recipe.load_state_dict(learned(path, learn, key), strict=False)
+    recipe.load_state_dict(keep_weights(path, learn, key), strict=False)
     if (files := _OPENED.get()) is not None:
         files.append(path)
-    cost.note(recipe, data)
+    cost.note_cost(recipe, data)
     return recipe.eval()
 
 
-def dials(options: Any) -> dict[str, Any]:
+def deciding_dials(options: Any) -> dict[str, Any]:
     """The options of a recipe that decide its weights, by name. bf16 does not; nor does a dial marked as `added` at its
     default, since it is younger than weights that are kept, and those were trained as its default does."""
     said = asdict(options)
@@ -269,6 +273,6 @@ def dials(options: Any) -> dict[str, Any]:
     return {name: dial for name, dial in said.items() if name not in added | {"bf16"}}
 
 
-def mark(recipe: nn.Module) -> str:
+def digest_weights(recipe: nn.Module) -> str:
     """A digest of weights."""
     return digest(v.cpu().numpy().tobytes() for v in recipe.state_dict().values())

@@ -33,7 +33,7 @@ from mpm_lite.data import emoji, load_captions, toyworld
 from mpm_lite.data.picture import RENDER
 from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.noise import Noise, noisy_caption
-from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, neighbours, text_scenes
+from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, draw_neighbours, text_scenes
 from mpm_lite.evaluation import choice, retrieval
 from mpm_lite.evaluation.choice import WRONG, Pictured
 from mpm_lite.experiments.alignment import image_tower, text_tower
@@ -160,7 +160,7 @@ class WorldBench(Pictured):
 
     def asked(self, recipe: Any, split: str, language: str) -> list[str]:
         """The captions of real pictures that a system is asked with, '' where a picture has none."""
-        return captions(split).captions[language]
+        return real_captions(split).captions[language]
 
     def recalled(self, recipe: Any, seen: Tensor, said: Sequence[str], there: np.ndarray, language: str) -> np.ndarray:
         """By its caption, is a picture among the ten nearest of all? NaN throughout for a system without vectors, (N,)."""
@@ -211,7 +211,7 @@ class ToyWorld(World):
         return [self.tower.fingerprint, toyworld.RENDER, told]
 
     def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
-        return choice.captioned(self.seen("train", count), count, seed, encode)
+        return choice.pair_captions(self.seen("train", count), count, seed, encode)
 
     def paired(
         self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
@@ -221,7 +221,7 @@ class ToyWorld(World):
         spoilt, told = Noise.alike(noise), []
         for scene in many:
             code = codes[rng.integers(len(codes))]
-            few = [scene, *neighbours(scene, rng, WRONG)]
+            few = [scene, *draw_neighbours(scene, rng, WRONG)]
             how = spoilt if code != "en" else Noise()
             told.append([noisy_caption(one, code, how, rng, in_order=True) for one in few])
         return Captioned.encoded(
@@ -262,7 +262,7 @@ class ToyWorld(World):
         def told(i: int, rng: np.random.Generator) -> list[str]:
             language = languages[rng.integers(len(languages))]
             others = [scenes[k] for k in rng.integers(len(scenes), size=(wrong + 1) // 2)]
-            hard = neighbours(scenes[i], rng, wrong - len(others))
+            hard = draw_neighbours(scenes[i], rng, wrong - len(others))
             return [exchanges.caption(one, language) for one in (scenes[i], *others, *hard)]
 
         return [*languages, *(s.id for s in scenes)], told
@@ -306,10 +306,10 @@ class Compact(nn.Module):
 
 
 @loaded_once(2)
-def encoder(name: str) -> Any:
+def real_encoder(name: str) -> Any:
     """A packaged encoder with `model` and `tokenizer`, whose ids are those of the pieces that any of the captions uses."""
     tower = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu")
-    texts = [text for split in SETS for many in captions(split).captions.values() for text in many if text]
+    texts = [text for split in SETS for many in real_captions(split).captions.values() for text in many if text]
     tokenizer = Compact(tower.tokenizer, tower.prefix, texts)
     model = copy.deepcopy(tower.model)
     old = model.get_input_embeddings()
@@ -322,7 +322,7 @@ def encoder(name: str) -> Any:
 
 
 @lru_cache(maxsize=3)
-def captions(split: str) -> Any:
+def real_captions(split: str) -> Any:
     """The pictures of a split, with captions in all of LANGUAGES."""
     if split not in SETS:
         raise unknown("split", split, SETS)
@@ -330,11 +330,11 @@ def captions(split: str) -> Any:
 
 
 @lru_cache(maxsize=1)
-def mark() -> str:
+def world_mark() -> str:
     """A digest of what there is to learn from, and of who reads it."""
-    many = captions("train")
+    many = real_captions("train")
     texts = [text for code in many.captions for text in many.captions[code]]
-    return digest([*many.ids, *texts, encoder(ENGLISH).fingerprint, encoder(MULTILINGUAL).fingerprint])
+    return digest([*many.ids, *texts, real_encoder(ENGLISH).fingerprint, real_encoder(MULTILINGUAL).fingerprint])
 
 
 @lru_cache(maxsize=1)
@@ -349,9 +349,9 @@ def imagenet_classes() -> Tensor:
 def data_key(split: str) -> dict[str, str]:
     """What decides the rows of a system on real pictures beside the system: which pictures, how they are drawn, their captions,
     and the towers that read them."""
-    asked = captions(split)
+    asked = real_captions(split)
     said = [text for code in asked.languages for text in asked.captions[code]]
-    data = {"training captions and text towers": mark(), f"captions of {split}": digest([*asked.ids, *said])}
+    data = {"training captions and text towers": world_mark(), f"captions of {split}": digest([*asked.ids, *said])}
     return data | {"pictures": RENDER, "image tower": image_tower("efficientnet-lite0", "cpu").fingerprint}
 
 
@@ -367,7 +367,9 @@ class RealWorld(World):
 
     def seen(self, split: str, count: int | None = None) -> Tensor:
         if (split, None) not in self._seen:
-            self._seen[split, None] = torch.from_numpy(patch_features(captions(split), self.tower, self.progress, GRID))
+            self._seen[split, None] = torch.from_numpy(
+                patch_features(real_captions(split), self.tower, self.progress, GRID)
+            )
         return self._seen[split, None][:count]
 
     def regions(self, split: str, count: int | None = None) -> Tensor:
@@ -378,21 +380,21 @@ class RealWorld(World):
 
     def text(self, name: str = MULTILINGUAL) -> Any:
         """`minilm-en` for English, `e5-small` for all languages."""
-        return encoder(name)
+        return real_encoder(name)
 
     def mark(self, told: Any) -> list[Any]:
-        return [self.tower.fingerprint, toyworld.RENDER, [told, mark()]]
+        return [self.tower.fingerprint, toyworld.RENDER, [told, world_mark()]]
 
     def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
         """Each caption stands beside the batch's others alone."""
-        said = captions("train").captions["en"][:count]
+        said = real_captions("train").captions["en"][:count]
         return Captioned(self.seen("train", count), encode(said), [[]] * len(said))
 
     def paired(
         self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
     ) -> Captioned:  # fmt: skip
         """Where a picture has no caption in the language drawn, in another; those without any are left out."""
-        many, rng = captions("train"), np.random.default_rng([seed, 22])
+        many, rng = real_captions("train"), np.random.default_rng([seed, 22])
         which, said = [], []
         for i in range(min(count, len(many))):
             there = [many.captions[code][i] for code in codes if many.captions[code][i]]
@@ -405,7 +407,7 @@ class RealWorld(World):
         """Where there are any. UserError for noise: people wrote them."""
         if noise:
             raise UserError("Captions of real pictures are people's: set noise=0.")
-        many = captions("train").captions
+        many = real_captions("train").captions
         each = [(text, code, i) for code in languages for i, text in enumerate(many[code][:count]) if text]
         return Sentences(*(list(column) for column in zip(*each, strict=True)))
 
@@ -413,11 +415,11 @@ class RealWorld(World):
         self, languages: Sequence[str], count: int, noise: float, seed: int
     ) -> tuple[list[str], Sentences]:
         """Captions of the same pictures in other languages."""
-        return list(captions("train").captions["en"][:count]), self.captions(languages, count, noise, seed)
+        return list(real_captions("train").captions["en"][:count]), self.captions(languages, count, noise, seed)
 
     def sentences(self, count: int, alpha: float, seed: int) -> list[str]:
         """Captions of training pictures: in a language with n captions with chance ~ n^alpha."""
-        rng, many = np.random.default_rng([seed, 18]), captions("train").captions
+        rng, many = np.random.default_rng([seed, 18]), real_captions("train").captions
         there = {code: [text for text in of if text] for code, of in many.items()}
         weight = np.array([len(of) ** alpha for of in there.values()])
         codes = rng.choice(list(there), count, p=weight / weight.sum())
@@ -426,7 +428,7 @@ class RealWorld(World):
     def tellers(self, languages: Sequence[str], count: int, wrong: int) -> tuple[list[str], Any]:
         """English names. Wrong ones are of the picture's own collection: the style of a name gives emoji, stamps and clip art
         away, and little else was learned."""
-        many = captions("train")
+        many = real_captions("train")
         english = many.captions["en"][:count]
         of = [part.name for part, indices in many.parts for _ in indices][: len(english)]
         near = {name: [text for text, part in zip(english, of, strict=True) if part == name] for name in set(of)}
@@ -445,15 +447,15 @@ class RealWorld(World):
                count: int | None) -> pd.DataFrame:  # fmt: skip
         """choice: its own caption comes first of ten, the others of other pictures; recall: among all pictures it is one of the
         ten nearest to its caption. NaN where it has no caption."""
-        many, frames = captions(split), []
+        many, frames = real_captions(split), []
         for look in looks:
             seen = bench.looked(split, len(self.seen(split, count)), look)
             for language in languages or self.languages(recipe):
                 said = bench.asked(recipe, split, language)[: len(seen)]
                 there = np.flatnonzero([bool(text) for text in said])
-                few = [[said[k] for k in each] for each in candidates(said, there)]
+                few = [[said[k] for k in each] for each in draw_candidates(said, there)]
                 right = np.full(len(said), np.nan)
-                right[there] = exchanges.right(bench.fits(recipe, seen[torch.from_numpy(there)], few, language))
+                right[there] = exchanges.score_choices(bench.fits(recipe, seen[torch.from_numpy(there)], few, language))
                 scores = {"choice": right, "recall": bench.recalled(recipe, seen, said, there, language)}
                 items = {"item": many.ids[: len(seen)], "concept": many.concepts[: len(seen)]}
                 known = {"look": look, "language": language, "seed": seed, **bench.known(recipe, seed)}
@@ -462,13 +464,13 @@ class RealWorld(World):
 
     def languages(self, recipe: Any) -> list[str]:
         """English, and what else the recipe reads of which there are ENOUGH held-out captions."""
-        many, known = captions("test").captions, getattr(recipe, "names", LANGUAGES)
+        many, known = real_captions("test").captions, getattr(recipe, "names", LANGUAGES)
         return ["en", *(code for code in LANGUAGES if code in known and sum(map(bool, many[code])) >= ENOUGH)]
 
 
-def candidates(said: Sequence[str], there: np.ndarray) -> list[list[int]]:
+def draw_candidates(said: Sequence[str], there: np.ndarray) -> list[list[int]]:
     """For each of the pictures that are `there`: its number, and those of others whose captions differ from its own."""
-    rng, groups = np.random.default_rng(31), retrieval.equal_groups(list(said))
+    rng, groups = np.random.default_rng(31), retrieval.group_captions(list(said))
     return [[i, *rng.permutation(there[groups[there] != groups[i]])[: CANDIDATES - 1]] for i in there.tolist()]
 
 

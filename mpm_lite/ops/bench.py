@@ -169,15 +169,15 @@ class Case:
     dtype: torch.dtype = torch.float32
 
     def __str__(self) -> str:
-        return f"{self.op} {self.n} x {self.m} x {self.d} {short(self.dtype)}"
+        return f"{self.op} {self.n} x {self.m} x {self.d} {shorten_dtype(self.dtype)}"
 
 
-def short(dtype: torch.dtype) -> str:
+def shorten_dtype(dtype: torch.dtype) -> str:
     """float32, not torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
-def cases(kind: str) -> list[Case]:
+def list_cases(kind: str) -> list[Case]:
     """The committed shapes: kind cpu, cuda (half precision, at the sizes of real training) or small (seconds anywhere)."""
     if kind == "small":
         return [Case("clip_loss", 256, 256, 64), Case("siglip_loss", 256, 256, 64),
@@ -264,7 +264,7 @@ def run_case(
             middle = spent[len(spent) // 2]
             useful = USEFUL[case.op] * (1 / 3 if learns and not backward else 1)
             yield _where(device) | {
-                "op": case.op, "n": case.n, "m": case.m, "d": case.d, "dtype": short(case.dtype),
+                "op": case.op, "n": case.n, "m": case.m, "d": case.d, "dtype": shorten_dtype(case.dtype),
                 "data": data, "direction": "forward+backward" if backward else "forward", "provider": name,
                 "version": _version(name.split()[0].replace("naive", "torch")), "ms": middle, "p20": spent[len(spent) // 5],
                 "p80": spent[-1 - len(spent) // 5], "rounds": rounds,
@@ -351,7 +351,7 @@ def _version(package: str) -> str:
         return ""
 
 
-def processor() -> str:
+def name_processor() -> str:
     """The processor's name, where the system tells it."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
@@ -360,13 +360,13 @@ def processor() -> str:
 
 def _where(device: torch.device) -> dict[str, Any]:
     on_gpu, today = device.type == "cuda", time.strftime("%Y-%m-%d", time.gmtime())
-    hardware = torch.cuda.get_device_name(device) if on_gpu else f"{processor()} ({platform.machine()})"
+    hardware = torch.cuda.get_device_name(device) if on_gpu else f"{name_processor()} ({platform.machine()})"
     threads = torch.get_num_threads() if device.type == "cpu" else 0
     versions = {"torch": torch.__version__, "triton": _version("triton")}
     return {"date": today, "hardware": hardware, "threads": threads} | versions
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a file; none where there is no file."""
     if not path.exists():
         return []
@@ -374,14 +374,14 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """Add rows to a file in place of older ones on the same hardware, shape and direction; the file is whole at all times."""
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[k]) for k in KEY)
 
     new = {key(row) for row in rows}
-    kept = [row for row in read(path) if key(row) not in new]
+    kept = [row for row in read_rows(path) if key(row) not in new]
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     with open(beside, "w", newline="", encoding="utf-8") as file:

@@ -23,12 +23,12 @@ from mpm_lite import ops
 PATIENCE = timedelta(hours=6)  # the first process may encode a whole set while the others wait
 
 
-def world() -> int:
+def count_processes() -> int:
     """The number of processes W; 1 where only one was started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def start(device: Any = None) -> None:
+def join_processes(device: Any = None) -> None:
     """Join the other processes, where a launcher started several, and take this one's GPU. May be called twice."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
@@ -38,20 +38,20 @@ def start(device: Any = None) -> None:
 
 
 @contextmanager
-def first() -> Iterator[None]:
+def run_first() -> Iterator[None]:
     """Let the first process go first; the others follow when it is through, and find on disk what it has made."""
-    if world() > 1 and rank():
+    if count_processes() > 1 and rank():
         dist.barrier()
     try:
         yield
     finally:
-        if world() > 1 and not rank():
+        if count_processes() > 1 and not rank():
             dist.barrier()
 
 
 def rank() -> int:
     """The number of this process, from 0 on."""
-    return dist.get_rank() if world() > 1 else 0
+    return dist.get_rank() if count_processes() > 1 else 0
 
 
 class _Gather(torch.autograd.Function):
@@ -68,12 +68,12 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         whole = grads[0].contiguous().clone()
         dist.all_reduce(whole)
-        return whole.chunk(world())[rank()]
+        return whole.chunk(count_processes())[rank()]
 
 
 def gather(x: Tensor) -> Tensor:
     """The rows (n, ...) of all processes in their order: (N, ...), with gradient. Each must bring the same number n."""
-    return _Gather.apply(x) if world() > 1 else x
+    return _Gather.apply(x) if count_processes() > 1 else x
 
 
 def first_row(n: int) -> int:
@@ -83,26 +83,26 @@ def first_row(n: int) -> int:
 
 def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor | float, **options: Any) -> Tensor:
     """`ops.clip_loss` of this process's pairs (n, D) against the rows of all; its mean over processes is the loss of all N."""
-    if world() == 1:
+    if count_processes() == 1:
         return ops.clip_loss(img, txt, logit_scale, **options)
     options["label_offset"] = first_row(len(img))
     to_text = ops.clip_loss(img, gather(txt), logit_scale, **options)
     return (to_text + ops.clip_loss(txt, gather(img), logit_scale, **options)) / 2
 
 
-def total(x: Tensor) -> Tensor:
+def sum_over_processes(x: Tensor) -> Tensor:
     """The sum over processes, without gradient."""
     x = x.detach().clone()
-    if world() > 1:
+    if count_processes() > 1:
         dist.all_reduce(x)
     return x
 
 
 def all_rows(x: Tensor) -> list[Tensor]:
     """The x of each process, without gradient; all must have one shape."""
-    if world() == 1:
+    if count_processes() == 1:
         return [x]
-    parts = [torch.empty_like(x) for _ in range(world())]
+    parts = [torch.empty_like(x) for _ in range(count_processes())]
     dist.all_gather(parts, x.contiguous())
     return parts
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
-from mpm_lite.core.runtime import UserError, full, unknown
+from mpm_lite.core.runtime import UserError, in_full_precision, unknown
 from mpm_lite.ops import distributed
 from mpm_lite.recipes.base import Recipe, Stage, at_least, sample_bytes
 from mpm_lite.recipes.modules.connectors import Look
@@ -144,7 +144,7 @@ class Dual(Recipe):
 
     def image(self, seen: Tensor) -> Tensor:
         """Patches (N, P, D_in) -> (N, D) unit norm."""
-        return F.normalize(full(self.pooler(seen)), dim=-1)
+        return F.normalize(in_full_precision(self.pooler(seen)), dim=-1)
 
     def text(self, ids: Tensor, language: str = "") -> Tensor:
         """Token ids int64 (N, T), 0 for padding -> (N, D), of any length. Every language is read alike."""
@@ -159,7 +159,7 @@ class Dual(Recipe):
         scale = self.log_scale.clamp(max=math.log(100)).exp()  # CLIP's cap
         with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
             read = batch["read"] if "read" in batch else self.read(batch["ids"])
-            image, text = self.image(batch["seen"]), F.normalize(full(self.text_head(read)), dim=-1)
+            image, text = self.image(batch["seen"]), F.normalize(in_full_precision(self.text_head(read)), dim=-1)
         return {"image": image, "text": text[: len(image)], "wrong": text[len(image) :], "scale": scale}
 
     def compared(self, features: dict[str, Tensor]) -> Tensor:
@@ -184,7 +184,7 @@ class Dual(Recipe):
         return found
 
 
-def pooled(states: Tensor, there: Tensor) -> Tensor:
+def pool_states(states: Tensor, there: Tensor) -> Tensor:
     """The mean of the states (N, T, W) of the tokens that are `there`, bool (N, T) -> (N, W)."""
     weight = there[..., None].to(states.dtype)
     return (states * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
@@ -193,4 +193,4 @@ def pooled(states: Tensor, there: Tensor) -> Tensor:
 def mean_state(encoder: Any, ids: Tensor) -> Tensor:
     """The mean state that a transformers encoder has of texts: token ids int64 (N, T), 0 for padding -> (N, W)."""
     there = ids != 0
-    return pooled(encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state, there)
+    return pool_states(encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state, there)

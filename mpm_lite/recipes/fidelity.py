@@ -31,7 +31,7 @@ class FidelityRow:
     effect: str = UNKNOWN
 
 
-def table(recipe: Recipe) -> list[FidelityRow]:
+def build_fidelity_table(recipe: Recipe) -> list[FidelityRow]:
     """The fidelity table of a recipe. Raises UserError for a recipe that reproduces no paper."""
     phrases, tables = _texts()
     if recipe.name not in tables:

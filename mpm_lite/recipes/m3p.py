@@ -189,7 +189,7 @@ def grid_boxes(regions: int) -> Tensor:
     return torch.stack([left, top, left + 1 / side, top + 1 / side, torch.full((regions,), 1 / regions)], dim=1)
 
 
-def asked_about(shape: Sequence[int], share: float, may: Tensor, rng: torch.Generator) -> Tensor:
+def draw_hidden(shape: Sequence[int], share: float, may: Tensor, rng: torch.Generator) -> Tensor:
     """Which tokens or regions are hidden, bool: about a `share` of those that `may` be, and in each row at least one of them."""
     drawn = torch.rand(tuple(shape), generator=rng).masked_fill(~may, 2.0)
     return (drawn < share) | ((drawn == drawn.min(dim=1, keepdim=True).values) & may)

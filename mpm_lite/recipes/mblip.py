@@ -30,7 +30,7 @@ from mpm_lite import ops
 from mpm_lite.core.runtime import unknown
 from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.recipes.modules.qformer import QFormer, SoftQueries
-from mpm_lite.recipes.mpm_chat import MpmChat, add_lora, lora_parts, own
+from mpm_lite.recipes.mpm_chat import MpmChat, add_lora, copy_lm, lora_parts
 from mpm_lite.towers.lm import LM
 
 PADDING = 0
@@ -151,7 +151,7 @@ class Mblip(MpmChat):
         if options.learns not in LEARNS:
             raise unknown("part that is re-aligned", options.learns, LEARNS)
         self.options, self.d_in = options, d_in
-        self.lm = own(lm) if options.rank else lm
+        self.lm = copy_lm(lm) if options.rank else lm
         self.visual = SoftQueries(qformer, lm.model.get_input_embeddings().weight)
         if options.rank:
             add_lora(self.lm.model, options.rank)

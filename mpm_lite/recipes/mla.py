@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mpm_lite import ops
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.recipes.base import Recipe, Stage, at_least, sample_bytes
-from mpm_lite.recipes.dual import Dual, pooled
+from mpm_lite.recipes.dual import Dual, pool_states
 from mpm_lite.recipes.modules.acquirers import SHARED, Acquirers
 
 TRANSFER, EXPOSURE = "transfer", "exposure"
@@ -135,7 +135,7 @@ class Mla(Recipe):
             return self.english.text(ids)
         there = ids != 0
         states = self.acquirers(self.english.encoder, ids, there, language)
-        return self.english.text_head(pooled(states, there))
+        return self.english.text_head(pool_states(states, there))
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         said = self.text(batch["ids"], self.names[int(batch["language"])])  # (N, D)

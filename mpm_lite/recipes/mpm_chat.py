@@ -30,7 +30,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.recipes.base import Recipe, Stage, sample_bytes
-from mpm_lite.recipes.modules.connectors import connector
+from mpm_lite.recipes.modules.connectors import build_connector
 from mpm_lite.towers.lm import IGNORE, LM
 
 TUNED = ("none", "lora", "all")
@@ -152,12 +152,14 @@ class MpmChat(Recipe):
         if len(learns) > 1:
             raise UserError("thawed='lora' and tuned='all' (or the other way round) do not go together: choose one.")
         self.options, self.d_in = options, d_in
-        self.lm = own(lm) if learns else lm
+        self.lm = copy_lm(lm) if learns else lm
         table = lm.model.get_input_embeddings().weight
         sizes = {"queries": options.queries}
         if options.connector == "resampler":
             sizes |= {"width": options.width, "layers": options.layers, "heads": options.heads}
-        self.visual = connector(options.connector, d_in, patches, table, copy.deepcopy(tower), options.soft, **sizes)
+        self.visual = build_connector(
+            options.connector, d_in, patches, table, copy.deepcopy(tower), options.soft, **sizes
+        )
         if "lora" in learns:
             add_lora(self.lm.model, options.rank)
         self.decoder = self.lm.model
@@ -239,7 +241,7 @@ class Echo:
         return f"{self.told}\n{self.question}\n"
 
 
-def own(lm: LM) -> LM:
+def copy_lm(lm: LM) -> LM:
     """A copy of a language model with weights of its own, so that tuning does not change anyone else's."""
     mine = copy.copy(lm)
     mine.model = copy.deepcopy(lm.model)

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 
 from mpm_lite.core import runtime
-from mpm_lite.core.provenance import card, has, percent, read, span
+from mpm_lite.core.provenance import format_interval, format_percent, has_table, read_card, read_table
 from mpm_lite.data.languages import display_name
 
 
@@ -17,6 +17,13 @@ def fill(template: str, **names: Any) -> str:
         # A name that nobody gives is a mistake, and no empty place.
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )  # fmt: skip
-    shared = {"card": card, "has": has, "read": read, "percent": percent, "span": span, "display_name": display_name}
+    shared = {
+        "card": read_card,
+        "has": has_table,
+        "read": read_table,
+        "percent": format_percent,
+        "span": format_interval,
+        "display_name": display_name,
+    }
     text = (runtime.asset("templates") / template).read_text(encoding="utf-8")
     return environment.from_string(text, shared).render(names)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from mpm_lite.claims import ladder, ledger
 from mpm_lite.core import figures, runtime
-from mpm_lite.core.provenance import has, markdown_table, read, span
+from mpm_lite.core.provenance import format_interval, has_table, markdown_table, read_table
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data.languages import display_name
 from mpm_lite.evaluation.text_only import CELLS
@@ -36,14 +36,16 @@ INTERVAL = ["value", "low", "high"]
 
 def find_numbers() -> dict[str, Any]:
     """The numbers of the README: retention on real pictures, of the strongest language model, and of its control."""
-    cell = read("retention-cells").query("test == 'stamps' and text == 'use-m' and cell == 'read'").iloc[0]
-    scores = read("ladder").query("metric == 'answers'").set_index(["figure", "lm", "lm_seed"])[INTERVAL].sort_index()
+    cell = read_table("retention-cells").query("test == 'stamps' and text == 'use-m' and cell == 'read'").iloc[0]
+    scores = (
+        read_table("ladder").query("metric == 'answers'").set_index(["figure", "lm", "lm_seed"])[INTERVAL].sort_index()
+    )
     strongest = scores.loc["t", "value"].idxmax()
     return {
         "read_languages": int(cell["languages"]),
-        "read": span(*cell[["rho", "low", "high"]]),
-        "strongest": span(*scores.loc[("retention", *strongest)]),
-        "control": span(*scores.loc[("retention", "toy-noparallel", 0)]),
+        "read": format_interval(*cell[["rho", "low", "high"]]),
+        "strongest": format_interval(*scores.loc[("retention", *strongest)]),
+        "control": format_interval(*scores.loc[("retention", "toy-noparallel", 0)]),
     }
 
 
@@ -53,7 +55,7 @@ def find_numbers() -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def draw_ladder() -> Any:
     """The figure of the ladder, drawn once: two pages and its file want it."""
-    return figures.ladder(read("ladder"), ladder.METRICS, ladder.towers())
+    return figures.draw_ladder(read_table("ladder"), ladder.METRICS, ladder.tower_points())
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +82,7 @@ def list_models(scores: pd.DataFrame) -> str:
     rows = []
     for name, seed in scores[scores["metric"] == "slots"].groupby(["lm", "lm_seed"]).groups:
         asked = [(metric, name, seed, figure) for metric, figure in shown]
-        values = [span(*by.loc[one]) if one in by.index else "-" for one in asked]
+        values = [format_interval(*by.loc[one]) if one in by.index else "-" for one in asked]
         strength = float(by["value"].get(asked[0], 0.0))
         rows.append((strength, [f"`{name}:{seed}`", describe_reading(read_model_cards()[name, seed]), *values]))
     header = ["language model", "what it read", "t", "e", "retention", "retention, closed questions"]
@@ -159,7 +161,7 @@ def list_emoji(rows: pd.DataFrame) -> str:
     by, lines = rows.set_index(["language", "sort", "encoder"])[INTERVAL].sort_index(), []
     for language in dict.fromkeys(rows["language"]):
         name = f"{display_name(language)} ({language})"
-        lines.append([name, *(span(*by.loc[(language, *column)]) for column in columns)])
+        lines.append([name, *(format_interval(*by.loc[(language, *column)]) for column in columns)])
     return markdown_table(["prompted in", *(", ".join(column) for column in columns)], lines)
 
 
@@ -177,7 +179,7 @@ NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_model
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals, list_emoji)}
 
 
-def render(page: str) -> str:
+def render_page(page: str) -> str:
     """The text of one of PAGES. In templates and in what they call, links are as seen from the top folder; in the page, as
     seen from the page's own."""
     folder = posixpath.dirname(page) or "."
@@ -188,20 +190,20 @@ def render(page: str) -> str:
 def claim_figures() -> dict[str, Any]:
     """The figures that come from the ledger, those whose claims have run."""
     replies, drawn = ledger.replies_by_share(), {}
-    if has("ladder"):
+    if has_table("ladder"):
         drawn[LADDER_FIGURE] = draw_ladder()
     if replies is not None:
-        drawn[REPLY_FIGURE] = figures.reply_language(replies, PANELS)
-    if has(systems.NAME):
-        drawn[systems.FIGURE] = systems.figure()
+        drawn[REPLY_FIGURE] = figures.draw_reply_language(replies, PANELS)
+    if has_table(systems.NAME):
+        drawn[systems.FIGURE] = systems.draw_figure()
     return drawn
 
 
 def update(root: Path) -> None:
     """Write all pages below `root`, the top folder, and draw their figures."""
     for page in PAGES:
-        write_atomic(root / page, render(page).encode())
-    of = read("retention").query("test == 'stamps' and text != 'minilm-en' and language != 'en'")
+        write_atomic(root / page, render_page(page).encode())
+    of = read_table("retention").query("test == 'stamps' and text != 'minilm-en' and language != 'en'")
     drawn = {
         FIGURE: figures.retention_against_alignment(of[of["counts"] & of["alignment"].notna()]),
         BENCH_FIGURE: figures.time_and_memory(bench_rows().query("hardware.str.contains('CPU|Processor', regex=True)")),

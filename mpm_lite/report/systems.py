@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mpm_lite.core import figures
-from mpm_lite.core.provenance import card, has, markdown_table, read, span
+from mpm_lite.core.provenance import format_interval, has_table, markdown_table, read_card, read_table
 
 FIGURE = "figures/head-to-head.png"
 NAME, BUDGETS, REAL = "head-to-head", "head-to-head-budgets", "head-to-head-real"
@@ -27,37 +27,37 @@ ADVICE = (
 )
 
 
-def titles() -> dict[str, str]:
+def read_titles() -> dict[str, str]:
     """The tables that have run, each with its title."""
-    return {name: title for name, title in TITLES.items() if name in card(NAME)["tables"]}
+    return {name: title for name, title in TITLES.items() if name in read_card(NAME)["tables"]}
 
 
-def joined(metric: str = "choice", language: str = "others") -> pd.DataFrame:
+def join_budgets(metric: str = "choice", language: str = "others") -> pd.DataFrame:
     """A row for each table and system: a score with its interval, beside what the system cost and read."""
-    scores = read(NAME).query("metric == @metric and language == @language")
-    return scores.merge(read(BUDGETS), on=["table", "system"])
+    scores = read_table(NAME).query("metric == @metric and language == @language")
+    return scores.merge(read_table(BUDGETS), on=["table", "system"])
 
 
 Table = tuple[list[str], list[list[str]]]  # a header, and lines
 
 
-def table(name: str) -> Table:
+def build_table(name: str) -> Table:
     """One of the three tables, best first."""
-    english = joined(language="en").query("table == @name").set_index("system")["value"]
+    english = join_budgets(language="en").query("table == @name").set_index("system")["value"]
     header = ["system", "nine languages", "English", "blind", "updates", "learn at a time", "TFLOP", "pairs not English",
               "texts read", "translations read"]  # fmt: skip
     lines = []
-    for row in joined().query("table == @name").sort_values("value", ascending=False).itertuples():
+    for row in join_budgets().query("table == @name").sort_values("value", ascending=False).itertuples():
         counts = [f"{n:,}" for n in (row.updates, row.trainable)]
         read_too = [f"{n:,}" for n in (row.abroad, row.sentences, row.translations)]
-        scores = [span(row.value, row.low, row.high), f"{english[row.system]:.2f}", f"{row.chance:.2f}"]
+        scores = [format_interval(row.value, row.low, row.high), f"{english[row.system]:.2f}", f"{row.chance:.2f}"]
         lines.append([row.system, *scores, *counts, f"{1e-12 * row.flops:.0f}", *read_too])
     return header, lines
 
 
 def iglue() -> Table:
     """Toy-IGLUE, at equal pairs: a line for each system, with English, the mean of the nine others, and their chance."""
-    rows, lines = read(NAME).query("table == 'pairs'").set_index(["system", "metric", "language"]), []
+    rows, lines = read_table(NAME).query("table == 'pairs'").set_index(["system", "metric", "language"]), []
     for system in rows.index.unique("system"):
         cells = [system]
         for metric in IGLUE:
@@ -73,7 +73,7 @@ def iglue() -> Table:
 def real() -> Table:
     """The comparison on real pictures: a line for each system."""
     lines = []
-    for system, of in read(REAL).groupby("system", sort=False):
+    for system, of in read_table(REAL).groupby("system", sort=False):
         by = of.set_index(["metric", "language"])
         cells = [system]
         for metric in ("recall", "choice"):
@@ -81,7 +81,7 @@ def real() -> Table:
                 cells += ["-", "-", "-"]
                 continue
             english, others = by.loc[(metric, "en"), "value"], by.loc[(metric, "others")]
-            cells += [f"{english:.2f}", span(others.value, others.low, others.high), f"{others.chance:.2f}"]
+            cells += [f"{english:.2f}", format_interval(others.value, others.low, others.high), f"{others.chance:.2f}"]
         lines.append([*cells, f"{int(of['trainable'].iloc[0]):,}", f"{1e-12 * of['flops'].iloc[0]:,.0f}"])
     header = ["system", "R@10, English", "others", "blind", "one of ten, English", "others", "blind", "learn at a time", "TFLOP"]  # fmt: skip
     return header, lines
@@ -90,7 +90,7 @@ def real() -> Table:
 def advice() -> Table:
     """What to choose when: a line for each situation, with the scores of its system at equal pairs."""
     scores = {
-        metric: joined(metric).query("table == 'pairs'").set_index("system") for metric in ("choice", "retrieval")
+        metric: join_budgets(metric).query("table == 'pairs'").set_index("system") for metric in ("choice", "retrieval")
     }
     lines = []
     for given, purpose, system in ADVICE:
@@ -99,11 +99,11 @@ def advice() -> Table:
     return ["take", "if beside English pairs you have", "for", "choices right, nine languages", "retrieval"], lines
 
 
-def reals() -> str:
+def write_real_block() -> str:
     """The block on real pictures: what was asked, the table, and how it was made."""
-    if not has(REAL):
+    if not has_table(REAL):
         return "On real pictures, `mpm-lite run head_to_head_real`, they have not been compared yet."
-    told, count = card(REAL), len(set(read(REAL)["language"]) - {"en", "others"})
+    told, count = read_card(REAL), len(set(read_table(REAL)["language"]) - {"en", "others"})
     return "\n\n".join([
         f"On real pictures: {told['pictures']:,} of emoji, stamps and clip art with one caption each, {len(told['seeds'])} seeds, held-out stamps asked about in English and {count} other languages. *Translate-test* is a perfect translator, *untranslated* none, *pivot* MPM's way with two towers.",
         markdown_table(*real()),
@@ -111,22 +111,22 @@ def reals() -> str:
     ])  # fmt: skip
 
 
-def markdown() -> str:
+def write_block() -> str:
     """The block on the systems."""
-    return toys() + "\n\n" + reals()
+    return write_toy_block() + "\n\n" + write_real_block()
 
 
-def toys() -> str:
+def write_toy_block() -> str:
     """The block on the toy world: the figure, three tables, toy-IGLUE, and advice."""
-    if not has(NAME):
+    if not has_table(NAME):
         return "The comparison, `mpm-lite run head_to_head`, has not run yet."
-    told = card(NAME)
+    told = read_card(NAME)
     parts = [
         f"Which of ten captions belongs to the picture: choices right on test, {len(told['seeds'])} seeds, {told['pairs']:,} image-caption pairs each.",
-        f"![{figure().mpm_alt}](assets/{FIGURE})",
+        f"![{draw_figure().mpm_alt}](assets/{FIGURE})",
     ]  # fmt: skip
-    for name, title in titles().items():
-        parts += [f"*{title[0].upper()}{title[1:]}:*", markdown_table(*table(name))]
+    for name, title in read_titles().items():
+        parts += [f"*{title[0].upper()}{title[1:]}:*", markdown_table(*build_table(name))]
     parts += [
         "*Toy-IGLUE, at equal pairs (English, mean of the nine others, chance of those):*",
         markdown_table(*iglue()),
@@ -138,6 +138,6 @@ def toys() -> str:
     return "\n\n".join(parts)
 
 
-def figure() -> Any:
+def draw_figure() -> Any:
     """The comparison as a figure."""
-    return figures.head_to_head(joined(), titles())
+    return figures.draw_head_to_head(join_budgets(), read_titles())

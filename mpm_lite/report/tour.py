@@ -20,7 +20,7 @@ from mpm_lite import data
 from mpm_lite.claims.retention import FLOOR, METRIC, TOWERS
 from mpm_lite.core import __version__, figures, runtime
 from mpm_lite.core.keys import Key, OtherRun
-from mpm_lite.core.provenance import span
+from mpm_lite.core.provenance import format_interval
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name, is_rtl
@@ -73,17 +73,17 @@ def build_page(results: Results, tests: list[str]) -> str:
 
 def training_sets() -> str:
     """The training sets on this machine: always emoji, and stamps and clip art where they were fetched."""
-    return "+".join(name for name in ("emoji", "stamps", "clipart") if data.available(name))
+    return "+".join(name for name in ("emoji", "stamps", "clipart") if data.is_available(name))
 
 
 def base_experiment(seed: int = 0, seeds: int = 3, device: str | None = None) -> Experiment:
     """Training in English only, tests on held-out stamps in every language and on held-out emoji in 14."""
-    tests = [("stamps", "all")] if data.available("stamps") else []
+    tests = [("stamps", "all")] if data.is_available("stamps") else []
     tests.append(("emoji", "all"))
     return Experiment(train=(training_sets(), ["en"]), val=None, test=tests, seed=seed, seeds=seeds, device=device)
 
 
-def run(
+def run_tour(
     seed: int = 0, seeds: int = 3, device: str | None = None, progress: bool = True
 ) -> tuple[Results, pd.DataFrame]:
     """The results of all arms of the tour, and the alignment table of its towers.
@@ -96,20 +96,22 @@ def run(
     arms += [replace(one, text=TOWERS[0], condition=condition, seeds=1) for condition in ("shuffled", "blind")]
     results = Results.join([_run_kept(arm, progress) for arm in arms])
     captions = load_alignment_sample()
-    known = pd.concat([text_only.table(text_tower(text, device), captions, progress=progress) for text in TOWERS])
+    known = pd.concat(
+        [text_only.measure_alignment(text_tower(text, device), captions, progress=progress) for text in TOWERS]
+    )
     return results, known.reset_index(drop=True)
 
 
 def load_alignment_sample() -> CaptionSet:
     """The captions that the towers' own alignment is measured on."""
-    return text_only.sample("stamps" if data.available("stamps") else "emoji")
+    return text_only.sample("stamps" if data.is_available("stamps") else "emoji")
 
 
 def _run_kept(arm: Experiment, progress: bool) -> Results:
     """Run an arm with its checkpoints in the cache: a stopped tour continues, a repeated one trains nothing again."""
     told = {"version": __version__, "torch": torch.__version__}
     told["experiment"] = json.dumps(arm.describe(), sort_keys=True)
-    folder = runs() / Key("checkpoints of the tour", told).digest[:16]
+    folder = find_runs() / Key("checkpoints of the tour", told).digest[:16]
     try:
         return arm.run(out=folder, progress=progress)
     except OtherRun:
@@ -117,19 +119,19 @@ def _run_kept(arm: Experiment, progress: bool) -> Results:
         return arm.run(out=folder, progress=progress)
 
 
-def runs() -> Path:
+def find_runs() -> Path:
     """Where the tour keeps its checkpoints."""
     return runtime.home() / "runs" / "tour"
 
 
-def warm(workers: int = 1) -> None:
+def warm_caches(workers: int = 1) -> None:
     """Let every tower read everything once, in `workers` processes, so that notebooks and tests find the cache full.
 
     A job is one tower and one set, and the slowest tower comes first: no process then works on for long when the others
     have nothing left to do.
     """
     learned = [(training_sets(), split, ("en",)) for split in ("train+val", "val")]
-    every = [[(name, "test", "all")] for name in ("stamps", "emoji") if data.available(name)] + [learned]
+    every = [[(name, "test", "all")] for name in ("stamps", "emoji") if data.is_available(name)] + [learned]
 
     def read_by(text: str) -> dict[str, runtime.Job]:
         return {f"captions of {sets[0][0]}, {text}": (_warm_captions, (text, sets)) for sets in every}
@@ -137,7 +139,7 @@ def warm(workers: int = 1) -> None:
     jobs = read_by("e5-small") | {"alignment, e5-small": (_warm_alignment, ("e5-small",))}
     jobs |= {f"pictures of {sets[0][0]}": (_warm_pictures, (sets,)) for sets in reversed(every)}
     jobs |= read_by(FLOOR) | read_by("use-m") | {"alignment, use-m": (_warm_alignment, ("use-m",))}
-    runtime.run(jobs, workers)
+    runtime.run_jobs(jobs, workers)
 
 
 def _warm_pictures(sets: list[tuple[str, str, Any]]) -> None:
@@ -155,7 +157,7 @@ def _warm_captions(text: str, sets: list[tuple[str, str, Any]]) -> None:
 
 
 def _warm_alignment(text: str) -> None:
-    text_only.table(text_tower(text), load_alignment_sample())
+    text_only.measure_alignment(text_tower(text), load_alignment_sample())
 
 
 def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:
@@ -165,7 +167,7 @@ def retention(results: Results, known: pd.DataFrame) -> pd.DataFrame:
     return rho.merge(told, on=["text", "language"], how="left")
 
 
-def readable(results: Results, rho: pd.DataFrame, test: str) -> str:
+def format_table(results: Results, rho: pd.DataFrame, test: str) -> str:
     """The table to read: a line for each language, with both towers, the floor and chance, grouped by use-m's cell."""
     of = rho[rho["test"] == test]
     lines = [
@@ -208,7 +210,7 @@ def summary(results: Results, rho: pd.DataFrame, test: str) -> list[str]:
             codes = of[(of["text"] == text) & (of["cell"] == cell)]["language"].tolist()
             if codes:
                 mean = arm.mean_retention(codes, METRIC)
-                kept = span(mean.value, mean.low, mean.high)
+                kept = format_interval(mean.value, mean.low, mean.high)
                 lines.append(f"  {cell:18} {len(codes):3d} languages, mean retention {kept}")
     for condition in ("shuffled", "blind"):
         said = results.where(text=TOWERS[0], condition=condition, test=test, metric=METRIC).table
@@ -232,7 +234,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, np.integer) else value
 
 
-def write(results: Results, rho: pd.DataFrame, test: str, json_path: Path, out: Path) -> list[Path]:
+def write_files(results: Results, rho: pd.DataFrame, test: str, json_path: Path, out: Path) -> list[Path]:
     """tour.json, the two figures and the page; returns what was written."""
     paths = [json_path, out / "tour-retention.png", out / "tour-languages.png", out / "tour.html"]
     write_atomic(paths[0], to_json(results))

@@ -51,7 +51,7 @@ def draw_sketch(scene: Scene) -> str:
     return "\n".join(" ".join(f"{cells.get((row, column), '.'):^6}" for column in range(3)) for row in range(3))
 
 
-def lines(
+def describe_scene(
     seed: int = 0, models: Sequence[str] = (*TOY_LMS, "toy-mixed"), languages: Sequence[str] = grammar.LANGUAGES
 ) -> Iterator[str]:
     """What `mpm-lite world` prints, line by line: the scene, its captions, and what each model answers about them.
@@ -163,7 +163,7 @@ def average_alignment() -> pd.DataFrame:
 def draw_alignment(table: pd.DataFrame) -> Any:
     """Alignment against the layer, one line for each share of translation pairs."""
     labels = {"xlabel": "layer (0: embeddings)", "ylabel": "recall@1 between English and the others"}
-    figure = figures.curves(table, "layer", "value", "line", "low", "high", log=False, **labels)
+    figure = figures.draw_curves(table, "layer", "value", "line", "low", "high", log=False, **labels)
     figure.axes[0].set_xticks(sorted(table["layer"].unique()))
     return figure
 
@@ -182,7 +182,7 @@ def read_tower_cards() -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(runtime.asset("towers").glob("*/card.json"))]
 
 
-def page() -> str:
+def build_page() -> str:
     """The whole page."""
     made = (glossed, list_noise, read_tower_cards, list_models, format_minutes)
     names = {"figure": FIGURE, "alignment": ALIGNMENT, "scene": find_pair(3), "grammar": grammar, "toyworld": toyworld}
@@ -198,7 +198,7 @@ def update(again: Sequence[str] = ()) -> None:
     figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
     figure.savefig(root / FIGURE, metadata={"Software": None})
     draw_alignment(average_alignment()).savefig(root / ALIGNMENT, metadata={"Software": None})
-    write_atomic(root / PAGE, page().encode())
+    write_atomic(root / PAGE, build_page().encode())
 
 
 if __name__ == "__main__":

@@ -16,12 +16,12 @@ import numpy as np
 from mpm_lite.core.runtime import UserError
 
 
-def answer(name: str, yours: Any, ours: Any, tolerance: float = 1e-6, hint: str = "") -> None:
+def check_answer(name: str, yours: Any, ours: Any, tolerance: float = 1e-6, hint: str = "") -> None:
     """Print whether `yours` is `ours`: numbers and arrays within `tolerance`, all else by equality."""
-    _say(name, None if _open(yours) else same(yours, ours, tolerance), hint)
+    _say(name, None if _open(yours) else are_same(yours, ours, tolerance), hint)
 
 
-def function(
+def check_function(
     name: str, yours: Callable[..., Any] | None, ours: Callable[..., Any], cases: Iterable[Sequence[Any]],
     tolerance: float = 1e-6, hint: str = "",
 ) -> None:  # fmt: skip
@@ -35,18 +35,18 @@ def function(
             return _say(name, False, f"case {number} raised {type(error).__name__}: {error}")
         if _open(got):
             return _say(name, None, hint)
-        if not same(got, ours(*case), tolerance):
+        if not are_same(got, ours(*case), tolerance):
             return _say(name, False, f"case {number}, {tuple(case)}, differs. {hint}".strip())
     return _say(name, True, "")
 
 
-def guess(name: str, yours: float, ours: float, near: float = 0.1) -> None:
+def check_guess(name: str, yours: float, ours: float, near: float = 0.1) -> None:
     """Print how far a prediction was from the outcome. A wrong prediction is not a failure."""
     verdict = "close" if abs(float(yours) - float(ours)) <= near else "off: that is what an experiment is for"
     print(f"{name}: you said {float(yours):.2f}, it came out as {float(ours):.2f} ({verdict})")
 
 
-def same(yours: Any, ours: Any, tolerance: float = 1e-6) -> bool:
+def are_same(yours: Any, ours: Any, tolerance: float = 1e-6) -> bool:
     """True where both are equal: numbers and arrays of one shape within `tolerance`, all else by `==`."""
     if not _numeric(ours):
         return not _numeric(yours) and bool(yours == ours)

@@ -32,8 +32,8 @@ SIDE = 144  # pixels of the picture shown
 
 def fidelity_table(recipe: Recipe) -> widgets.Page:
     """The fidelity table of a recipe as a page."""
-    rows = [(r.part, r.paper, r.here, r.why, r.effect) for r in fidelity.table(recipe)]
-    return widgets.table(rows, ["", "in the paper", "here", "why", "known effect"], f"Fidelity of {recipe.name!r}")
+    rows = [(r.part, r.paper, r.here, r.why, r.effect) for r in fidelity.build_fidelity_table(recipe)]
+    return widgets.show_table(rows, ["", "in the paper", "here", "why", "known effect"], f"Fidelity of {recipe.name!r}")
 
 
 def replies_curve() -> widgets.Page:
@@ -41,7 +41,7 @@ def replies_curve() -> widgets.Page:
     table = ledger.replies_by_share()
     if table is None:
         return widgets.Page("<p>C3 has not run yet; its curve will stand here.</p>", "C3 has not run yet.")
-    return widgets.figure(figures.reply_language(table, readme.PANELS))
+    return widgets.show_figure(figures.draw_reply_language(table, readme.PANELS))
 
 
 def compose(*things: str) -> Scene:
@@ -71,7 +71,7 @@ def seen(bench: ChatBench, picture: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(bench.tower.patches(np.array(picture)[None]))
 
 
-def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: int = 4) -> widgets.Page:
+def show_reply(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: int = 4) -> widgets.Page:
     """One page: the picture, the reply in the language asked and how much of it is right, where the queries looked, and what
     the logit lens reads at the `reads` most focused queries. UserError for a language that the model never read."""
     if recipe.lm.languages and language not in recipe.lm.languages:
@@ -82,7 +82,7 @@ def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: 
     with torch.inference_mode():
         soft = recipe.predict({"seen": features})["soft"]
     said = bench.say(recipe, soft, [scene], language)[0]
-    scores = reply_scores.caption_scores(said, scene, language)
+    scores = reply_scores.score_caption(said, scene, language)
     verdict = "exactly right" if scores["exact"] else f"{100 * scores['slots']:.0f} % of the attributes right"
     question = grammar.describe(language)
     header = (
@@ -95,7 +95,7 @@ def look(bench: ChatBench, recipe: MpmChat, scene: Scene, language: str, reads: 
     return widgets.Page(header + below, f"{question} {said} ({verdict})")
 
 
-def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page:
+def show_ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page:
     """One page: the picture, and what the model replies when it is asked about it in each language of the toy world."""
     picture = toyworld.render(scene)
     with torch.inference_mode():
@@ -103,14 +103,14 @@ def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page
     rows, named, exact = [], [], []
     for code in grammar.LANGUAGES:
         said = bench.say(recipe, soft, [scene], code)[0]
-        scores = reply_scores.caption_scores(said, scene, code)
+        scores = reply_scores.score_caption(said, scene, code)
         named.append(scores["slots"])
         exact.append(bool(scores["exact"]))
         told = "yes" if exact[-1] else "no"
         rows.append([display_name(code), widgets.Text(said, code), f"{100 * named[-1]:.0f} %", told])
     title = grammar.in_order(scene, "en")[0]
     header = ["asked in", "reply", "attributes named in that language", "exactly right"]
-    page = widgets.table(rows, header, f"{recipe.lm.name} is shown: {title}")
+    page = widgets.show_table(rows, header, f"{recipe.lm.name} is shown: {title}")
     words = (
         f"{recipe.lm.name}, asked in ten languages about: {title} On average {100 * np.mean(named):.0f} % of the attributes "
         f"are named; {sum(exact)} of 10 replies are exactly right."
@@ -118,12 +118,12 @@ def ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets.Page
     return widgets.Page(_image(picture, title) + page.data, words)
 
 
-def dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
+def build_dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
     """A slider over named pages, with the chosen page below it; an ipywidgets box."""
     import ipywidgets
 
     slider = ipywidgets.SelectionSlider(options=list(pages), value=start, description="model")
-    return widgets.live(slider, pages.__getitem__)
+    return widgets.build_live(slider, pages.__getitem__)
 
 
 def _queries(
@@ -134,7 +134,7 @@ def _queries(
         return ""
     where = recipe.visual.attention(features)[0].numpy()  # (Q, P)
     sharpest = np.argsort(-where.max(axis=1), kind="stable")[:reads]
-    read = chat.words(recipe.lm, soft, question, top=1).set_index(["query", "layer"])["token"]
+    read = chat.read_words(recipe.lm, soft, question, top=1).set_index(["query", "layer"])["token"]
     layers = sorted({layer for _, layer in read.index})
     rows = []
     for q in sharpest.tolist():
@@ -159,7 +159,7 @@ def _image(picture: np.ndarray, alt: str, side: int = SIDE) -> str:
     return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" src="{data}">'
 
 
-def composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, ...] = grammar.LANGUAGES) -> Any:
+def build_composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[str, ...] = grammar.LANGUAGES) -> Any:
     """Menus for two things and a language, and below them what `draw(scene, language)` shows; an ipywidgets box."""
     import ipywidgets
 
@@ -193,22 +193,22 @@ CAPTIONS = {
 }
 
 
-def comparison() -> widgets.Page:
+def show_comparison() -> widgets.Page:
     """The comparison at equal budgets as a figure, a panel for each table; a sentence where it has not run yet."""
-    if not systems.has(systems.NAME):
+    if not systems.has_table(systems.NAME):
         return _not_yet(systems.NAME, "figure")
-    return widgets.figure(systems.figure())
+    return widgets.show_figure(systems.draw_figure())
 
 
-def table(name: str) -> widgets.Page:
+def show_table(name: str) -> widgets.Page:
     """A table of the comparison, named by what is held equal (pairs, updates or parameters), or "iglue", "advice" or "real"; a
     sentence where it has not run yet."""
     of = systems.REAL if name == "real" else systems.NAME
-    if not systems.has(of) or (name in systems.TITLES and name not in systems.titles()):
+    if not systems.has_table(of) or (name in systems.TITLES and name not in systems.read_titles()):
         return _not_yet(of, "table")
     made = {"iglue": systems.iglue, "advice": systems.advice, "real": systems.real}
-    header, lines = made[name]() if name in made else systems.table(name)
-    return widgets.table(lines, header, CAPTIONS.get(name) or f"Choices right: {systems.TITLES[name]}")
+    header, lines = made[name]() if name in made else systems.build_table(name)
+    return widgets.show_table(lines, header, CAPTIONS.get(name) or f"Choices right: {systems.TITLES[name]}")
 
 
 def _not_yet(name: str, what: str) -> widgets.Page:
@@ -230,7 +230,7 @@ def picture(pixels: np.ndarray, alt: str, side: int = PAINTED_SIDE) -> str:
     return f'<img alt="{widgets.safe(alt)}" width="{side}" height="{side}" style="{kept}" src="{data}">'
 
 
-def grid(
+def paint_grid(
     bench: PaintBench, recipe: MpmPaint, scenes: Sequence[Scene], languages: Sequence[str], seed: int = 0,
     guidance: float = GUIDANCE,
 ) -> widgets.Page:  # fmt: skip
@@ -257,7 +257,7 @@ def grid(
     return widgets.Page(widgets.table_html(caption, head, body), caption)
 
 
-def row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> widgets.Page:
+def show_row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str) -> widgets.Page:
     """Pictures side by side, each above its name."""
     cells = "".join(
         f'<td style="text-align:center">{picture(one, name)}<br><small>{widgets.safe(name)}</small></td>'
@@ -278,14 +278,14 @@ def between(
     weight = torch.tensor([[1 - share, share] for share in shares])  # (K, 2)
     mixed = torch.einsum("ks,stw->ktw", weight, states)
     mask = torch.einsum("ks,st->kt", weight, there.float()) > 0
-    x = diffusion.sample(*recipe.parts, mixed, mask, [seed] * len(shares), GUIDANCE, bench.steps)
+    x = diffusion.sample_latents(*recipe.parts, mixed, mask, [seed] * len(shares), GUIDANCE, bench.steps)
     return list(diffusion.to_pictures(bench.vae, x))
 
 
-def slider(draw: Callable[[float], widgets.Page], start: float = GUIDANCE) -> Any:
+def build_slider(draw: Callable[[float], widgets.Page], start: float = GUIDANCE) -> Any:
     """A slider of guidance, and below it what `draw(guidance)` shows; an ipywidgets box."""
     import ipywidgets
 
     lowest, highest = diffusion.GUIDANCE
     how = {"min": lowest, "max": highest, "step": 0.5, "description": "guidance", "continuous_update": False}
-    return widgets.live(ipywidgets.FloatSlider(start, **how), draw)
+    return widgets.build_live(ipywidgets.FloatSlider(start, **how), draw)

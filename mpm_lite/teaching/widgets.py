@@ -37,7 +37,7 @@ class Page(HTML):
         return self.words
 
 
-def figure(drawn: Any, alt: str | None = None, dpi: int = 90) -> Page:
+def show_figure(drawn: Any, alt: str | None = None, dpi: int = 90) -> Page:
     """A matplotlib figure as an image with alt text: `alt`, else what the house's figures leave in `figure.mpm_alt`.
 
     The description stands below the picture too. The figure is closed. Raises UserError where it has no description.
@@ -73,7 +73,7 @@ def native(text: str, language: str) -> str:
     return f'<span lang="{safe(language)}" dir="auto">{safe(text)}</span>'
 
 
-def table(rows: Iterable[Sequence[Any]], header: Sequence[str], caption: str) -> Page:
+def show_table(rows: Iterable[Sequence[Any]], header: Sequence[str], caption: str) -> Page:
     """A plain HTML table with a caption. Cells: text, numbers, or `Text` for native script; the first names the row."""
     body, short = [], 'style="text-align:left;white-space:nowrap"'
     for row in rows:
@@ -132,7 +132,7 @@ class Search:
         return [Hits(code, text, row) for (code, text), row in zip(queries.items(), order, strict=True)]
 
 
-def gallery(captions: CaptionSet, found: list[Hits], asked: Collection[str] = (), side: int = SIDE) -> Page:
+def show_gallery(captions: CaptionSet, found: list[Hits], asked: Collection[str] = (), side: int = SIDE) -> Page:
     """A row of pictures for each query, best first. Pictures whose English name is in `asked` are ringed and marked ✓."""
     names = captions.captions["en"]
     data = {i: data_uri(captions.images[i], side) for row in found for i in row.pictures}
@@ -157,14 +157,14 @@ def _cell(name: str, data: str, right: bool, side: int) -> str:
     return f'<td style="{style}">{image}<br><small>{"✓ " if right else ""}{safe(name)}</small></td>'
 
 
-def search_box(draw: Callable[[str], Page], start: str) -> Any:
+def build_search_box(draw: Callable[[str], Page], start: str) -> Any:
     """A text field that calls `draw(query)` when Enter is pressed; an ipywidgets box."""
     import ipywidgets
 
-    return live(ipywidgets.Text(value=start, description="Query", continuous_update=False), draw)
+    return build_live(ipywidgets.Text(value=start, description="Query", continuous_update=False), draw)
 
 
-def live(control: Any, draw: Callable[[Any], Page]) -> Any:
+def build_live(control: Any, draw: Callable[[Any], Page]) -> Any:
     """A control of ipywidgets with the page `draw(value)` below it, drawn again whenever the value changes (not to blank)."""
     import ipywidgets
 

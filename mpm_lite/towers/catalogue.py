@@ -42,7 +42,7 @@ def shipped(name: str) -> list[int]:
     return sorted(_in(runtime.asset("lm"), name))
 
 
-def turn(name: str, number: int) -> int:
+def seed_in_turn(name: str, number: int) -> int:
     """The seed of the `number`-th model of that name, starting over after the last; 0 for a name that has no seeds."""
     of = (seeds(name) if name in NAMES else []) or [0]
     return of[number % len(of)]
@@ -58,7 +58,7 @@ def folder(name: str, seed: int) -> Path:
     raise UserError(f"{name}:{seed} is not here: `mpm-lite pretrain {name}:{seed}` makes it (an hour on a CPU).")
 
 
-def present(name: str, seed: int) -> bool:
+def is_present(name: str, seed: int) -> bool:
     """Whether the weights of a model are here, in MPM_LITE_HOME or among the assets."""
     return seed in _there(name)
 
@@ -80,19 +80,19 @@ def models_of(arm: Any, seed: int) -> dict[str, tuple[str, int]]:
     for field, name in vars(arm).items():
         if isinstance(name, str) and name in NAMES:
             own = getattr(arm, f"{field}_seed", None)
-            found[field] = name, turn(name, seed) if own is None else own
+            found[field] = name, seed_in_turn(name, seed) if own is None else own
     return found
 
 
-def weights(name: str, seed: int) -> str:
+def weights_digest(name: str, seed: int) -> str:
     """SHA-256 of the weights of a model: of those that are here, else, by its card, of those that the claims were run
     with. Raises UserError for a model that has neither."""
-    if present(name, seed) or seed not in seeds(name):
+    if is_present(name, seed) or seed not in seeds(name):
         return file_digest(folder(name, seed) / "model.safetensors").hex()
     return json.loads((runtime.asset("results") / "lm" / f"{name}-{seed}.json").read_text(encoding="utf-8"))["sha256"]
 
 
-def towers(*folders: str) -> str:
+def towers_digest(*folders: str) -> str:
     """SHA-256 of all weights in these folders of the assets."""
     files = sorted(file for folder in folders for file in runtime.asset(folder).rglob("*.safetensors"))
     return digest([*(file.name for file in files), *(file_digest(file) for file in files)])

@@ -132,7 +132,7 @@ class _Block:
         }
         what = {"image": "vectors of pictures", "patches": "patches of pictures"}[kind]
         starts, label = range(self.start, self.end, CHUNK), f"{tower.name}: {self.part.name}, from {self.start:,}"
-        return store.features(
+        return store.keep_features(
             Key(what, {"kind": kind, **decides}),
             lambda: np.concatenate([compute(self._pictures(start)) for start in runtime.bar(starts, label, progress)]),
         )
@@ -201,6 +201,6 @@ def text_features(captions: Any, language: str, tower: Any, progress: bool = Fal
             decides = {"weights": tower.fingerprint, "language": language, "captions": part.text_digest(language)}
             key = Key("vectors of captions", {"kind": "text", **decides})
             said = [text for text in texts if text]
-            whole[there] = store.features(key, lambda said=said: tower.encode(said, progress=progress))
+            whole[there] = store.keep_features(key, lambda said=said: tower.encode(said, progress=progress))
         rows.append(whole[indices])
     return np.concatenate(rows)

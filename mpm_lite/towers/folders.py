@@ -164,7 +164,7 @@ OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object, {} where there is no such file. Raises UserError for a damaged one."""
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -172,7 +172,7 @@ def read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged: fetch or save that checkpoint again.") from error
 
 
-def mark(root: Path, *also: str | Path) -> str:
+def fingerprint_folder(root: Path, *also: str | Path) -> str:
     """The fingerprint of a folder: of its weights, configuration and vocabularies, in a fixed order, and of whatever
     else counts: further files, or words for a way of reading that is not the usual one."""
     found = {p for pattern in WANTED for p in root.glob(pattern)} | {p for p in [tokenizer_file(root)] if p}
@@ -198,13 +198,13 @@ def reading(root: Path) -> Iterator[None]:
 
 def languages(root: Path) -> frozenset[str]:
     """The languages that a folder's card.json names; none where there is no card."""
-    return frozenset(read(root / "card.json").get("languages", ()))
+    return frozenset(read_json(root / "card.json").get("languages", ()))
 
 
-def whole(root: Path) -> None:
+def check_whole(root: Path) -> None:
     """Raises UserError for a folder whose weights are pickled, or of which a shard is missing or cut short."""
     for index in sorted(root.glob("*.safetensors.index.json")):
-        shards = sorted(set(read(index).get("weight_map", {}).values()))
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
         if gone := [name for name in shards if not (root / name).exists()]:
             raise UserError(
                 f"{root} does not load: {gone[0]} is missing, one of the {len(shards)} shards that {index.name} lists: "
@@ -234,14 +234,14 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
         return {key: value.float() for key, value in load_file(path).items()}
 
 
-def load(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
+def load_model(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
     """A transformers model from a folder, and which of its weights the folder lacks. Only poolers may be lacking:
     anything else is a UserError."""
     from transformers.utils import logging
 
-    if not read(root / "config.json").get("model_type"):
+    if not read_json(root / "config.json").get("model_type"):
         raise UserError(f"{root} does not load: no config.json there names its model_type; use save_pretrained.")
-    whole(root)
+    check_whole(root)
     # Loading takes a second, so that a bar would only clutter; and missing weights are looked at below.
     bars, loudness = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
@@ -267,7 +267,7 @@ def tokenizer(root: Path) -> Any:
 
     # A folder that names PreTrainedTokenizerFast means its tokenizer.json as it stands; left to choose by the model's
     # type, transformers would rebuild some of them with the rules of that type.
-    own = read(root / "tokenizer_config.json").get("tokenizer_class")
+    own = read_json(root / "tokenizer_config.json").get("tokenizer_class")
     loader = PreTrainedTokenizerFast if own == "PreTrainedTokenizerFast" else AutoTokenizer
     file = tokenizer_file(root)
     # Without these files transformers would make up an empty tokenizer, to which everything is unknown.

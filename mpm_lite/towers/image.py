@@ -232,8 +232,8 @@ def _two(value: Any) -> tuple[int, int]:
 
 def preprocessing(root: Path) -> dict[str, Any]:
     """What a folder says about preprocessing: in preprocessor_config.json, or in its part of processor_config.json."""
-    said = folders.read(root / "preprocessor_config.json")
-    return said or folders.read(root / "processor_config.json").get("image_processor") or {}
+    said = folders.read_json(root / "preprocessor_config.json")
+    return said or folders.read_json(root / "processor_config.json").get("image_processor") or {}
 
 
 def _sides(config: Any, said: dict[str, Any]) -> tuple[int, int]:
@@ -297,9 +297,9 @@ def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower
     """
     import transformers
 
-    kinds = folders.read(root / "config.json").get("architectures") or [""]
+    kinds = folders.read_json(root / "config.json").get("architectures") or [""]
     loader = getattr(transformers, kinds[0]) if kinds[0] in PROJECTED else transformers.AutoModel
-    full, missing = folders.load(loader, root)
+    full, missing = folders.load_model(loader, root)
     inner = getattr(full, "vision_model", None)
     model = inner if inner is not None and (hasattr(full, "text_model") or hasattr(full, "visual_projection")) else full
     if not hasattr(model.config, "image_size") and not hasattr(model.config, "num_patches"):
@@ -317,4 +317,4 @@ def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower
     module = full if projects else model  # with a projection, the whole model has to move to the device
     if hasattr(module, "text_model"):
         module.text_model = nn.Identity()  # no text is read here, and its weights would only take room
-    return TorchImageTower(name, module, forward, look, folders.mark(root, *marks), device)
+    return TorchImageTower(name, module, forward, look, folders.fingerprint_folder(root, *marks), device)

@@ -185,7 +185,7 @@ class LM(Fingerprinted):
         flat = labels.flatten()
         # The loss is taken in float32 even where a recipe computes states in bfloat16.
         with torch.autocast(self.device.type, enabled=False):
-            x = runtime.full(states.flatten(0, 1))
+            x = runtime.in_full_precision(states.flatten(0, 1))
             if self._plain:
                 weight, bias = self.head.weight, getattr(self.head, "bias", None)
                 return ops.linear_cross_entropy(x, weight, flat, bias, reduction=reduction, check=False)
@@ -195,7 +195,7 @@ class LM(Fingerprinted):
         """The distribution from which each token of continuations is drawn, as log-probabilities (N, T', V), float32.
         `ids` are int64 (N, T'), of which `there` bool (N, T') are real."""
         out = self._states_before(context, ids, there)
-        return runtime.full(self.head(out) if self._plain else out).log_softmax(dim=-1)
+        return runtime.in_full_precision(self.head(out) if self._plain else out).log_softmax(dim=-1)
 
     def _states_before(self, context: Context, ids: Tensor, there: Tensor) -> Tensor:
         """For every token of the continuations, the state that predicts it, (N, T', D), or its logits (N, T', V)."""

@@ -44,10 +44,10 @@ def _model(kind: str, root: Path) -> tuple[Any, dict[str, Any]]:
     """The whole model of a folder in float32, and what its configuration says about texts."""
     import open_clip
 
-    folders.whole(root)  # says what to do with pickled weights
+    folders.check_whole(root)  # says what to do with pickled weights
     if not (root / WEIGHTS).exists():
         raise UserError(f"{root} has no {WEIGHTS}: only safetensors are read.")
-    said = dict((folders.read(root / CONFIG).get("model_cfg") or {}).get("text_cfg") or {})
+    said = dict((folders.read_json(root / CONFIG).get("model_cfg") or {}).get("text_cfg") or {})
     of_text = said | {"hf_model_name": str(_encoder(kind, root, said)), "hf_model_pretrained": False}
     options = {"text_cfg": of_text} if said.get("hf_model_name") else {}
     with folders.reading(root):
@@ -60,7 +60,7 @@ def _encoder(kind: str, root: Path, said: dict[str, Any]) -> Path | None:
     if not named:
         return None
     for place in (root / named, Path(named).expanduser(), root):
-        if folders.read(place / "config.json").get("model_type"):
+        if folders.read_json(place / "config.json").get("model_type"):
             return place
     return folders.snapshot(kind, named, ["config.json"])
 
@@ -89,7 +89,9 @@ def image_half(name: str, root: Path, device: torch.device) -> TorchImageTower:
     said = open_clip.get_model_preprocess_cfg(model)
     size = said["size"] if isinstance(said["size"], int) else tuple(said["size"])
     look = Preprocessing(size, said["mean"], said["std"], bilinear=said.get("interpolation") == "bilinear")
-    mark = folders.mark(root, *look.marks, *([] if isinstance(size, int) or size[0] == size[-1] else [f"{size}"]))
+    mark = folders.fingerprint_folder(
+        root, *look.marks, *([] if isinstance(size, int) or size[0] == size[-1] else [f"{size}"])
+    )
     return TorchImageTower(name, visual, forward, look, mark, device)
 
 
@@ -188,7 +190,7 @@ def text_half(name: str, root: Path, device: torch.device) -> TransformerTower:
 
     model, said = _model("text", root)
     context = int(said.get("context_length") or 77)
-    given = folders.mark(root, "text half"), context, device, folders.languages(root)
+    given = folders.fingerprint_folder(root, "text half"), context, device, folders.languages(root)
     if said.get("hf_model_name"):
         (tokenizer, clean), text = _tokenizer(root, said), model.text
         return TransformerTower(name, text.transformer, tokenizer, *given, pool=_Projected(text), clean=clean)

@@ -52,7 +52,7 @@ def _dense(place: Path) -> nn.Module:
 
     Raises UserError for an activation nobody knows, and for weights that are pickled, torn or of another shape.
     """
-    said = folders.read(place / "config.json")
+    said = folders.read_json(place / "config.json")
     kind = str(said.get("activation_function") or "Identity").rsplit(".", 1)[-1]
     if kind not in ACTIVATIONS:
         raise runtime.unknown("activation of a Dense module", kind, ACTIVATIONS)
@@ -103,7 +103,7 @@ def sentence_settings(root: Path, prompt: str | None = None) -> Said:
     module or a way of pooling that is not supported.
     """
     mode, places, after = "mean", list[Path](), list[nn.Module]()
-    for one in folders.read(root / "modules.json") or []:
+    for one in folders.read_json(root / "modules.json") or []:
         kind, place = str(one.get("type", "")).rsplit(".", 1)[-1], root / one.get("path", "")
         if kind not in MODULES:
             raise UserError(f"{root} has a module {kind!r} that is not read here: it may have {', '.join(MODULES)}.")
@@ -115,7 +115,7 @@ def sentence_settings(root: Path, prompt: str | None = None) -> Said:
         elif kind == "Normalize":
             after.append(Unit())
     prefix = _prefix(root, prompt)
-    lower = bool(folders.read(root / "sentence_bert_config.json").get("do_lower_case"))
+    lower = bool(folders.read_json(root / "sentence_bert_config.json").get("do_lower_case"))
     plain = mode == "mean" and not places  # every tower ends in a unit norm anyway
     marks: list[str | Path] = [*([] if plain else [f"pooling {mode}"]), *([f"prefix {prefix}"] if prefix else [])]
     return Said(None if plain else Modules(mode, after), prefix, lower, [*marks, *places])
@@ -123,7 +123,7 @@ def sentence_settings(root: Path, prompt: str | None = None) -> Said:
 
 def _mode(place: Path) -> str:
     """The one way of pooling that a Pooling module's file names: newer files by a word, older ones by a flag for each."""
-    told = folders.read(place / "config.json")
+    told = folders.read_json(place / "config.json")
     flags = [key.removeprefix("pooling_mode_") for key, on in told.items() if key.startswith("pooling_mode_") and on]
     modes = told.get("pooling_mode") or [OLDER.get(flag, flag) for flag in flags]
     modes = [modes] if isinstance(modes, str) else list(modes)
@@ -135,7 +135,7 @@ def _mode(place: Path) -> str:
 
 
 def _prefix(root: Path, prompt: str | None) -> str:
-    told = folders.read(root / "config_sentence_transformers.json")
+    told = folders.read_json(root / "config_sentence_transformers.json")
     known = told.get("prompts") or {}
     name = prompt if prompt is not None else told.get("default_prompt_name")
     if not name or name in known:
@@ -153,10 +153,10 @@ def lm_from_folder(root: Path, name: str, device: torch.device, bits: int | None
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    sided = bool(folders.read(root / "config.json").get("is_encoder_decoder"))
+    sided = bool(folders.read_json(root / "config.json").get("is_encoder_decoder"))
     options = inference.options(bits, device)
-    model, _ = folders.load(AutoModelForSeq2SeqLM if sided else AutoModelForCausalLM, root, **options)
-    mark = folders.mark(root, *([f"{bits} bits"] if bits else []))
+    model, _ = folders.load_model(AutoModelForSeq2SeqLM if sided else AutoModelForCausalLM, root, **options)
+    mark = folders.fingerprint_folder(root, *([f"{bits} bits"] if bits else []))
     kind = EncoderDecoder if sided else LM
     return kind(name, model, folders.tokenizer(root), mark, device, folders.languages(root))
 
@@ -176,22 +176,22 @@ def text_from_folder(
         if prompt is not None:
             raise UserError(f"{name} is open_clip's and has no prompts: put the words into your texts.")
         return openclip.text_half(name, root, device)
-    config = folders.read(root / "config.json")
+    config = folders.read_json(root / "config.json")
     if "text_config" in config and "vision_config" in config:
         raise UserError(
             f"{root} is a model of pictures and texts as transformers writes it; of those, load_image_tower takes the seeing "
             "half. For the reading half give the same model as open_clip writes it, or a text encoder."
         )
     said = sentence_settings(root, prompt)
-    model, _ = folders.load(AutoModel, root)
+    model, _ = folders.load_model(AutoModel, root)
     tokenizer = folders.tokenizer(root)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     tokenizer.padding_side = "right"
     positions = _positions(model)
-    length = folders.read(root / "sentence_bert_config.json").get("max_seq_length")
+    length = folders.read_json(root / "sentence_bert_config.json").get("max_seq_length")
     limit = min(int(length or positions), positions, tokenizer.model_max_length)
-    mark, clean = folders.mark(root, *said.marks), str.lower if said.lower else None
+    mark, clean = folders.fingerprint_folder(root, *said.marks), str.lower if said.lower else None
     languages = languages or folders.languages(root)
     return TransformerTower(name, model, tokenizer, mark, limit, device, languages, said.prefix, said.pool, clean)
 
@@ -213,7 +213,7 @@ def image_from_folder(root: Path, name: str, device: torch.device) -> TorchImage
     """
     if (root / openclip.CONFIG).exists():
         return openclip.image_half(name, root, device)
-    config = folders.read(root / "config.json")
+    config = folders.read_json(root / "config.json")
     if "architecture" in config:
         return _timm(name, root, device)
     if "model_type" in config:
@@ -226,11 +226,11 @@ def image_from_folder(root: Path, name: str, device: torch.device) -> TorchImage
 def _timm(name: str, root: Path, device: torch.device) -> TorchImageTower:
     import timm
 
-    folders.whole(root)
+    folders.check_whole(root)
     with folders.reading(root):
         model = timm.create_model(f"local-dir:{root}", pretrained=True)
     said: dict[str, Any] = timm.data.resolve_model_data_config(model)
     high, wide = said["input_size"][-2:]
     look = Preprocessing((high, wide), said["mean"], said["std"], bilinear=said.get("interpolation") == "bilinear")
-    mark = folders.mark(root, *look.marks, *[f"{high} x {wide}"] * (high != wide))
+    mark = folders.fingerprint_folder(root, *look.marks, *[f"{high} x {wide}"] * (high != wide))
     return timm_tower(name, model, look, mark, device)

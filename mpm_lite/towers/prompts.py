@@ -80,7 +80,7 @@ class PromptEncoder:
         ids = self._ids(check_texts(prompts))
         decides = {"kind": "prompt states", "weights": self.fingerprint, "prompts": digest(prompts)}
         key = Key("states of prompts", decides)
-        flat = store.features(key, lambda: self.states(prompts, progress).flat.numpy())
+        flat = store.keep_features(key, lambda: self.states(prompts, progress).flat.numpy())
         return States(torch.from_numpy(flat), [len(row) for row in ids])
 
     def unread(self, prompt: str) -> bool:
@@ -126,7 +126,7 @@ def load_prompt_encoder(name: str, seed: int = 0, layer: int = LAST) -> PromptEn
 
     Raises UserError for a tower that has sentence vectors only, and whatever its loader raises.
     """
-    kinds = folders.read(Path(name).expanduser() / "config.json").get("architectures") or []
+    kinds = folders.read_json(Path(name).expanduser() / "config.json").get("architectures") or []
     if name in catalogue.NAMES or any(kind.endswith("ForCausalLM") for kind in kinds):
         return PromptEncoder(load_lm(name, seed), layer)
     return PromptEncoder(load_text_tower(name), layer)

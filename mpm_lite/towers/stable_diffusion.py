@@ -87,23 +87,23 @@ def load_diffusion(
         if not (root / part).is_dir():
             raise UserError(f"{root} has no {part}/: give a diffusers folder such as Stable Diffusion 1 or 2's.")
     for part, wanted in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
-        found = folders.read(root / part / "config.json").get("_class_name")
+        found = folders.read_json(root / part / "config.json").get("_class_name")
         if found != wanted:
             raise UserError(f"{root / part} holds a {found}, not a {wanted}: give a Stable Diffusion 1 or 2.")
     unet = frozen(_part(UNet2DConditionModel, root / "unet"), on, called).requires_grad_(True)
     if unet.config.addition_embed_type or not isinstance(unet.config.cross_attention_dim, int):
         raise UserError(f"{root}'s UNet asks for more than a prompt's states: give a Stable Diffusion 1 or 2.")
     vae = frozen(_part(AutoencoderKL, root / "vae"), on, called)
-    text, _ = folders.load(CLIPTextModel, root / "text_encoder")
+    text, _ = folders.load_model(CLIPTextModel, root / "text_encoder")
     with folders.reading(root / "scheduler"):
         scheduler = DDPMScheduler.from_pretrained(root / "scheduler", local_files_only=True)
     tokenizer, text = folders.tokenizer(root / "tokenizer"), frozen(text, on, called)
-    mark = folders.mark(root, *sorted(root.glob("*/*.safetensors")), *sorted(root.glob("*/*.json")))
+    mark = folders.fingerprint_folder(root, *sorted(root.glob("*/*.safetensors")), *sorted(root.glob("*/*.json")))
     return Diffusion(called, root, unet, vae, scheduler, tokenizer, text, mark)
 
 
 def _part(kind: Any, place: Path) -> Any:
     """A diffusers model from its folder, safetensors only, in float32."""
-    folders.whole(place)
+    folders.check_whole(place)
     with folders.reading(place):
         return kind.from_pretrained(place, local_files_only=True, use_safetensors=True).float()

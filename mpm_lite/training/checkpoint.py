@@ -35,7 +35,7 @@ class Checkpoint:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keep every other process from training into that folder: a later one waits. A process that dies lets go.
 
     Raises UserError if the folder cannot be written to.
@@ -102,7 +102,7 @@ def _valid(path: Path) -> bool:
         return False
 
 
-def latest(folder: Path) -> Checkpoint | None:
+def read_latest(folder: Path) -> Checkpoint | None:
     """The checkpoint of the highest step whose manifest holds; damaged ones are passed over. None if there is none."""
     for path in _steps(folder):
         if not _valid(path):

@@ -54,7 +54,7 @@ _BOOK: ContextVar[list[Entry] | None] = ContextVar("book", default=None)
 
 
 @contextmanager
-def kept() -> Iterator[list[Entry]]:
+def open_book() -> Iterator[list[Entry]]:
     """Open a book in which `note` writes; it is closed at the end of the block."""
     book: list[Entry] = []
     token = _BOOK.set(book)
@@ -69,7 +69,7 @@ def open_now() -> bool:
     return _BOOK.get() is not None
 
 
-def note(recipe: Recipe, data: Any) -> None:
+def note_cost(recipe: Recipe, data: Any) -> None:
     """Write down what each stage of a recipe costs, if a book is open. `data()` gives what the recipe learns from, as
     `loop.fit` takes it. Weights stay as they are."""
     book = _BOOK.get()
@@ -77,10 +77,12 @@ def note(recipe: Recipe, data: Any) -> None:
         return
     for stage, examples in zip(recipe.stages(), loop.by_stage(recipe, data()), strict=True):
         learns = sum(p.numel() for p in loop.freeze_all_but(recipe, stage.learns))
-        book.append(Entry(recipe.name, stage.name, stage.steps, learns, stage.steps * flops(recipe, stage, examples)))
+        book.append(
+            Entry(recipe.name, stage.name, stage.steps, learns, stage.steps * count_flops(recipe, stage, examples))
+        )
 
 
-def flops(recipe: Recipe, stage: Stage, data: TrainData) -> float:
+def count_flops(recipe: Recipe, stage: Stage, data: TrainData) -> float:
     """Floating-point operations of one update, measured on the stage's first batch. What learns must be set before."""
     batch = data.batch(loop.batch_indices(len(data), stage.batch, 0, 0, 0))
     with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
@@ -91,7 +93,7 @@ def flops(recipe: Recipe, stage: Stage, data: TrainData) -> float:
     return float(counter.get_total_flops())
 
 
-def table(book: Sequence[Entry]) -> pd.DataFrame:
+def build_cost_table(book: Sequence[Entry]) -> pd.DataFrame:
     """The book as a table, one row for each stage."""
     return pd.DataFrame([asdict(entry) for entry in book])
 
@@ -166,7 +168,7 @@ def of_recipe(
     stages = {one.name: one for one in recipe.stages()}
     if stage and stage not in stages:
         raise runtime.unknown("stage", stage, stages)
-    own, on = [*recipe.parameters(), *recipe.buffers()], runtime.where(recipe)
+    own, on = [*recipe.parameters(), *recipe.buffers()], runtime.device_of(recipe)
 
     def saved_by(n: int) -> int:
         given = {k: v.to(on) for k, v in batch_of(n).items()}
@@ -207,7 +209,7 @@ def learning(recipe: Recipe, stage: Stage) -> Iterator[list[Tensor]]:
 @torch.no_grad()
 def _head(recipe: Recipe, sample: Batch, batch: int, parts: int) -> int:
     """What the loss holds for a moment: a chunk of the matrix, and the gradient of the matrix's rows."""
-    on = runtime.where(recipe)
+    on = runtime.device_of(recipe)
     machine = "cpu" if on.type == "cpu" else None
     if recipe.compares and type(recipe).features is not Recipe.features:
         found = recipe.features({k: v.to(on) for k, v in sample.items()}).values()

@@ -44,21 +44,21 @@ class Objective(nn.Module):
         return self.recipe.features(batch) or {}
 
 
-def check(recipe: Recipe, batch: int, parts: int) -> None:
+def check_batch(recipe: Recipe, batch: int, parts: int) -> None:
     """Raises UserError if a batch of so many examples cannot be shared out among the processes and `parts`."""
-    among = distributed.world() * parts
+    among = distributed.count_processes() * parts
     if batch % among:
         raise UserError(
-            f"A batch of {batch} cannot be shared out evenly among {distributed.world()} processes of {parts} parts each: take a "
+            f"A batch of {batch} cannot be shared out evenly among {distributed.count_processes()} processes of {parts} parts each: take a "
             f"multiple of {among}."
         )
     if parts > 1 and recipe.compares and type(recipe).features is Recipe.features:
         raise UserError(f"Recipe {recipe.name!r} compares the examples of a batch and has no features(): set parts=1.")
 
 
-def shares(data: TrainData, indices: Tensor, parts: int, device: torch.device) -> list[Batch]:
+def share_batch(data: TrainData, indices: Tensor, parts: int, device: torch.device) -> list[Batch]:
     """This process's examples of an update, in parts."""
-    own = indices.chunk(distributed.world())[distributed.rank()]
+    own = indices.chunk(distributed.count_processes())[distributed.rank()]
     return [{k: v.to(device) for k, v in data.batch(few).items()} for few in own.chunk(parts)]
 
 
@@ -75,10 +75,10 @@ def backward(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batches
         with nullcontext() if last else accelerator.no_sync(model):
             loss = model(batch)
             # Gradients are averaged over W processes, so a part counts W times its share of the whole.
-            share = weights[k] * distributed.world() / every if every else 1.0
+            share = weights[k] * distributed.count_processes() / every if every else 1.0
             accelerator.backward(loss if share == 1.0 else share * loss)
         lost += share * float(loss.detach())
-    return _over_processes(lost, on) / distributed.world()
+    return _over_processes(lost, on) / distributed.count_processes()
 
 
 def _compared(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batches: Sequence[Batch]) -> float:
@@ -107,14 +107,14 @@ def _compared(accelerator: Accelerator, model: nn.Module, recipe: Recipe, batche
         with nullcontext() if last else accelerator.no_sync(model):
             carried = model(batch, pull)
             (scale.scale(carried) if scale else carried).backward()
-    return _over_processes(float(loss.detach()), loss.device) / distributed.world()
+    return _over_processes(float(loss.detach()), loss.device) / distributed.count_processes()
 
 
 def _over_processes(value: float, on: torch.device) -> float:
     """The sum of a number over all processes."""
-    if distributed.world() == 1:
+    if distributed.count_processes() == 1:
         return value
-    return float(distributed.total(torch.tensor(value, dtype=torch.float64, device=on)))
+    return float(distributed.sum_over_processes(torch.tensor(value, dtype=torch.float64, device=on)))
 
 
 def _random(batch: Batch, state: tuple[Tensor, Tensor | None] | None = None) -> tuple[Tensor, Tensor | None]:

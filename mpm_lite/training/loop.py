@@ -136,9 +136,9 @@ def fit(
     Raises UserError if there is no data, if a loss is not finite, and if the checkpoints belong to another configuration.
     """
     on = runtime.device(device)
-    distributed.start(on)
+    distributed.join_processes(on)
     folder = plan.out / "checkpoints" if plan.out else None
-    with checkpoint.alone(folder) if folder and distributed.rank() == 0 else nullcontext():
+    with checkpoint.lock_folder(folder) if folder and distributed.rank() == 0 else nullcontext():
         run = _Run(recipe, by_stage(recipe, data), plan, folder, on)
         for number, stage in enumerate(recipe.stages()):
             if number < run.stage:  # finished before the run was stopped
@@ -149,7 +149,7 @@ def fit(
                 scores = score is not None and ((step + 1) % plan.score_every == 0 or last)
                 saves = (step + 1) % plan.save_every == 0 or last
                 if run.sharded and (scores or saves):
-                    sharding.collect(run.objective, recipe)
+                    sharding.gather_weights(run.objective, recipe)
                 if scores:
                     run.validate(score)
                 elif score is None:
@@ -171,17 +171,17 @@ class _Run:
         self.history, self.stage, self.done = History(), 0, 0
         _check_data(recipe, data, whole_number("parts", plan.parts))
         self.accelerator = _accelerator(recipe, plan, on)
-        self.device, self.came_from = self.accelerator.device, runtime.where(recipe)
+        self.device, self.came_from = self.accelerator.device, runtime.device_of(recipe)
         # Random draws in training, such as dropout, differ between processes.
         torch.manual_seed(plan.seed + 1_000_003 * distributed.rank())
         self.key = _key(recipe, data, plan)
-        self.saved = checkpoint.latest(folder) if folder else None
+        self.saved = checkpoint.read_latest(folder) if folder else None
         if self.saved:
             self._read(self.saved)
         self.began = time.perf_counter() - self.history.seconds
-        self.sharded = plan.shard and distributed.world() > 1
+        self.sharded = plan.shard and distributed.count_processes() > 1
         if self.sharded:
-            sharding.check(recipe, self.accelerator.mixed_precision)
+            sharding.check_shardable(recipe, self.accelerator.mixed_precision)
         # Sharded, a copy is trained on the device, and the recipe itself waits on the CPU.
         self.home = torch.device("cpu") if self.sharded else self.device
         recipe.to(self.home)
@@ -206,7 +206,7 @@ class _Run:
         """Set up a stage: decide what learns, and make an optimizer for it. Returns the step to begin with."""
         self.learning = freeze_all_but(self.recipe, stage.learns)
         if self.sharded:
-            self.objective = sharding.split(self.recipe, self.device)
+            self.objective = sharding.shard_recipe(self.recipe, self.device)
             self.learning = [p for p in self.objective.parameters() if p.requires_grad]
             groups = sharding.groups_apart(_groups(self.objective.recipe, stage))
         else:
@@ -223,14 +223,14 @@ class _Run:
         distributed.set_random_state(self.saved.tensors["random"], self.device)
         if first := self.saved.state["stage_step"]:
             checkpoint.unpack_optimizer(self.optimizer.optimizer, self.saved.tensors["optimizer"])
-            sharding.scatter(self.optimizer.optimizer)
+            sharding.scatter_state(self.optimizer.optimizer)
         return first
 
     def update(self, number: int, stage: Stage, step: int) -> None:
         """One step of training: the gradient of a batch, clipped, and AdamW's step at that step's rate."""
         self.objective.train()
         indices = batch_indices(len(self.data[number]), stage.batch, self.plan.seed, number, step)
-        batches = gradcache.shares(self.data[number], indices, self.plan.parts, self.device)
+        batches = gradcache.share_batch(self.data[number], indices, self.plan.parts, self.device)
         rate = learning_rate(stage, step)
         for group in self.optimizer.param_groups:
             group["lr"] = group["times"] * rate
@@ -246,7 +246,7 @@ class _Run:
         if not math.isfinite(loss):
             raise UserError(f"The loss became {loss} {place}; lower lr (now {stage.lr:g}) or check the features.")
         if self.sharded:
-            sharding.finish(self.learning, stage.clip)
+            sharding.finish_gradients(self.learning, stage.clip)
         elif stage.clip:
             self.accelerator.clip_grad_norm_(self.learning, stage.clip)
         self.optimizer.step()
@@ -274,7 +274,7 @@ class _Run:
         optimizer = checkpoint.pack_optimizer(self.optimizer)
         tensors = {
             "weights": {k: v.detach().cpu() for k, v in self.recipe.state_dict().items()},
-            "optimizer": {k: sharding.whole(v).cpu() for k, v in sorted(optimizer.items())},
+            "optimizer": {k: sharding.gather_tensor(v).cpu() for k, v in sorted(optimizer.items())},
             "random": distributed.random_state(self.device),
         }
         if self.best is not None:
@@ -309,7 +309,7 @@ def _check_data(recipe: Recipe, data: Sequence[TrainData], parts: int) -> None:
             f"batch={batch}: {recipe.name!r} compares the examples of a batch with each other, so it needs 2."
         )
     for stage in recipe.stages():
-        gradcache.check(recipe, min(stage.batch, few), parts)
+        gradcache.check_batch(recipe, min(stage.batch, few), parts)
 
 
 def check_plan_words(precision: str, track: str) -> None:
@@ -362,7 +362,11 @@ def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
         "shapes": {k: list(v.shape) for k, v in recipe.state_dict().items()},
         "data": [[len(data), getattr(data, "digest", "")] for data in each],
         # In a sharded run, the optimizer numbers its tensors differently.
-        "plan": [plan.seed, plan.score_every, *(["sharded"] if plan.shard and distributed.world() > 1 else [])],
+        "plan": [
+            plan.seed,
+            plan.score_every,
+            *(["sharded"] if plan.shard and distributed.count_processes() > 1 else []),
+        ],
         **plan.also,
         **({} if precision == "no" else {"precision": precision}),
     }

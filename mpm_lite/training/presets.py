@@ -27,7 +27,7 @@ from mpm_lite import ops
 from mpm_lite.core import runtime
 from mpm_lite.core.store import write_atomic
 from mpm_lite.recipes.align import Align, AlignOptions
-from mpm_lite.recipes.modules.connectors import connector
+from mpm_lite.recipes.modules.connectors import build_connector
 from mpm_lite.recipes.mpm_chat import MpmChatOptions
 from mpm_lite.training import cost
 from mpm_lite.training.cost import MARGIN, Memory, Shape
@@ -103,7 +103,7 @@ PRESETS = {
 }
 
 
-def named(name: str) -> TrainingPreset:
+def find_preset(name: str) -> TrainingPreset:
     """The preset of that name; `big` is the A100's. Raises UserError for a name that nobody knows."""
     if name not in runtime.PRESETS:
         raise runtime.unknown("preset", name, runtime.PRESETS)
@@ -126,7 +126,7 @@ def count(preset: TrainingPreset) -> Counted:
     lm = cost.shape_of(preset.language.config(), dtype, preset.learns, bits=32)
     o, tower, embeddings = MpmChatOptions(), preset.image, torch.randn(8, preset.language.sizes["hidden_size"])
     sizes = {"queries": o.queries, "width": o.width, "layers": o.layers, "heads": o.heads}
-    made = connector("resampler", tower.width, tower.tokens, embeddings, **sizes)
+    made = build_connector("resampler", tower.width, tower.tokens, embeddings, **sizes)
 
     def saved(n: int) -> int:
         seen = torch.zeros(n, tower.tokens, tower.width)
@@ -155,7 +155,7 @@ def _made_for(preset: TrainingPreset) -> str:
     return f"{preset.language.hub} {preset.image.hub} {preset.precision} {preset.learns}"
 
 
-def of_chat(preset: TrainingPreset, batch: int | None = None, parts: int | None = None) -> Memory:
+def estimate_chat(preset: TrainingPreset, batch: int | None = None, parts: int | None = None) -> Memory:
     """What mpm_chat takes on that preset: language model, connector, and the image tower that stays on the card."""
     batch, parts = batch or preset.batch, parts or preset.parts
     of, tokens = counted(preset), batch * (preset.text + MpmChatOptions.queries)
@@ -169,7 +169,7 @@ def of_chat(preset: TrainingPreset, batch: int | None = None, parts: int | None 
     return lm + Memory(own + of.fixed + 4 * preset.image.parameters, own, 2 * own, activations, 0)
 
 
-def of_align(preset: TrainingPreset) -> Memory:
+def estimate_align(preset: TrainingPreset) -> Memory:
     """What align takes: two heads over features, and the two towers that stay on the card. Counted on small batches."""
     recipe = Align(preset.image.width, TEXT.width, AlignOptions(batch=preset.pairs))
 
@@ -201,8 +201,8 @@ def parts_for(memory_bytes: int, batch: int, of: Callable[[int], Memory]) -> int
 
 def fits(name: str) -> bool:
     """Whether the estimates of both recipes leave `MARGIN` of the card free."""
-    preset = named(name)
-    return max(of_chat(preset).total, of_align(preset).total) <= room(preset)
+    preset = find_preset(name)
+    return max(estimate_chat(preset).total, estimate_align(preset).total) <= room(preset)
 
 
 def minutes_of_chat(preset: TrainingPreset) -> float:
@@ -235,7 +235,7 @@ def _minutes(operations: float, tflops: float) -> float:
     return operations / (tflops * 1e12 * UTILISATION) / 60
 
 
-def table() -> pd.DataFrame:
+def build_preset_table() -> pd.DataFrame:
     """One row for each preset: what it trains, the memory and minutes estimated for it, and what was measured."""
     seen: dict[str, Any] = {}
     try:
@@ -249,7 +249,7 @@ def table() -> pd.DataFrame:
             "preset": name, "card": preset.card, "precision": preset.precision,
             "language model": preset.language.hub, "image tower": preset.image.hub,
             "learns": preset.learns, "batch": preset.batch, "parts": preset.parts,
-            "GiB, estimated": round(of_chat(preset).total / GIB, 1), "GiB of card": preset.gib,
+            "GiB, estimated": round(estimate_chat(preset).total / GIB, 1), "GiB of card": preset.gib,
             "minutes of mpm_chat, estimated": round(minutes_of_chat(preset), 1),
             "minutes of align, estimated": round(minutes_of_align(preset), 1),
             "measured": f"{found['gib']:g} GiB, {found['minutes']:g} min" if found else "not measured",

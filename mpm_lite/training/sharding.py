@@ -31,7 +31,7 @@ from mpm_lite.recipes.base import Recipe
 from mpm_lite.training.gradcache import Objective
 
 
-def check(recipe: Recipe, precision: str) -> None:
+def check_shardable(recipe: Recipe, precision: str) -> None:
     """Raises UserError for a recipe or a precision that cannot be trained in shards."""
     if recipe.idle:
         raise UserError(
@@ -49,9 +49,9 @@ def check(recipe: Recipe, precision: str) -> None:
         raise UserError(f"{odd!r} holds numbers of few bits, which cannot be sharded: leave out bits, or --shard.")
 
 
-def split(recipe: Recipe, device: torch.device) -> Objective:
+def shard_recipe(recipe: Recipe, device: torch.device) -> Objective:
     """A copy of the recipe in shards, ready to train. What learns must be decided before."""
-    mesh = init_device_mesh(device.type, (distributed.world(),))
+    mesh = init_device_mesh(device.type, (distributed.count_processes(),))
     objective = Objective(copy.deepcopy(recipe))
     # A single number, such as a temperature, cannot be split: every process keeps it, and `finish` averages its gradient.
     whole = {p for p in objective.parameters() if p.ndim == 0}
@@ -67,37 +67,37 @@ def split(recipe: Recipe, device: torch.device) -> Objective:
     return objective
 
 
-def whole(x: Tensor) -> Tensor:
+def gather_tensor(x: Tensor) -> Tensor:
     """The whole of a tensor that may be sharded; every process must call this."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 @torch.no_grad()
-def collect(objective: Objective, recipe: Recipe) -> None:
+def gather_weights(objective: Objective, recipe: Recipe) -> None:
     """Copy what has learned, and buffers, into the caller's recipe, in place; every process must call this."""
     home = dict(recipe.named_parameters()) | dict(recipe.named_buffers())
     learned = {n: p for n, p in objective.recipe.named_parameters() if p.requires_grad}
     for name, value in (learned | dict(objective.recipe.named_buffers())).items():
-        home[name].copy_(whole(value.detach()))
+        home[name].copy_(gather_tensor(value.detach()))
 
 
-def finish(learning: Sequence[Tensor], clip: float) -> None:
+def finish_gradients(learning: Sequence[Tensor], clip: float) -> None:
     """After the backward pass: average the gradients that are not sharded, and clip the norm of all together (0: leave it)."""
     for p in learning:
         if not isinstance(p, DTensor) and p.grad is not None:
             dist.all_reduce(p.grad)
-            p.grad /= distributed.world()
+            p.grad /= distributed.count_processes()
     grads = [p.grad for p in learning if p.grad is not None]
     if not clip or not grads:
         return
     here = torch.stack([g.to_local().square().sum() for g in grads if isinstance(g, DTensor)]).sum()
-    square = distributed.total(here) + sum(g.square().sum() for g in grads if not isinstance(g, DTensor))
+    square = distributed.sum_over_processes(here) + sum(g.square().sum() for g in grads if not isinstance(g, DTensor))
     scale = (clip / (square.sqrt() + 1e-6)).clamp(max=1.0)
     for g in grads:
         (g.to_local() if isinstance(g, DTensor) else g).mul_(scale)
 
 
-def scatter(optimizer: torch.optim.Optimizer) -> None:
+def scatter_state(optimizer: torch.optim.Optimizer) -> None:
     """Share out the state of an optimizer that was loaded whole."""
     # In the order of the groups, and by name: the tensors of a file come in another order in every process.
     for p in [p for group in optimizer.param_groups for p in group["params"] if isinstance(p, DTensor)]:

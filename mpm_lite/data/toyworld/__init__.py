@@ -178,7 +178,7 @@ def items() -> list[Item]:
 
 
 @lru_cache(maxsize=4)
-def mark(split: str, count: int = 100) -> str:
+def digest_split(split: str, count: int = 100) -> str:
     """SHA-256 of all that the pictures and captions of a split depend on: the way of drawing, the scenes, and the captions of
     the first `count` scenes in every language, which show any change of a grammar."""
     many = split_scenes(split)

@@ -25,7 +25,7 @@ from mpm_lite.data.languages import display_name
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.grammar import Question, answer
 from mpm_lite.data.toyworld.noise import Noise, noisy_caption
-from mpm_lite.data.toyworld.scenes import Scene, neighbours, one_of
+from mpm_lite.data.toyworld.scenes import Scene, draw_neighbours, one_of
 
 CAPTION = "caption"
 
@@ -52,7 +52,7 @@ class Exchange:
         return f"{self.told}\n{self.question}\n"
 
 
-def captions_asked(
+def ask_captions(
     scenes: Sequence[Scene], languages: Sequence[str], seed: int = 0, noise: Noise | None = None,
     text_only: bool = False,
 ) -> list[Exchange]:  # fmt: skip
@@ -74,7 +74,7 @@ def captions_asked(
     return found
 
 
-def questions_asked(
+def ask_questions(
     scenes: Sequence[Scene], languages: Sequence[str], seed: int = 0, each: int = 1,
     kinds: Sequence[str] = grammar.KINDS, text_only: bool = False,
 ) -> list[Exchange]:  # fmt: skip
@@ -108,7 +108,7 @@ MC4 = {
 RULES = ("uniform", "tempered", "proportional")
 
 
-def shares(languages: Sequence[str], rule: str) -> np.ndarray:
+def share_languages(languages: Sequence[str], rule: str) -> np.ndarray:
     """Each language's share of the examples, float64, summing to 1. The rule makes shares equal ("uniform"), proportional to
     those in mC4, or proportional to their square roots ("tempered"). Raises UserError for an unknown rule or language."""
     if rule not in RULES:
@@ -120,7 +120,7 @@ def shares(languages: Sequence[str], rule: str) -> np.ndarray:
     return weight / weight.sum()
 
 
-def mix(
+def mix_tasks(
     scenes: Sequence[Scene], languages: Sequence[str], rule: str = "proportional", noise: Noise | None = None,
     tasks: Sequence[str] = TASKS, seed: int = 0,
 ) -> list[Exchange]:  # fmt: skip
@@ -131,7 +131,7 @@ def mix(
             raise unknown("task", task, TASKS)
     if not tasks:
         raise UserError("A mix of no tasks: name some.")
-    rng, chance = np.random.default_rng([seed, 20]), shares(languages, rule)
+    rng, chance = np.random.default_rng([seed, 20]), share_languages(languages, rule)
     found = []
     for i, scene in enumerate(scenes):
         task, drawn = str(rng.choice(tasks)), str(rng.choice(languages, p=chance))
@@ -165,7 +165,7 @@ def example(task: str, scene: Scene, language: str, noise: Noise | None, rng: np
         return _of(task, language, f"Describe in {name}:", f"{told()} {told()}")
     if task == "match":
         right = rng.random() < 0.5
-        shown = scene if right else neighbours(scene, rng, 1)[0]
+        shown = scene if right else draw_neighbours(scene, rng, 1)[0]
         return _of(task, language, match_prompt(told(shown)), "yes" if right else "no")
     if task == "name":
         noun = grammar.grammar(language).phrase(grammar.mention(one_of(scene.things, rng), False), _bare(language))
@@ -209,7 +209,9 @@ def _bare(language: str) -> str:
 CANDIDATES, HARD = 10, 5
 
 
-def choices(many: Sequence[Scene], seed: int = 0, candidates: int = CANDIDATES, hard: int = HARD) -> list[list[Scene]]:
+def draw_candidates(
+    many: Sequence[Scene], seed: int = 0, candidates: int = CANDIDATES, hard: int = HARD
+) -> list[list[Scene]]:
     """The candidates for each scene: itself, `hard` scenes with one wrong attribute, then other scenes of `many`.
 
     Raises UserError if there are too few other scenes.
@@ -217,7 +219,7 @@ def choices(many: Sequence[Scene], seed: int = 0, candidates: int = CANDIDATES, 
     found, facts = [], [grammar.shown(scene) for scene in many]
     for i, scene in enumerate(many):
         rng = np.random.default_rng([seed, 15, int(scene.id, 16)])
-        few = neighbours(scene, rng, hard, held_out=True)
+        few = draw_neighbours(scene, rng, hard, held_out=True)
         apart = [k for k in rng.permutation(len(many)) if facts[k] != facts[i] and many[k] not in few]
         rest = list({facts[k]: many[k] for k in apart[: 4 * candidates]}.values())[: candidates - 1 - len(few)]
         if 1 + len(few) + len(rest) < candidates:
@@ -232,17 +234,17 @@ def caption(scene: Scene, language: str) -> str:
     return grammar.first_in_order(scene, language)
 
 
-def english(many: Sequence[Scene]) -> list[str]:
+def write_english(many: Sequence[Scene]) -> list[str]:
     """A full English caption of each scene, and if there are several, another one than among the candidates."""
     return [grammar.in_order(scene, "en")[-1] for scene in many]
 
 
-def told(asked: Sequence[Sequence[Scene]], language: str) -> list[list[str]]:
+def write_candidates(asked: Sequence[Sequence[Scene]], language: str) -> list[list[str]]:
     """The captions of all candidates in a language, the picture's own first."""
     return [[caption(scene, language) for scene in few] for few in asked]
 
 
-def right(scores: np.ndarray) -> np.ndarray:
+def score_choices(scores: np.ndarray) -> np.ndarray:
     """Whether the picture's own caption, the first of scores (N, K), scores best: 1.0 or 0.0, a tie in equal shares; (N,)."""
     best = scores == scores.max(axis=1, keepdims=True)  # (N, K)
     return best[:, 0] / best.sum(axis=1)

@@ -228,7 +228,7 @@ def one_off(scene: Scene) -> list[Scene]:
     return found
 
 
-def neighbours(scene: Scene, rng: np.random.Generator, count: int, held_out: bool = False) -> list[Scene]:
+def draw_neighbours(scene: Scene, rng: np.random.Generator, count: int, held_out: bool = False) -> list[Scene]:
     """At most `count` of the scenes of `one_off`, drawn from those of train or, with `held_out`, from all."""
     found = [other for other in one_off(scene) if held_out or split_of(other) == "train"]
     return [found[i] for i in rng.permutation(len(found))[:count]]

@@ -53,11 +53,11 @@ class Switching:
     @property
     def dictionaries(self) -> list[Mapping[str, str]]:
         """For each language its dictionary, from English words in lower case."""
-        return [dictionary(code, self.world, self.dictionary) for code in self.languages]
+        return [make_dictionary(code, self.world, self.dictionary) for code in self.languages]
 
 
 @lru_cache(maxsize=64)
-def dictionary(language: str, world: str = "toyworld", kind: str = "own") -> Mapping[str, str]:
+def make_dictionary(language: str, world: str = "toyworld", kind: str = "own") -> Mapping[str, str]:
     """From English words in lower case to words of a language. Raises UserError for a language or world without one."""
     worlds = {"toyworld": _of_grammar, "emoji": _of_emoji}
     if world not in worlds:
@@ -115,7 +115,7 @@ def _mixed(own: Entries, language: str) -> Entries:
     return {word: (other[meaning], first[other[meaning]]) for word, (meaning, _) in own.items()}
 
 
-def switch(caption: str, how: Switching, rng: np.random.Generator) -> str:
+def switch_words(caption: str, how: Switching, rng: np.random.Generator) -> str:
     """An English caption with some words switched at random."""
     if rng.random() >= how.sentences:
         return caption
@@ -133,7 +133,7 @@ def switch(caption: str, how: Switching, rng: np.random.Generator) -> str:
     return "".join([*parts, caption[last:]])
 
 
-def switched(captions: Sequence[str], how: Switching, seed: int) -> list[str]:
+def switch_captions(captions: Sequence[str], how: Switching, seed: int) -> list[str]:
     """The captions, each switched; a seed always switches the same words."""
     rng = np.random.default_rng([seed, 7])
-    return [switch(caption, how, rng) for caption in captions]
+    return [switch_words(caption, how, rng) for caption in captions]

@@ -72,7 +72,7 @@ class Mix:
             raise UserError("Translation pairs need English and another language: set parallel=0 or add one.")
         if self.mixed and len(self.languages) < 2:
             raise UserError("Mixed discourse needs two languages: set mixed=0 or add one.")
-        withheld(self.seed, self.withheld)
+        draw_withheld(self.seed, self.withheld)
 
     @property
     def others(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class Document:
         return "\n".join(self.segments)
 
 
-def withheld(seed: int, count: int = len(_WITHHELD)) -> frozenset[str]:
+def draw_withheld(seed: int, count: int = len(_WITHHELD)) -> frozenset[str]:
     """The attributes whose words occur in monolingual text but in no translation pair: a colour, a shape, another colour.
 
     Seeds take them in turn from an order that a hash fixes, so that other seeds withhold other attributes. Raises UserError for
@@ -162,11 +162,11 @@ def answerable(scene: Scene, language: str, facts: Facts) -> list[tuple[Question
     return [(q, *said) for q, said in every if facts.places or not (q.kind == "where" and isinstance(q.answer, str))]
 
 
-def documents(mix: Mix) -> Iterator[Document]:
+def write_documents(mix: Mix) -> Iterator[Document]:
     """An endless stream of documents, each about one scene; the stream of a mix never changes."""
     rng = np.random.default_rng([mix.seed, 4, mix.stream])
     others, own = mix.others, mix.seed + 2_000 * mix.stream
-    apart, spare = withheld(mix.seed, mix.withheld), text_scenes(own + 1_000)
+    apart, spare = draw_withheld(mix.seed, mix.withheld), text_scenes(own + 1_000)
     for scene in text_scenes(own):
         if rng.random() < mix.parallel:
             # A pair needs a scene without withheld words; another scene is taken, so that the share of pairs holds.

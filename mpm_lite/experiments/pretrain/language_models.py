@@ -138,7 +138,7 @@ def shared_tokenizer() -> Any:
     words |= {form + "的" for forms in grammar.grammar("zh").lexicon["colour"].values() for form in forms}
     together = [w for w in words if len(w) > 1 and (w[-1] in "いの" or all("\u4e00" <= c <= "\u9fff" for c in w))]
     # The words that were withheld when it was made: which words, decides which pairs are drawn.
-    texts = (d.text for d in islice(text_mix.documents(text_mix.Mix(withheld=3)), 20_000))
+    texts = (d.text for d in islice(text_mix.write_documents(text_mix.Mix(withheld=3)), 20_000))
     return train_tokenizer(texts, VOCABULARY, [*together, *_ASKING])
 
 
@@ -163,7 +163,7 @@ def corpora(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[list[B
     what = mix(variant, seed)
     lookups, first = corpus(replace(what, **LOOKUPS), count, in_full=0)
     data, said = corpus(what, count)
-    apart = text_mix.withheld(seed, variant.withheld) if variant.parallel else []
+    apart = text_mix.draw_withheld(seed, variant.withheld) if variant.parallel else []
     said |= {"looking_up": first, "withheld_from_pairs": sorted(apart)}
     return [lookups, data], said
 
@@ -171,7 +171,7 @@ def corpora(variant: Variant, seed: int, count: int = DOCUMENTS) -> tuple[list[B
 def corpus(what: text_mix.Mix, count: int, in_full: int = IN_FULL) -> tuple[Buckets, dict[str, Any]]:
     """That many documents as training data, and what they are in numbers; one in `in_full` counts in full, 0: none."""
     tokenizer = shared_tokenizer()
-    many = list(islice(text_mix.documents(what), count))
+    many = list(islice(text_mix.write_documents(what), count))
     ids = tokenizer([d.text for d in many])["input_ids"]
     rows = [row + [tokenizer.eos_token_id] for row in ids]
     line_break = tokenizer.convert_tokens_to_ids(BREAK)
@@ -251,8 +251,8 @@ def build(
     lm = load_lm(str(folder))
     import pandas as pd
 
-    apart = text_mix.withheld(seed, variant.withheld)
-    tables = [text_only.measure(lm, _ALL, apart, split, asked).assign(split=split) for split in SPLITS]
+    apart = text_mix.draw_withheld(seed, variant.withheld)
+    tables = [text_only.measure_model(lm, _ALL, apart, split, asked).assign(split=split) for split in SPLITS]
     table = pd.concat(tables).assign(model=variant.name, seed=seed)
     write_atomic(rows, table.to_csv(index=False, float_format="%.4f").encode())
     val = table[table["split"] == "val"]
@@ -267,9 +267,9 @@ def build(
         "last_loss": round(sum(history.losses[-50:]) / len(history.losses[-50:]), 4),
         "gate": text_only.GATE,
         "lowest_on_val": {k: round(v, 4) for k, v in text_only.gate(val, variant.languages).items()},
-        "passes": text_only.passes(val, variant.languages),
+        "passes": text_only.passes_gate(val, variant.languages),
         "text_transfer_on_val": {k: round(v, 4) for k, v in text_only.transfer(val, variant.languages).items()},
-        "strong": text_only.strong(val, variant.languages),
+        "strong": text_only.is_strong(val, variant.languages),
         **provenance(sha, seconds, f"{variant.name}:{seed}"),
     }
     write_json(card, described)

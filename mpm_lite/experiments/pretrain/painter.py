@@ -31,7 +31,7 @@ from mpm_lite.core.store import write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld.scenes import Scene, scenes
 from mpm_lite.experiments.mpm_paint import SCORES, SHIPPED, SIDE, Paint, PaintBench
-from mpm_lite.experiments.painted_emoji import small
+from mpm_lite.experiments.painted_emoji import shrink_pictures
 from mpm_lite.experiments.pretrain.towers import crowds
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions, Drawings
@@ -58,12 +58,12 @@ def autoencoder(
 ) -> tuple[Autoencoder, Drawings, Callable[[Autoencoder], dict[str, Any]]]:
     """Toy pictures and emoji of train; measured on those of val."""
     _, toys = drawn(count, SEED)
-    emoji = small(load_captions("emoji", "train"), SIDE)
+    emoji = shrink_pictures(load_captions("emoji", "train"), SIDE)
     every = np.concatenate([toys, emoji])
     data = Drawings(torch.from_numpy(every), digest([toyworld.RENDER, every[::37].tobytes()]))
 
     def measured(recipe: Autoencoder) -> dict[str, Any]:
-        held = {"toyworld": _val(), "emoji": small(load_captions("emoji", "val"), SIDE)}
+        held = {"toyworld": _val(), "emoji": shrink_pictures(load_captions("emoji", "val"), SIDE)}
         found = {}
         for name, pictures in held.items():
             back = diffusion.to_pictures(recipe.vae, diffusion.to_latents(recipe.vae, pictures))

@@ -26,7 +26,7 @@ from mpm_lite.experiments.m3p import PLAIN, RATE, Matching
 from mpm_lite.experiments.mblip import SHARED
 from mpm_lite.experiments.mla import SHORT_ENGLISH, Acquiring
 from mpm_lite.experiments.mpm_chat import Chat, ChatBench
-from mpm_lite.experiments.system import KEPT, System, opened
+from mpm_lite.experiments.system import KEPT, System, collect_files
 
 CONNECTOR_SEED = 0
 CONNECTORS = {name: Chat(lm=name) for name in ("toy-multilingual", "toy-noparallel", "toy-mixed")}
@@ -102,7 +102,7 @@ def build_systems(out: Path) -> list[Path]:
     before = json.loads((folder / CARD).read_text()) if (folder / CARD).exists() else {}
     for name, one in SHIPPED.items():
         bench = one.arm.bench()
-        with opened() as files:
+        with collect_files() as files:
             recipe = one.make(bench, one.arm, one.seed)
         data = files[-1].read_bytes()  # of the last stage
         path = folder / files[-1].name

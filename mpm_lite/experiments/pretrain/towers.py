@@ -23,7 +23,15 @@ from mpm_lite.core import provenance, runtime, store
 from mpm_lite.core.keys import digest
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar, text_mix
-from mpm_lite.data.toyworld.scenes import ATTRIBUTES, Scene, Thing, neighbours, pair_name, scenes, split_of_combination
+from mpm_lite.data.toyworld.scenes import (
+    ATTRIBUTES,
+    Scene,
+    Thing,
+    draw_neighbours,
+    pair_name,
+    scenes,
+    split_of_combination,
+)
 from mpm_lite.evaluation import retrieval
 from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.recipes.pretraining.scene_reader import CLASSES, classes
@@ -48,7 +56,7 @@ OPTIONS = {"toy-image": TwoViewsOptions(steps=1500, bf16=True), "toy-text": TwoV
 def groups(count: int, seed: int) -> list[list[Scene]]:
     """Scenes of train, each with neighbours that are hard to tell from it: they differ in one attribute of one thing."""
     rng = np.random.default_rng([seed, 9])
-    found = ([scene, *neighbours(scene, rng, TOGETHER - 1)] for scene in scenes("train", seed + 100))
+    found = ([scene, *draw_neighbours(scene, rng, TOGETHER - 1)] for scene in scenes("train", seed + 100))
     return list(islice((group for group in found if len(group) == TOGETHER), count))
 
 

@@ -190,7 +190,7 @@ class QueriesInTower(nn.Module):
         return self.like(self.project(self.tower.layernorm(x)[:, -self.queries :]))
 
 
-def connector(
+def build_connector(
     kind: str, d_in: int, patches: int, embeddings: Tensor, tower: nn.Module | None = None, soft: str = "free",
     **sizes: int,
 ) -> nn.Module:  # fmt: skip

@@ -135,7 +135,7 @@ def first_noise(shape: tuple[int, ...], seeds: Sequence[int]) -> Tensor:
 
 
 @torch.no_grad()
-def sample(
+def sample_latents(
     unet: Any, bridge: Bridge, scheduler: Any, states: Tensor, mask: Tensor, seeds: Sequence[int], guidance: float = 4.0,
     steps: int = 20, sampler: str = "dpm", told: bool = True,
 ) -> Tensor:  # fmt: skip
@@ -173,7 +173,7 @@ def sample(
     return x
 
 
-def painted(
+def paint_pictures(
     parts: tuple[Any, Bridge, Any], vae: AutoencoderKL | None, states: Any, seeds: Sequence[int], batch: int = 64, **dials: Any
 ) -> np.ndarray:  # fmt: skip
     """Paint pictures uint8 (N, H, H, 3) after the States of N prompts, each from the noise of its seed, `batch` at a time.
@@ -181,7 +181,7 @@ def painted(
     found = []
     for start in range(0, len(states), batch):
         part = range(start, min(start + batch, len(states)))
-        x = sample(*parts, *states.batch(part), [seeds[i] for i in part], **dials)
+        x = sample_latents(*parts, *states.batch(part), [seeds[i] for i in part], **dials)
         found.append(to_pictures(vae, x))
     return np.concatenate(found)
 
@@ -232,7 +232,7 @@ class PaintPipeline(DiffusionPipeline):
             if encoder.unread(prompt):
                 warnings.warn(f"{encoder.name} knows too few characters of {prompt!r} to read it.", stacklevel=2)
         parts = self.unet, self.bridge, self.scheduler
-        return painted(parts, self.vae, states, seeds, batch, guidance=guidance, steps=steps, sampler=sampler)
+        return paint_pictures(parts, self.vae, states, seeds, batch, guidance=guidance, steps=steps, sampler=sampler)
 
 
 def load_vae(folder: Path | None = None) -> AutoencoderKL:

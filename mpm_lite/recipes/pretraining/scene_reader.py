@@ -102,7 +102,7 @@ def classes(scene: Scene) -> dict[str, np.ndarray]:
     return found
 
 
-def scores(read: Sequence[Thing], scene: Scene) -> dict[str, float]:
+def score_scene(read: Sequence[Thing], scene: Scene) -> dict[str, float]:
     """How much of a scene a picture shows, by the things that were `read` from it; all scores are from 0 to 1.
 
     shape, colour, size: the share of the things' values that are there, whichever thing has them. place: whether the things
