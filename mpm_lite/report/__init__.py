@@ -17,13 +17,6 @@ def fill(template: str, **names: Any) -> str:
         # A name that nobody gives is a mistake, and no empty place.
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False, trim_blocks=True, lstrip_blocks=True
     )  # fmt: skip
-    shared = {
-        "card": read_card,
-        "has": has_table,
-        "read": read_table,
-        "percent": format_percent,
-        "span": format_interval,
-        "display_name": display_name,
-    }
+    shared = {f.__name__: f for f in (read_card, has_table, read_table, format_percent, format_interval, display_name)}
     text = (runtime.asset("templates") / template).read_text(encoding="utf-8")
     return environment.from_string(text, shared).render(names)
