@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +71,13 @@ def system_class(recipe: str | type) -> type[System]:
     return Found
 
 
-@lru_cache(maxsize=8)
 def load_class(path: str) -> type:
     """The one recipe or system of a Python file of one's own, or that which FILE.py:NAME names. Raises UserError where the file
     is not there, does not run, or has none of that name, or several."""
     file, _, name = path.partition(":")
     if not Path(file).is_file():
         raise UserError(f"{file} is not there: give the path of a Python file with a recipe or a system in it.")
-    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    spec = importlib.util.spec_from_file_location(f"_own_{Path(file).stem}", file)  # no module of that name is displaced
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
