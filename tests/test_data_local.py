@@ -21,7 +21,7 @@ from mpm_lite.data import hub, local, splits
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.picture import photo
 from mpm_lite.data.rows import Columns, guess_columns
-from mpm_lite.towers import features
+from mpm_lite.towers import feature_cache as features
 
 SPLITS = ("train", "val", "test")
 EN = [f"a picture with the number {i}" for i in range(40)]

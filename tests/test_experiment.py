@@ -6,7 +6,7 @@ import pytest
 from worlds import Constant, Meaning
 
 import mpm_lite as mpm
-from mpm_lite.claims import retention
+from mpm_lite.claims import two_towers
 from mpm_lite.core import figures
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
@@ -292,21 +292,21 @@ def test_rank_correlations():
 
 
 def test_crossing_interpolates_in_log_and_is_bounded():
-    assert retention.crossing([100, 1000], [0.2, 0.4], 0.3) == pytest.approx(10**2.5)
+    assert two_towers.crossing([100, 1000], [0.2, 0.4], 0.3) == pytest.approx(10**2.5)
     assert (
-        retention.crossing([100, 1000], [0.2, 0.4], 0.1) == 100
-        and retention.crossing([100, 1000], [0.2, 0.4], 0.5) == np.inf
+        two_towers.crossing([100, 1000], [0.2, 0.4], 0.1) == 100
+        and two_towers.crossing([100, 1000], [0.2, 0.4], 0.5) == np.inf
     )
 
 
 def test_an_arm_that_was_run_is_not_run_again(world, monkeypatch):
     arms = {"one": made_experiment(seeds=1, steps=5)}
-    first = retention.run_arms(arms, world / "study", 1, progress=False)
+    first = two_towers.run_arms(arms, world / "study", 1, progress=False)
     monkeypatch.setattr(mpm.Experiment, "run", lambda *a, **k: pytest.fail("run again"))
-    second = retention.run_arms(arms, world / "study", 1, progress=False)
+    second = two_towers.run_arms(arms, world / "study", 1, progress=False)
     pd.testing.assert_frame_equal(first["one"].table, second["one"].table)
     with pytest.raises(UserError, match="another configuration"):
-        retention.run_arms({"one": made_experiment(seeds=1, steps=6)}, world / "study", 1, progress=False)
+        two_towers.run_arms({"one": made_experiment(seeds=1, steps=6)}, world / "study", 1, progress=False)
 
 
 def test_figures_describe_themselves():

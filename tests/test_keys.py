@@ -29,7 +29,7 @@ from mpm_lite.experiments import experiment
 from mpm_lite.experiments.system import Trial
 from mpm_lite.recipes import Align
 from mpm_lite.towers import catalogue
-from mpm_lite.towers.features import image_features, text_features
+from mpm_lite.towers.feature_cache import image_features, text_features
 from mpm_lite.towers.load import load_image_tower, load_text_tower
 
 

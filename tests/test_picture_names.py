@@ -14,7 +14,7 @@ from mpm_lite.claims import comparisons
 from mpm_lite.cli import main
 from mpm_lite.data import is_available, load_captions, names
 from mpm_lite.experiments import picture_names, system
-from mpm_lite.towers.features import pooled
+from mpm_lite.towers.feature_cache import pooled
 
 TINY = {"steps": 4, "batch": 8, "queries": 4, "width": 32, "heads": 2, "layers": 1, "bf16": False}
 ARM = picture_names.Naming(text="minilm-en", image="toy", sets=("emoji",), reading=TINY, options=TINY)

@@ -13,7 +13,7 @@ from mpm_lite.core import store
 from mpm_lite.core.keys import Key
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
-from mpm_lite.towers.features import image_features, text_features
+from mpm_lite.towers.feature_cache import image_features, text_features
 
 KEY = Key("numbers", {"kind": "k"})
 

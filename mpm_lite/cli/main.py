@@ -146,7 +146,7 @@ def find_studies() -> dict[str, Any]:
     """The committed studies by name: what runs each, given OUT, and `seeds`, `say` and `workers`."""
     from mpm_lite.claims import comparisons as c
     from mpm_lite.claims.ladder import run_connectors, run_ladder
-    from mpm_lite.claims.retention import ALIGNMENTS, run_alignments
+    from mpm_lite.claims.two_towers import ALIGNMENTS, run_alignments
 
     compared = {"head_to_head": c.compare_systems, "head_to_head_real": c.compare_real}
     rest = {study.name: study.run for study in (c.NAMES, c.PAINTERS, c.EMOJI)}

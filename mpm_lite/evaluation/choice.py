@@ -33,7 +33,7 @@ from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.exchanges import ask_questions
 from mpm_lite.data.toyworld.scenes import Scene, draw_neighbours, one_off
 from mpm_lite.recipes.dual import Captioned
-from mpm_lite.towers.features import patch_features
+from mpm_lite.towers.feature_cache import patch_features
 from mpm_lite.towers.load import load_image_tower
 
 LOOKS = ("real", "blind", "shuffled")  # the picture; one mean picture for all; another's

@@ -23,12 +23,10 @@ from mpm_lite.core.runtime import UserError, unknown, whole_number
 from mpm_lite.data import SETS, CaptionSet, load_captions
 from mpm_lite.data.languages import bcp47
 from mpm_lite.evaluation import retrieval
-from mpm_lite.experiments.system import System
+from mpm_lite.experiments.system import System, image_tower, text_tower
 from mpm_lite.ops import distributed
 from mpm_lite.recipes import Align, Recipe, build_options, recipe_class
-from mpm_lite.towers.features import image_features, text_features
-from mpm_lite.towers.folders import loaded_once
-from mpm_lite.towers.load import load_image_tower, load_text_tower
+from mpm_lite.towers.feature_cache import image_features, text_features
 from mpm_lite.training import loop
 
 LOAD_OPTIONS = ("columns", "limit", "revision", "skip_bad", "streaming")
@@ -163,18 +161,6 @@ def _languages(asked: Any) -> Any:
     if asked == "all":
         return asked
     return list(dict.fromkeys(bcp47(code) for code in ([asked] if isinstance(asked, str) else asked)))
-
-
-@loaded_once(4)
-def text_tower(name: str, device: str | None = None) -> Any:
-    """A text tower, loaded once for all experiments of a process."""
-    return load_text_tower(name, device)
-
-
-@loaded_once(4)
-def image_tower(name: str, device: str | None = None) -> Any:
-    """An image tower, loaded once for all experiments of a process."""
-    return load_image_tower(name, device)
 
 
 class AlignBench:

@@ -77,7 +77,9 @@ def load_class(path: str) -> type:
     file, _, name = path.partition(":")
     if not Path(file).is_file():
         raise UserError(f"{file} is not there: give the path of a Python file with a recipe or a system in it.")
-    spec = importlib.util.spec_from_file_location(f"_own_{Path(file).stem}", file)  # no module of that name is displaced
+    spec = importlib.util.spec_from_file_location(
+        f"_own_{Path(file).stem}", file
+    )  # no module of that name is displaced
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -22,8 +22,7 @@ from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges
 from mpm_lite.data.toyworld.switching import Switching, switch_words
 from mpm_lite.experiments import worlds
-from mpm_lite.experiments.alignment import text_tower
-from mpm_lite.experiments.system import train_once
+from mpm_lite.experiments.system import text_tower, train_once
 from mpm_lite.experiments.worlds import GRID, LANGUAGES, WorldBench, WorldSystem, check_languages, load_world
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, draw_hidden
 from mpm_lite.towers.text import padded

@@ -21,12 +21,12 @@ from mpm_lite.data.toyworld.exchanges import Exchange, ask_captions
 from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.evaluation.choice import pair_captions
 from mpm_lite.experiments import mpm_chat
-from mpm_lite.experiments.mpm_chat import language_model
+from mpm_lite.experiments.mpm_chat import language_model, lm_key
 from mpm_lite.experiments.system import System, train_once
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
 from mpm_lite.recipes.modules.qformer import QFormer
 from mpm_lite.recipes.mpm_chat import Exchanges
-from mpm_lite.towers.features import patch_features
+from mpm_lite.towers.feature_cache import patch_features
 from mpm_lite.towers.lm import LM
 
 STARTS = ("english", "random")
@@ -70,6 +70,10 @@ class Realigning(System):
     def blip2_options(self) -> Blip2Options:
         """The options of the Q-Former and of BLIP-2's first stage, checked."""
         return self.options_of(Blip2Options, self.english_options)
+
+    def towers_key(self) -> dict[str, str]:
+        """Its language models too, where they are none of the toy world's, which have parts of their own in the key."""
+        return super().towers_key() | lm_key(self.lm, self.first)
 
     def bench(self, progress: bool = True) -> MblipBench:
         """Pictures of the toy world through its image tower."""

@@ -84,6 +84,10 @@ class Chat(System):
         if bool(self.instructions) != (self.recipe_options.tuned != "none"):
             raise UserError("Stage 2 needs both: instructions > 0, and tuned='lora' or 'all' among the options.")
 
+    def towers_key(self) -> dict[str, str]:
+        """Its language model too, where it is none of the toy world's, which have a part of their own in the key."""
+        return super().towers_key() | lm_key(self.lm)
+
     def bench(self, progress: bool = True) -> ChatBench:
         """Pictures of the toy world through its image tower."""
         return ChatBench(self.image, progress)
@@ -95,6 +99,11 @@ def language_model(name: str, seed: int | None = None, turn: int = 0) -> LM:
     stands on the CPU, as the recipes beside it do; any other where there is most to compute with."""
     on = "cpu" if name in catalogue.NAMES else None
     return load_lm(name, catalogue.seed_in_turn(name, turn) if seed is None else seed, on)
+
+
+def lm_key(*names: str) -> dict[str, str]:
+    """What decides language models that are none of the toy world's: their weights."""
+    return {f"weights of {n}": language_model(n).fingerprint for n in names if n not in catalogue.NAMES}
 
 
 class ChatBench(Asking, Pictured):

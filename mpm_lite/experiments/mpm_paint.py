@@ -34,7 +34,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from mpm_lite.core import runtime
-from mpm_lite.core.keys import Key
+from mpm_lite.core.keys import Key, file_digest
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import keep_features, keep_weights
 from mpm_lite.data import toyworld
@@ -42,8 +42,8 @@ from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.exchanges import ask_captions
 from mpm_lite.data.toyworld.scenes import Scene
 from mpm_lite.evaluation.chat import seed_of
-from mpm_lite.experiments.alignment import Alignment, image_tower, text_tower
-from mpm_lite.experiments.system import System, deciding_dials, digest_weights, shared_bench
+from mpm_lite.experiments.alignment import Alignment
+from mpm_lite.experiments.system import System, deciding_dials, digest_weights, image_tower, shared_bench, text_tower
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_paint import MpmPaint, MpmPaintOptions, Prompted
 from mpm_lite.recipes.pretraining import scene_reader
@@ -213,7 +213,10 @@ class Paint(System):
 
     def towers_key(self) -> dict[str, str]:
         """The toy world's towers, and what painting begins with."""
-        return {"toy towers": catalogue.towers_digest("towers", "paint")}
+        other = {} if self.encoder in catalogue.NAMES else {"text weights": encoder_of(self.encoder).fingerprint}
+        weights = sorted(Path(self.painter).rglob("*.safetensors")) if self.painter else []
+        other |= {f"weights of {file.parent.name}": file_digest(file).hex() for file in weights}
+        return {"toy towers": catalogue.towers_digest("towers", "paint")} | other
 
     def save(self, recipe: MpmPaint, seed: int, folder: Path) -> list[str]:
         """Write the painter as a diffusers folder."""

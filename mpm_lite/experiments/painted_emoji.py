@@ -32,7 +32,7 @@ from mpm_lite.core.store import keep_features, keep_weights
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
 from mpm_lite.evaluation.stats import Sample
-from mpm_lite.experiments.alignment import Pairs, text_tower
+from mpm_lite.experiments.alignment import Pairs
 from mpm_lite.experiments.mpm_paint import (
     CANDIDATES,
     CROSS,
@@ -44,7 +44,7 @@ from mpm_lite.experiments.mpm_paint import (
     weights_file,
     weights_key,
 )
-from mpm_lite.experiments.system import System, digest_weights
+from mpm_lite.experiments.system import System, digest_weights, text_tower
 from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions, Drawings

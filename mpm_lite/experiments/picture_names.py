@@ -29,12 +29,11 @@ from mpm_lite.core.store import keep_features, keep_weights
 from mpm_lite.data import CaptionSet, is_available, load_captions, names
 from mpm_lite.evaluation.chat import seed_of, soft_tokens
 from mpm_lite.evaluation.stats import Sample
-from mpm_lite.experiments.alignment import image_tower, text_tower
-from mpm_lite.experiments.system import System, deciding_dials
+from mpm_lite.experiments.system import System, deciding_dials, image_tower, text_tower
 from mpm_lite.recipes.base import Stage
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.recipes.pretraining.language_model import LanguageModel, LanguageModelOptions
-from mpm_lite.towers.features import patch_features
+from mpm_lite.towers.feature_cache import patch_features
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.text import BREAK, train_tokenizer
 from mpm_lite.training import loop

@@ -29,7 +29,21 @@ from mpm_lite.core.store import Shelf, keep_weights, name_of
 from mpm_lite.data import toyworld
 from mpm_lite.recipes.base import Recipe, build_options
 from mpm_lite.towers import catalogue
+from mpm_lite.towers.folders import loaded_once
+from mpm_lite.towers.load import load_image_tower, load_text_tower
 from mpm_lite.training import cost, loop
+
+
+@loaded_once(4)
+def text_tower(name: str, device: str | None = None) -> Any:
+    """A text tower, loaded once for all experiments of a process."""
+    return load_text_tower(name, device)
+
+
+@loaded_once(4)
+def image_tower(name: str, device: str | None = None) -> Any:
+    """An image tower, loaded once for all experiments of a process."""
+    return load_image_tower(name, device)
 
 
 class Bench(Protocol):
@@ -78,8 +92,10 @@ class System(ABC):
         return {"split": self.split, "looks": self.looks} | dict(asked)
 
     def towers_key(self) -> dict[str, str]:
-        """What decides the towers that it looks and reads with: the toy world's."""
-        return {"toy towers": catalogue.towers_digest("towers")}
+        """What decides the towers that it looks and reads with: the toy world's, and any other that looks at its pictures."""
+        image = getattr(self, "image", "toy")
+        other = {} if image == "toy" else {"image weights": image_tower(image).fingerprint}
+        return {"toy towers": catalogue.towers_digest("towers")} | other
 
     def data_key(self, split: str) -> dict[str, str]:
         """What decides the pictures and captions that it learns from and is asked about: the toy world's."""

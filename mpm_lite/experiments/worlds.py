@@ -36,16 +36,16 @@ from mpm_lite.data.toyworld.noise import Noise, noisy_caption
 from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, draw_neighbours, text_scenes
 from mpm_lite.evaluation import choice, retrieval
 from mpm_lite.evaluation.choice import WRONG, Pictured
-from mpm_lite.experiments.alignment import image_tower, text_tower
-from mpm_lite.experiments.system import System
+from mpm_lite.experiments.system import System, image_tower, text_tower
 from mpm_lite.recipes.dual import Captioned
-from mpm_lite.towers.features import patch_features, pooled
+from mpm_lite.towers.feature_cache import patch_features, pooled
 from mpm_lite.towers.folders import loaded_once
 
 # Text encoders: the one for English, and the one for all languages.
 ENGLISH, MULTILINGUAL = "toy-en", "toy"
 LANGUAGES_OF = {"toyworld": grammar.LANGUAGES, "real": emoji.LANGUAGES}
 GRID = 3  # a side of the cells that regions are
+Encode = Callable[[Sequence[str]], list[list[int]]]  # texts as token ids
 
 
 class Sentences(NamedTuple):
@@ -71,7 +71,7 @@ class World(ABC):
     name: str
     classes: int  # of regions, 0 for nothing
     reads_once = (
-        False  # whether captions are read once, before training and before a test, by an encoder that stays frozen
+        False  # whether an encoder that stays frozen reads each caption once, before training and before a test
     )
 
     def __init__(self, image: str, progress: bool = True) -> None:
@@ -99,13 +99,11 @@ class World(ABC):
         """What decides weights that were learned here: tower, pictures and captions, and what else is `told`."""
 
     @abstractmethod
-    def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+    def captioned(self, count: int, seed: int, encode: Encode) -> Captioned:
         """The first training pictures with their English captions, and with wrong ones where this world makes some."""
 
     @abstractmethod
-    def paired(
-        self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
-    ) -> Captioned:  # fmt: skip
+    def paired(self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Encode) -> Captioned:
         """The first training pictures, each with a caption in one of the languages, spoilt by noise if it is not English."""
 
     @abstractmethod
@@ -210,12 +208,10 @@ class ToyWorld(World):
     def mark(self, told: Any) -> list[Any]:
         return [self.tower.fingerprint, toyworld.RENDER, told]
 
-    def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+    def captioned(self, count: int, seed: int, encode: Encode) -> Captioned:
         return choice.pair_captions(self.seen("train", count), count, seed, encode)
 
-    def paired(
-        self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
-    ) -> Captioned:  # fmt: skip
+    def paired(self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Encode) -> Captioned:
         """Each picture has some captions that are wrong in one attribute, too."""
         many, rng = toyworld.split_scenes("train")[:count], np.random.default_rng([seed, 22])
         spoilt, told = Noise.alike(noise), []
@@ -385,14 +381,12 @@ class RealWorld(World):
     def mark(self, told: Any) -> list[Any]:
         return [self.tower.fingerprint, toyworld.RENDER, [told, world_mark()]]
 
-    def captioned(self, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:
+    def captioned(self, count: int, seed: int, encode: Encode) -> Captioned:
         """Each caption stands beside the batch's others alone."""
         said = real_captions("train").captions["en"][:count]
         return Captioned(self.seen("train", count), encode(said), [[]] * len(said))
 
-    def paired(
-        self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]
-    ) -> Captioned:  # fmt: skip
+    def paired(self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Encode) -> Captioned:
         """Where a picture has no caption in the language drawn, in another; those without any are left out."""
         many, rng = real_captions("train"), np.random.default_rng([seed, 22])
         which, said = [], []

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from mpm_lite import data
-from mpm_lite.claims.retention import FLOOR, METRIC, TOWERS
+from mpm_lite.claims.two_towers import FLOOR, METRIC, TOWERS
 from mpm_lite.core import __version__, figures, runtime
 from mpm_lite.core.keys import Key, OtherRun
 from mpm_lite.core.provenance import format_interval
@@ -29,7 +29,7 @@ from mpm_lite.evaluation import text_only
 from mpm_lite.experiments.experiment import Experiment, image_tower, text_tower
 from mpm_lite.experiments.results import Results
 from mpm_lite.report import fill
-from mpm_lite.towers.features import image_features, text_features
+from mpm_lite.towers.feature_cache import image_features, text_features
 
 # The page.
 

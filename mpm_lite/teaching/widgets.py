@@ -20,7 +20,7 @@ from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name
 from mpm_lite.data.picture import data_uri
-from mpm_lite.towers.features import image_features
+from mpm_lite.towers.feature_cache import image_features
 
 SIDE = 64  # pixels of a thumbnail
 LEFT = 'style="text-align:left"'

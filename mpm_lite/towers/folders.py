@@ -22,7 +22,7 @@ from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError, reachable
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.catalogue import IMAGE_TOWERS, TEXT_TOWERS
-from mpm_lite.towers.features import fingerprint
+from mpm_lite.towers.feature_cache import fingerprint
 from mpm_lite.towers.inference import too_large
 from mpm_lite.towers.text import tokenizer_file
 

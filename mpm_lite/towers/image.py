@@ -24,7 +24,7 @@ from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import folders
-from mpm_lite.towers.features import Fingerprinted
+from mpm_lite.towers.feature_cache import Fingerprinted
 from mpm_lite.towers.inference import frozen, in_batches
 
 # How many pictures a CPU computes at once: with 8, the wide early layers already leave the processor's cache, which

@@ -24,7 +24,7 @@ from mpm_lite import ops
 from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import inference
-from mpm_lite.towers.features import Fingerprinted
+from mpm_lite.towers.feature_cache import Fingerprinted
 from mpm_lite.towers.inference import Begin, context_of, frozen, in_batches, settings, unsettled
 from mpm_lite.towers.text import check_texts, check_vocabulary, mask_of, padded
 

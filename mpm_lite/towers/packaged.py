@@ -20,7 +20,7 @@ import torch
 
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers import pretrained
-from mpm_lite.towers.features import fingerprint
+from mpm_lite.towers.feature_cache import fingerprint
 from mpm_lite.towers.image import Preprocessing, TorchImageTower, timm_tower
 from mpm_lite.towers.text import TransformerTower, UseTower
 

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers.catalogue import TOKEN_TOWERS
-from mpm_lite.towers.features import Fingerprinted
+from mpm_lite.towers.feature_cache import Fingerprinted
 from mpm_lite.towers.inference import batches, frozen, hides_padding, in_batches, in_halves, padding_id, too_large
 
 PAD, BEGIN, END, UNKNOWN, BREAK = "<pad>", "<s>", "</s>", "<unk>", "\n"

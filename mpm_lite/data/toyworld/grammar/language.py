@@ -1,4 +1,9 @@
-"""Which languages there are, the grammar of each, and a thing of a scene as any of them names it."""
+"""Which languages there are, the grammar of each, and a thing of a scene as any of them names it.
+
+To add a language, write its page beside the others (`engine.Grammar` says what a page must have; begin with a copy of the
+nearest language), name it in LANGUAGES, and give it its size on the web in `exchanges.MC4`. `tests/test_grammar.py` then
+checks that what it says can be read back. The language models that ship have not read it: `mpm-lite pretrain` makes new ones.
+"""
 
 from __future__ import annotations
 
