@@ -172,7 +172,7 @@ def test_realignment_starts_from_the_english_q_former_and_keeps_the_language_mod
 
 
 def test_new_pairs_are_other_pictures_than_those_of_blip2(bench):
-    assert torch.equal(bench._between(30, 20), bench.seen("train", 50)[30:])
+    assert torch.equal(bench.world.seen("train", 20, 30), bench.seen("train", 50)[30:])
 
 
 def test_it_is_asked_in_its_own_words(bench):

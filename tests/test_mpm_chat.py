@@ -226,7 +226,7 @@ def test_mistakes_are_said_before_anything_runs():
 
 def test_a_tower_without_patches_is_refused(bench):
     blindfold = ChatBench(progress=False)
-    blindfold.tower = type("Flat", (), {"has_patches": False, "width": 8, "fingerprint": "x", "name": "flat",
+    blindfold.world.tower = type("Flat", (), {"has_patches": False, "width": 8, "fingerprint": "x", "name": "flat",
                                         "patches": bench.tower.__class__.patches})()  # fmt: skip
     with pytest.raises(UserError, match="flat gives one vector a picture and no patches"):
         blindfold.seen("val", 4)

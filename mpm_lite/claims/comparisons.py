@@ -6,7 +6,7 @@
 
 Three tables: equal image-caption pairs, English ones and translated ones together, each system with updates and parameters
 of its own; as many updates besides; as many parameters that learn besides. Beside the scores stands what each system cost
-and what it read. A system is a `System`: whatever has a bench (`choice.Pictured`), and an arm for each table, joins in.
+and what it read. A system is a `System`: whatever has a bench (`worlds.WorldBench`), and an arm for each table, joins in.
 
 *On real pictures*, M3P, MLA and rivals at equal pairs: emoji, stamps and clip art learned from, held-out stamps asked about.
 

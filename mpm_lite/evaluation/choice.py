@@ -28,13 +28,11 @@ import torch
 from torch import Tensor
 
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import load_captions, toyworld
+from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.exchanges import ask_questions
 from mpm_lite.data.toyworld.scenes import Scene, draw_neighbours, one_off
 from mpm_lite.recipes.dual import Captioned
-from mpm_lite.towers.feature_cache import patch_features
-from mpm_lite.towers.load import load_image_tower
 
 LOOKS = ("real", "blind", "shuffled")  # the picture; one mean picture for all; another's
 ENGLISH = "english"  # no picture, but its English caption as text
@@ -101,6 +99,10 @@ class Choosing(ABC):
                 frames.append(pd.DataFrame(scores).assign(**known, **items))
         return pd.concat(frames, ignore_index=True)
 
+    def test(self, recipe: Any, seed: int, *asked: Any, **more: Any) -> pd.DataFrame:
+        """See `choose`, which is the test of a bench that has no other."""
+        return self.choose(recipe, seed, *asked, **more)
+
     def told(self, recipe: Any, asked: Sequence[Sequence[Scene]], language: str) -> list[list[str]]:
         """The candidates' captions as a system reads them, the picture's own first."""
         return exchanges.write_candidates(asked, language)
@@ -113,26 +115,6 @@ class Choosing(ABC):
         if look == "blind":
             return seen.mean(dim=0, keepdim=True).expand_as(seen)
         return seen.roll(1, dims=0) if look == "shuffled" else seen
-
-
-class Pictured(Choosing):
-    """A bench whose pictures are one image tower's patches, cached, and whose test is the common task."""
-
-    def __init__(self, image: str = "toy", progress: bool = True) -> None:
-        self.tower, self.progress = load_image_tower(image), progress
-        self._seen: dict[tuple[str, int], Tensor] = {}
-
-    def seen(self, split: str, count: int | None = None) -> Tensor:
-        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
-        count = count or toyworld.COUNTS[split]
-        if (split, count) not in self._seen:
-            few = load_captions("toyworld", split).take(np.arange(count))
-            self._seen[split, count] = torch.from_numpy(patch_features(few, self.tower, self.progress))
-        return self._seen[split, count]
-
-    def test(self, recipe: Any, seed: int, *asked: Any, **more: Any) -> pd.DataFrame:
-        """See `choose`."""
-        return self.choose(recipe, seed, *asked, **more)
 
 
 def pair_captions(seen: Tensor, count: int, seed: int, encode: Callable[[Sequence[str]], list[list[int]]]) -> Captioned:

@@ -10,12 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import load_captions, toyworld
+from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.exchanges import Exchange, ask_captions
 from mpm_lite.data.toyworld.noise import Noise
@@ -26,7 +24,6 @@ from mpm_lite.experiments.system import System, train_once
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
 from mpm_lite.recipes.modules.qformer import QFormer
 from mpm_lite.recipes.mpm_chat import Exchanges
-from mpm_lite.towers.feature_cache import patch_features
 from mpm_lite.towers.lm import LM
 
 STARTS = ("english", "random")
@@ -182,16 +179,8 @@ class MblipBench(mpm_chat.ChatBench):
 
     def _exchanges(self, lm: LM, asked: Sequence[Exchange], first: int, count: int) -> Exchanges:
         """Exchanges on training pictures from the number `first` on, as a recipe reads them."""
-        seen = self._between(first, count)
+        seen = self.world.seen("train", count, first)
         return Exchanges(lm, seen, [e.picture for e in asked], [e.prompt for e in asked], [e.reply for e in asked])
-
-    def _between(self, first: int, count: int) -> Tensor:
-        """Patches of training pictures from the number `first` on, float16 (M, P, D_in); no others have to be encoded."""
-        key = (f"train from {first}", count)
-        if key not in self._seen:
-            few = load_captions("toyworld", "train").take(np.arange(first, first + count))
-            self._seen[key] = torch.from_numpy(patch_features(few, self.tower, self.progress))
-        return self._seen[key]
 
     def _kept(
         self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Sequence[Any],

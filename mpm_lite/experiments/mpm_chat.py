@@ -21,13 +21,13 @@ from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, code_of
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import lock_file, metadata, write_atomic
-from mpm_lite.data import load_captions, toyworld
+from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar, text_mix
 from mpm_lite.data.toyworld.exchanges import Exchange, ask_captions, ask_questions
 from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.evaluation.chat import Asking, seed_of, soft_tokens
-from mpm_lite.evaluation.choice import Pictured
 from mpm_lite.experiments.system import System
+from mpm_lite.experiments.worlds import ToyWorld, WorldBench
 from mpm_lite.recipes.mpm_chat import Echo, Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.folders import loaded_once
@@ -106,20 +106,15 @@ def lm_key(*names: str) -> dict[str, str]:
     return {f"weights of {n}": language_model(n).fingerprint for n in names if n not in catalogue.NAMES}
 
 
-class ChatBench(Asking, Pictured):
-    """Pictures through one image tower, cached; trains arms on them and asks them about val or test."""
+class ChatBench(Asking, WorldBench):
+    """Pictures of the toy world through one image tower; trains arms on them and asks them about val or test."""
+
+    def __init__(self, image: str = "toy", progress: bool = True) -> None:
+        super().__init__(progress, ToyWorld(progress, image))
 
     def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
         """Patches of the first `count` pictures of a split, float16 (M, P, D_in); or their prepared pixels."""
-        if not pixels:
-            return Pictured.seen(self, split, count)
-        count = count or toyworld.COUNTS[split]
-        key = (f"{split} pixels", count)
-        if key not in self._seen:
-            few = load_captions("toyworld", split).take(np.arange(count))
-            parts = [self.tower.prepare(few.images[s : min(s + 512, count)]).half() for s in range(0, count, 512)]
-            self._seen[key] = torch.cat(parts).contiguous()
-        return self._seen[key]
+        return self.world.pixels(split, count) if pixels else self.world.seen(split, count)
 
     def fits(self, recipe: MpmChat, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """Log-likelihood of captions as replies to the question that asks for one; see `likelihoods`."""

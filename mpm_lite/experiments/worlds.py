@@ -29,13 +29,13 @@ from torch import Tensor, nn
 
 from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import emoji, load_captions, toyworld
+from mpm_lite.data import CaptionSet, emoji, load_captions, toyworld
 from mpm_lite.data.picture import RENDER
 from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.noise import Noise, noisy_caption
 from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, draw_neighbours, text_scenes
 from mpm_lite.evaluation import choice, retrieval
-from mpm_lite.evaluation.choice import WRONG, Pictured
+from mpm_lite.evaluation.choice import WRONG, Choosing
 from mpm_lite.experiments.system import System, image_tower, text_tower
 from mpm_lite.recipes.dual import Captioned
 from mpm_lite.towers.feature_cache import patch_features, pooled
@@ -56,6 +56,9 @@ class Sentences(NamedTuple):
     of: list[int]
 
 
+Parallel = tuple[list[str], Sentences]  # English sentences, and what each says in other languages
+
+
 def check_languages(languages: Sequence[str], world: str) -> None:
     """UserError for a world that nobody knows, and for languages that it has not."""
     if world not in LANGUAGES_OF:
@@ -74,9 +77,9 @@ class World(ABC):
         False  # whether an encoder that stays frozen reads each caption once, before training and before a test
     )
 
-    def __init__(self, image: str, progress: bool = True) -> None:
-        self.tower, self.progress = image_tower(image, "cpu"), progress
-        self._seen: dict[tuple[str, int | None], Tensor] = {}
+    def __init__(self, image: str, progress: bool = True, device: str | None = None) -> None:
+        self.tower, self.progress = image_tower(image, device), progress
+        self._seen: dict[tuple[Any, ...], Tensor] = {}
 
     @abstractmethod
     def seen(self, split: str, count: int | None = None) -> Tensor:
@@ -111,9 +114,7 @@ class World(ABC):
         """Captions of the first training pictures in each of the languages, spoilt by noise."""
 
     @abstractmethod
-    def translations(
-        self, languages: Sequence[str], count: int, noise: float, seed: int
-    ) -> tuple[list[str], Sentences]:
+    def translations(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Parallel:
         """Parallel sentences: English ones, and what each says in the languages, spoilt by noise."""
 
     @abstractmethod
@@ -131,7 +132,7 @@ class World(ABC):
         """The common task: which caption belongs to the picture? One row a look, language and picture."""
 
 
-class WorldBench(Pictured):
+class WorldBench(Choosing):
     """A bench on one world; what it asks for is what the world has."""
 
     def __init__(self, progress: bool = True, world: World | None = None) -> None:
@@ -185,12 +186,27 @@ class ToyWorld(World):
     def __init__(self, progress: bool = True, image: str = "toy") -> None:
         super().__init__(image, progress)
 
-    def seen(self, split: str, count: int | None = None) -> Tensor:
+    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Patches of so many pictures of a split from the number `first` on; no others have to be encoded."""
         count = count or toyworld.COUNTS[split]
-        if (split, count) not in self._seen:
-            few = load_captions("toyworld", split).take(np.arange(count))
-            self._seen[split, count] = torch.from_numpy(patch_features(few, self.tower, self.progress))
-        return self._seen[split, count]
+        encode = lambda few: torch.from_numpy(patch_features(few, self.tower, self.progress))  # noqa: E731
+        return self._once((split, count, first), encode)
+
+    def pixels(self, split: str, count: int | None = None) -> Tensor:
+        """The first pictures of a split as the tower's model takes them, float16 (M, 3, S, S)."""
+
+        def prepared(few: CaptionSet) -> Tensor:
+            parts = [self.tower.prepare(few.images[s : min(s + 512, len(few))]).half() for s in range(0, len(few), 512)]
+            return torch.cat(parts).contiguous()
+
+        return self._once((split, count or toyworld.COUNTS[split], 0, "pixels"), prepared)
+
+    def _once(self, key: tuple[Any, ...], make: Callable[[CaptionSet], Tensor]) -> Tensor:
+        """What is made of pictures of a split, kept in memory."""
+        if key not in self._seen:
+            split, count, first = key[:3]
+            self._seen[key] = make(load_captions("toyworld", split).take(np.arange(first, first + count)))
+        return self._seen[key]
 
     def regions(self, split: str, count: int | None = None) -> Tensor:
         key = (f"{split} regions", count or toyworld.COUNTS[split])
@@ -227,9 +243,7 @@ class ToyWorld(World):
     def captions(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
         return self._told(toyworld.split_scenes("train")[:count], languages, noise, seed)
 
-    def translations(
-        self, languages: Sequence[str], count: int, noise: float, seed: int
-    ) -> tuple[list[str], Sentences]:
+    def translations(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Parallel:
         """They tell the last pictures of train, and show none."""
         scenes = toyworld.split_scenes("train")[-count:]
         return [exchanges.caption(scene, "en") for scene in scenes], self._told(scenes, languages, noise, seed)
@@ -265,7 +279,7 @@ class ToyWorld(World):
 
     def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
                count: int | None) -> pd.DataFrame:  # fmt: skip
-        return Pictured.choose(bench, recipe, seed, split, languages, looks, count or 200)
+        return Choosing.choose(bench, recipe, seed, split, languages, looks, count or 200)
 
 
 # Real pictures.
@@ -359,7 +373,7 @@ class RealWorld(World):
     reads_once = True
 
     def __init__(self, progress: bool = True, image: str = "efficientnet-lite0") -> None:
-        super().__init__(image, progress)
+        super().__init__(image, progress, "cpu")
 
     def seen(self, split: str, count: int | None = None) -> Tensor:
         if (split, None) not in self._seen:
@@ -405,9 +419,7 @@ class RealWorld(World):
         each = [(text, code, i) for code in languages for i, text in enumerate(many[code][:count]) if text]
         return Sentences(*(list(column) for column in zip(*each, strict=True)))
 
-    def translations(
-        self, languages: Sequence[str], count: int, noise: float, seed: int
-    ) -> tuple[list[str], Sentences]:
+    def translations(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Parallel:
         """Captions of the same pictures in other languages."""
         return list(real_captions("train").captions["en"][:count]), self.captions(languages, count, noise, seed)
 
