@@ -29,7 +29,7 @@ def test_the_painters_that_ship_are_those_of_the_code_and_paint_english():
     assert set(card) == set(painter.REALIGNED)
     for name, arm in painter.REALIGNED.items():
         file = bench.file(arm, painter.SEED)
-        assert file.name == card[name]["file"] and file.parent == runtime.asset(mpm_paint.SHIPPED)
+        assert file.name == card[name]["file"] and file.parent == runtime.asset("paint/realigned")
         assert hashlib.sha256(file.read_bytes()).hexdigest() == card[name]["sha256"]
     rows = bench.test(bench.train(Paint(), 0), 0, "val", ("en",), ("real", "wrong", "decoded"), count=40)
     means = rows.groupby("look")["attributes"].mean()

@@ -64,7 +64,7 @@ def test_a_killed_run_leaves_no_entry_and_no_litter(own_home):
     code = (
         "import os, signal, numpy as np\nfrom mpm_lite.core import keys, store\n"
         "real = os.replace\nos.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "store.features(keys.Key('numbers', {'kind': 'k'}), lambda: np.ones((2, 2), np.float32))"
+        "store.keep_features(keys.Key('numbers', {'kind': 'k'}), lambda: np.ones((2, 2), np.float32))"
     )
     assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -signal.SIGKILL
     assert not list(store.folder().glob("*.safetensors"))

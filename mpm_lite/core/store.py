@@ -153,12 +153,22 @@ def keep_features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
     return back
 
 
+SHIPPED = ("aligned", "kept", "paint/realigned")  # folders of the assets in which weights lie under their keys' digests
+
+
+def find_weights(key: Key, place: str) -> Path:
+    """The file of the weights under a key: among the assets if they ship, else, there or not yet, in MPM_LITE_HOME/`place`."""
+    name = f"{key.digest}.safetensors"
+    shipped = (runtime.asset() / folder / name for folder in SHIPPED)
+    return next((path for path in shipped if path.exists()), runtime.home() / place / name)
+
+
 def keep_weights(
-    path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]], key: Key | None = None
+    path: Path, learn: Callable[[Path], Mapping[str, torch.Tensor]], key: Key | None = None, half: bool = True
 ) -> dict[str, torch.Tensor]:
     """The weights in a file, in float32. Where there is no file yet, `learn(work)` returns them first, and they are
-    kept in float16 with their key, whole or not at all. `work` is a folder for the checkpoints of a run that may be
-    stopped; it is deleted in the end.
+    kept with their key, whole or not at all: in float16, or as they are if `half` is False. `work` is a folder for the
+    checkpoints of a run that may be stopped; it is deleted in the end.
 
     Raises UserError for a file that is torn.
     """
@@ -166,7 +176,7 @@ def keep_weights(
         with lock_file(path):
             if not path.exists():
                 work = path.with_suffix(".run")
-                weights = {k: v.half().contiguous() for k, v in learn(work).items()}
+                weights = {k: (v.half() if half else v).contiguous() for k, v in learn(work).items()}
                 write_atomic(path, save_weights(weights, metadata=metadata(key)))
                 shutil.rmtree(work, ignore_errors=True)
     try:

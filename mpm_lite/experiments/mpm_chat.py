@@ -9,18 +9,17 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as from_safetensors
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, code_of
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import lock_file, metadata, write_atomic
+from mpm_lite.core.store import find_weights, keep_weights
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar, text_mix
 from mpm_lite.data.toyworld.exchanges import Exchange, ask_captions, ask_questions
@@ -147,27 +146,26 @@ class ChatBench(Asking, WorldBench):
         data = self.data(lm, self.instructions(arm, seed), arm.instructions, replace(options, distil=0.0))
         told = {"arm": json.dumps(asdict(arm), sort_keys=True), "stage 1": self.key(arm, seed).digest}
         key = Key("weights of mpm_chat, stage 2", told | {"exchanges": data.digest})
-        self._fit(recipe, data, seed, f"{arm.lm} tuning, seed {seed}", key.digest)
+        work = runtime.home() / "aligned" / f"{key.digest}.run"  # a run that was killed goes on where it was
+        loop.fit(recipe, data, loop.Plan(seed, work, progress=self.progress, label=f"{arm.lm} tuning, seed {seed}"))
+        shutil.rmtree(work, ignore_errors=True)
         cost.note_cost(recipe, lambda: data)
         return recipe
 
     def align(self, arm: Chat, seed: int) -> MpmChat:
-        """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned, or from the few that ship (`experiments/pretrain/shipped.py`)."""
+        """Stage 1 alone: computed, or read back from MPM_LITE_HOME/aligned, or from the few that ship."""
         lm, options = language_model(arm.lm, arm.lm_seed, seed), replace(arm.recipe_options, tuned="none")
         torch.manual_seed(seed)
         recipe = self.recipe(lm, options, arm.Recipe)
         part, key = recipe.visual if options.thawed == "none" else recipe, self.key(arm, seed)
-        kept, shipped = (at / "aligned" / f"{key.digest}.safetensors" for at in (runtime.home(), runtime.asset()))
         data = lambda: self.data(lm, self.captions(arm, seed), arm.pairs + arm.also_pairs, options)  # noqa: E731
-        there = lambda: next((p for p in (kept, shipped) if p.exists()), None)  # noqa: E731
-        if not there():
-            with lock_file(kept):
-                if not there():
-                    self._fit(recipe, data(), seed, f"{arm.lm} alignment, seed {seed}", key.digest)
-                    weights = {k: v.contiguous() for k, v in part.state_dict().items()}
-                    write_atomic(kept, to_safetensors(weights, metadata=metadata(key)))
-        weights = from_safetensors(there().read_bytes())
-        part.load_state_dict({k: v.float() for k, v in weights.items()})
+
+        def learn(work: Path) -> dict[str, Tensor]:
+            label = f"{arm.lm} alignment, seed {seed}"
+            loop.fit(recipe, data(), loop.Plan(seed, work, progress=self.progress, label=label))
+            return part.state_dict()
+
+        part.load_state_dict(keep_weights(find_weights(key, "aligned"), learn, key, half=False))
         cost.note_cost(recipe, data)
         return recipe.eval()
 
@@ -195,12 +193,6 @@ class ChatBench(Asking, WorldBench):
         if options.distil:
             decides["questions of self-distillation"] = [grammar.describe(code) for code in grammar.LANGUAGES]
         return Key("weights of mpm_chat, stage 1", decides)
-
-    def _fit(self, recipe: MpmChat, data: Exchanges, seed: int, label: str, key: str) -> None:
-        """Train, with checkpoints under MPM_LITE_HOME/aligned, so that a run that was killed goes on where it was."""
-        out = runtime.home() / "aligned" / f"{key}.run"
-        loop.fit(recipe, data, loop.Plan(seed, out, progress=self.progress, label=label))
-        shutil.rmtree(out, ignore_errors=True)
 
     def recipe(self, lm: LM, options: MpmChatOptions, kind: type[MpmChat] = MpmChat) -> MpmChat:
         """An untrained recipe on this bench's tower; torch's seed decides its weights."""

@@ -36,7 +36,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, file_digest
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import keep_features, keep_weights
+from mpm_lite.core.store import find_weights, keep_features, keep_weights
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.exchanges import ask_captions
@@ -157,7 +157,6 @@ CROSS, WIDTHS = 64, (64, 64)  # of the UNet: its cross-attention, its levels
 GUIDANCE, STEPS = 4.0, 20
 BLOCK = 1_000  # training pictures whose latents are kept together
 STARTS = ("", "pretrained")
-SHIPPED = "paint/realigned"  # among the assets: what the arms that ship have learned
 
 
 @dataclass(frozen=True)
@@ -270,14 +269,8 @@ def fit_painter(
         of = recipe.painter.state_dict()
         return {name: of[name] for name in sorted(names)}
 
-    recipe.painter.load_state_dict(recipe.now.state_dict() | keep_weights(weights_file(key), learn, key))
+    recipe.painter.load_state_dict(recipe.now.state_dict() | keep_weights(find_weights(key, "painted"), learn, key))
     return recipe.eval()
-
-
-def weights_file(key: Key) -> Path:
-    """The file of that key: among the assets where it ships, else in MPM_LITE_HOME/painted."""
-    shipped = runtime.asset() / SHIPPED / f"{key.digest}.safetensors"
-    return shipped if shipped.exists() else runtime.home() / "painted" / shipped.name
 
 
 class PaintBench:
@@ -330,7 +323,7 @@ class PaintBench:
 
     def file(self, arm: Paint, seed: int) -> Path:
         """The file that holds, or is to hold, what an arm learned."""
-        return weights_file(self.key(arm, seed))
+        return find_weights(self.key(arm, seed), "painted")
 
     def train(self, arm: Paint, seed: int) -> MpmPaint:
         """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped

@@ -28,7 +28,7 @@ from torch import Tensor
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, digest
 from mpm_lite.core.runtime import UserError
-from mpm_lite.core.store import keep_features, keep_weights
+from mpm_lite.core.store import find_weights, keep_features, keep_weights
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
 from mpm_lite.evaluation.stats import Sample
@@ -41,7 +41,6 @@ from mpm_lite.experiments.mpm_paint import (
     Likeness,
     encoder_of,
     fit_painter,
-    weights_file,
     weights_key,
 )
 from mpm_lite.experiments.system import System, digest_weights, text_tower
@@ -167,7 +166,7 @@ class EmojiBench:
             loop.fit(recipe, Drawings(torch.from_numpy(every), key.digest), plan)
             return recipe.vae.state_dict()
 
-        recipe.vae.load_state_dict(keep_weights(weights_file(key), learn, key))
+        recipe.vae.load_state_dict(keep_weights(find_weights(key, "painted"), learn, key))
         vae = recipe.vae.eval().requires_grad_(False)
         vae.register_to_config(scaling_factor=1 / float(diffusion.to_latents(vae, every[::20]).std()))
         return vae

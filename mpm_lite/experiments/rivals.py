@@ -20,13 +20,13 @@ import torch
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.core.store import keep_weights
+from mpm_lite.core.store import find_weights, keep_weights
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld.noise import Noise, noisy_caption
 from mpm_lite.data.toyworld.scenes import Scene
 from mpm_lite.experiments import mla
 from mpm_lite.experiments.mla import OTHERS, Acquiring
-from mpm_lite.experiments.mpm_paint import Paint, PaintBench, encoder_of, weights_file
+from mpm_lite.experiments.mpm_paint import Paint, PaintBench, encoder_of
 from mpm_lite.experiments.system import digest_weights
 from mpm_lite.experiments.worlds import ENGLISH, MULTILINGUAL, WorldSystem, check_languages, load_world
 from mpm_lite.recipes.baselines import Glue, Glued, GlueOptions, Taught, TeacherOptions, Translated
@@ -180,7 +180,7 @@ class RemapBench(PaintBench):
             loop.fit(glue, Translated(new.cached(prompts, self.progress), wanted), plan)
             return glue.state_dict()
 
-        glue.load_state_dict(keep_weights(weights_file(key), learn, key))
+        glue.load_state_dict(keep_weights(find_weights(key, "painted"), learn, key))
         recipe = MpmPaint(pipe.unet.float(), old.width)
         recipe.painter.load_state_dict({f"unet.{k}": v for k, v in pipe.unet.state_dict().items()}
                                        | {f"bridge.{k}": v for k, v in pipe.bridge.float().state_dict().items()})  # fmt: skip

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, code_of, digest
 from mpm_lite.core.runtime import unknown
-from mpm_lite.core.store import Shelf, keep_weights, name_of
+from mpm_lite.core.store import Shelf, find_weights, keep_weights, name_of
 from mpm_lite.data import toyworld
 from mpm_lite.recipes.base import Recipe, build_options
 from mpm_lite.towers import catalogue
@@ -261,8 +261,7 @@ def train_once(
     settings = json.dumps([list(told), deciding_dials(recipe.options)], sort_keys=True)
     decides = {"place": place, "recipe": recipe.name, "label": label, "seed": str(seed), "data and options": settings}
     key = Key(f"weights of {recipe.name}", decides)
-    name = f"{key.digest}.safetensors"
-    path, shipped = runtime.home() / place / name, runtime.asset() / KEPT / name
+    path = find_weights(key, place)
     begin, data = cache(before or (lambda: None)), cache(data)  # data are made once, for training and for the account
     if cost.open_now():
         begin()  # what comes before is to be written down too, down to the first stage
@@ -273,7 +272,6 @@ def train_once(
         loop.fit(recipe, data(), plan)
         return {name: value for name, value in sorted(recipe.state_dict().items()) if recipe.trains(name)}
 
-    path = shipped if shipped.exists() and not path.exists() else path
     recipe.load_state_dict(keep_weights(path, learn, key), strict=False)
     if (files := _OPENED.get()) is not None:
         files.append(path)

@@ -30,7 +30,7 @@ from mpm_lite.core.keys import digest
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld.scenes import Scene, scenes
-from mpm_lite.experiments.mpm_paint import SCORES, SHIPPED, SIDE, Paint, PaintBench
+from mpm_lite.experiments.mpm_paint import SCORES, SIDE, Paint, PaintBench
 from mpm_lite.experiments.painted_emoji import shrink_pictures
 from mpm_lite.experiments.pretrain.towers import crowds
 from mpm_lite.recipes.modules import diffusion
@@ -215,5 +215,5 @@ BUILDS = {
     "toy-vae": f"{diffusion.TOY}/vae",
     "scene-reader": "paint/scene-reader.safetensors",
     "toy-painter": f"{diffusion.TOY}/unet",
-    "toy-realigned": SHIPPED,
+    "toy-realigned": "paint/realigned",
 }
