@@ -106,7 +106,7 @@ def test_scores_by_look_language_and_picture(bench):
     assert {"recipe", "lm", "condition", "seed", "language", "metric", "value", "chance", "n"} <= set(scores.columns)
     blind = scores[(scores["condition"] == "blind") & scores["value"].notna()]
     assert np.allclose(blind["value"], blind["chance"]) and scores["n"].max() == 12
-    assert set(done.models) == {3, 4} and {"lm_seed", "system", "asked"} <= {*items, *done.meta}
+    assert set(done.models) == {3, 4} and {"model_seed", "system", "asked"} <= {*items, *done.meta}
 
 
 def test_an_english_caption_stands_in_the_pictures_place_in_every_language(bench):

@@ -1,7 +1,7 @@
 """One experiment for every system: settings by name, results that know retention, trials that are run once, one's own."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,9 @@ def test_the_results_of_a_system_are_those_of_two_towers():
     results = one.run(progress=False)
     assert set(results.models) == {0, 1, 2} and set(results.table["metric"]) == {"choice"}
     kept = results.retention("choice").set_index(["condition", "language"])
-    sample = Sample(results.items.rename(columns={"condition": "look"}).assign(arm="a"), draws=400)
+    sample = Sample(
+        results.items.rename(columns={"condition": "look", "model_seed": "lm_seed"}).assign(arm="a"), draws=400
+    )
     assert kept.loc[("real", "de"), "rho"] == pytest.approx(sample.rho("a", "de", "choice").value)
     assert kept.loc[("real", "de"), "low"] < 0.5 < kept.loc[("real", "de"), "high"]
     assert kept.loc[("real", "en"), "rho"] == pytest.approx(1) and kept.loc[("real", "de"), "counts"]
@@ -210,3 +212,64 @@ def test_a_file_without_a_recipe_is_refused(tmp_path, capsys):
         file.write_text(text)
         assert main.main(["run", str(file)]) == 2 and says in capsys.readouterr().err
     assert main.main(["run", str(tmp_path / "gone.py")]) == 2 and "is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"image": "efficientnet-lite1", "recipe": "m3p"}, "m3p.*has no image"),
+        ({"pairs": 16, "options": {"pairs": 32}}, "pairs is given twice"),
+        ({"recipe": "m3p", "options": {"switch": "none", "sentences": 0.5}}, "inside of switch"),
+        ({"asked": {"split": "foo"}}, "Unknown split 'foo'"),
+        ({"asked": {"count": 10_000_000}}, "toyworld has 400 pictures of val"),
+        ({"options": {"noise": "x"}}, "noise takes a float"),
+        ({"pairs": {"en": 16}}, "pairs"),
+        ({"recipe": "mla", "options": {"english_options": {"foo": 1}}}, "Unknown option 'foo'"),
+        ({"recipe": "mblip", "options": {"generation_options": {"foo": 1}}}, "Unknown option 'foo'"),
+        ({"recipe": "mla", "options": {"transfer_steps": -1}}, "transfer_steps=-1"),
+        ({"recipe": Guesser()}, "give Guesser, not one of it"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_as_the_experiment_is_made(given, says):
+    with pytest.raises(UserError, match=says):
+        Experiment(**{"recipe": "mpm_chat"} | given)
+
+
+def test_what_is_given_reaches_the_system_even_if_it_is_the_default_of_two_towers():
+    assert Experiment("mpm_chat", image="efficientnet-lite1").system.image == "efficientnet-lite1"
+    assert Experiment("mpm_chat").system.image == "toy"
+    assert replace(Experiment("mpm_chat"), seeds=1).system.image == "toy"
+    assert Experiment("mpm_names", text="use-m").system.text == "use-m"
+    asked = Experiment("mpm_chat", asked={"looks": "shuffled", "languages": "de,en"}).questions
+    assert asked["looks"] == ("shuffled", "blind") and asked["languages"] == ("de", "en")
+
+
+def test_a_look_alone_brings_its_chance_and_a_picture_twice_is_two():
+    results = Experiment(Guesser, seeds=1, asked={"count": 30, "looks": ["real"]}).run(progress=False)
+    assert results.table["chance"].notna().all()
+    rows = GuesserBench().test(GuesserBench().train(Guesser(), 0), 0, count=3).assign(item="one")
+    twice = Results.of_looks(rows, dict.fromkeys(("recipe", "text", "image", "lm", "train", "test"), None))
+    assert set(twice.table["n"]) == {3} and twice.items["item"].nunique() == 3
+    german = Experiment(Guesser, seeds=1, asked={"count": 30, "languages": "de"}).run(progress=False)
+    with pytest.raises(UserError, match="asked in it"):
+        german.retention()
+
+
+def test_dials_with_the_names_of_columns_stay_apart(tmp_path):
+    @dataclass(frozen=True)
+    class Kinds(Guesser):
+        kind: str = "a"
+
+    found = mpm.sweep(Experiment(Kinds, seeds=1, asked={"count": 30}), kind=["a", "b"])
+    assert len(found.scores()) == 2 * 2 * 2 and set(found.scores()["kind"]) == {"a", "b"}
+
+
+def test_systems_of_ones_own_that_differ_have_benches_of_their_own():
+    @dataclass(frozen=True)
+    class Gap(Guesser):
+        def bench(self, progress=True):
+            bench = GuesserBench()
+            bench.gap = self.gain
+            return bench
+
+    assert [system.shared_bench(Gap(gain)).gap for gain in (0.1, 0.9)] == [0.1, 0.9]

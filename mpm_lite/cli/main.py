@@ -136,6 +136,9 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(
             f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(SYSTEMS)}) instead."
         )
+    flags = {"--seed": args.seed, "--parts": args.parts - 1, "--shard": args.shard, "--precision": args.precision}
+    if given := [name for name, value in {**flags, "--track": args.track}.items() if value]:
+        raise UserError(f"{args.recipe!r} is a committed configuration: leave {given[0]} out.")
     print(runtime.banner())
     say = lambda line: print(line, flush=True)  # noqa: E731
     for path in studies[args.recipe](output(args, "runs"), seeds=args.seeds, say=say, workers=args.workers):
@@ -156,8 +159,9 @@ def find_studies() -> dict[str, Any]:
 
 def run_recipe(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train a recipe with every seed, test it, and write weights (of the first seed), scores, rows and configuration."""
-    name = Path(args.recipe.partition(":")[0]).stem
-    out = output(args, f"runs/{name}")
+    if args.workers != 1:
+        raise UserError("--workers is for studies: a recipe is trained in one process, or by accelerate launch.")
+    out = output(args, f"runs/{Path(args.recipe.partition(':')[0]).stem}")
     distributed.join_processes(args.device)
     if distributed.rank() == 0:
         print(runtime.banner())
@@ -181,7 +185,7 @@ def sweep(args: argparse.Namespace) -> None:
     dials = {key: values_of(value) for key, value in parse_settings(args.vary).items()}
     for key in {"train", "val", "test"} & set(dials):
         dials[key] = [where(key, one) for one in dials[key]]
-    out = output(args, f"runs/sweep-{args.recipe}")
+    out = output(args, f"runs/sweep-{Path(args.recipe.partition(':')[0]).stem}")
     results = run_sweep(
         experiment(args.recipe, parse_settings(args.set), args), out=out, track=args.track or "", **dials
     )
@@ -370,7 +374,9 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
-    shared.add_argument("--seeds", type=int, default=None, help="how many seeds (default 3; 5 in a study)")
+    shared.add_argument(
+        "--seeds", type=int, default=None, help="how many seeds (default 3; 1 of a system; 5 of some studies)"
+    )
     shared.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     shared.add_argument("--out", default=None, help="folder for what is written")
     top = argparse.ArgumentParser(

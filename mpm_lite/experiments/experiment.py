@@ -8,7 +8,9 @@ mpm.Experiment(MySystem, options={"width": 64}).run()                      one's
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
+import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,7 +35,14 @@ from mpm_lite.training import loop
 __all__ = ["SYSTEMS", "Experiment", "image_tower", "plain", "system_class", "text_tower"]
 FIRST_SEED, SEEDS = 20, 5  # of the claims: no dial was chosen with these seeds
 SYSTEMS = ("mpm_chat", "mpm_paint", "m3p", "mla", "mblip", "rival", "mpm_names", "mpm_paint_emoji")
-PASSED = ("text", "image", "lm", "pairs", "steps")  # fields that a system is given where it has a setting of that name
+
+
+class Usual(str):
+    """The default of a field, so that it can be told from the same word when that is given."""
+
+
+class UsualPlace(tuple):
+    """The same for a field that holds several things."""
 
 
 def system_class(recipe: str | type) -> type[System]:
@@ -83,7 +92,7 @@ def load_class(path: str) -> type:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{file} does not run: {type(error).__name__}: {error}") from error
     here = [of for of in vars(module).values() if isinstance(of, type) and of.__module__ == spec.name]
     found = {of.__name__: of for of in here if issubclass(of, System)}
@@ -92,7 +101,14 @@ def load_class(path: str) -> type:
         raise unknown(f"class of {file}", name, found)
     if not name and len(found) != 1:
         raise UserError(f"{file} has {len(found)} recipes or systems: name one, as {file}:NAME.")
-    return found[name or next(iter(found))]
+    kind = found[name or next(iter(found))]
+    if issubclass(kind, System) and ("__dataclass_fields__" not in vars(kind) or inspect.isabstract(kind)):
+        raise UserError(
+            f"{file}: a System such as {kind.__name__} needs @dataclass(frozen=True) above it, and a bench()."
+        )
+    if not hasattr(kind, "Options"):
+        raise UserError(f"{file}: {kind.__name__} needs Options, the dataclass of its recipe's options.")
+    return kind
 
 
 @dataclass(frozen=True)
@@ -110,8 +126,8 @@ class Experiment:
     (noise instead of features). load_options: what `load_captions` is told of sets of one's own (columns, revision,
     skip_bad); packaged sets beside them need none.
 
-    For a system: `options` holds its settings, the fields of its class and the options of its recipe in one dictionary; lm,
-    image, pairs and steps may be given by themselves. `asked`: what it is asked, {"split": "val", "count": 100}; of val
+    For a system: `options` holds its settings, the fields of its class and the options of its recipe in one dictionary; what
+    has the name of a field here (lm, image, pairs, steps, ...) may be given by itself. `asked`: what it is asked, {"split": "val", "count": 100}; of val
     unless it says otherwise.
 
     Raises UserError on any unknown name, with the nearest known one, and on a number that is none of its kind (steps, seeds
@@ -119,20 +135,20 @@ class Experiment:
     """
 
     recipe: str | type[Recipe] | type[System] = "align"
-    text: Any = "use-m"
-    image: Any = "efficientnet-lite1"
+    text: Any = Usual("use-m")
+    image: Any = Usual("efficientnet-lite1")
     lm: str | None = None
-    train: Where = ("emoji+stamps+clipart", ["en"])
-    val: Where | None = ("emoji+stamps", None)  # None in place of the languages: those of training
-    test: Where | list[Where] = ("stamps", "all")
+    train: Where = UsualPlace(("emoji+stamps+clipart", ["en"]))
+    val: Where | None = UsualPlace(("emoji+stamps", None))  # None in place of the languages: those of training
+    test: Where | list[Where] = UsualPlace(("stamps", "all"))
     pairs: int | dict[str, int | None] | None = None
     steps: int | None = None
     seed: int = 0
     seeds: int = 3
     device: str | None = None
-    condition: str = "real"
-    require: tuple[str, ...] = ()
-    pivot: str = "en"
+    condition: str = Usual("real")
+    require: tuple[str, ...] = UsualPlace()
+    pivot: str = Usual("en")
     options: dict[str, Any] = field(default_factory=dict)
     load_options: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, Any] = field(default_factory=dict)
@@ -143,8 +159,16 @@ class Experiment:
                 object.__setattr__(self, name, whole_number(name, value, int(name != "seed")))
         if isinstance(self.recipe, str) and self.recipe.partition(":")[0].endswith(".py"):
             object.__setattr__(self, "recipe", load_class(self.recipe))
+        if not isinstance(self.recipe, (str, type)):
+            kind = type(self.recipe).__name__
+            raise UserError(
+                f"recipe takes a name or a class, and its settings go into options: give {kind}, not one of it."
+            )
         if not isinstance(self.asked, Mapping):
             raise UserError("asked takes a dictionary, such as {'split': 'val', 'count': 100}.")
+        if not isinstance(self.options, Mapping):
+            raise UserError("options and load_options take a dictionary, such as {'lr': 0.001}.")
+        object.__setattr__(self, "asked", {name: _several(name, value) for name, value in self.asked.items()})
         self.system  # noqa: B018  what is wrong with it is to be told now
 
     @cached_property
@@ -155,14 +179,13 @@ class Experiment:
             self._refuse(("lm", "asked"))
             return Alignment(**{f.name: getattr(self, f.name) for f in fields(Alignment)})
         own = kind.settings()
-        passed = {name: getattr(self, name) for name in PASSED if name in own and name in self.changed}
-        self._refuse([f.name for f in fields(self) if f.name not in own and f.name not in _OF_EVERY])
-        for name in self.asked:
-            if name not in kind.asks:
-                raise unknown("question", name, kind.asks)
-        if "count" in self.asked:
-            whole_number("count", self.asked["count"])
-        return kind.build(dict(self.options) | passed)
+        passed = {name: getattr(self, name) for name in self.given if name in own and name not in _OF_EVERY}
+        self._refuse([name for name in _DEFAULTS if name not in own and name not in _OF_EVERY])
+        if twice := sorted(passed.keys() & self.options.keys()):
+            raise UserError(f"{twice[0]} is given twice, by itself and in options: give it once.")
+        system = kind.build(dict(self.options) | passed)
+        system.check_questions(self.asked)
+        return system
 
     @property
     def option_names(self) -> set[str]:
@@ -171,16 +194,17 @@ class Experiment:
         return set(recipe_class(self.recipe).Options.__dataclass_fields__ if kind is Alignment else kind.settings())
 
     @property
-    def changed(self) -> list[str]:
-        """The fields that are not as they are by default."""
-        return [name for name, usual in _DEFAULTS.items() if plain(getattr(self, name)) != plain(usual)]
+    def given(self) -> list[str]:
+        """The fields that were given."""
+        values = {name: getattr(self, name) for name in _DEFAULTS}
+        return [name for name, v in values.items() if not (isinstance(v, (Usual, UsualPlace)) or v is None or v == {})]
 
     def _refuse(self, names: Any) -> None:
         """UserError where one of these fields was given: this recipe does not read it."""
         kind = system_class(self.recipe)
         if self.lm is not None and "lm" in names:
             raise UserError(f"Recipe {kind.name!r} uses no language model; leave lm out.")
-        if given := [name for name in self.changed if name in names]:
+        if given := [name for name in self.given if name in names]:
             instead = f"its settings are {', '.join(kind.settings())}" if kind is not Alignment else "leave it out"
             raise UserError(f"Recipe {kind.name!r} has no {given[0]}: {instead}.")
 
@@ -194,8 +218,9 @@ class Experiment:
         towers' weights, and pictures and captions of train, val and test. Loads towers and captions, and encodes nothing."""
         if isinstance(self.system, Alignment):
             return self.system.bench(progress=False).key(self.decides())
-        trials = {f"seed {seed}": Trial(self.system, seed, self.questions) for seed in self.each_seed}
-        return Key("results of an experiment", {name: trial.key().digest for name, trial in trials.items()})
+        trials = {f"seed {seed}": Trial(self.system, seed, self.questions).key().digest for seed in self.each_seed}
+        options = {name: value for name, value in asdict(self.system.recipe_options).items() if name != "bf16"}
+        return Key("results of an experiment", {"options": json.dumps(options, sort_keys=True)} | trials)
 
     @property
     def each_seed(self) -> range:
@@ -247,7 +272,7 @@ class Experiment:
 
     def _run_system(self, system: System, progress: bool) -> Results:
         bench, rows, models = shared_bench(system), [], {}
-        bench.progress = progress
+        bench.progress = getattr(bench, "world", bench).progress = progress
         for seed in self.each_seed:
             models[seed] = bench.train(system, seed)
             rows.append(bench.test(models[seed], seed, **self.questions))
@@ -255,8 +280,8 @@ class Experiment:
         with suppress(UnreadableCode):
             meta[KEY] = self.key().describe()
         named = {
-            "recipe": system.name, "text": getattr(system, "encoder", ""), "image": getattr(system, "image", ""),
-            "lm": getattr(system, "lm", ""), "train": system.world, "test": f"{system.world}, {self.questions['split']}",
+            "recipe": system.name, "text": getattr(system, "encoder", getattr(system, "text", "")),
+            "image": getattr(system, "image", ""), "lm": getattr(system, "lm", ""), "train": system.world, "test": f"{system.world}, {self.questions['split']}",
         }  # fmt: skip
         return Results.of_looks(pd.concat(rows, ignore_index=True), named, system.chance, models, meta)
 
@@ -266,7 +291,7 @@ class Experiment:
     def describe(self) -> dict[str, Any]:
         """The fields as plain JSON-able values."""
         towers = isinstance(self.system, Alignment)  # a system has no use for what it does not read
-        said = _DEFAULTS if towers else {*_OF_EVERY, *self.changed}
+        said = _DEFAULTS if towers else {*_OF_EVERY, *self.given}
         named = {f: getattr(self, f) for f in _DEFAULTS if f in said and (f != "asked" or self.asked)}
         return {k: plain(v) if k in ("recipe", "text", "image") else v for k, v in named.items()}
 
@@ -276,6 +301,13 @@ class Experiment:
         return json.dumps(self.describe() | {"options": options}, sort_keys=True, default=str)
 
 
-_DEFAULTS = {f.name: f.default if f.default_factory is not dict else {} for f in fields(Experiment)}
+def _several(name: str, value: Any) -> Any:
+    """A question that takes several words, given as a word with commas or as several."""
+    if name not in ("looks", "languages", "tested", "sorts"):
+        return value
+    return tuple(filter(None, re.split("[, ]+", value))) if isinstance(value, str) else tuple(value)
+
+
+_DEFAULTS = [f.name for f in fields(Experiment)]
 _OF_EVERY = ("recipe", "seed", "seeds", "device", "options", "asked")  # fields that every recipe reads
 _HOW = {"track": "", "parts": 1, "precision": "", "shard": False}

@@ -62,6 +62,12 @@ class Realigning(System):
         most = toyworld.COUNTS["train"]
         if not 2 <= self.english + self.pairs <= most:
             raise UserError(f"{self.english} + {self.pairs} pictures: toyworld has {most} training pictures.")
+        self.recipe_options, self.blip2_options, self.generated_options  # noqa: B018  what is wrong is to be told now
+
+    @property
+    def generated_options(self) -> MblipOptions:
+        """The options of BLIP-2's second stage, checked."""
+        return self.options_of(MblipOptions, GENERATION | self.generation_options)
 
     @property
     def blip2_options(self) -> Blip2Options:
@@ -125,9 +131,8 @@ class MblipBench(mpm_chat.ChatBench):
         """BLIP-2's second stage, before the English language model; the first is made, or read back, only where this one has to
         be trained."""
         lm, qformer = language_model(arm.first, None, seed), self._blip2(arm, seed).qformer
-        options = arm.options_of(MblipOptions, GENERATION | arm.generation_options)
         torch.manual_seed(seed)
-        recipe = Mblip(lm, qformer, self.tower.width, options).to(lm.device)
+        recipe = Mblip(lm, qformer, self.tower.width, arm.generated_options).to(lm.device)
 
         def data() -> Exchanges:
             asked = self._described(toyworld.split_scenes("train")[: arm.english], ["en"], None, seed)

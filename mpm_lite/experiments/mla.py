@@ -73,6 +73,7 @@ class Acquiring(WorldSystem):
         most = toyworld.COUNTS["train"]
         if max(self.english, self.parallel, self.pairs) > most:
             raise UserError(f"toyworld has {most} training pictures: take no more captions of them.")
+        self.recipe_options, self.dual_options  # noqa: B018  what is wrong with them is to be told now
 
     @property
     def dual_options(self) -> DualOptions:

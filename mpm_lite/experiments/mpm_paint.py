@@ -213,8 +213,13 @@ class Paint(System):
     def towers_key(self) -> dict[str, str]:
         """The toy world's towers, and what painting begins with."""
         other = {} if self.encoder in catalogue.NAMES else {"text weights": encoder_of(self.encoder).fingerprint}
-        weights = sorted(Path(self.painter).rglob("*.safetensors")) if self.painter else []
-        other |= {f"weights of {file.parent.name}": file_digest(file).hex() for file in weights}
+        folder = Path(self.painter).expanduser()
+        files = (
+            sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".bin", ".json"))
+            if self.painter
+            else []
+        )
+        other |= {f"painter, {file.relative_to(folder)}": file_digest(file).hex() for file in files}
         return {"toy towers": catalogue.towers_digest("towers", "paint")} | other
 
     def save(self, recipe: MpmPaint, seed: int, folder: Path) -> list[str]:

@@ -43,7 +43,7 @@ from mpm_lite.experiments.mpm_paint import (
     fit_painter,
     weights_key,
 )
-from mpm_lite.experiments.system import System, digest_weights, text_tower
+from mpm_lite.experiments.system import System, digest_weights, image_tower, text_tower
 from mpm_lite.recipes.align import Align
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions, Drawings
@@ -54,6 +54,7 @@ SEED = 0  # of what the arms share: the autoencoder, and the painter that learne
 ENGLISH = "minilm-en"
 ENCODERS = ("e5-small", ENGLISH)
 PICTURES = "emoji+clipart"  # that the autoencoder and the judge learn from
+JUDGE = ("efficientnet-lite1", "use-m")  # the judge's image tower and text tower
 SIDE = 32  # pixels
 # One level: a square of 4 x 4 pixels is one latent vector. The toy world's, of 8 x 8, loses what tells emoji apart.
 AUTOENCODER = AutoencoderOptions(widths="64")
@@ -103,11 +104,14 @@ class PaintedEmoji(System):
     def towers_key(self) -> dict[str, str]:
         """The text model's weights, and how what comes before is learned."""
         learning = json.dumps({"pixels": SIDE, "autoencoder": asdict(AUTOENCODER), "from scratch": asdict(PRETRAINED)})
-        return {"weights": encoder_of(self.encoder).fingerprint, "options": learning}
+        readers = {f"weights of {one}": encoder_of(one).fingerprint for one in (self.encoder, ENGLISH)}
+        judge = {f"judge, {one.name}": one.fingerprint for one in (image_tower(JUDGE[0]), text_tower(JUDGE[1]))}
+        return readers | judge | {"options": learning}
 
     def data_key(self, split: str) -> dict[str, str]:
-        """Pictures and names."""
-        return {f"pictures of {of}": load_captions(PICTURES, of).digest for of in ("train", "test")}
+        """Pictures, and names in every language."""
+        sets = {f"pictures of {of}": load_captions(PICTURES, of).digest for of in ("train", "test")}
+        return sets | {f"emoji of {of}": load_captions("emoji", of, "all").digest for of in ("train", "test")}
 
 
 class EmojiLikeness(Likeness):
@@ -115,7 +119,7 @@ class EmojiLikeness(Likeness):
     small as the painted ones, as drawn and as decoded from latents."""
 
     def __init__(self, decoded: Callable[[np.ndarray], np.ndarray], progress: bool = True) -> None:
-        super().__init__(None, progress, "efficientnet-lite1", "use-m", PICTURES)
+        super().__init__(None, progress, *JUDGE, PICTURES)
         self.decoded = decoded
 
     @cached_property

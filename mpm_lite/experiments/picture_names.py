@@ -90,7 +90,8 @@ class Naming(System):
 
     def data_key(self, split: str) -> dict[str, str]:
         """Pictures and names of all sets that are here."""
-        asked = {f"pictures of {one}": load_captions(one, split, "all").digest for one in TESTED if is_available(one)}
+        every = dict.fromkeys((*TESTED, *names.SETS))
+        asked = {f"pictures of {one}": load_captions(one, split, "all").digest for one in every if is_available(one)}
         return {"training pictures": load_captions(present_sets(self.sets), "train", "all").digest} | asked
 
 

@@ -116,7 +116,7 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
 
 MIN_QUERIES = 100  # fewer are shown, but enter no mean, count or correlation
 ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
-SAID = ("seed", "lm_seed", "kind", "gold", "said", "picked")  # columns of items that are neither an arm's nor a score
+SAID = ("seed", "model_seed", "scene_kind", "gold", "said", "picked")  # columns of items, neither an arm's nor a score
 SAID_OF = ("set", "sort")  # columns that tell one part of a test from another
 
 
@@ -145,26 +145,36 @@ class Results:
     ) -> Results:  # fmt: skip
         """Results of a system's test: `rows`, one a seed, look, language and picture with a column a score; `named` are the
         columns of ARM. The condition is the look; chance is what the look `chance` scores in the same language."""
-        rows = rows.drop(columns=["lm"], errors="ignore").rename(columns={"look": "condition"})
+        renamed = {
+            "look": "condition",
+            "lm_seed": "model_seed",
+            "kind": "scene_kind",
+        }  # names that a sweep's dial may have
+        rows = rows.drop(columns=["lm"], errors="ignore").rename(columns=renamed)
         rows = rows.dropna(axis="columns", how="all")  # scores that were not asked for
+        flags = [c for c in rows.select_dtypes("bool") if c not in SAID]
+        rows = rows.astype(dict.fromkeys(flags, float)).astype({"item": str})
         metrics = [c for c in rows.select_dtypes("number") if c not in SAID]
+        if not metrics:
+            raise UserError("Nothing was scored: ask for a score that this system has.")
         by = [c for c in ("seed", *SAID_OF, "language", "item") if c in rows]
+        again = rows.groupby(["condition", *by]).cumcount()  # a picture that a split has twice is two
+        rows["item"] = rows["item"].where(again == 0, rows["item"] + " (" + (again + 1).astype(str) + ")")
         least = rows[rows["condition"] == chance].set_index(by)[metrics]
         items = rows.join(least.add_prefix("chance "), on=by)
-        if (
-            untold := ~items["language"].isin(rows[rows["condition"] == chance]["language"])
-        ).any():  # then the pivot's chance
-            same = [c for c in by if c != "language"]
+        same = [c for c in by if c != "language"]
+        untold = ~items["language"].isin(rows[rows["condition"] == chance]["language"])
+        if untold.any() and pivot in least.index.get_level_values("language"):  # then the pivot's chance
             usual = items[same].join(least.xs(pivot, level="language").add_prefix("chance "), on=same)
             items.loc[untold, usual.columns] = usual[untold]
         # What the pivot gains over its own chance, on top of the chance in this language: then gains are what is compared.
-        here = ["condition", *(c for c in by if c != "language")]
-        own = items[items["language"] == pivot].set_index(here)
-        gain = pd.DataFrame({m: own[m] - own[f"chance {m}"] for m in metrics})
-        items = items.join(gain.add_prefix("pivot "), on=here)
-        for metric in metrics:
-            items[f"pivot {metric}"] += items[f"chance {metric}"]
-        items = items.assign(**named)
+        own = items[items["language"] == pivot].set_index(["condition", *same])
+        if len(own):
+            gain = pd.DataFrame({m: own[m] - own[f"chance {m}"] for m in metrics})
+            items = items.join(gain.add_prefix("pivot "), on=["condition", *same])
+            for metric in metrics:
+                items[f"pivot {metric}"] += items[f"chance {metric}"]
+        items = items.assign(**{name: value or "" for name, value in named.items()})
         groups = items.groupby([*ARM, *(c for c in SAID_OF if c in items), "seed", "language"], sort=False)
         value, least = (
             groups[of].mean().stack(future_stack=True) for of in (metrics, [f"chance {m}" for m in metrics])
@@ -176,8 +186,17 @@ class Results:
 
     def mark(self, **columns: Any) -> Results:
         """The same results with these columns added to both tables (a sweep's dials)."""
-        new = {k: v for k, v in columns.items() if k not in ARM}
+        new = {k: v for k, v in columns.items() if k not in ARM or k in ("text", "image", "lm") and not self._has(k, v)}
         return Results(self.table.assign(**new), self.items.assign(**new), self.models, self.meta, self.galleries)
+
+    def _has(self, column: str, value: Any) -> bool:
+        return column in self.table and self.table[column].astype(str).str.startswith(str(value)).all()
+
+    @property
+    def usual_metric(self) -> str:
+        """The score that is meant where none is named: recall at ten where there is retrieval, else the first there is."""
+        there = list(dict.fromkeys(self.table["metric"]))
+        return "t2i_r@10" if "t2i_r@10" in there or not there else there[0]
 
     def relabel(self, **columns: str) -> Results:
         """The same results with other names in these columns of both tables."""
@@ -207,7 +226,7 @@ class Results:
         hits = {*metrics, *(f"{p} {m}" for m in metrics for p in ("pivot", "chance"))}
         return [c for c in self.items.columns if c not in hits and c not in {*SAID, "language", "item", "concept"}]
 
-    def retention(self, metric: str = "t2i_r@10", floor: str | None = None, draws: int = 2000) -> pd.DataFrame:
+    def retention(self, metric: str | None = None, floor: str | None = None, draws: int = 2000) -> pd.DataFrame:
         """rho by arm and language: (score_L - chance) / (score_P - chance), English asked exactly L's queries.
 
         Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly.
@@ -216,6 +235,7 @@ class Results:
         queries and no regional variant of another row. Raises UserError where the floor's rows are missing, and where the
         pivot is not among the test sets' languages.
         """
+        metric = metric or self.usual_metric
         self._has_pivot(metric)
         rows, arms = [], self.arms()
         for arm, items in self.items.groupby(arms, sort=False, dropna=False):
@@ -270,10 +290,11 @@ class Results:
         return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
 
     def scores(
-        self, metric: str = "t2i_r@10", languages: Sequence[str] | None = None, draws: int = 2000
+        self, metric: str | None = None, languages: Sequence[str] | None = None, draws: int = 2000
     ) -> pd.DataFrame:
         """The score by arm and language with its interval, resampled over seed, concept and item: the arm's columns, then
         language, value, low, high, chance, n. Raises UserError for a language without rows."""
+        metric = metric or self.usual_metric
         if missing := sorted(set(languages or ()) - set(self.items["language"])):
             raise unknown("language of these results", missing[0], sorted(set(self.items["language"])))
         rows, arms = [], self.arms()
@@ -288,9 +309,10 @@ class Results:
                 rows.append(dict(zip(arms, arm, strict=True)) | row)
         return pd.DataFrame(rows)
 
-    def compare(self, by: str | Sequence[str], languages: Sequence[str] = ("en",), metric: str = "t2i_r@10") -> Any:
+    def compare(self, by: str | Sequence[str], languages: Sequence[str] = ("en",), metric: str | None = None) -> Any:
         """Arms beside each other: a point with its interval for each value of the columns `by` and each language; returns the
         matplotlib figure. Raises UserError for a column that is not there, and where one point would be several arms."""
+        metric = metric or self.usual_metric
         from mpm_lite.core import figures
 
         by = [by] if isinstance(by, str) else list(by)
@@ -306,7 +328,7 @@ class Results:
         shown = table.assign(name=said + ": " + table["language"], group=table["language"])
         return figures.draw_intervals(shown, f"{metric}, by {', '.join(by)}")
 
-    def mean_retention(self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000) -> stats.Interval:
+    def mean_retention(self, languages: list[str], metric: str | None = None, draws: int = 2000) -> stats.Interval:
         """Mean rho over languages (those with enough queries), resampled jointly. One arm only.
 
         Raises UserError where the results hold several arms or none of the languages counts.
@@ -314,9 +336,10 @@ class Results:
         return stats.summarise(*self.mean_retention_draws(languages, metric, draws))
 
     def mean_retention_draws(
-        self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
+        self, languages: list[str], metric: str | None = None, draws: int = 2000
     ) -> tuple[float, np.ndarray]:
         """What `mean_retention` summarises: the value and its bootstrap draws (B,). Draw b is the same draw in every arm."""
+        metric = metric or self.usual_metric
         self._has_pivot(metric)
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("mean_retention needs one arm; narrow down with .where(text=..., test=..., condition=...).")
@@ -332,9 +355,10 @@ class Results:
         return float(np.mean(values)), np.mean(draws_of, axis=0)
 
     def mean_score_draws(
-        self, languages: list[str], metric: str = "t2i_r@10", draws: int = 2000
+        self, languages: list[str], metric: str | None = None, draws: int = 2000
     ) -> tuple[float, np.ndarray]:
         """The mean score over languages and its bootstrap draws (B,), paired as those of `mean_retention_draws`. One arm only."""
+        metric = metric or self.usual_metric
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("mean_score needs one arm; narrow down with .where(text=..., test=..., condition=...).")
         sample = _resample(self.items, draws)
@@ -370,8 +394,9 @@ class Results:
         except (OSError, ValueError) as error:
             raise UserError(f"{folder} holds no readable results ({error}); run the experiment again.") from error
 
-    def plot(self, metric: str = "t2i_r@10") -> Any:
+    def plot(self, metric: str | None = None) -> Any:
         """Bars of the score by language with chance; returns the matplotlib figure."""
+        metric = metric or self.usual_metric
         from mpm_lite.core import figures
 
         return figures.language_bars(self.table[self.table["metric"] == metric])

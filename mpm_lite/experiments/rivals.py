@@ -71,6 +71,7 @@ class Pairing(WorldSystem):
             raise UserError(
                 f"toyworld has {toyworld.COUNTS['train']} training pictures: take no more captions of them."
             )
+        self.recipe_options, self.options_of(DualOptions, self.english_options)
 
     @property
     def recipe_options(self) -> DualOptions | TeacherOptions:

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, code_of, digest
-from mpm_lite.core.runtime import unknown
+from mpm_lite.core.runtime import UserError, unknown, whole_number
 from mpm_lite.core.store import Shelf, find_weights, keep_weights, name_of
-from mpm_lite.data import toyworld
+from mpm_lite.data import SPLITS, toyworld
 from mpm_lite.recipes.base import Recipe, build_options
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.folders import loaded_once
@@ -88,8 +88,21 @@ class System(ABC):
         return build_options(kind, fast | dict(given))
 
     def questions(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """What an Experiment asks: what is `asked`, and besides what is usual."""
-        return {"split": self.split, "looks": self.looks} | dict(asked)
+        """What an Experiment asks: what is `asked`, the look whose score is chance, and besides what is usual."""
+        looks = tuple(dict.fromkeys([*asked.get("looks", self.looks), self.chance]))
+        return {"split": self.split} | dict(asked) | {"looks": looks}
+
+    def check_questions(self, asked: Mapping[str, Any]) -> None:
+        """Raises UserError for a question that it is not asked, and for a split or a number of pictures that is not there."""
+        for name in asked:
+            if name not in self.asks:
+                raise unknown("question", name, self.asks)
+        if (split := asked.get("split", self.split)) not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        if "count" in asked:
+            whole_number("count", asked["count"])
+            if self.world == "toyworld" and asked["count"] > (most := toyworld.COUNTS[split]):
+                raise UserError(f"count={asked['count']}: toyworld has {most} pictures of {split}.")
 
     def towers_key(self) -> dict[str, str]:
         """What decides the towers that it looks and reads with: the toy world's, and any other that looks at its pictures."""
@@ -103,7 +116,7 @@ class System(ABC):
 
     @property
     def shown(self) -> tuple[str, ...]:
-        """What decides the pictures that its bench shows: systems of one kind that agree in it share a bench."""
+        """What decides its bench beside the towers: systems of one kind that agree in it share a bench."""
         return (self.world, getattr(self, "image", ""))
 
     def save(self, recipe: Any, seed: int, folder: Path) -> list[str]:
@@ -128,17 +141,25 @@ class System(ABC):
                 raise unknown("setting", name, known)
             place, one = known[name]
             if place == name:
-                built[name] = _listed(one, value)
-            else:
-                built[place] = (built.get(place) or {}) | {name: _listed(one, value)}
+                built[name] = _as_field(one, value)
+                continue
+            if place in given and place != "options":
+                raise UserError(f"{name} is a setting inside of {place}: give one of the two.")
+            built[place] = built.get(place, {}) | {name: _as_field(one, value)}
         return cls(**built)
 
 
-def _listed(one: Field, value: Any) -> Any:
-    """The value, in the way that the field holds it."""
-    if not isinstance(one.default, tuple):
-        return value
-    return tuple(value) if isinstance(value, (tuple, list)) else tuple(filter(None, re.split("[,+]", str(value))))
+def _as_field(one: Field, value: Any) -> Any:
+    """The value, in the way that the field holds it. UserError for one of another kind."""
+    usual = one.default
+    if isinstance(usual, tuple):
+        return tuple(value) if isinstance(value, (tuple, list)) else tuple(filter(None, re.split("[,+]", str(value))))
+    if isinstance(usual, int) and not isinstance(usual, bool):
+        return whole_number(one.name, value, least=0)
+    kinds = {bool: (bool,), float: (int, float), str: (str,)}.get(type(usual))
+    if kinds and (not isinstance(value, kinds) or isinstance(value, bool) != isinstance(usual, bool)):
+        raise UserError(f"{one.name} takes a {type(usual).__name__} such as {usual!r}; got {value!r}.")
+    return value
 
 
 @dataclass(frozen=True)
@@ -181,7 +202,8 @@ _BENCH: dict[tuple[Any, ...], Bench] = {}  # the one made last
 
 def shared_bench(system: System) -> Bench:
     """The bench of a system, made once in a process for all systems of its kind that look at the same pictures."""
-    which = type(system), *system.shown
+    own = not type(system).bench.__module__.startswith("mpm_lite.")  # whatever its dials do to its bench
+    which = type(system), *((repr(system),) if own else system.shown), json.dumps(system.towers_key())
     if which not in _BENCH:
         _BENCH.clear()
         _BENCH[which] = system.bench()
@@ -194,6 +216,9 @@ def run_trials(
 ) -> None:  # fmt: skip
     """Run those of the named trials whose rows are not kept on the shelf, in so many processes; `say` is told their names.
     Trials that are the same are run once. What training cost is kept on the shelf `costs`, where there is one."""
+    own = [type(t.system).__name__ for t in trials.values() if type(t.system).__module__.startswith("_own_")]
+    if own and workers > 1:
+        raise UserError(f"{own[0]} comes from a file of one's own, which other processes do not know: take one worker.")
     keys = {label: name_of(trial.key()) for label, trial in trials.items()}
     missing, jobs = set(shelf.missing(keys.values())), {}
     order = list(dict.fromkeys(repr(trial.system) for trial in trials.values()))
