@@ -119,7 +119,8 @@ def read_model_rows() -> pd.DataFrame:
     for card in language_models.cards():
         table = pd.read_csv(runtime.asset(f"results/lm/{card['name']}-{card['seed']}.csv"))
         read = table["language"].isin(card["languages"]) & table["to"].isin(card["languages"])
-        tables.append(table[table["split"] == "test"].assign(parallel=card["parallel"], read=read))
+        known = {"model": card["name"], "seed": card["seed"], "parallel": card["parallel"], "read": read}
+        tables.append(table[table["split"] == "test"].assign(**known))
     return pd.concat(tables, ignore_index=True)
 
 

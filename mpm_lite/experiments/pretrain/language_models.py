@@ -253,7 +253,7 @@ def build(
 
     apart = text_mix.draw_withheld(seed, variant.withheld)
     tables = [text_only.measure_model(lm, _ALL, apart, split, asked).assign(split=split) for split in SPLITS]
-    table = pd.concat(tables).assign(model=variant.name, seed=seed)
+    table = pd.concat(tables)
     write_atomic(rows, table.to_csv(index=False, float_format="%.4f").encode())
     val = table[table["split"] == "val"]
     described = {
