@@ -29,7 +29,6 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mpm_lite import ops
 from mpm_lite.core import runtime
@@ -84,6 +83,8 @@ def note_cost(recipe: Recipe, data: Any) -> None:
 
 def count_flops(recipe: Recipe, stage: Stage, data: TrainData) -> float:
     """Floating-point operations of one update, measured on the stage's first batch. What learns must be set before."""
+    from torch.utils.flop_counter import FlopCounterMode  # it brings triton with it
+
     batch = data.batch(loop.batch_indices(len(data), stage.batch, 0, 0, 0))
     with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
         recipe.train()
