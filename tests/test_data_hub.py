@@ -12,7 +12,7 @@ from PIL import Image
 
 import mpm_lite as mpm
 from mpm_lite.core.runtime import UserError
-from mpm_lite.data import hub
+from mpm_lite.data import sources
 from mpm_lite.data.picture import photo
 from mpm_lite.data.rows import Columns, guess_columns
 from mpm_lite.evaluation import retrieval
@@ -186,15 +186,15 @@ def fetched(tmp_path, monkeypatch, name):
         return plain("parquet", data_files=files, **how)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    hub._parts.cache_clear()
+    sources._parts.cache_clear()
     return asked
 
 
-@pytest.mark.parametrize("name", hub.KNOWN)
+@pytest.mark.parametrize("name", sources.KNOWN)
 def test_sets_of_the_hub_by_their_layout(tmp_path, monkeypatch, name):
     asked = fetched(tmp_path, monkeypatch, name)
     found = mpm.load_captions(name, "train", "all", revision="v1")
-    assert asked == [(hub.KNOWN[name].repo, "v1")] and len(found) and found.images[0].shape == (256, 256, 3)
+    assert asked == [(sources.KNOWN[name].repo, "v1")] and len(found) and found.images[0].shape == (256, 256, 3)
     if name == "multi30k":
         assert [len(found.several[c][0]) for c in ("en", "de", "fr", "cs")] == [5, 5, 1, 1]
         assert found.take([0, 1]).several["en"][1] == [EN[1]] * 5
@@ -339,4 +339,4 @@ def test_the_list_names_what_the_hub_has_without_asking(monkeypatch, capsys):
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("the hub was asked"))
     assert main.main(["data", "list"]) == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in hub.KNOWN) and "parquet:PATH" in said
+    assert all(name in said for name in sources.KNOWN) and "parquet:PATH" in said

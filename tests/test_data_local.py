@@ -17,7 +17,7 @@ from worlds import Meaning
 
 import mpm_lite as mpm
 from mpm_lite.core.runtime import UserError
-from mpm_lite.data import hub, local, splits
+from mpm_lite.data import local, sources, splits
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.picture import photo
 from mpm_lite.data.rows import Columns, guess_columns
@@ -291,9 +291,9 @@ def test_what_was_read_is_not_read_again(tmp_path, monkeypatch):
 
     name = parquet(tmp_path / "s" / "x.parquet", list(range(9)), en=EN[:9])
     first = read(name)
-    hub._parts.cache_clear()
+    sources._parts.cache_clear()
     monkeypatch.setattr(rows.Row, "encoded", lambda row: pytest.fail("a picture was read again"))
-    parts = hub.parts(name)
+    parts = sources.parts(name)
     assert [len(parts[s]) for s in SPLITS] == [len(first[s]) for s in SPLITS]
 
 
@@ -333,7 +333,7 @@ def hub_set(tmp_path, monkeypatch, **splits):
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *_, revision=None, **how: plain("parquet", data_files=files, **how)
     )
-    hub._parts.cache_clear()
+    sources._parts.cache_clear()
     return "hub:a/b"
 
 
@@ -690,10 +690,10 @@ def test_bad_pictures_are_left_out_counted_and_listed(tmp_path, capsys, monkeypa
     assert len(left) == 2 and all(any(f"'{k}'" in why for why in left) for k in ("k2", "k5"))
     assert any("cannot be decoded" in why for why in left) and any("is not there" in why for why in left)
     assert "left_out lists them" in capsys.readouterr().err
-    hub._parts.cache_clear()
+    sources._parts.cache_clear()
     calls = []
     monkeypatch.setattr(splits, "photo", lambda data: calls.append(1) or photo(data))
-    again = [why for part in hub.parts(name, skip_bad=True).values() for why in part.left_out]
+    again = [why for part in sources.parts(name, skip_bad=True).values() for why in part.left_out]
     assert (
         len(again) == 2 and len(calls) == 1
     )  # the verdict is kept; only what is bad is looked at again, for the reason

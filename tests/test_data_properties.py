@@ -21,7 +21,7 @@ from PIL import Image
 
 import mpm_lite as mpm
 from mpm_lite.core.runtime import UserError
-from mpm_lite.data import hub
+from mpm_lite.data import sources
 
 SPLITS = ("train", "val", "test")
 FORMATS = ("bytes", "paths", "webdataset", "imagefolder")
@@ -261,7 +261,7 @@ def test_any_layout_is_read_whole_and_the_same_or_refused_for_a_reason(place, la
             assert row.picture in pictures[SPLITS.index(layout.pool(path, row))]
     # the same set read twice is the same set, in this process and (its parts forgotten) in the next
     assert read(name) == found
-    hub._parts.cache_clear()
+    sources._parts.cache_clear()
     assert read(name) == found
     # and a set that contradicts itself is never read
     assert not layout.contradicts and not layout.repeats

@@ -188,7 +188,7 @@ def test_measuring_leaves_a_recipe_as_it_was(chat):
 def test_presets_fit_their_cards(name):
     preset = presets.find_preset(name)
     assert presets.fits(name) and preset.batch % preset.parts == 0
-    room = 0.85 * preset.gib * 2**30
+    room = 0.85 * preset.card_gib * 2**30
     found = presets.parts_for(round(room), preset.batch, lambda k: presets.estimate_chat(preset, parts=k))
     assert preset.parts == found, "the smallest number of parts that fits"
 
@@ -217,7 +217,7 @@ def test_a_preset_is_chosen_by_memory(gib, name, monkeypatch):
     monkeypatch.delenv("MPM_LITE_PRESET", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda on: Card)
     assert runtime.preset(torch.device("cuda")).name == name
-    assert presets.find_preset(name).gib <= gib + 1
+    assert presets.find_preset(name).card_gib <= gib + 1
     monkeypatch.setenv("MPM_LITE_PRESET", "big")
     assert runtime.preset() == runtime.PRESETS["a100"] and presets.find_preset("big").name == "a100"
 

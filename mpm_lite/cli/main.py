@@ -87,11 +87,11 @@ def where(key: str, value: Any) -> Any:
 
 def set_and_languages(value: str) -> tuple[str, str]:
     """SET[:LANG,LANG] apart: "stamps:en,de", "parquet:photos:de" (a folder's own ':' stays, where such a folder is there)."""
-    from mpm_lite.data import hub, is_available
+    from mpm_lite.data import is_available, sources
 
     head, colon, tail = value.rpartition(":")
     # Of `parquet:photos` the colon belongs to the name, and so does one in the name of a folder that is there.
-    if not colon or hub.is_hub_or_local(value) and (is_available(value) or not hub.is_hub_or_local(head)):
+    if not colon or sources.is_hub_or_local(value) and (is_available(value) or not sources.is_hub_or_local(head)):
         return value, ""
     return head, tail
 
@@ -216,14 +216,14 @@ def print_scores(results: Any, dials: Sequence[str] = ()) -> None:
 
 def data_command(args: argparse.Namespace) -> None:
     """List the sets, or fetch some."""
-    from mpm_lite.data import fetch_set, hub, list_sets
+    from mpm_lite.data import fetch_set, list_sets, sources
 
     if args.action == "list":
         for row in list_sets():
             print(
                 f"{row['name']:10} {'-' if row['pictures'] is None else row['pictures']:>6} pictures  {row['languages'] or '-':>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
             )
-        for known in hub.list_hub_sets():
+        for known in sources.list_hub_sets():
             print(f"{known['name']:10} hub:{known['repo']:23} captions: {known['captions']}; {known['licence']}")
         print("Your own: parquet:PATH, webdataset:PATH, imagefolder:PATH; any of the hub: hub:OWNER/NAME.")
         return

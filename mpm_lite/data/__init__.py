@@ -14,7 +14,7 @@ import numpy as np
 
 from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import hub, local
+from mpm_lite.data import local, sources
 from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
 from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import bcp47, english_first
@@ -112,10 +112,10 @@ def load_captions(
     names = local.set_names(str(name), _known)
     for one in names:
         if not _known(one) and Path(one).expanduser().exists():
-            kinds = ", ".join(f"{kind}:{one}" for kind in hub.LOCAL)
+            kinds = ", ".join(f"{kind}:{one}" for kind in sources.LOCAL)
             raise UserError(f"{one} is here, but which kind of set it is has to be said: {kinds}.")
         if not _known(one):
-            raise unknown("caption set", one, [*SETS, *hub.KNOWN, *hub.LOCAL])
+            raise unknown("caption set", one, [*SETS, *sources.KNOWN, *sources.LOCAL])
     if split not in (*SPLITS, BOTH):
         raise unknown("split", split, [*SPLITS, BOTH])
     if own := next((one for one in names if one in SETS and (columns or revision or streaming)), None):
@@ -125,7 +125,7 @@ def load_captions(
         if one in SETS:
             views += _views(one, split)
         else:
-            parts = hub.parts(one, columns, revision, limit if streaming else None, streaming, skip_bad, shown[one])
+            parts = sources.parts(one, columns, revision, limit if streaming else None, streaming, skip_bad, shown[one])
             wanted = [parts[s] for s in _splits(split)]
             views += [(part, np.arange(len(part))) for part in wanted]
             if left := sum(len(part.left_out) for part in wanted):
@@ -175,7 +175,7 @@ def count_items(name: str) -> dict[str, int]:
 
 def _known(name: str) -> bool:
     """Whether this is the name of a set, or begins like a name that says where a set is."""
-    return name in SETS or hub.is_hub_or_local(name)
+    return name in SETS or sources.is_hub_or_local(name)
 
 
 @lru_cache(maxsize=16)

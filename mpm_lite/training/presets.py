@@ -71,7 +71,7 @@ class TrainingPreset:
 
     name: str
     card: str
-    gib: float  # of the card, as the driver reports it
+    card_gib: float  # of the card, as the driver reports it
     precision: str  # "fp32", "fp16" or "bf16", of matrix products
     tflops: float  # dense, in that precision, by the card's data sheet
     tflops_fp32: float  # by the same sheet, without tensor cores
@@ -182,7 +182,7 @@ def estimate_align(preset: TrainingPreset) -> Memory:
 
 def room(preset: TrainingPreset) -> int:
     """Bytes of the card that an estimate may fill."""
-    return round((1 - MARGIN) * preset.gib * GIB)
+    return round((1 - MARGIN) * preset.card_gib * GIB)
 
 
 def parts_for(memory_bytes: int, batch: int, of: Callable[[int], Memory]) -> int:
@@ -249,7 +249,7 @@ def build_preset_table() -> pd.DataFrame:
             "preset": name, "card": preset.card, "precision": preset.precision,
             "language model": preset.language.hub, "image tower": preset.image.hub,
             "learns": preset.learns, "batch": preset.batch, "parts": preset.parts,
-            "GiB, estimated": round(estimate_chat(preset).total / GIB, 1), "GiB of card": preset.gib,
+            "GiB, estimated": round(estimate_chat(preset).total / GIB, 1), "GiB of card": preset.card_gib,
             "minutes of mpm_chat, estimated": round(minutes_of_chat(preset), 1),
             "minutes of align, estimated": round(minutes_of_align(preset), 1),
             "measured": f"{found['gib']:g} GiB, {found['minutes']:g} min" if found else "not measured",

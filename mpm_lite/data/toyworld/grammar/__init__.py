@@ -20,7 +20,7 @@ from itertools import combinations
 
 from mpm_lite.data.toyworld.grammar.closed import KINDS, Question, answer, answers, asked, describe, questions
 from mpm_lite.data.toyworld.grammar.engine import Facts, Grammar, Mention, Pattern, Slots, meaning
-from mpm_lite.data.toyworld.grammar.language import LANGUAGES, grammar, mention, readable
+from mpm_lite.data.toyworld.grammar.registry import LANGUAGES, grammar, mention, readable
 from mpm_lite.data.toyworld.scenes import CONVERSE, Scene, Thing, count_name, meeting_name, pair_name, relation
 
 __all__ = [

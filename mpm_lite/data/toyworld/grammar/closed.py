@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from mpm_lite.data.toyworld.grammar.engine import Grammar, Mention, Pattern
-from mpm_lite.data.toyworld.grammar.language import grammar, mention, readable
+from mpm_lite.data.toyworld.grammar.registry import grammar, mention, readable
 from mpm_lite.data.toyworld.scenes import COLOURS, PLACES, RELATIONS, SHAPES, Scene, meeting_name, pair_name, relation
 
 _KNOWN = 2  # of the patterns with a relation or a place, the one that speaks of a thing already known
