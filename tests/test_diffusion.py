@@ -260,8 +260,8 @@ def test_drawings_of_judge_and_data_differ():
 def test_pictures_of_a_set_are_averaged_down_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
     emoji = load_captions("emoji", "val").take([3, 1])
-    small = painter.small(emoji, 32)
+    small = painter.shrink_pictures(emoji, 32)
     assert small.shape == (2, 32, 32, 3) and small.dtype == np.uint8
     assert np.abs(small.mean(axis=(1, 2)) - emoji.images[:].mean(axis=(1, 2))).max() < 1
-    assert np.array_equal(painter.small(emoji, 32), small)
-    assert not np.array_equal(painter.small(emoji.take([1, 0]), 32), small)
+    assert np.array_equal(painter.shrink_pictures(emoji, 32), small)
+    assert not np.array_equal(painter.shrink_pictures(emoji.take([1, 0]), 32), small)

@@ -74,7 +74,7 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
         return sum(p.numel() for p in cost.loop.freeze_all_but(recipe, stage.learns))
 
     for module in (mla, m3p, mblip):
-        monkeypatch.setattr(module, "trained", noted)
+        monkeypatch.setattr(module, "train_once", noted)
     monkeypatch.setattr(mpm_chat.ChatBench, "align", lambda self, arm, seed: noted(
         self.recipe(mpm_chat.language_model(arm.lm, arm.lm_seed, seed), arm.recipe_options)))  # fmt: skip
     for name, competitor in COMPETITORS.items():
