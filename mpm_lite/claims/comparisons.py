@@ -56,7 +56,7 @@ from mpm_lite.experiments.mpm_paint import Paint
 from mpm_lite.experiments.painted_emoji import AUTOENCODER, ENCODERS, PRETRAINED, SIDE, PaintedEmoji, emoji_table
 from mpm_lite.experiments.picture_names import Naming, name_table, present_sets
 from mpm_lite.experiments.rivals import Pairing, Remapped
-from mpm_lite.experiments.system import System, Trial, read_trials, run_trials, shared_bench
+from mpm_lite.experiments.system import System, Trial, join_trials, read_trials, run_trials, shared_bench
 from mpm_lite.experiments.worlds import DUAL, LANGUAGES, MOST, REAL, real_captions
 
 COUNT = 100  # pictures of test
@@ -190,7 +190,7 @@ class Comparison(Trial):
 
 
 def comparison(competitor: Competitor, table: str, seed: int, split: str, count: int | None) -> Comparison:
-    """An competitor's run in a table. Tables whose arms are the same have the same rows; toy-IGLUE is asked for the first table."""
+    """A competitor's run in a table. Tables whose arms are the same have the same rows; toy-IGLUE is asked for the first table."""
     system = competitor.arms[table]
     iglue = system == competitor.arms.get(TABLES[0])
     asked = {"split": split, "count": count}
@@ -284,10 +284,9 @@ def run_comparison(
         for name, competitor in competitors.items()
     }
     run_trials(trials, shelf, workers, say, costs=costs)
-    names = [name for _ in seeds for name in competitors]
-    rows = [of.assign(arm=name) for name, of in zip(names, read_trials(trials, shelf).values(), strict=True)]
+    rows = join_trials(trials, [name for _ in seeds for name in competitors], shelf)
     first = dict(list(trials.items())[: len(competitors)])
-    return pd.concat(rows, ignore_index=True), dict(zip(competitors, read_trials(first, costs).values(), strict=True))
+    return rows, dict(zip(competitors, read_trials(first, costs).values(), strict=True))
 
 
 # On real pictures.

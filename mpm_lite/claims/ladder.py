@@ -30,7 +30,7 @@ from mpm_lite.evaluation.stats import DRAWS, Sample, average_figures
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.experiments.results import spearman
-from mpm_lite.experiments.system import Trial, read_trials, run_trials
+from mpm_lite.experiments.system import Trial, join_trials, run_trials
 from mpm_lite.towers import catalogue
 
 METRICS = {
@@ -157,9 +157,9 @@ def _run(
 
 def read_items(many: Sequence[Rung], out: Path, split: str = "test") -> pd.DataFrame:
     """The rows of these models, with columns `arm` and `connector`. UserError where some are missing."""
-    rows = read_trials({f"the ladder's {rung}": rung_trial(rung, split) for rung in many}, shelf(out)).values()
-    told = [of.assign(arm=str(rung), connector=rung.connector) for rung, of in zip(many, rows, strict=True)]
-    return pd.concat(told, ignore_index=True)
+    trials = {f"the ladder's {rung}": rung_trial(rung, split) for rung in many}
+    rows = join_trials(trials, [str(rung) for rung in many], shelf(out))
+    return rows.assign(connector=rows["arm"].map({str(rung): rung.connector for rung in many}))
 
 
 def ladder_table(rows: pd.DataFrame, languages: Sequence[str] = OTHERS, draws: int = DRAWS) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import Shelf, write_atomic
 from mpm_lite.evaluation.stats import BROKEN, PENDING, Claim, Found, Sample
 from mpm_lite.experiments.experiment import FIRST_SEED, SEEDS
-from mpm_lite.experiments.system import Trial, missing_models, read_trials, run_trials
+from mpm_lite.experiments.system import Trial, join_trials, missing_models, run_trials
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,8 @@ def check_models(one: Claim, out: Path, seeds: Sequence[int], split: str = "test
 
 def read_items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:
     """The rows of all arms of a claim, with a column `arm`. UserError where one is missing or torn."""
-    many = list_trials(one, seeds, split)
     arms = [arm for _ in seeds for arm in one.arms]
-    rows = zip(arms, read_trials(many, shelf(out, one.id)).values(), strict=True)
-    return pd.concat([of.assign(arm=arm) for arm, of in rows], ignore_index=True)
+    return join_trials(list_trials(one, seeds, split), arms, shelf(out, one.id))
 
 
 def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:

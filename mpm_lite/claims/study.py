@@ -21,7 +21,7 @@ from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import Shelf, write_study
 from mpm_lite.evaluation.stats import Claim, Found, Sample
 from mpm_lite.experiments.experiment import FIRST_SEED
-from mpm_lite.experiments.system import System, Trial, read_trials, run_trials
+from mpm_lite.experiments.system import System, Trial, join_trials, run_trials
 
 
 @lru_cache(maxsize=1)
@@ -79,10 +79,7 @@ class Study:
         version, many = commit(), range(self.first, self.first + (seeds or self.seeds))
         trials, shelf = self.trials(many, split), self.shelf(out)
         run_trials(trials, shelf, workers, say)
-        rows = pd.concat(
-            [rows.assign(arm=label.rpartition(", seed ")[0]) for label, rows in read_trials(trials, shelf).items()],
-            ignore_index=True,
-        )
+        rows = join_trials(trials, [arm for _ in many for arm in self.arms], shelf)
         return write_study(
             out, self.name, self.tables(rows), {"split": split, **self.card(self.arms)}, self.title, version, many
         )

@@ -55,12 +55,14 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
     """An Experiment from settings: its own fields, SET[:LANG,LANG] for train, val and test, settings of its recipe, and what a
     system is asked."""
     from mpm_lite.experiments.alignment import Alignment
-    from mpm_lite.experiments.experiment import Experiment, system_class
+    from mpm_lite.experiments.experiment import Experiment, in_file, load_class, option_names, system_class
 
-    system, towers = system_class(recipe), system_class(recipe) is Alignment
+    kind = load_class(recipe) if in_file(recipe) else recipe  # once: a file is run whenever it is loaded
+    system = system_class(kind)
+    towers = system is Alignment
     fields = set(Experiment.__dataclass_fields__) - {"recipe", "options", "asked"} if towers else set()
-    options, asks = set(Experiment(recipe).option_names), set() if towers else set(system.asks)
-    given: dict[str, Any] = {"recipe": recipe, "seed": args.seed, "device": args.device, "options": {}, "asked": {}}
+    options, asks = option_names(kind), set() if towers else set(system.asks)
+    given: dict[str, Any] = {"recipe": kind, "seed": args.seed, "device": args.device, "options": {}, "asked": {}}
     given["seeds"] = args.seeds or (3 if towers else 1)
     for key, value in settings.items():
         if key in fields:
@@ -121,11 +123,11 @@ def tour(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run a recipe, or a committed study."""
-    from mpm_lite.experiments.experiment import SYSTEMS
+    from mpm_lite.experiments.experiment import SYSTEMS, in_file
     from mpm_lite.recipes import RECIPES
 
-    settings, own = parse_settings(args.set), args.recipe.partition(":")[0].endswith(".py")
-    if own or args.recipe in RECIPES or (args.recipe in SYSTEMS and settings):
+    settings = parse_settings(args.set)
+    if in_file(args.recipe) or args.recipe in RECIPES or (args.recipe in SYSTEMS and settings):
         return run_recipe(settings, args)
     studies = find_studies()
     if args.recipe not in studies:

@@ -2,7 +2,7 @@
 
 Worker processes pay because a GPU that trains one toy model is hardly busy, and because a CPU with many cores trains
 many such models side by side faster than one after the other with all its cores. What two workers share, such as a
-Q-Former, is made by one of them while the other waits (`store.alone`).
+Q-Former, is made by one of them while the other waits (`store.lock_file`).
 """
 
 from __future__ import annotations

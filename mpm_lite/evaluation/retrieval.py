@@ -85,7 +85,7 @@ def several_hits(images: Tensor, texts: Tensor, of: np.ndarray) -> dict[str, np.
 
     A picture counts once, however many captions it has: text to image is the mean over its captions; image to text is
     right where *any* of them is among the first k, which is easier with five than with one. So languages are compared
-    with as many captions each (`retrieval_hits` of the first), and this score only with its own chance.
+    with as many captions each (`score_retrieval` of the first), and this score only with its own chance.
     Returns {metric: float64 (N,)} and {"chance " + metric: ...}, NaN for a picture without a caption.
     """
     whose, place = torch.as_tensor(of), torch.arange(len(images))

@@ -48,7 +48,7 @@ class UsualPlace(tuple):
 def system_class(recipe: str | type) -> type[System]:
     """The class of the system that a recipe's name, its class, or a Python file with one in it belongs to. Raises UserError with
     the nearest name for one that nobody knows."""
-    if isinstance(recipe, str) and recipe.partition(":")[0].endswith(".py"):
+    if in_file(recipe):
         recipe = load_class(recipe)
     if isinstance(recipe, type):
         if issubclass(recipe, System):
@@ -78,6 +78,17 @@ def system_class(recipe: str | type) -> type[System]:
         case _:
             from mpm_lite.experiments.painted_emoji import PaintedEmoji as Found
     return Found
+
+
+def in_file(recipe: Any) -> bool:
+    """Whether a recipe is given as the Python file that has it, FILE.py or FILE.py:NAME."""
+    return isinstance(recipe, str) and recipe.partition(":")[0].endswith(".py")
+
+
+def option_names(recipe: str | type) -> set[str]:
+    """What an experiment's `options` may hold: the options of a recipe of two towers, or the settings of a system."""
+    kind = system_class(recipe)
+    return set(recipe_class(recipe).Options.__dataclass_fields__ if kind is Alignment else kind.settings())
 
 
 def load_class(path: str) -> type:
@@ -157,7 +168,7 @@ class Experiment:
         for name in ("seeds", "seed", "steps", "pairs"):  # numbers from numpy are whole numbers too
             if (value := getattr(self, name)) is not None and not isinstance(value, Mapping):
                 object.__setattr__(self, name, whole_number(name, value, int(name != "seed")))
-        if isinstance(self.recipe, str) and self.recipe.partition(":")[0].endswith(".py"):
+        if in_file(self.recipe):
             object.__setattr__(self, "recipe", load_class(self.recipe))
         if not isinstance(self.recipe, (str, type)):
             kind = type(self.recipe).__name__
@@ -186,12 +197,6 @@ class Experiment:
         system = kind.build(dict(self.options) | passed)
         system.check_questions(self.asked)
         return system
-
-    @property
-    def option_names(self) -> set[str]:
-        """What `options` may hold: the options of a recipe of two towers, or the settings of a system."""
-        kind = system_class(self.recipe)
-        return set(recipe_class(self.recipe).Options.__dataclass_fields__ if kind is Alignment else kind.settings())
 
     @property
     def given(self) -> list[str]:

@@ -18,7 +18,7 @@ import pandas as pd
 from mpm_lite.core.keys import CARD, KEY, Key, check_same, code_of, digest, value_of
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import write_table
-from mpm_lite.experiments.experiment import Experiment, plain
+from mpm_lite.experiments.experiment import Experiment, option_names, plain
 from mpm_lite.experiments.results import Results
 from mpm_lite.ops import distributed
 
@@ -93,7 +93,7 @@ def _experiments(experiment: Experiment, out: Path | None, track: str, values: d
 def change_experiment(experiment: Experiment, setting: Mapping[str, Any]) -> Experiment:
     """The experiment with other fields, or other options of its recipe. UserError for a dial nobody knows."""
     fields = set(Experiment.__dataclass_fields__) - {"options"}
-    choices = fields | experiment.option_names
+    choices = fields | option_names(experiment.recipe)
     for name in setting:
         if name not in choices:
             raise unknown("dial", name, choices)

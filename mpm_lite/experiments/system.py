@@ -248,6 +248,13 @@ def read_trials(trials: Mapping[str, Trial], shelf: Shelf) -> dict[str, pd.DataF
     return {label: rows[key] for label, key in keys.items()}
 
 
+def join_trials(trials: Mapping[str, Trial], arms: Sequence[str], shelf: Shelf) -> pd.DataFrame:
+    """The rows of named trials as one table, whose column `arm` says which of `arms` (one a trial) each row is of. Raises
+    UserError where those of one are missing or torn."""
+    rows = zip(arms, read_trials(trials, shelf).values(), strict=True)
+    return pd.concat([of.assign(arm=arm) for arm, of in rows], ignore_index=True)
+
+
 def missing_models(trials: Sequence[Trial], shelf: Shelf) -> list[str]:
     """The language models, as NAME:SEED, that trials stand on and that are not here, unless their rows are kept already."""
     todo = {name_of(trial.key()): trial for trial in trials}
@@ -265,7 +272,7 @@ _OPENED: ContextVar[list[Path] | None] = ContextVar("opened", default=None)
 
 @contextmanager
 def collect_files() -> Iterator[list[Path]]:
-    """Collect the files that `trained` reads weights from during the block, in order."""
+    """Collect the files that `train_once` reads weights from during the block, in order."""
     token = _OPENED.set([])
     try:
         yield _OPENED.get()
