@@ -23,7 +23,6 @@ LONGEST = (
     "06_mpm_paint.ipynb",
     "test_pretrain.py",
     "test_data_properties.py",
-    "test_picture_names.py",
     "test_head_to_head.py",
 )
 

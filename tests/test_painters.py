@@ -1,7 +1,6 @@
 """Re-mapping by text alone, the rivals' table, and the command that trains one painter."""
 
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from mpm_lite import UserError
 from mpm_lite.claims import comparisons
 from mpm_lite.cli import main
-from mpm_lite.data import load_captions
 from mpm_lite.experiments import mpm_paint
 from mpm_lite.experiments.mpm_paint import Paint
 from mpm_lite.experiments.rivals import RemapBench, Remapped
@@ -106,66 +104,3 @@ def test_the_command_writes_a_painter_that_loads(assets, tmp_path, capsys):
     assert "Did you mean 'guidance'" in capsys.readouterr().err
     assert main.main(["run", "mpm_paint_rivals", "--set", "steps=3"]) == 2
     assert "takes no --set" in capsys.readouterr().err
-
-
-def few_emoji(monkeypatch, module, count):
-    """Let painters and their judge learn from so many emoji, and from nothing else."""
-    monkeypatch.setattr(module, "PICTURES", "emoji")
-    monkeypatch.setattr(module, "load_captions", partial(load_captions, limit=count))
-
-
-def test_emoji_are_painted_after_names_in_fourteen_languages(assets, tmp_path, monkeypatch):
-    from mpm_lite.experiments import painted_emoji as emoji
-    from mpm_lite.recipes.modules.diffusion import AutoencoderOptions
-    from mpm_lite.recipes.mpm_paint import MpmPaintOptions
-
-    class Judge:
-        """Finds a picture's name where its colours are those of the drawing."""
-
-        def __init__(self, drawn):
-            self.drawn = {sort: torch.from_numpy(of.mean(axis=(1, 2))) for sort, of in drawn.items()}
-
-        def features(self, pictures):
-            return torch.from_numpy(pictures.mean(axis=(1, 2)))
-
-        def r_precision(self, features, captions):
-            near = torch.cdist(features, self.drawn[len(captions)]).argmin(dim=1)
-            return (near == torch.arange(len(captions))).double().numpy()
-
-    monkeypatch.setattr(emoji, "WIDTHS", (32, 32))
-    few_emoji(monkeypatch, emoji, 150)
-    monkeypatch.setattr(emoji, "AUTOENCODER", AutoencoderOptions(widths="16", steps=2))
-    monkeypatch.setattr(emoji, "PRETRAINED", MpmPaintOptions(learns="all", steps=2, batch=4, average=0.0))
-    arm = emoji.PaintedEmoji("e5-small", {"steps": 2, "batch": 4, "average": 0.0})
-    bench = emoji.EmojiBench(progress=False)
-    captions, which = bench.asked("learned", 12)
-    assert (
-        len(which) == 12 and len(captions.languages) == 14 and captions.concepts != bench.asked("held out")[0].concepts
-    )
-    monkeypatch.setattr(emoji.EmojiBench, "likeness", Judge({12: emoji.shrink_pictures(captions)[which]}))
-    recipe = bench.train(arm, 0)
-    assert recipe.encoder.name == "e5-small" and recipe.options.learns == "cross-attention"
-    first, now = bench.english.painter["unet"].state_dict(), recipe.painter["unet"].state_dict()
-    moved = {name for name, of in now.items() if not torch.equal(of, first[name])}
-    assert moved and all(".attn2." in name for name in moved)
-    assert bench.vae.config.scaling_factor == emoji.EmojiBench(progress=False).vae.config.scaling_factor  # read back
-    rows = bench.test(recipe, 0, sorts=("learned",), count=12)
-    assert set(rows["language"]) == set(captions.languages) and len(set(rows["item"])) == 12
-    assert rows[rows["look"] == "drawn"]["r_precision"].mean() == 1
-    found = emoji.emoji_table(rows.assign(arm="e5-small"), 50)
-    assert len(found) == 14 and (found["low"] <= found["value"]).all() and (found["chance"] == 0.01).all()
-    english = found.set_index("language").loc["en"]
-    assert english["drawn"] == 1 and found["wrong"].notna().sum() == 1
-
-
-def test_the_judge_of_emoji_learned_from_pictures_as_small_as_the_painted_ones(monkeypatch):
-    from mpm_lite.experiments import painted_emoji as emoji
-
-    few_emoji(monkeypatch, emoji, 300)
-    judge = emoji.EmojiLikeness(lambda pictures: 255 - (255 - pictures) // 2, progress=False)  # decoding pales
-    captions = emoji.load_captions("emoji", "train")
-    drawn, names = emoji.shrink_pictures(captions)[:150], captions.captions["en"][:150]
-    right = judge.r_precision(judge.features(drawn), names).mean()
-    pale = judge.r_precision(judge.features(judge.decoded(drawn)), names).mean()
-    turned = judge.r_precision(judge.features(np.roll(drawn, 1, axis=0)), names).mean()
-    assert right > 0.6 and pale > 0.6 and turned < 0.1

@@ -239,7 +239,6 @@ def test_what_is_given_reaches_the_system_even_if_it_is_the_default_of_two_tower
     assert Experiment("mpm_chat", image="efficientnet-lite1").system.image == "efficientnet-lite1"
     assert Experiment("mpm_chat").system.image == "toy"
     assert replace(Experiment("mpm_chat"), seeds=1).system.image == "toy"
-    assert Experiment("mpm_names", text="use-m").system.text == "use-m"
     asked = Experiment("mpm_chat", asked={"looks": "shuffled", "languages": "de,en"}).questions
     assert asked["looks"] == ("shuffled", "blind") and asked["languages"] == ("de", "en")
 

@@ -42,7 +42,6 @@ from mpm_lite.claims.study import Say, Study, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import Shelf, write_study
-from mpm_lite.data import load_captions
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import choice
 from mpm_lite.evaluation.stats import Drawn, Sample, average_figures
@@ -53,8 +52,6 @@ from mpm_lite.experiments.mblip import Realigning
 from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
-from mpm_lite.experiments.painted_emoji import AUTOENCODER, ENCODERS, PRETRAINED, SIDE, PaintedEmoji, emoji_table
-from mpm_lite.experiments.picture_names import Naming, name_table, present_sets
 from mpm_lite.experiments.rivals import Pairing, Remapped
 from mpm_lite.experiments.system import System, Trial, join_trials, read_trials, run_trials, shared_bench
 from mpm_lite.experiments.worlds import DUAL, LANGUAGES, MOST, REAL, real_captions
@@ -366,32 +363,3 @@ PAINTERS = Study(
     asked_of={"MPM, best of four": {"best_of": 4}},
     card=lambda arms: {"options": asdict(Paint().recipe_options)},
 )
-
-
-# Names of real pictures, written and painted.
-
-
-def _name_tables(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Scores, and what was said of emoji with the first seed; stamps' names are not ours to pass on."""
-    said = rows[rows["seed"] == rows["seed"].min()].query("set == 'emoji' and look in ('real', 'nearest')")
-    said = said.pivot(index=["item", "language", "gold"], columns="look", values="said").reset_index()
-    return {"names": name_table(rows), "names-said": said}
-
-
-def _name_card(arms: Mapping[str, Any]) -> dict[str, Any]:
-    arm = arms["mpm"]
-    options = {"reading_options": asdict(arm.reading_options), "options": asdict(arm.recipe_options)}
-    return {"arm": asdict(arm), **options, "pairs": len(load_captions(present_sets(arm.sets), "train"))}
-
-
-def _emoji_card(arms: Mapping[str, Any]) -> dict[str, Any]:
-    learning = {"autoencoder": AUTOENCODER, "from scratch": PRETRAINED, "re-aligned": PaintedEmoji().recipe_options}
-    options = {"pixels": SIDE} | {name: asdict(of) for name, of in learning.items()}
-    return {"options": options, "pairs": len(load_captions("emoji", "train"))}
-
-
-NAMES = Study("mpm_names", "names", {"mpm": Naming()}, _name_tables, card=_name_card, first=0)
-EMOJI = Study(
-    "mpm_paint_emoji", "emoji", {encoder: PaintedEmoji(encoder) for encoder in ENCODERS},
-    lambda rows: {"emoji": emoji_table(rows)}, card=_emoji_card, first=0,
-)  # fmt: skip

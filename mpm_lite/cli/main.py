@@ -154,9 +154,9 @@ def find_studies() -> dict[str, Any]:
     from mpm_lite.claims.two_towers import ALIGNMENTS, run_alignments
 
     compared = {"head_to_head": c.compare_systems, "head_to_head_real": c.compare_real}
-    rest = {study.name: study.run for study in (c.NAMES, c.PAINTERS, c.EMOJI)}
     towers = {name: partial(run_alignments, name) for name in ALIGNMENTS}
-    return towers | compared | {"ladder": run_ladder, "connectors": run_connectors} | rest
+    rest = {"ladder": run_ladder, "connectors": run_connectors, c.PAINTERS.name: c.PAINTERS.run}
+    return towers | compared | rest
 
 
 def run_recipe(settings: dict[str, Any], args: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ from mpm_lite.training import loop
 
 __all__ = ["SYSTEMS", "Experiment", "image_tower", "plain", "system_class", "text_tower"]
 FIRST_SEED, SEEDS = 20, 5  # of the claims: no dial was chosen with these seeds
-SYSTEMS = ("mpm_chat", "mpm_paint", "m3p", "mla", "mblip", "rival", "mpm_names", "mpm_paint_emoji")
+SYSTEMS = ("mpm_chat", "mpm_paint", "m3p", "mla", "mblip", "rival")
 
 
 class Usual(str):
@@ -71,12 +71,8 @@ def system_class(recipe: str | type) -> type[System]:
             from mpm_lite.experiments.mla import Acquiring as Found
         case "mblip":
             from mpm_lite.experiments.mblip import Realigning as Found
-        case "rival":
-            from mpm_lite.experiments.rivals import Pairing as Found
-        case "mpm_names":
-            from mpm_lite.experiments.picture_names import Naming as Found
         case _:
-            from mpm_lite.experiments.painted_emoji import PaintedEmoji as Found
+            from mpm_lite.experiments.rivals import Pairing as Found
     return Found
 
 

@@ -19,7 +19,6 @@ from mpm_lite.claims import ladder, ledger
 from mpm_lite.core import figures, runtime
 from mpm_lite.core.provenance import format_interval, has_table, markdown_table, read_table
 from mpm_lite.core.store import write_atomic
-from mpm_lite.data.languages import display_name
 from mpm_lite.evaluation.text_only import CELLS
 from mpm_lite.experiments import experiment
 from mpm_lite.experiments.pretrain import language_models
@@ -155,20 +154,10 @@ def list_rivals(rows: pd.DataFrame) -> str:
     return markdown_table(["painter", *header[:2], "their chance", *header[2:]], lines)
 
 
-def list_emoji(rows: pd.DataFrame) -> str:
-    """A line for each language: R-precision by whether the names were learned or held out, and by text encoder."""
-    columns = [(sort, encoder) for sort in ("learned", "held out") for encoder in dict.fromkeys(rows["encoder"])]
-    by, lines = rows.set_index(["language", "sort", "encoder"])[INTERVAL].sort_index(), []
-    for language in dict.fromkeys(rows["language"]):
-        name = f"{display_name(language)} ({language})"
-        lines.append([name, *(format_interval(*by.loc[(language, *column)]) for column in columns)])
-    return markdown_table(["prompted in", *(", ".join(column) for column in columns)], lines)
-
-
 # The pages.
 
 HANDBOOK = "assets/handbook.md"
-RESULTS = ("retention", "ladder", "claims", "systems", "names", "paint", "speed")
+RESULTS = ("retention", "ladder", "claims", "systems", "paint", "speed")
 # Each page and its template.
 PAGES = {"README.md": "README.md", HANDBOOK: "handbook.md"}
 PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
@@ -176,7 +165,7 @@ PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
 NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, average_efficiency)}
-NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals, list_emoji)}
+NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
 
 
 def render_page(page: str) -> str:

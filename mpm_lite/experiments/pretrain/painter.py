@@ -23,15 +23,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save as to_safetensors
 
 from mpm_lite.core import provenance, runtime, store
-from mpm_lite.core.keys import digest
-from mpm_lite.core.store import write_atomic
-from mpm_lite.data import load_captions, toyworld
+from mpm_lite.core.keys import Key, digest
+from mpm_lite.core.store import keep_features, write_atomic
+from mpm_lite.data import CaptionSet, load_captions, toyworld
+from mpm_lite.data.captionset import Part
 from mpm_lite.data.toyworld.scenes import Scene, scenes
 from mpm_lite.experiments.mpm_paint import SCORES, SIDE, Paint, PaintBench
-from mpm_lite.experiments.painted_emoji import shrink_pictures
 from mpm_lite.experiments.pretrain.towers import crowds
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.modules.diffusion import Autoencoder, AutoencoderOptions, Drawings
@@ -51,6 +52,20 @@ def drawn(count: int, seed: int) -> tuple[list[Scene], np.ndarray]:
         *(s for group in crowds(count // 8, seed + 1) for s in group),
     ]
     return many, np.stack([toyworld.render(s, SIDE, seed=1_000 + i) for i, s in enumerate(many)])
+
+
+def shrink_pictures(captions: CaptionSet, side: int) -> np.ndarray:
+    """The pictures of a set, averaged down to a side: uint8 (M, side, side, 3), kept on disk."""
+    rows = []
+    for part, indices in captions.parts:
+
+        def compute(part: Part = part, indices: np.ndarray = indices) -> np.ndarray:
+            drawn = (Image.fromarray(picture) for picture in part.pictures(indices))
+            return np.stack([np.asarray(one.resize((side, side), Image.Resampling.BOX)) for one in drawn])
+
+        decides = {"kind": "small", "side": str(side), "pictures": part.image_digest(), "which": str(indices.tolist())}
+        rows.append(keep_features(Key("small pictures", decides), compute))
+    return np.concatenate(rows)
 
 
 def autoencoder(
