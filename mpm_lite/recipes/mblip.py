@@ -179,3 +179,10 @@ class Mblip(MpmChat):
     def see(self, seen: Tensor) -> Tensor:
         """Patches (N, P, D_in) -> soft tokens (N, Q, D)."""
         return self.visual(seen)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """The cross-entropy of the reply's tokens behind soft tokens and prompt, in both stages, and nothing else."""
+        with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
+            soft = self.see(batch["seen"])
+            context = self.lm.place(bool(batch["begins"]), batch["prompt"], batch["there"], soft, batch["shown"])
+            return self.lm.mean_loss(context, batch["reply"])
