@@ -1,6 +1,6 @@
 """What to train on which card: sizes, batch and parts, each from a memory estimate, and the minutes to expect.
 
-The presets are plain numbers in assets/presets/cards.toml. The memory of each comes from `cost.py`: what a language model
+The presets are plain numbers in assets/presets/gpus.toml. The memory of each comes from `cost.py`: what a language model
 saves for a token was counted once, at its real width, and lies in assets/presets/layers.csv, which `python -m
 mpm_lite.training.presets` writes. Minutes are operations over what the card's data sheet promises times a utilisation: a
 frozen weight costs 4 operations for each token and parameter (2 forward, 2 for the gradient that passes through), a learning
@@ -35,7 +35,7 @@ from mpm_lite.training.cost import MARGIN, Memory, Shape
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-CARDS, LAYERS, MEASURED = "presets/cards.toml", "presets/layers.csv", "presets/measured.csv"
+GPUS, LAYERS, MEASURED = "presets/gpus.toml", "presets/layers.csv", "presets/measured.csv"
 GIB, UTILISATION = 2**30, 0.35
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -93,7 +93,7 @@ class TrainingPreset:
         return self.batch * (self.text + MpmChatOptions.queries)
 
 
-_CARDS = tomllib.loads(runtime.asset(CARDS).read_text(encoding="utf-8"))
+_CARDS = tomllib.loads(runtime.asset(GPUS).read_text(encoding="utf-8"))
 _LANGUAGES = {name: Language(**row) for name, row in _CARDS["language"].items()}
 _TOWERS = {name: Tower(**row) for name, row in _CARDS["tower"].items()}
 TEXT = _TOWERS["text"]
