@@ -16,6 +16,7 @@ from mpm_lite.evaluation.stats import Sample
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.recipes.pretraining.language_model import LanguageModel, LanguageModelOptions
+from mpm_lite.report import readme
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.load import load_lm
 from mpm_lite.towers.text import save_tokenizer
@@ -235,3 +236,12 @@ def test_mistakes_are_said_in_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(ladder, "present_rungs", list)
     assert main(["run", "ladder"]) == 2
     assert "mpm-lite pretrain --ladder" in capsys.readouterr().err
+
+
+def test_the_page_of_the_ladder_has_a_line_for_each_connector_and_score():
+    lost = dict.fromkeys(ladder.CONNECTORS, 0.5) | {"self-distillation": 1.0}
+    many = [reader(name, 0.95, e).assign(connector=name) for name, e in lost.items()]
+    table = readme.list_connectors(ladder.connectors_table(pd.concat(many, ignore_index=True), draws=50))
+    lines = table.splitlines()
+    assert len(lines) == 2 + len(ladder.CONNECTORS) * len(ladder.METRICS)
+    assert lines[2].startswith(f"| closed questions | {ladder.PAPER} |") and "| - |" in lines[2]

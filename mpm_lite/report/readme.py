@@ -88,6 +88,17 @@ def list_models(scores: pd.DataFrame) -> str:
     return markdown_table(header, [row for _, row in sorted(rows)])
 
 
+def list_connectors(scores: pd.DataFrame) -> str:
+    """A line for each connector and score: English, the mean of nine languages, what it adds to the paper's connector, and e."""
+    by = scores.set_index(["connector", "metric", "figure"])[INTERVAL].sort_index()
+    lines = []
+    for metric, said in ladder.METRICS.items():
+        for name in dict.fromkeys(scores["connector"]):
+            asked = [(name, metric, figure) for figure in ("English", "others", "others, over the paper's", "e")]
+            lines.append([said, name, *(format_interval(*by.loc[one]) if one in by.index else "-" for one in asked)])
+    return markdown_table(["score", "connector", "English", "nine languages", "over the paper's", "e"], lines)
+
+
 def average_efficiency(scores: pd.DataFrame) -> pd.DataFrame:
     """Pivot efficiency of the words of captions: its mean over the models that read conversations in two languages
     (True) and those that did not (False), and how many models those are."""
@@ -164,7 +175,7 @@ PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 # What templates may name, beside what every template may: constants, modules, and the functions above.
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
 NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
-NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, average_efficiency)}
+NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
 
 
