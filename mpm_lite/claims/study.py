@@ -57,7 +57,6 @@ class Study:
     asked: Mapping[str, Any] = field(default_factory=dict)
     asked_of: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # what some arms are asked besides
     card: Callable[[Mapping[str, System]], Mapping[str, Any]] = lambda arms: {}
-    first: int = FIRST_SEED
     seeds: int = 3
 
     def trials(self, seeds: Sequence[int], split: str) -> dict[str, Trial]:
@@ -76,7 +75,7 @@ class Study:
         self, out: Path, seeds: int | None = None, split: str = "test", say: Say = silent, workers: int = 1
     ) -> list[Path]:
         """Run what is missing, in so many processes, and write the tables and the card under OUT; returns the files."""
-        version, many = commit(), range(self.first, self.first + (seeds or self.seeds))
+        version, many = commit(), range(FIRST_SEED, FIRST_SEED + (seeds or self.seeds))
         trials, shelf = self.trials(many, split), self.shelf(out)
         run_trials(trials, shelf, workers, say)
         rows = join_trials(trials, [arm for _ in many for arm in self.arms], shelf)

@@ -98,14 +98,10 @@ def _check(*sets: Tensor) -> None:
 
 
 class Likeness:
-    """An image tower, and an alignment of it with a text tower that learned English captions: of the toy world, with the
-    toy towers, unless others are named."""
+    """The toy image tower, and an alignment of it with the toy text tower that learned so many English captions."""
 
-    def __init__(
-        self, pairs: int | None = 8_000, progress: bool = True, image: str = "toy", text: str = "toy", sets: str = "toyworld"
-    ) -> None:  # fmt: skip
-        self.tower, self.pairs, self.progress = image_tower(image), pairs, progress
-        self.image, self.text, self.sets = image, text, sets
+    def __init__(self, pairs: int | None = 8_000, progress: bool = True) -> None:
+        self.tower, self.pairs, self.progress = image_tower("toy"), pairs, progress
 
     def features(self, pictures: np.ndarray) -> Tensor:
         """Pictures uint8 (N, H, H, 3) -> float32 (N, D)."""
@@ -114,14 +110,14 @@ class Likeness:
     @cached_property
     def alignment(self) -> Any:
         """The trained `align` recipe, kept in MPM_LITE_HOME/likeness."""
-        english = (self.sets, ["en"])
-        one = Alignment(text=self.text, image=self.image, train=english, val=english, test=english, pairs=self.pairs)
-        place = runtime.home() / "likeness" / f"{self.image}-{self.text}-{self.sets}-{self.pairs}"
+        english = ("toyworld", ["en"])
+        one = Alignment(text="toy", image="toy", train=english, val=english, test=english, pairs=self.pairs)
+        place = runtime.home() / "likeness" / f"toy-toy-toyworld-{self.pairs}"
         return one.bench(self.progress).train(0, one.recipe_options, place / "seed-0")[0]
 
     def _near(self, pictures: Tensor, captions: Sequence[str]) -> np.ndarray:
         """Cosines of pictures' features (N, D) and M captions, (N, M)."""
-        texts = torch.from_numpy(np.asarray(text_tower(self.text).encode(list(captions)))).float()
+        texts = torch.from_numpy(np.asarray(text_tower("toy").encode(list(captions)))).float()
         alignment = self.alignment  # trained now, if it was not yet: with gradients
         with torch.no_grad():
             on = runtime.device_of(alignment)
