@@ -35,6 +35,7 @@ SAME = "emoji+stamps"  # pictures that people captioned in many languages
 LANGUAGES = ("zh", "de", "ja", "ru", "ar")
 SIZES = (100, 300, 1000, None)  # None: all
 TESTS = [("stamps", "all"), ("emoji", "all")]
+SAME = ["recipe", "image", "lm", "train", "condition"]  # columns that all rows of a table would have alike
 
 
 def retention_arms() -> dict[str, Experiment]:
@@ -94,21 +95,26 @@ def run_arms(arms: dict[str, Experiment], out: Path, seeds: int, progress: bool 
 
 
 def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
-    """Retention by language with alignment and cell, means by cell, and the associations between them."""
-    joined = Results.join(list(done.values()))
-    known = pd.concat([text_only.measure_alignment(text_tower(text)) for text in TOWERS])
-    rho = joined.retention(METRIC, floor=FLOOR).merge(
-        known, on=["text", "language"], how="left", suffixes=("", "_alignment")
-    )
+    """Retention by language with its two factors, alignment and cell, means by cell, and the associations between them."""
+    joined, known = Results.join(list(done.values())), []
+    for test, _ in TESTS:  # what a tower makes of captions is measured on the training captions of the same set
+        captions = text_only.sample(test)
+        measured = pd.concat([text_only.measure_alignment(text_tower(text), captions) for text in TOWERS])
+        known.append(measured.merge(text_only.measure_spelling(captions), on="language").assign(test=test))
+    by = ["test", "text", "language"]
+    rho = joined.retention(METRIC, floor=FLOOR).merge(pd.concat(known), on=by, how="left", suffixes=("", "_alignment"))
     means = []
     for (text, test, cell), rows in rho[rho["counts"] & (rho["language"] != "en")].groupby(["text", "test", "cell"]):
         mean = joined.where(text=text, test=test).mean_retention(rows["language"].tolist(), METRIC)
         said = {"text": text, "test": test, "cell": cell, "languages": len(rows), "codes": " ".join(rows["language"])}
         means.append(said | mean.columns("rho"))
     return {
-        "retention": rho,
+        "retention": rho.drop(columns=SAME),
         "retention-cells": pd.DataFrame(means),
-        "associations": results.association_table(rho[rho["test"] == "stamps"], joined),
+        "associations": pd.concat(
+            results.association_table(rho[rho["test"] == test], joined, *how).assign(test=test)
+            for test, how in (("stamps", ()), ("emoji", ("t", "chrf")))
+        ),
     }
 
 
@@ -116,7 +122,7 @@ def pairs_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     """Score and retention of every language at each number of English pairs."""
     rows = []
     for result in done.values():
-        rows.append(result.retention(METRIC).assign(pairs=result.meta["pairs"]["en"]))
+        rows.append(result.retention(METRIC).drop(columns=SAME).assign(pairs=result.meta["pairs"]["en"]))
     return {"english-pairs": pd.concat(rows)}
 
 

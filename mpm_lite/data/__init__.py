@@ -66,7 +66,8 @@ class SetInfo:
         if own := getattr(self._module, "parts", None):
             return own()
         items = self.items()
-        return _split(self.name, items[0].file.parent if items else Path(), len(items))
+        languages = frozenset(code for item in items for code in item.captions)
+        return _split(self.name, items[0].file.parent if items else Path(), len(items), languages)
 
     def present(self) -> bool:
         """Whether the set is on this machine."""
@@ -74,7 +75,7 @@ class SetInfo:
 
 
 SETS = {
-    "emoji": SetInfo("emoji", "14", "OpenMoji CC BY-SA 4.0; names Unicode", True),
+    "emoji": SetInfo("emoji", "14 to 104", "OpenMoji CC BY-SA 4.0; names Unicode", True),
     "stamps": SetInfo("stamps", "70+", "GPL-2", False),
     "clipart": SetInfo("clipart", "English", "public domain", True),
     "toyworld": SetInfo("toyworld", "10", "drawn here, MIT", True),
@@ -179,7 +180,7 @@ def _known(name: str) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
+def _split(name: str, _where: Path, _size: int, languages: frozenset[str]) -> dict[str, Part]:
     """The three parts of a set by the concepts of its items, made once for each place of its files."""
     from mpm_lite.data import concepts, emoji
 
@@ -191,7 +192,7 @@ def _split(name: str, _where: Path, _size: int) -> dict[str, Part]:
         split = concepts.split_of(item.captions["en"], also)
         if split is not None:
             rows[split].append(item)
-    codes = english_first(code for item in items for code in item.captions)
+    codes = english_first(languages)
     return {
         split: Part(
             name=f"{name}/{split}",
@@ -211,20 +212,31 @@ def _draw(files: Sequence[Path], i: int) -> np.ndarray:
 
 
 def fetch_set(name: str, progress: bool = True) -> Path:
-    """Fetch a set, unless it is already on this machine, and return its folder. Raises UserError for an unknown set, if there
-    is no apt-get, or if the download fails. `progress` prints what happens."""
+    """Fetch a set, or the names of emoji in all languages ("emoji-names"), unless it is already on this machine, and return its
+    folder. Raises UserError for an unknown set, if there is no apt-get, or if the download fails. `progress` prints what
+    happens."""
     say = (lambda text: print(text, file=sys.stderr)) if progress else (lambda text: None)
-    if name not in SETS:
-        raise runtime.unknown("data set", name, SETS)
-    package = SETS[name].package
+    if name not in (*SETS, "emoji-names"):
+        raise runtime.unknown("data set", name, [*SETS, "emoji-names"])
+    package = emoji_names() if name == "emoji-names" else SETS[name].package
     if package is None:
-        say(f"{name} comes with the installation; nothing to fetch.")
+        more = (
+            "" if name != "emoji" or emoji_names().present() else "; emoji-names brings its names in over 100 languages"
+        )
+        say(f"{name} comes with the installation; nothing to fetch{more}.")
         return Path(SETS[name].items()[0].file).parent
     if package.present():
         say(f"{name} is already there.")
     else:
         package.fetch(say)
     return package.root()
+
+
+def emoji_names() -> DebianPackage:
+    """The package with the names of emoji in all languages but the 14 that come with the installation."""
+    from mpm_lite.data.emoji import NAMES
+
+    return NAMES
 
 
 def list_sets() -> list[dict[str, object]]:
@@ -235,6 +247,8 @@ def list_sets() -> list[dict[str, object]]:
         items = info.items() if here else []
         languages = len({code for item in items for code in item.captions})
         where = str(package.root()) if here and package else "installed" if here else f"mpm-lite data get {name}"
+        if name == "emoji" and not emoji_names().present():
+            where += "; over 100 languages: mpm-lite data get emoji-names"
         row = {"name": name, "pictures": len(items) if here else None, "languages": languages if here else None}
         rows.append(row | {"licence": info.licence, "where": where, "present": here})
     return rows

@@ -1,4 +1,4 @@
-"""Pictures that come in a package of Debian and Ubuntu: where they lie, and how they are unpacked without root."""
+"""Data that come in a package of Debian and Ubuntu: where they lie, and how they are unpacked without root."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from mpm_lite.core.runtime import UserError
 class DebianPackage:
     """The package that a set comes in.
 
-    `set` is the name of the set and `name` that of the package; `inside` is the folder of the pictures in the package.
-    `missing` says that the pictures are not on this machine, and `size` how much there is to download.
+    `set` is the name of the set and `name` that of the package; `inside` is the folder of its files in the package, of
+    which only the folders in `wanted` are kept where it is not empty. `missing` says that the files are not on this
+    machine, and `size` how much there is to download.
     """
 
     set: str
@@ -27,19 +28,23 @@ class DebianPackage:
     inside: Path
     missing: str
     size: str
+    wanted: tuple[str, ...] = ()
 
     def places(self) -> list[Path]:
-        """Where the pictures may be, first the fetched copy."""
+        """Where the files may be, first the fetched copy."""
         return [runtime.home() / "data" / self.name / self.inside, Path(os.sep) / self.inside]
 
     def present(self) -> bool:
-        """Whether the pictures are on this machine."""
-        return any(place.is_dir() for place in self.places())
+        """Whether the files are on this machine."""
+        return any(self._is_whole(place) for place in self.places())
+
+    def _is_whole(self, place: Path) -> bool:
+        return all((place / folder).is_dir() for folder in (".", *self.wanted))
 
     def root(self) -> Path:
-        """The folder of the pictures. Raises UserError, which says the one command that gets them."""
+        """The folder of the files. Raises UserError, which says the one command that gets them."""
         for place in self.places():
-            if place.is_dir():
+            if self._is_whole(place):
                 return place
         raise UserError(f"{self.missing}: run `mpm-lite data get {self.set}` ({self.size}, once; no root needed).")
 
@@ -59,8 +64,12 @@ class DebianPackage:
             say(f"{self.set}: unpacking ...")
             try:
                 run_tool(["dpkg-deb", "-x", str(file), str(beside)], Path(folder))
-                if not (beside / self.inside).is_dir():
+                if not self._is_whole(beside / self.inside):
                     raise self._failed(f"the package {self.name} does not hold {self.inside}")
+                if self.wanted:
+                    for entry in (beside / self.inside).iterdir():
+                        if entry.is_dir() and entry.name not in self.wanted:
+                            shutil.rmtree(entry)
                 if place.exists():  # left by hand or by another version, and `present()` found nothing in it
                     shutil.rmtree(place)
                 os.replace(beside, place)

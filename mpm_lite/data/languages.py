@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 
 from mpm_lite.core import runtime
@@ -42,6 +44,15 @@ def display_name(code: str) -> str:
 def family(code: str) -> str:
     """The branch of a language ("Romance", "Bantu"), for bootstraps over families; its code if the table lacks it."""
     return _NAMES.get(code, _NAMES.get(base(code), [code]))[-1]
+
+
+def script(texts: Iterable[str]) -> str:
+    """The script that most letters of some texts are in, as Unicode names it: "Latin", "Devanagari", "Cjk" ...; "" for texts
+    without letters."""
+    letters = Counter(
+        unicodedata.name(letter, "").split(" ")[0] for text in texts for letter in text if letter.isalpha()
+    )
+    return letters.most_common(1)[0][0].capitalize() if letters else ""
 
 
 def is_rtl(code: str) -> bool:

@@ -80,6 +80,17 @@ def score_retrieval(images: Tensor, texts: Tensor, asked: np.ndarray, groups: np
     return hits
 
 
+def score_text_alone(pivot: Tensor, texts: Tensor, asked: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
+    """Hits where a caption in the pivot language stands in the place of each picture: pivot (N, D) and texts (N, D) as the
+    frozen text tower gives them, asked int (Q,), groups (N,). No picture and nothing that was trained is in it.
+
+    Returns {"text " + metric: float64 (Q,)} for text to image.
+    """
+    ask, group = torch.as_tensor(asked), torch.as_tensor(groups)
+    ranks = ops.retrieval_ranks(texts[ask], pivot, ask, groups=(group[ask], group), return_ties=True)
+    return {f"text t2i_r@{k}": expected_hits(ranks, k) for k in KS}
+
+
 def several_hits(images: Tensor, texts: Tensor, of: np.ndarray) -> dict[str, np.ndarray]:
     """Hits by picture where pictures have several captions: images (N, D), texts (C, D), of int (C,) the picture of each.
 

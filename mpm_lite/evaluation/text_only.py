@@ -28,7 +28,7 @@ import pandas as pd
 from mpm_lite.core import store
 from mpm_lite.core.keys import Key, digest
 from mpm_lite.data import CaptionSet, load_captions
-from mpm_lite.data.languages import base, family
+from mpm_lite.data.languages import base, family, script
 from mpm_lite.data.toyworld import grammar, text_mix
 from mpm_lite.data.toyworld.exchanges import ask_questions
 from mpm_lite.data.toyworld.grammar import Facts
@@ -103,6 +103,20 @@ def measure_alignment(
         row["unknown_rate"] = unknown
         row["pieces_a_caption"] = float(np.mean([len(p) for p in tower.pieces(said)]))
         rows.append(row | {"n": len(there)})
+    return pd.DataFrame(rows)
+
+
+def measure_spelling(captions: CaptionSet) -> pd.DataFrame:
+    """How captions look on paper, one row for each language: its script, and `chrf`, how much of the English caption's
+    spelling its own captions share (mean chrF, 0 to 1). What a tower makes of them is not in it."""
+    from sacrebleu.metrics import CHRF
+
+    score, rows = CHRF(), []
+    for code in captions.languages:
+        there = captions.with_caption(code)
+        said, english = ([captions.captions[c][i].casefold() for i in there] for c in (code, "en"))
+        shared = [score.sentence_score(*pair).score for pair in zip(said, ([one] for one in english), strict=True)]
+        rows.append({"language": code, "script": script(said), "chrf": float(np.mean(shared)) / 100})
     return pd.DataFrame(rows)
 
 

@@ -317,11 +317,13 @@ class AlignBench:
     def _hits(
         self, recipe: Recipe, captions: CaptionSet, languages: list[str]
     ) -> Iterator[tuple[str, np.ndarray, dict, dict]]:
-        """For each language: its code, the items asked about, its hits, and the pivot's on the same queries."""
+        """For each language: its code, the items asked about, its hits, and the pivot's on the same queries. Where every
+        picture has a caption in the pivot language, there are also hits with that caption in the picture's place."""
         pivot = bcp47(self.e.pivot)
         with torch.inference_mode():
             on = next(recipe.parameters()).device
             images = recipe.predict({"image": self.images(captions).to(on)})["image"].cpu()
+            told = self.texts(captions, pivot) if all(captions.captions.get(pivot, [""])) else None  # (N, D)
             for language in languages:
                 said = captions.captions[language]
                 asked = np.flatnonzero([bool(text) for text in said])
@@ -333,6 +335,8 @@ class AlignBench:
                 for code in both:
                     texts = recipe.predict({"text": self.texts(captions, code).to(on)})["text"].cpu()
                     scored[code] = retrieval.score_retrieval(images, texts, asked, groups)
+                    if told is not None:
+                        scored[code] |= retrieval.score_text_alone(told, self.texts(captions, code), asked, groups)
                 yield language, asked, scored[language], scored.get(pivot, {})
 
     def test(self, recipe: Recipe, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -353,6 +357,6 @@ class AlignBench:
                     row = {"language": language, "metric": metric, "value": hits[metric].mean()}
                     rows.append({**same, **row, "n": len(asked), "chance": hits[f"chance {metric}"].mean()})
                 by_item = {"item": [captions.ids[i] for i in asked], "concept": [captions.concepts[i] for i in asked]}
-                by_item |= hits | {f"pivot {m}": v for m, v in pivot.items() if m in retrieval.METRICS}
+                by_item |= hits | {f"pivot {m}": v for m, v in pivot.items() if not m.startswith("chance ")}
                 items.append(pd.DataFrame({**same, "language": language, **by_item}))
         return pd.DataFrame(rows), pd.concat(items, ignore_index=True)

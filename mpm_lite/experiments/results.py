@@ -1,13 +1,13 @@
 """Results: a tidy table that knows its intervals, joins, saves and plots itself.
 
-Whether retention follows alignment is asked here too: by rank correlations over languages, with a bootstrap over language
-families.
+Whether retention follows alignment or text transfer is asked here too: by rank correlations over languages, with a bootstrap
+over language families.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,39 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
     return float(np.corrcoef(left, right)[0, 1]) if left.std() > 1e-9 and right.std() > 1e-9 else float("nan")
 
 
-def by_family(rows: pd.DataFrame, statistic: str, draws: int = 2000) -> stats.Interval:
-    """A correlation with an interval from drawing whole families: languages of one family are not independent."""
+def script_effect(rho: np.ndarray, t: np.ndarray, latin: np.ndarray) -> float:
+    """How much higher retention is in languages in Latin script, at equal text transfer: the coefficient of `latin` in a
+    least-squares fit of rho on 1, t and latin, so that e, a quotient by t, is not needed. NaN where all are of one kind."""
+    if latin.std() == 0:
+        return float("nan")
+    fit, *_ = np.linalg.lstsq(np.stack([np.ones_like(t), t, latin], axis=1), rho, rcond=None)
+    return float(fit[2])
 
-    def value(of: pd.DataFrame) -> float:
-        x, y, z = (of[c].to_numpy() for c in ("alignment", "rho", "unknown_rate"))
-        return partial_spearman(x, y, z) if statistic == "partial" else spearman(x, y)
 
+def by_family(
+    rows: pd.DataFrame, statistic: Callable[..., float], columns: Sequence[str], draws: int = 2000
+) -> stats.Interval:
+    """A statistic of some columns, with an interval from drawing whole families: languages of one family are not independent."""
     rng = np.random.default_rng(0)
-    groups = [g for _, g in rows.groupby("family")]
-    drawn = [value(pd.concat([groups[i] for i in rng.integers(len(groups), size=len(groups))])) for _ in range(draws)]
-    return stats.summarise(value(rows), np.array(drawn))
+    values = rows[list(columns)].to_numpy(dtype=float).T  # (K, languages)
+    groups = list(rows.reset_index(drop=True).groupby("family").indices.values())
+    drawn = []
+    for _ in range(draws):
+        picked = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
+        drawn.append(statistic(*values[:, picked]))
+    return stats.summarise(statistic(*values), np.array(drawn))
 
 
-def association_table(rho: pd.DataFrame, results: Results, draws: int = 2000) -> pd.DataFrame:
-    """One row a statement: what, text, languages, families, value, low, high. rho: retention with alignment and cells."""
-    of = rho[rho["counts"] & (rho["language"] != "en") & rho["alignment"].notna() & rho["rho"].notna()]
+def association_table(
+    rho: pd.DataFrame, results: Results, premise: str = "alignment", fixed: str = "unknown_rate", draws: int = 2000
+) -> pd.DataFrame:
+    """One row a statement: what, text, languages, families, value, low, high. rho: retention with cells, of one test.
+
+    `premise` is the column that retention is correlated with, "alignment" or "t" (text transfer), and `fixed` the one that is held
+    fixed in partial correlations. With "t" there is also the effect of the script at equal t.
+    """
+    name = {"t": "text transfer"}.get(premise, premise)
+    of = rho[rho["counts"] & (rho["language"] != "en")].dropna(subset=[premise, "rho", "cell"])
     rows = []
     for text, mine in of.groupby("text"):
         parts = {
@@ -69,13 +86,17 @@ def association_table(rho: pd.DataFrame, results: Results, draws: int = 2000) ->
             "pooled": mine,
         }
         for where, some in parts.items():
-            for statistic in ("spearman", "partial"):
-                if len(some) < 6:
-                    continue
-                found = by_family(some, statistic, draws)
-                what = {"what": f"{statistic} of alignment and retention, {where}", "text": text}
-                how_many = {"languages": len(some), "families": some["family"].nunique()}
-                rows.append(what | how_many | found.columns())
+            scripts = some.assign(latin=some["script"] == "Latin") if premise == "t" else some[:0]
+            asked = [
+                (f"spearman of {name} and retention", some, spearman, (premise, "rho")),
+                (f"partial of {name} and retention", some, partial_spearman, (premise, "rho", fixed)),
+                ("Latin script on retention at equal text transfer", scripts, script_effect, ("rho", "t", "latin")),
+            ]
+            for what, these, statistic, columns in asked:
+                if len(these) >= 6:
+                    found = by_family(these, statistic, columns, draws)
+                    how_many = {"languages": len(these), "families": these["family"].nunique()}
+                    rows.append({"what": f"{what}, {where}", "text": text} | how_many | found.columns())
     towers = list(of["text"].unique())
     if len(towers) == 2:
         rows.append(difference_in_differences(of, results, towers, draws))
@@ -223,7 +244,7 @@ class Results:
     def arms(self) -> list[str]:
         """The columns that tell one arm from another: those of the contract and the dials of a sweep."""
         metrics = [c.removeprefix("chance ") for c in self.items.columns if c.startswith("chance ")]
-        hits = {*metrics, *(f"{p} {m}" for m in metrics for p in ("pivot", "chance"))}
+        hits = {*metrics, *(f"{p} {m}" for m in metrics for p in ("pivot", "chance", "text", "pivot text"))}
         return [c for c in self.items.columns if c not in hits and c not in {*SAID, "language", "item", "concept"}]
 
     def retention(self, metric: str | None = None, floor: str | None = None, draws: int = 2000) -> pd.DataFrame:
@@ -232,7 +253,9 @@ class Results:
         Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly.
         p: one-sided, score above chance; p_holm over the languages of an arm. With `floor` (the name of an English-only
         text tower among these results) rho_floor puts its score in L in the place of chance. `counts`: at least 100
-        queries and no regional variant of another row. Raises UserError where the floor's rows are missing, and where the
+        queries and no regional variant of another row. Where a caption in the pivot language also stood in the picture's
+        place, t and e with their intervals: retention = t * e (`stats.Identity`), NaN where English or the language gains too
+        little for a ratio. Raises UserError where the floor's rows are missing, and where the
         pivot is not among the test sets' languages.
         """
         metric = metric or self.usual_metric
@@ -256,7 +279,8 @@ class Results:
         rows = []
         for language, said in items.groupby("language", sort=False):
             mean, drawn, n = {}, {}, said["item"].nunique()
-            for name in ("", "pivot ", "chance "):
+            there = f"text {metric}" in said and said[f"text {metric}"].notna().any()
+            for name in ("", "pivot ", "chance ", *(("text ", "pivot text ") if there else ())):
                 mean[name], drawn[name] = _score(said, name + metric, weights, seed_weights, place)
             rho = stats.summarise(
                 _ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "])
@@ -265,6 +289,8 @@ class Results:
             scores = {"score": mean[""], "pivot_score": mean["pivot "], "chance": mean["chance "]}
             counts = n >= MIN_QUERIES and language not in REGIONAL
             row = {**arm, "language": language, **rho.columns("rho"), **scores, "n": n, "p": above.p, "counts": counts}
+            if there:
+                row |= _two_factors(mean, drawn)
             if floor is not None:
                 row |= self._above_floor(arm, language, metric, floor, mean, drawn, (weights, seed_weights, place))
             rows.append(row)
@@ -428,6 +454,21 @@ def _score(
     )
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
         return float(np.nanmean(hits)), over / share
+
+
+def _two_factors(mean: dict[str, float], drawn: dict[str, np.ndarray]) -> dict[str, float]:
+    """Text transfer t and pivot efficiency e with their intervals, from the scores of one language and of the pivot on the same
+    queries: of pictures, and of captions in the pivot language in their place."""
+    gain = {
+        name: stats.Drawn(mean[name] - mean["chance "], drawn[name] - drawn["chance "])
+        for name in ("", "text ", "pivot ", "pivot text ")
+    }
+    found = stats.Identity(*gain.values()).table()
+    row = {}
+    for name in ("t", "e"):
+        of = found.get(name, stats.Interval(*[float("nan")] * 3))
+        row |= {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
+    return row
 
 
 def _ratio(score: Any, chance: Any, pivot: Any) -> Any:
