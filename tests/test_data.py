@@ -6,6 +6,7 @@ import csv
 import re
 import shutil
 import subprocess
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -165,15 +166,54 @@ def test_mentions_join_neighbours():
 
 
 def test_languages_of_the_sets():
-    everything = data.load_captions("emoji", "train", "all")
-    assert set(everything.languages) == set(emoji.LANGUAGES) and len(everything.languages) == 14
-    assert all(everything.captions["ja"])
     require("stamps")
     many = data.load_captions("stamps", "test", "all")
     assert len(many.languages) >= 60 and many.languages[0] == "en"
     assert not [code for code in many.languages if "_" in code or "@" in code]
     assert not [code for code in many.languages if languages.family(code) == code]
     assert len([code for code in many.languages if len(many.with_caption(code)) >= 100]) >= 55
+
+
+def test_emoji_without_further_names(monkeypatch):
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [])
+    few = data.load_captions("emoji", "train", "all")
+    assert set(few.languages) == set(emoji.LANGUAGES) and len(few.languages) == 14 and all(few.captions["ja"])
+    row = next(row for row in list_sets() if row["name"] == "emoji")
+    assert row["languages"] == 14 and "mpm-lite data get emoji-names" in row["where"]
+
+
+def test_emoji_in_every_language_that_cldr_names(monkeypatch):
+    require("emoji-names")
+    many = data.load_captions("emoji", "test", "all")
+    assert len(many.languages) >= 100 and many.languages[0] == "en" and {"sw", "ka", "yo"} < set(many.languages)
+    assert not [code for code in many.languages if languages.family(code) == code or languages.base(code) != code]
+    for code in many.languages:
+        assert len(many.with_caption(code)) >= 190 and not any(
+            re.search("[\u200e\u200f\u202a-\u202e↑<&]", t) for t in many.captions[code]
+        )
+    assert many.captions["cs"][many.captions["en"].index("sunset")] == "západ slunce"
+    # What the installation names stays as it is, so that nobody's results depend on a further package.
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [])
+    few = data.load_captions("emoji", "test", "all")
+    assert few.ids == many.ids and all(few.captions[code] == many.captions[code] for code in few.languages)
+
+
+def test_no_language_of_emoji_is_another_one():
+    """Where nine names in ten are those of another language, as with the Kalaallisut of CLDR 41, they are filed wrongly."""
+    require("emoji-names")
+    names = data.load_captions("emoji", "train", "all").captions
+    for one, other in combinations(names, 2):
+        both = [(a.casefold(), b.casefold()) for a, b in zip(names[one], names[other], strict=True) if a and b]
+        assert np.mean([a == b for a, b in both]) < 0.7, (one, other)
+
+
+def test_scripts():
+    assert [languages.script([text]) for text in ("ein Apfel", "सेब", "яблоко 2", "7!")] == [
+        "Latin",
+        "Devanagari",
+        "Cyrillic",
+        "",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -233,9 +273,9 @@ def test_limit_is_seeded_and_nested():
 
 def test_join_take_and_views():
     require("stamps")
-    joined = data.load_captions("emoji+stamps", "val", ["en", "de", "th"])
+    joined = data.load_captions("emoji+stamps", "val", ["en", "de", "oc"])
     assert len(joined) == len(data.load_captions("emoji", "val")) + len(data.load_captions("stamps", "val"))
-    pairs = zip(joined.captions["th"], joined.ids, strict=True)
+    pairs = zip(joined.captions["oc"], joined.ids, strict=True)
     assert not any(text for text, name in pairs if name.startswith("emoji"))
     order = np.array([len(joined) - 1, 0, 5, 4, len(joined) - 2])
     part = joined.take(order)
@@ -307,6 +347,21 @@ def test_missing_sets_say_the_one_command(monkeypatch, tmp_path, name):
     assert not list(tmp_path.rglob("*"))
     rows = {row["name"]: row for row in list_sets()}
     assert rows["emoji"]["present"] and not rows[name]["present"] and rows[name]["pictures"] is None
+
+
+def test_missing_names_of_emoji_say_the_one_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    fetched = emoji.NAMES.places()[0]
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [fetched])
+    with pytest.raises(runtime.UserError, match="no captions in 'sw'.* `mpm-lite data get emoji-names`"):
+        data.load_captions("emoji", "test", ["en", "sw"])
+    fetched.mkdir(parents=True)  # a package without the folders that hold the names
+    assert not data.is_available("emoji-names")
+    monkeypatch.setattr(shutil, "which", lambda tool: None)
+    with pytest.raises(runtime.UserError, match="no apt-get.*apt-get install unicode-cldr-core"):
+        fetch_set("emoji-names", progress=False)
+    with pytest.raises(runtime.UserError, match="Unknown data set 'emoji-name'.*emoji-names"):
+        fetch_set("emoji-name", progress=False)
 
 
 def test_a_failed_unpacking_leaves_nothing(monkeypatch, tmp_path):

@@ -288,7 +288,12 @@ def test_rank_correlations():
     z = np.array([1.0, 1, 2, 2, 3, 3])
     assert abs(results.partial_spearman(z + 0.01 * x, z - 0.01 * x[::-1], z)) <= 1
     rows = pd.DataFrame({"alignment": x, "rho": x, "unknown_rate": 0.0, "family": list("aabbcc")})
-    assert results.by_family(rows, "spearman", 200).low > 0.9
+    assert results.by_family(rows, results.spearman, ("alignment", "rho"), 200).low > 0.9
+    kept = rows.assign(t=x, latin=np.array([0, 1, 0, 1, 0, 1]))
+    kept["rho"] = 0.1 * kept["t"] + 0.5 * kept["latin"]
+    found = results.by_family(kept, results.script_effect, ("rho", "t", "latin"), 200)
+    assert found.value == pytest.approx(0.5) and found.low > 0.3
+    assert np.isnan(results.script_effect(x, x, np.ones(6)))
 
 
 def test_crossing_interpolates_in_log_and_is_bounded():
@@ -321,7 +326,7 @@ def test_figures_describe_themselves():
             "cell": ["read", "relative read", "no relative read", "unreadable pieces"],
         }
     )
-    assert "alignment" in figures.retention_against_alignment(rows).mpm_alt
+    assert "alignment" in figures.retention_against(rows).mpm_alt
     lines = pd.DataFrame({"n": [1, 10, 1, 10], "y": [0.1, 0.2, 0.3, 0.4], "arm": list("aabb")})
     assert "from 0.10" in figures.draw_curves(lines, "n", "y", "arm").mpm_alt
     named = lines.assign(n=["sw", "en"] * 2)  # names keep their order

@@ -105,9 +105,13 @@ def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     rho = joined.retention(METRIC, floor=FLOOR).merge(pd.concat(known), on=by, how="left", suffixes=("", "_alignment"))
     means = []
     for (text, test, cell), rows in rho[rho["counts"] & (rho["language"] != "en")].groupby(["text", "test", "cell"]):
-        mean = joined.where(text=text, test=test).mean_retention(rows["language"].tolist(), METRIC)
-        said = {"text": text, "test": test, "cell": cell, "languages": len(rows), "codes": " ".join(rows["language"])}
-        means.append(said | mean.columns("rho"))
+        arm, codes = joined.where(text=text, test=test), rows["language"].tolist()
+        said = {"text": text, "test": test, "cell": cell, "languages": len(rows), "codes": " ".join(codes)}
+        means.append(
+            said
+            | arm.mean_retention(codes, METRIC).columns("rho")
+            | results.factor_columns(arm.identity(codes, METRIC))
+        )
     return {
         "retention": rho.drop(columns=SAME),
         "retention-cells": pd.DataFrame(means),

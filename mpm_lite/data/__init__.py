@@ -83,7 +83,9 @@ SETS = {
 
 
 def is_available(name: str) -> bool:
-    """Whether all sets of `name` ("emoji+stamps") are known and on this machine."""
+    """Whether all sets of `name` ("emoji+stamps") are known and on this machine; "emoji-names": emoji in over 100 languages."""
+    if name == "emoji-names":
+        return emoji_names().present()
     return all(
         SETS[one].present() if one in SETS else local.is_present(one) for one in local.set_names(str(name), _known)
     )
@@ -139,6 +141,8 @@ def load_captions(
     for code in asked:
         if code not in known:
             hint = unknown("language", code, known)
+            if "emoji" in names and not emoji_names().present():
+                hint = f"{hint} `mpm-lite data get emoji-names` brings the names of emoji in over 100 languages."
             raise UserError(f"{name} has no captions in {code!r}. {hint}")
     if not asked:
         raise UserError("No language was asked for. Give at least one, such as languages=('en',), or \"all\".")

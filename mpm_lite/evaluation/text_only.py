@@ -113,7 +113,8 @@ def measure_spelling(captions: CaptionSet) -> pd.DataFrame:
 
     score, rows = CHRF(), []
     for code in captions.languages:
-        there = captions.with_caption(code)
+        if not len(there := captions.with_caption(code)):
+            continue
         said, english = ([captions.captions[c][i].casefold() for i in there] for c in (code, "en"))
         shared = [score.sentence_score(*pair).score for pair in zip(said, ([one] for one in english), strict=True)]
         rows.append({"language": code, "script": script(said), "chrf": float(np.mean(shared)) / 100})

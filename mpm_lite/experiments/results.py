@@ -252,7 +252,7 @@ class Results:
 
         Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly.
         p: one-sided, score above chance; p_holm over the languages of an arm. With `floor` (the name of an English-only
-        text tower among these results) rho_floor puts its score in L in the place of chance. `counts`: at least 100
+        text tower among these results) rho_floor puts its score in L in the place of chance, NaN in a language that it was not asked in. `counts`: at least 100
         queries and no regional variant of another row. Where a caption in the pivot language also stood in the picture's
         place, t and e with their intervals: retention = t * e (`stats.Identity`), NaN where English or the language gains too
         little for a ratio. Raises UserError where the floor's rows are missing, and where the
@@ -301,16 +301,14 @@ class Results:
     def _above_floor(
         self, arm: dict[str, Any], language: str, metric: str, floor: str, mean: dict, drawn: dict, sample: tuple
     ) -> dict[str, float]:
-        same = self.items[
-            (self.items["text"] == floor)
-            & (self.items["condition"] == "real")
-            & (self.items["test"] == arm["test"])
-            & (self.items["language"] == language)
+        known = self.items[
+            (self.items["text"] == floor) & (self.items["condition"] == "real") & (self.items["test"] == arm["test"])
         ]
-        if same.empty:
-            raise UserError(
-                f"No rows of the floor {floor!r} on {arm['test']} in {language}; run it on the same test first."
-            )
+        if known.empty:
+            raise UserError(f"No rows of the floor {floor!r} on {arm['test']}; run it on the same test first.")
+        same = known[known["language"] == language]
+        if same.empty:  # the floor was not asked in this language
+            return dict.fromkeys(("floor", "rho_floor", "rho_floor_low", "rho_floor_high"), float("nan"))
         low, low_drawn = _score(same, metric, *sample)
         found = stats.summarise(_ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "]))
         return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
@@ -379,6 +377,30 @@ class Results:
         if not values:
             raise UserError(f"None of {', '.join(languages)} has {MIN_QUERIES} queries here.")
         return float(np.mean(values)), np.mean(draws_of, axis=0)
+
+    def identity(self, languages: Sequence[str], metric: str | None = None, draws: int = 2000) -> stats.Identity:
+        """Retention and its two factors over several languages together: of the means of their gains, each beside what the pivot
+        gains on the same queries. One arm only.
+
+        Raises UserError where the results hold several arms, for a language without rows, and where no caption in the pivot language
+        stood in the picture's place.
+        """
+        metric = metric or self.usual_metric
+        self._has_pivot(metric)
+        if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
+            raise UserError("identity needs one arm; narrow down with .where(text=..., test=..., condition=...).")
+        if f"pivot text {metric}" not in self.items:
+            raise UserError("These results hold no captions in the picture's place: run the experiment again.")
+        if missing := sorted(set(languages) - set(self.items["language"])):
+            raise unknown("language of these results", missing[0], sorted(set(self.items["language"])))
+        sample = _resample(self.items, draws)
+        of = {code: said for code, said in self.items.groupby("language") if code in languages}
+        scores = {
+            name: stats.average_figures(stats.Drawn(*_score(said, name + metric, *sample)) for said in of.values())
+            for name in ("", "text ", "pivot ", "pivot text ", "chance ")
+        }
+        chance = scores.pop("chance ")
+        return stats.Identity(*(score - chance for score in scores.values()))
 
     def mean_score_draws(
         self, languages: list[str], metric: str | None = None, draws: int = 2000
@@ -459,14 +481,18 @@ def _score(
 def _two_factors(mean: dict[str, float], drawn: dict[str, np.ndarray]) -> dict[str, float]:
     """Text transfer t and pivot efficiency e with their intervals, from the scores of one language and of the pivot on the same
     queries: of pictures, and of captions in the pivot language in their place."""
-    gain = {
-        name: stats.Drawn(mean[name] - mean["chance "], drawn[name] - drawn["chance "])
+    gains = (
+        stats.Drawn(mean[name] - mean["chance "], drawn[name] - drawn["chance "])
         for name in ("", "text ", "pivot ", "pivot text ")
-    }
-    found = stats.Identity(*gain.values()).table()
-    row = {}
+    )
+    return factor_columns(stats.Identity(*gains))
+
+
+def factor_columns(identity: stats.Identity) -> dict[str, float]:
+    """t and e with their intervals as columns of a table: t, t_low, t_high, e, e_low, e_high; NaN where no ratio is told."""
+    told, row, untold = identity.table(), {}, stats.Interval(*[float("nan")] * 3)
     for name in ("t", "e"):
-        of = found.get(name, stats.Interval(*[float("nan")] * 3))
+        of = told.get(name, untold)
         row |= {name: of.value, f"{name}_low": of.low, f"{name}_high": of.high}
     return row
 

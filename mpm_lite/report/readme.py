@@ -205,7 +205,7 @@ def update(root: Path) -> None:
         write_atomic(root / page, render_page(page).encode())
     of = read_table("retention").query("test == 'stamps' and text != 'minilm-en' and language != 'en'")
     drawn = {
-        FIGURE: figures.retention_against_alignment(of[of["counts"] & of["alignment"].notna()]),
+        FIGURE: figures.retention_against(of[of["counts"] & of["alignment"].notna()]),
         BENCH_FIGURE: figures.time_and_memory(bench_rows().query("hardware.str.contains('CPU|Processor', regex=True)")),
     } | claim_figures()
     for name, figure in drawn.items():
