@@ -33,6 +33,19 @@ def describe(figure: Any, text: str) -> Any:
     return figure
 
 
+def png(figure: Any, **how: Any) -> bytes:
+    """A figure as PNG in at most 128 colours, less than half the size of all of them; `how` goes to matplotlib's savefig."""
+    import io
+
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", metadata={"Software": None}, **how)
+    image = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    image.save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
 def _line(i: int) -> dict[str, Any]:
     """How the i-th line of a figure looks."""
     return {"color": COLOURS[i % 6], "marker": MARKERS[i % 6], "ls": ["-", "--", "-.", ":"][i % 4]}

@@ -25,7 +25,8 @@ from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.report import fill, systems
 
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
-FIGURE, BENCH_FIGURE = "figures/retention.png", "figures/bench-cpu.png"
+FIGURE, TRANSFER_FIGURE = "figures/retention.png", "figures/text-transfer.png"
+BENCH_FIGURE = "figures/bench-cpu.png"
 LADDER_FIGURE, REPLY_FIGURE = "figures/ladder.png", "figures/reply-language.png"
 PANELS = {"reply_language": "replies in the language asked", "content": "content, in any language"}
 BENCH_ROWS = {"clip_loss": 4096, "siglip_loss": 4096, "linear_cross_entropy": 2048, "retrieval_ranks": 1000}  # n shown
@@ -46,6 +47,28 @@ def find_numbers() -> dict[str, Any]:
         "strongest": format_interval(*scores.loc[("retention", *strongest)]),
         "control": format_interval(*scores.loc[("retention", "toy-noparallel", 0)]),
     }
+
+
+# A hundred languages.
+
+
+def hundred_languages() -> pd.DataFrame:
+    """The rows of both towers on emoji, in all languages but English, that count."""
+    return read_table("retention").query("test == 'emoji' and text != 'minilm-en' and language != 'en' and counts")
+
+
+@lru_cache(maxsize=1)
+def draw_transfer() -> Any:
+    """Retention against text transfer, a point a language, drawn once."""
+    return figures.retention_against(hundred_languages(), "t")
+
+
+def unlisted_languages(text: str) -> pd.DataFrame:
+    """Languages that a tower's makers do not list, and that it aligns with English better than a quarter of those they list:
+    language, family, alignment, rho. Either the list is incomplete, or a relative was read, or the words are loan words."""
+    of = hundred_languages().query("text == @text")
+    usual = of[of["cell"] == "read"]["alignment"].quantile(0.25)
+    return of[(of["cell"] != "read") & (of["alignment"] >= usual)].sort_values("alignment", ascending=False)
 
 
 # The ladder of language models.
@@ -176,6 +199,7 @@ PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
 NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
+NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages)}
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
 
 
@@ -206,12 +230,11 @@ def update(root: Path) -> None:
     of = read_table("retention").query("test == 'stamps' and text != 'minilm-en' and language != 'en'")
     drawn = {
         FIGURE: figures.retention_against(of[of["counts"] & of["alignment"].notna()]),
+        TRANSFER_FIGURE: draw_transfer(),
         BENCH_FIGURE: figures.time_and_memory(bench_rows().query("hardware.str.contains('CPU|Processor', regex=True)")),
     } | claim_figures()
     for name, figure in drawn.items():
-        path = runtime.asset() / name
-        path.parent.mkdir(exist_ok=True)
-        figure.savefig(path, metadata={"Software": None})
+        write_atomic(runtime.asset() / name, figures.png(figure))
 
 
 if __name__ == "__main__":

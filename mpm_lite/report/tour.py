@@ -5,7 +5,6 @@ a page on which you pick a query in any language and see the pictures that the h
 from __future__ import annotations
 
 import html
-import io
 import json
 import shutil
 from pathlib import Path
@@ -284,9 +283,7 @@ def write_files(results: Results, rho: pd.DataFrame, test: str, json_path: Path,
     paths = [json_path, out / "tour-retention.png", out / "tour-languages.png", out / "tour.html"]
     write_atomic(paths[0], to_json(results))
     for path, figure in zip(paths[1:3], draw_figures(rho, test), strict=True):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-        write_atomic(path, buffer.getvalue())
+        write_atomic(path, figures.png(figure))
     tests = list(dict.fromkeys(results.table["test"]))
     write_atomic(paths[3], build_page(results, [test for test in tests if test in results.galleries]).encode())
     return paths

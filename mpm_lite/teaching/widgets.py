@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from IPython.display import HTML
 
+from mpm_lite.core import figures
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet
 from mpm_lite.data.languages import display_name
@@ -47,10 +47,8 @@ def show_figure(drawn: Any, alt: str | None = None, dpi: int = 90) -> Page:
     words = alt or getattr(drawn, "mpm_alt", "")
     if not words:
         raise UserError("A figure needs a sentence that describes it: pass alt=, or use figures.describe(it, text).")
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", dpi=dpi)
+    data = base64.b64encode(figures.png(drawn, dpi=dpi)).decode()
     plt.close(drawn)
-    data = base64.b64encode(buffer.getvalue()).decode()
     image = f'<img alt="{safe(words)}" src="data:image/png;base64,{data}" style="max-width:100%">'
     return Page(f'<figure style="margin:0">{image}<figcaption>{safe(words)}</figcaption></figure>', words)
 
