@@ -1,15 +1,18 @@
 """The command line as a user meets it: one clear sentence and a non-zero exit for a mistake, nothing half-written."""
 
 import json
+import os
+import re
 import shutil
-from dataclasses import replace
+import subprocess
 
 import pandas as pd
 import pytest
 from need import require
 
+from mpm_lite import data
 from mpm_lite.cli import main
-from mpm_lite.report import tour
+from mpm_lite.report import fill, tour
 
 
 def run(*words):
@@ -82,6 +85,41 @@ def test_run_writes_what_it_says(tmp_path, capsys):
     assert "another configuration" in capsys.readouterr().err
 
 
+def test_the_page_marks_every_picture_with_the_asked_caption(tmp_path):
+    """In a browser: two bananas have one name in Thai, a third picture another; English stands first among the languages."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("chromium is not on this machine")
+    world = {
+        "pictures": ["data:,"] * 3, "english": ["a banana", "bananas", "a bus"], "rtl": [],
+        "captions": {"en": ["a banana", "bananas", "a bus"], "th": ["กล้วย", "กล้วย", "รถบัส"]},
+        "found": {"en": [[0, 2, 0, 1], [1, 1, 0, 2], [2, 2, 0, 1]], "th": [[0, 2, 1, 0], [1, 1, 0, 2], [2, 0, 2, 1]]},
+        "names": {"en": "English", "th": "Thai"},
+    }  # fmt: skip
+    page = fill("search.html", data=json.dumps({"fruit": world}), trained="x")
+    asks = "$('language').value = 'th'; queries(); $('query').value = 0; show();</script></body>"
+    (tmp_path / "page.html").write_text(page.replace("</script></body>", asks), encoding="utf-8")
+    words = [
+        browser,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--dump-dom",
+    ]
+    shown = subprocess.run(
+        [*words, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    found, beside = (
+        shown.split('<ol id="found">')[1].split("</ol>")[0],
+        shown.split('<table id="beside">')[1].split("</table>")[0],
+    )
+    assert re.findall(r'<li class="(\w*)"', found) == ["", "right", "right"]
+    assert "A picture with this caption comes 2 of 3" in shown
+    assert re.findall(r'lang="(\w+)"', beside) == ["en", "th"]
+    assert [row.count('class="right"') for row in beside.split("</tr>")[:2]] == [1, 2]
+
+
 def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_path, monkeypatch, capsys):
     require("stamps")
     monkeypatch.chdir(tmp_path)
@@ -89,11 +127,13 @@ def test_tour_is_identical_twice_and_another_seed_gives_the_same_verdicts(tmp_pa
     assert run("tour", "--seed", 0, "--seeds", 2, "--out", "a") == 0
     page = (tmp_path / "a/tour.html").read_text()
     assert "http://" not in page and "https://" not in page and "lang=" in page and len(page) < 20e6
-    assert "mean retention" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "mean retention" in told and "retention rho = text transfer t x pivot efficiency e" in told
+    assert not data.is_available("emoji-names") or "Swahili (sw)" in told.split("held-out emoji: retention rho")[1]
     written = (tmp_path / "a/tour.json").read_bytes()
     rows = pd.DataFrame(json.loads(written)["rows"])
     for text, condition in (("e5-small", "real"), ("use-m", "shuffled")):
-        again = replace(tour.base_experiment(seed=0, seeds=1), text=text, condition=condition).run(progress=False)
+        again = tour.base_experiment(seed=0, seeds=1, text=text, condition=condition).run(progress=False)
         same = rows[(rows["text"] == text) & (rows["condition"] == condition) & (rows["seed"] == 0)]
         fresh = json.loads(tour.to_json(again))["rows"]
         assert len(fresh) and same.to_dict("records") == fresh, "an arm that is trained afresh has the rows of the tour"

@@ -48,10 +48,8 @@ def partial_spearman(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
 def script_effect(rho: np.ndarray, t: np.ndarray, latin: np.ndarray) -> float:
     """How much higher retention is in languages in Latin script, at equal text transfer: the coefficient of `latin` in a
     least-squares fit of rho on 1, t and latin, so that e, a quotient by t, is not needed. NaN where all are of one kind."""
-    if latin.std() == 0:
-        return float("nan")
     fit, *_ = np.linalg.lstsq(np.stack([np.ones_like(t), t, latin], axis=1), rho, rcond=None)
-    return float(fit[2])
+    return float(fit[2]) if latin.std() else float("nan")
 
 
 def by_family(
@@ -124,13 +122,8 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
 
     found = stats.summarise(float(contrast(0)), contrast(1))
     what = f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read"
-    said = {
-        "what": what,
-        "text": f"{more} - {less}",
-        "languages": len(only) + len(both),
-        "families": of["family"].nunique(),
-    }
-    return said | found.columns()
+    how_many = {"languages": len(only) + len(both), "families": of["family"].nunique()}
+    return {"what": what, "text": f"{more} - {less}"} | how_many | found.columns()
 
 
 # The table of results.
@@ -221,9 +214,8 @@ class Results:
 
     def relabel(self, **columns: str) -> Results:
         """The same results with other names in these columns of both tables."""
-        return Results(
-            self.table.assign(**columns), self.items.assign(**columns), self.models, self.meta, self.galleries
-        )
+        table, items = (of.assign(**columns) for of in (self.table, self.items))
+        return Results(table, items, self.models, self.meta, self.galleries)
 
     @staticmethod
     def join(several: list[Results]) -> Results:
