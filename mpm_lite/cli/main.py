@@ -118,8 +118,7 @@ def tour(args: argparse.Namespace) -> None:
     tests = list(dict.fromkeys(results.table["test"]))
     for test in tests:
         print("\n" + t.format_table(results, rho, test))
-    print("\n" + t.format_factors(rho))
-    print("\n" + "\n".join(t.summary(results, rho, tests[0])))
+    print("\n".join(["", t.format_factors(rho), "", *t.summary(results, rho, tests[0])]))
     files = t.write_files(results, rho, tests[0], Path(args.json) if args.json else out / "tour.json", out)
     print("\nWritten: " + ", ".join(map(str, files)))
 
