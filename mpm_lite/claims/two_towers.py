@@ -8,6 +8,7 @@ that was run is kept under OUT/arms and not run again, so a study can be stopped
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from mpm_lite.claims.study import Say, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import write_study
+from mpm_lite.data import load_captions
+from mpm_lite.data.languages import english_first
+from mpm_lite.data.translators import TRANSLATORS, load_translator
 from mpm_lite.evaluation import stats, text_only
 from mpm_lite.experiments import results
 from mpm_lite.experiments.experiment import Experiment, text_tower
@@ -84,6 +88,23 @@ def crossing_arms() -> dict[str, Experiment]:
     return arms
 
 
+def translator_languages(name: str) -> dict[str, list[str]]:
+    """By test set, the languages that a translator knows, with English before them."""
+    known, tests = load_translator(name).languages, [test for test, _ in TESTS]
+    there = {test: load_captions(test, "test", "all").languages for test in tests}
+    return {test: ["en", *(code for code in codes if code in known)] for test, codes in there.items()}
+
+
+def translator_arms() -> dict[str, Experiment]:
+    """An English text tower behind real translators, as it is, and beside it the pivot's two towers, which read the captions
+    themselves. A perfect translator is the English tower's score on the English captions of the same queries."""
+    known = {name: translator_languages(name) for name in TRANSLATORS}
+    both = {test: english_first(code for of in known.values() for code in of[test]) for test, _ in TESTS}
+    one = Experiment(text=FLOOR, train=FULL, val=None, test=list(both.items()))
+    arms = {"untranslated": one} | {f"pivot, {text}": replace(one, text=text) for text in TOWERS}
+    return arms | {name: replace(one, translator=name, test=list(of.items())) for name, of in known.items()}
+
+
 def run_arms(arms: dict[str, Experiment], out: Path, seeds: int, progress: bool = True) -> dict[str, Results]:
     """Run what is not there yet; every finished arm is saved at once."""
     done = {}
@@ -120,6 +141,56 @@ def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
             for test, how in (("stamps", ()), ("emoji", ("t", "chrf")))
         ),
     }
+
+
+def translator_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
+    """Two tables. By test, translator and language: R@10 behind the translator, of a perfect one, untranslated and of the pivot; how
+    often every word was translated, how near the translation comes to the English caption (chrF), and milliseconds a caption.
+    And the means over the languages that count, with what each adds to or takes from the pivot on `e5-small`, in paired draws."""
+    by_language, means, pivot = [], [], f"pivot, {TOWERS[1]}"
+    for test, _ in TESTS:
+        of = {name: result.where(test=test) for name, result in done.items()}
+        scores = {name: result.retention(METRIC).set_index("language") for name, result in of.items()}
+        for name in TRANSLATORS:
+            codes = [code for code in scores[name].index if code != "en"]
+            for code in codes:
+                row = scores[name].loc[code]
+                others = {arm: scores[arm].loc[code, "score"] for arm in done if arm not in TRANSLATORS}
+                said = {
+                    "test": test,
+                    "translator": name,
+                    "language": code,
+                    "score": row["score"],
+                    "perfect": row["pivot_score"],
+                }
+                told = measure_translation(name, test, code)
+                by_language.append(
+                    said | others | {k: row[k] for k in ("chance", "rho", "t", "e", "n", "counts")} | told
+                )
+            codes = [code for code in codes if scores[name].loc[code, "counts"]]
+            drawn = {arm: of[arm].mean_score_draws(codes, METRIC) for arm in (name, pivot, "untranslated")}
+            drawn["perfect"] = of[name].mean_score_draws(codes, METRIC, column="pivot ")
+            for arm, (value, draws) in drawn.items():
+                less = stats.summarise(value - drawn[pivot][0], draws - drawn[pivot][1])
+                said = {"test": test, "translator": name, "arm": arm, "languages": len(codes), "codes": " ".join(codes)}
+                over = {"over_pivot": less.value, "over_low": less.low, "over_high": less.high}
+                means.append(said | stats.summarise(value, draws).columns("score") | over)
+    return {"translators": pd.DataFrame(by_language), "translators-means": pd.DataFrame(means)}
+
+
+def measure_translation(name: str, test: str, code: str) -> dict[str, float]:
+    """What a translator makes of the test captions in a language: share translated whole, chrF to the English captions (0 to 1),
+    milliseconds a caption."""
+    from sacrebleu.metrics import CHRF
+
+    captions, translator = load_captions(test, "test", ["en", code]), load_translator(name)
+    there = captions.with_caption(code)
+    said, english = ([captions.captions[c][i] for i in there] for c in (code, "en"))
+    started = time.perf_counter()
+    found, whole = translator.translate(said, code)
+    spent = time.perf_counter() - started
+    chrf = CHRF().corpus_score([one.casefold() for one in found], [[one.casefold() for one in english]]).score / 100
+    return {"translated": float(whole.mean()), "chrf": chrf, "ms": 1000 * spent / len(said)}
 
 
 def pairs_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
@@ -223,6 +294,7 @@ ALIGNMENTS: dict[str, tuple[Callable[[], dict[str, Experiment]], Tables]] = {
     "english-pairs": (pairs_arms, pairs_tables),
     "controls": (control_arms, control_tables),
     "native-crossing": (crossing_arms, crossing_tables),
+    "translators": (translator_arms, translator_tables),
 }
 
 

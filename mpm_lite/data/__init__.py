@@ -86,6 +86,8 @@ def is_available(name: str) -> bool:
     """Whether all sets of `name` ("emoji+stamps") are known and on this machine; "emoji-names": emoji in over 100 languages."""
     if name == "emoji-names":
         return emoji_names().present()
+    if name == "freedict":
+        return all(one.present() for one in freedict())
     return all(
         SETS[one].present() if one in SETS else local.is_present(one) for one in local.set_names(str(name), _known)
     )
@@ -216,12 +218,17 @@ def _draw(files: Sequence[Path], i: int) -> np.ndarray:
 
 
 def fetch_set(name: str, progress: bool = True) -> Path:
-    """Fetch a set, or the names of emoji in all languages ("emoji-names"), unless it is already on this machine, and return its
-    folder. Raises UserError for an unknown set, if there is no apt-get, or if the download fails. `progress` prints what
+    """Fetch a set, the names of emoji in all languages ("emoji-names") or dictionaries ("freedict"), unless they are already on
+    this machine, and return the folder. Raises UserError for an unknown set, if there is no apt-get, or if the download fails. `progress` prints what
     happens."""
     say = (lambda text: print(text, file=sys.stderr)) if progress else (lambda text: None)
-    if name not in (*SETS, "emoji-names"):
-        raise runtime.unknown("data set", name, [*SETS, "emoji-names"])
+    if name not in (*SETS, "emoji-names", "freedict"):
+        raise runtime.unknown("data set", name, [*SETS, "emoji-names", "freedict"])
+    if name == "freedict":
+        for one in (packages := freedict()):
+            if not one.present():
+                one.fetch(say)
+        return packages[0].root().parents[3]
     package = emoji_names() if name == "emoji-names" else SETS[name].package
     if package is None:
         more = (
@@ -241,6 +248,13 @@ def emoji_names() -> DebianPackage:
     from mpm_lite.data.emoji import NAMES
 
     return NAMES
+
+
+def freedict() -> list[DebianPackage]:
+    """The packages with dictionaries from other languages to English."""
+    from mpm_lite.data.translators import DICTIONARIES, package_of
+
+    return [package_of(code) for code in DICTIONARIES]
 
 
 def list_sets() -> list[dict[str, object]]:

@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpm_lite.core import store
-from mpm_lite.core.keys import Key, digest
+from mpm_lite.core.keys import digest
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.languages import base, family, script
 from mpm_lite.data.toyworld import grammar, text_mix
@@ -36,6 +35,7 @@ from mpm_lite.data.toyworld.scenes import Scene, scenes
 from mpm_lite.evaluation import retrieval
 from mpm_lite.evaluation.reply_scores import count_named, slots_right
 from mpm_lite.evaluation.stats import SEEN
+from mpm_lite.towers.feature_cache import vectors_of
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.text import unit
 
@@ -70,13 +70,7 @@ def sample(set_name: str = "stamps", limit: int = SAMPLE) -> CaptionSet:
 
 def whole(captions: CaptionSet, code: str, tower: Any, progress: bool = False) -> np.ndarray:
     """Sentence vectors of the sample in one language, float32 (N, D), NaN where there is no caption; cached together."""
-    said = captions.captions[code]
-    there = captions.with_caption(code)
-    decides = {"kind": "alignment", "weights": tower.fingerprint, "captions": digest([code, *said])}
-    key = Key("vectors of captions", decides)
-    vectors = np.full((len(said), tower.width), np.nan, dtype=np.float32)
-    vectors[there] = store.keep_features(key, lambda: tower.encode([said[i] for i in there], progress=progress))
-    return vectors
+    return vectors_of(captions.captions[code], tower, progress)
 
 
 def measure_alignment(

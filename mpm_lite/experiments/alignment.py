@@ -22,11 +22,12 @@ from mpm_lite.core.keys import Key, code_of
 from mpm_lite.core.runtime import UserError, unknown, whole_number
 from mpm_lite.data import SETS, CaptionSet, load_captions
 from mpm_lite.data.languages import bcp47
+from mpm_lite.data.translators import Translator, load_translator
 from mpm_lite.evaluation import retrieval
 from mpm_lite.experiments.system import System, image_tower, text_tower
 from mpm_lite.ops import distributed
 from mpm_lite.recipes import Align, Recipe, build_options, recipe_class
-from mpm_lite.towers.feature_cache import image_features, text_features
+from mpm_lite.towers.feature_cache import image_features, text_features, vectors_of
 from mpm_lite.training import loop
 
 LOAD_OPTIONS = ("columns", "limit", "revision", "skip_bad", "streaming")
@@ -66,6 +67,7 @@ class Alignment(System):
     device: str | None = None
     condition: str = "real"
     require: tuple[str, ...] = ()
+    translator: str | None = None
     pivot: str = "en"
     options: dict[str, Any] = field(default_factory=dict)
     load_options: dict[str, Any] = field(default_factory=dict)
@@ -73,6 +75,8 @@ class Alignment(System):
     def __post_init__(self) -> None:
         self._whole_number("steps")
         _check_where("train", self.train)
+        if self.translator and (self.pivot != "en" or _languages(self.train[1]) != ["en"]):
+            raise UserError("A translator leads to English: train on captions in 'en' alone, with pivot='en'.")
         if self.val is not None:
             _check_where("val", self.val, none="the languages of training")
         if isinstance(self.test, list) and not self.test:
@@ -163,6 +167,12 @@ def _languages(asked: Any) -> Any:
     return list(dict.fromkeys(bcp47(code) for code in ([asked] if isinstance(asked, str) else asked)))
 
 
+def translated(captions: Sequence[str], translator: Translator, language: str) -> list[str]:
+    """Captions in English; '' where there is none."""
+    said = iter(translator.translate([text for text in captions if text], language)[0])
+    return [next(said) if text else "" for text in captions]
+
+
 class AlignBench:
     """The features of one experiment, loaded once and used by all seeds."""
 
@@ -170,6 +180,7 @@ class AlignBench:
         self.e, self.progress, self.how = system, progress, how
         self.text = text_tower(system.text, system.device) if isinstance(system.text, str) else system.text
         self.image = image_tower(system.image, system.device) if isinstance(system.image, str) else system.image
+        self.translator = load_translator(system.translator) if system.translator else None
         name, languages = system.train
         learned = _languages(languages)
         wanted = learned if learned == "all" else list(dict.fromkeys([*learned, *_languages(system.require)]))
@@ -216,6 +227,11 @@ class AlignBench:
                 "set as val, or val=None, which takes the last step and trains on all that is there."
             )
         self.check_apart()
+        for name, _, languages in self.tests if self.translator else ():
+            if foreign := sorted(set(languages) - {"en"} - self.translator.languages):
+                raise UserError(
+                    f"{self.translator.name} does not translate {', '.join(foreign)}: test {name} in other languages."
+                )
         for side, tower in (("text", self.text), ("image", self.image)):
             if not isinstance(getattr(tower, "fingerprint", None), str):
                 raise UserError(
@@ -249,6 +265,8 @@ class AlignBench:
             decides["precision"] = precision
         if self.val_set is not None:
             decides["pictures and captions of val"] = self.val_set.digest
+        if self.translator:
+            decides["translator"] = f"{self.translator.name} {self.translator.version}"
         for number, (name, captions, _) in enumerate(self.tests, 1):
             decides[f"pictures and captions of test {number}: {name}"] = captions.digest
         return Key("results of an experiment", decides)
@@ -268,11 +286,16 @@ class AlignBench:
         return self._seen[key]
 
     def texts(self, captions: CaptionSet, language: str) -> Tensor:
-        """(N, D_text); NaN where there is no caption."""
+        """(N, D_text); NaN where there is no caption. Behind a translator, of what it makes of the captions in English."""
         key = (id(captions), language)
         if key not in self._seen:
             with distributed.run_first():
-                self._seen[key] = torch.from_numpy(text_features(captions, language, self.text, self.progress).copy())
+                if self.translator and language != "en":
+                    said = translated(captions.captions[language], self.translator, language)
+                    found = vectors_of(said, self.text, self.progress)
+                else:
+                    found = text_features(captions, language, self.text, self.progress)
+                self._seen[key] = torch.from_numpy(found.copy())
         return self._seen[key]
 
     def pairs(self, seed: int) -> Pairs:

@@ -129,7 +129,8 @@ class Experiment:
     together (the last fit, after every choice was made). pairs: how many training pairs a language (None = all), one number
     or {"en": None, "zh": 300} for some of the training languages; smaller numbers are subsets of larger ones for the same
     seed. require: train only on pictures that have a caption in these languages too (so that two languages can be compared
-    on the same pictures). condition: real | shuffled (training pairs permuted) | blind (one picture for all) | random-image
+    on the same pictures). translator: "apertium" or "gloss" turns captions that are asked with into English first
+    (`data.translators`). condition: real | shuffled (training pairs permuted) | blind (one picture for all) | random-image
     (noise instead of features). load_options: what `load_captions` is told of sets of one's own (columns, revision,
     skip_bad); packaged sets beside them need none.
 
@@ -155,6 +156,7 @@ class Experiment:
     device: str | None = None
     condition: str = Usual("real")
     require: tuple[str, ...] = UsualPlace()
+    translator: str | None = None
     pivot: str = Usual("en")
     options: dict[str, Any] = field(default_factory=dict)
     load_options: dict[str, Any] = field(default_factory=dict)
@@ -293,7 +295,11 @@ class Experiment:
         """The fields as plain JSON-able values."""
         towers = isinstance(self.system, Alignment)  # a system has no use for what it does not read
         said = _DEFAULTS if towers else {*_OF_EVERY, *self.given}
-        named = {f: getattr(self, f) for f in _DEFAULTS if f in said and (f != "asked" or self.asked)}
+        named = {
+            f: getattr(self, f)
+            for f in _DEFAULTS
+            if f in said and (f not in ("asked", "translator") or getattr(self, f))
+        }
         return {k: plain(v) if k in ("recipe", "text", "image") else v for k, v in named.items()}
 
     def decides(self) -> str:

@@ -395,14 +395,16 @@ class Results:
         return stats.Identity(*(score - chance for score in scores.values()))
 
     def mean_score_draws(
-        self, languages: list[str], metric: str | None = None, draws: int = 2000
+        self, languages: list[str], metric: str | None = None, draws: int = 2000, column: str = ""
     ) -> tuple[float, np.ndarray]:
-        """The mean score over languages and its bootstrap draws (B,), paired as those of `mean_retention_draws`. One arm only."""
+        """The mean score over languages and its bootstrap draws (B,), paired as those of `mean_retention_draws`; with
+        column="pivot ", that of the pivot language on the same queries. One arm only."""
         metric = metric or self.usual_metric
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("mean_score needs one arm; narrow down with .where(text=..., test=..., condition=...).")
         sample = _resample(self.items, draws)
-        found = [_score(said, metric, *sample) for code, said in self.items.groupby("language") if code in languages]
+        asked = [said for code, said in self.items.groupby("language") if code in languages]
+        found = [_score(said, column + metric, *sample) for said in asked]
         if not found:
             raise UserError(f"None of {', '.join(languages)} is among these results.")
         return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)

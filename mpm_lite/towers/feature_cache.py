@@ -204,3 +204,13 @@ def text_features(captions: Any, language: str, tower: Any, progress: bool = Fal
             whole[there] = store.keep_features(key, lambda said=said: tower.encode(said, progress=progress))
         rows.append(whole[indices])
     return np.concatenate(rows)
+
+
+def vectors_of(texts: list[str], tower: Any, progress: bool = False) -> np.ndarray:
+    """Sentence vectors of texts that belong to no part: float32 (N, D), NaN where a text is empty."""
+    there = np.array([bool(text) for text in texts], bool)
+    whole = np.full((len(texts), tower.width), np.nan, dtype=np.float32)
+    said = [text for text in texts if text]
+    key = Key("vectors of captions", {"kind": "texts", "weights": tower.fingerprint, "captions": digest(said)})
+    whole[there] = store.keep_features(key, lambda: tower.encode(said, progress=progress))
+    return whole
