@@ -48,7 +48,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     from mpm_lite.report import tour
 
     if os.environ.get("CI"):
-        for name in ("stamps", "clipart", "emoji-names"):
+        for name in ("stamps", "clipart", "emoji-names", "freedict"):
             if not data.is_available(name):
                 fetch_set(name, progress=False)
     if data.is_available("stamps"):

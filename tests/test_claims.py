@@ -21,8 +21,8 @@ from mpm_lite.evaluation import choice, stats
 from mpm_lite.evaluation.chat import METRICS as OF_CHAT
 from mpm_lite.evaluation.stats import AGAINST, FOR, OPEN, Sample, above, below, both, within
 from mpm_lite.experiments import mpm_paint
+from mpm_lite.experiments.correlations import spearman
 from mpm_lite.experiments.mpm_chat import Chat
-from mpm_lite.experiments.results import spearman
 
 SEEDS = range(5)
 ITEMS, CONCEPTS = (np.array([f"{letter}{i}" for i in range(400)], object) for letter in "ic")

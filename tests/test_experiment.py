@@ -11,7 +11,7 @@ from mpm_lite.core import figures
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
 from mpm_lite.evaluation import text_only
-from mpm_lite.experiments import alignment, results
+from mpm_lite.experiments import alignment, correlations
 
 
 class Polyglot(Meaning):
@@ -284,16 +284,16 @@ def test_alignment_sees_training_text_only(world):
 
 def test_rank_correlations():
     x = np.array([1.0, 2, 3, 4, 5, 6])
-    assert results.spearman(x, x**3) == pytest.approx(1) and results.spearman(x, -x) == pytest.approx(-1)
+    assert correlations.spearman(x, x**3) == pytest.approx(1) and correlations.spearman(x, -x) == pytest.approx(-1)
     z = np.array([1.0, 1, 2, 2, 3, 3])
-    assert abs(results.partial_spearman(z + 0.01 * x, z - 0.01 * x[::-1], z)) <= 1
+    assert abs(correlations.partial_spearman(z + 0.01 * x, z - 0.01 * x[::-1], z)) <= 1
     rows = pd.DataFrame({"alignment": x, "rho": x, "unknown_rate": 0.0, "family": list("aabbcc")})
-    assert results.by_family(rows, results.spearman, ("alignment", "rho"), 200).low > 0.9
+    assert correlations.by_family(rows, correlations.spearman, ("alignment", "rho"), 200).low > 0.9
     kept = rows.assign(t=x, latin=np.array([0, 1, 0, 1, 0, 1]))
     kept["rho"] = 0.1 * kept["t"] + 0.5 * kept["latin"]
-    found = results.by_family(kept, results.script_effect, ("rho", "t", "latin"), 200)
+    found = correlations.by_family(kept, correlations.group_effect, ("rho", "t", "latin"), 200)
     assert found.value == pytest.approx(0.5) and found.low > 0.3
-    assert np.isnan(results.script_effect(x, x, np.ones(6)))
+    assert np.isnan(correlations.group_effect(x, x, np.ones(6)))
 
 
 def test_crossing_interpolates_in_log_and_is_bounded():

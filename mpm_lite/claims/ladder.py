@@ -27,9 +27,9 @@ from mpm_lite.core.runtime import UserError
 from mpm_lite.core.store import Shelf, name_of, write_study
 from mpm_lite.evaluation import stats
 from mpm_lite.evaluation.stats import DRAWS, Sample, average_figures
+from mpm_lite.experiments.correlations import spearman
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.pretrain import language_models
-from mpm_lite.experiments.results import spearman
 from mpm_lite.experiments.system import Trial, join_trials, run_trials
 from mpm_lite.towers import catalogue
 

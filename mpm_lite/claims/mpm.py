@@ -15,9 +15,9 @@ from mpm_lite.claims.study import load_claim
 from mpm_lite.core import runtime
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation.stats import Drawn, Found, Sample, above, average_figures, below, both, within
+from mpm_lite.experiments.correlations import average_ranks, spearman
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
-from mpm_lite.experiments.results import average_ranks, spearman
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
 MPM = Chat()  # English captions of all training pictures, frozen language model

@@ -21,12 +21,13 @@ from tqdm.auto import tqdm
 from mpm_lite.claims.study import Say, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
+from mpm_lite.core.runtime import UserError
 from mpm_lite.core.store import write_study
-from mpm_lite.data import load_captions
-from mpm_lite.data.languages import english_first
+from mpm_lite.data import is_available, load_captions
+from mpm_lite.data.languages import base, english_first
 from mpm_lite.data.translators import TRANSLATORS, load_translator
 from mpm_lite.evaluation import stats, text_only
-from mpm_lite.experiments import results
+from mpm_lite.experiments import correlations, results
 from mpm_lite.experiments.experiment import Experiment, text_tower
 from mpm_lite.experiments.results import Results
 from mpm_lite.experiments.sweep import run_kept
@@ -39,11 +40,14 @@ SAME = "emoji+stamps"  # pictures that people captioned in many languages
 LANGUAGES = ("zh", "de", "ja", "ru", "ar")
 SIZES = (100, 300, 1000, None)  # None: all
 TESTS = [("stamps", "all"), ("emoji", "all")]
-SAME = ["recipe", "image", "lm", "train", "condition"]  # columns that all rows of a table would have alike
+ALIKE = ["recipe", "image", "lm", "train", "condition"]  # columns that all rows of a table would have alike
 
 
 def retention_arms() -> dict[str, Experiment]:
-    """Both towers and the English-only floor, English captions only, every language."""
+    """Both towers and the English-only floor, English captions only, every language. UserError without the names of emoji: a
+    study of a hundred languages is none of fourteen."""
+    if not is_available("emoji-names"):
+        raise UserError("This study asks in a hundred languages: run `mpm-lite data get emoji-names` first.")
     return {f"english-{text}": Experiment(text=text, train=FULL, val=None, test=TESTS) for text in (*TOWERS, FLOOR)}
 
 
@@ -128,16 +132,18 @@ def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     for (text, test, cell), rows in rho[rho["counts"] & (rho["language"] != "en")].groupby(["text", "test", "cell"]):
         arm, codes = joined.where(text=text, test=test), rows["language"].tolist()
         said = {"text": text, "test": test, "cell": cell, "languages": len(rows), "codes": " ".join(codes)}
+        floor = (rows["floor"] - rows["chance"]) / (rows["pivot_score"] - rows["chance"])
+        said["floor"] = float(floor.mean())  # retention of the English-only tower: shared spelling
         means.append(
             said
             | arm.mean_retention(codes, METRIC).columns("rho")
             | results.factor_columns(arm.identity(codes, METRIC))
         )
     return {
-        "retention": rho.drop(columns=SAME),
+        "retention": rho.drop(columns=ALIKE),
         "retention-cells": pd.DataFrame(means),
         "associations": pd.concat(
-            results.association_table(rho[rho["test"] == test], joined, *how).assign(test=test)
+            correlations.association_table(rho[rho["test"] == test], joined, *how).assign(test=test)
             for test, how in (("stamps", ()), ("emoji", ("t", "chrf")))
         ),
     }
@@ -146,8 +152,9 @@ def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
 def translator_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     """Two tables. By test, translator and language: R@10 behind the translator, of a perfect one, untranslated and of the pivot; how
     often every word was translated, how near the translation comes to the English caption (chrF), and milliseconds a caption.
-    And the means over the languages that count, with what each adds to or takes from the pivot on `e5-small`, in paired draws."""
-    by_language, means, pivot = [], [], f"pivot, {TOWERS[1]}"
+    And the means over those languages that count and that a tower read, with what each adds to or takes from the pivot on that
+    tower, in paired draws."""
+    by_language, means = [], []
     for test, _ in TESTS:
         of = {name: result.where(test=test) for name, result in done.items()}
         scores = {name: result.retention(METRIC).set_index("language") for name, result in of.items()}
@@ -168,13 +175,18 @@ def translator_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
                     said | others | {k: row[k] for k in ("chance", "rho", "t", "e", "n", "counts")} | told
                 )
             codes = [code for code in codes if scores[name].loc[code, "counts"]]
-            drawn = {arm: of[arm].mean_score_draws(codes, METRIC) for arm in (name, pivot, "untranslated")}
-            drawn["perfect"] = of[name].mean_score_draws(codes, METRIC, column="pivot ")
-            for arm, (value, draws) in drawn.items():
-                less = stats.summarise(value - drawn[pivot][0], draws - drawn[pivot][1])
-                said = {"test": test, "translator": name, "arm": arm, "languages": len(codes), "codes": " ".join(codes)}
-                over = {"over_pivot": less.value, "over_low": less.low, "over_high": less.high}
-                means.append(said | stats.summarise(value, draws).columns("score") | over)
+            for text in TOWERS:  # each tower is compared in the languages that it read
+                read, pivot = [code for code in codes if base(code) in text_tower(text).languages], f"pivot, {text}"
+                if not read:
+                    continue
+                drawn = {arm: of[arm].mean_score_draws(read, METRIC) for arm in (name, pivot, "untranslated")}
+                drawn["perfect"] = of[name].mean_score_draws(read, METRIC, column="pivot ")
+                for arm, (value, draws) in drawn.items():
+                    less = stats.summarise(value - drawn[pivot][0], draws - drawn[pivot][1])
+                    said = {"test": test, "translator": name, "read_by": text, "arm": arm, "languages": len(read)}
+                    over = {"over_pivot": less.value, "over_low": less.low, "over_high": less.high}
+                    codes_of = {"codes": " ".join(read)}
+                    means.append(said | stats.summarise(value, draws).columns("score") | over | codes_of)
     return {"translators": pd.DataFrame(by_language), "translators-means": pd.DataFrame(means)}
 
 
@@ -197,7 +209,7 @@ def pairs_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     """Score and retention of every language at each number of English pairs."""
     rows = []
     for result in done.values():
-        rows.append(result.retention(METRIC).drop(columns=SAME).assign(pairs=result.meta["pairs"]["en"]))
+        rows.append(result.retention(METRIC).drop(columns=ALIKE).assign(pairs=result.meta["pairs"]["en"]))
     return {"english-pairs": pd.concat(rows)}
 
 

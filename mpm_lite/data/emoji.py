@@ -49,7 +49,7 @@ NAMES = DebianPackage(
     wanted=("annotations", "annotationsDerived"),
 )  # fmt: skip
 FEWEST = 800  # kept emoji that a language must name
-COPIED = frozenset({"kl"})  # nine in ten of the names filed as Kalaallisut are Danish, letter by letter
+COPIED = frozenset({"kl"})  # more than four in five of the names filed as Kalaallisut are Danish
 
 _DROPPED = re.compile(
     r"^keycap|^input |^Japanese .*button$|button \(blood type\)|^[A-Z0-9!+-]+ button$|o’clock$|-thirty$"

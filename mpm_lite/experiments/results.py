@@ -1,13 +1,9 @@
-"""Results: a tidy table that knows its intervals, joins, saves and plots itself.
-
-Whether retention follows alignment or text transfer is asked here too: by rank correlations over languages, with a bootstrap
-over language families.
-"""
+"""Results: a tidy table that knows its intervals, joins, saves and plots itself."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,114 +15,6 @@ from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import write_atomic
 from mpm_lite.data.languages import REGIONAL
 from mpm_lite.evaluation import stats
-
-# Does retention follow alignment?
-
-NEVER = ("relative read", "no relative read", "unreadable pieces")
-
-
-def average_ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks with ties averaged, (K,) -> (K,); of a matrix (K, B), column by column."""
-    return (pd.Series(x) if x.ndim == 1 else pd.DataFrame(x)).rank().to_numpy()
-
-
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's correlation; NaN where one side does not vary."""
-    a, b = average_ranks(x), average_ranks(y)
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else float("nan")
-
-
-def partial_spearman(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
-    """Spearman's correlation of x and y with z held fixed: what is left of the ranks after a line in z's ranks."""
-    a, b, c = average_ranks(x), average_ranks(y), average_ranks(z)
-    if c.std() == 0:
-        return spearman(x, y)
-    left, right = (v - np.polyval(np.polyfit(c, v, 1), c) for v in (a, b))
-    return float(np.corrcoef(left, right)[0, 1]) if left.std() > 1e-9 and right.std() > 1e-9 else float("nan")
-
-
-def script_effect(rho: np.ndarray, t: np.ndarray, latin: np.ndarray) -> float:
-    """How much higher retention is in languages in Latin script, at equal text transfer: the coefficient of `latin` in a
-    least-squares fit of rho on 1, t and latin, so that e, a quotient by t, is not needed. NaN where all are of one kind."""
-    fit, *_ = np.linalg.lstsq(np.stack([np.ones_like(t), t, latin], axis=1), rho, rcond=None)
-    return float(fit[2]) if latin.std() else float("nan")
-
-
-def by_family(
-    rows: pd.DataFrame, statistic: Callable[..., float], columns: Sequence[str], draws: int = 2000
-) -> stats.Interval:
-    """A statistic of some columns, with an interval from drawing whole families: languages of one family are not independent."""
-    rng = np.random.default_rng(0)
-    values = rows[list(columns)].to_numpy(dtype=float).T  # (K, languages)
-    groups = list(rows.reset_index(drop=True).groupby("family").indices.values())
-    drawn = []
-    for _ in range(draws):
-        picked = np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))])
-        drawn.append(statistic(*values[:, picked]))
-    return stats.summarise(statistic(*values), np.array(drawn))
-
-
-def association_table(
-    rho: pd.DataFrame, results: Results, premise: str = "alignment", fixed: str = "unknown_rate", draws: int = 2000
-) -> pd.DataFrame:
-    """One row a statement: what, text, languages, families, value, low, high. rho: retention with cells, of one test.
-
-    `premise` is the column that retention is correlated with, "alignment" or "t" (text transfer), and `fixed` the one that is held
-    fixed in partial correlations. With "t" there is also the effect of the script at equal t.
-    """
-    name = {"t": "text transfer"}.get(premise, premise)
-    of = rho[rho["counts"] & (rho["language"] != "en")].dropna(subset=[premise, "rho", "cell"])
-    rows = []
-    for text, mine in of.groupby("text"):
-        parts = {
-            "within read": mine[mine["cell"] == "read"],
-            "within never-read": mine[mine["cell"].isin(NEVER)],
-            "pooled": mine,
-        }
-        for where, some in parts.items():
-            scripts = some.assign(latin=some["script"] == "Latin") if premise == "t" else some[:0]
-            asked = [
-                (f"spearman of {name} and retention", some, spearman, (premise, "rho")),
-                (f"partial of {name} and retention", some, partial_spearman, (premise, "rho", fixed)),
-                ("Latin script on retention at equal text transfer", scripts, script_effect, ("rho", "t", "latin")),
-            ]
-            for what, these, statistic, columns in asked:
-                if len(these) >= 6:
-                    found = by_family(these, statistic, columns, draws)
-                    how_many = {"languages": len(these), "families": these["family"].nunique()}
-                    rows.append({"what": f"{what}, {where}", "text": text} | how_many | found.columns())
-    towers = list(of["text"].unique())
-    if len(towers) == 2:
-        rows.append(difference_in_differences(of, results, towers, draws))
-    return pd.DataFrame(rows)
-
-
-def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[str], draws: int) -> dict[str, object]:
-    """(second - first tower's retention) in languages only the second read, less the same in languages both read.
-
-    The interval draws seeds, concepts and items, jointly over towers; the languages are taken as given. Two towers only.
-    """
-    cells = of.pivot(index="language", columns="text", values="cell")
-    less, more = sorted(towers, key=lambda t: int((cells[t] == "read").sum()))
-    only = cells.index[(cells[less] != "read") & (cells[more] == "read")].tolist()
-    both = cells.index[(cells[less] == "read") & (cells[more] == "read")].tolist()
-    test = of["test"].iloc[0]
-    mean = {
-        (t, g): results.where(text=t, test=test).mean_retention_draws(codes, draws=draws)
-        for t in towers
-        for g, codes in (("only", only), ("both", both))
-    }
-
-    def contrast(i: int) -> np.ndarray:
-        return (mean[more, "only"][i] - mean[less, "only"][i]) - (mean[more, "both"][i] - mean[less, "both"][i])
-
-    found = stats.summarise(float(contrast(0)), contrast(1))
-    what = f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read"
-    how_many = {"languages": len(only) + len(both), "families": of["family"].nunique()}
-    return {"what": what, "text": f"{more} - {less}"} | how_many | found.columns()
-
-
-# The table of results.
 
 MIN_QUERIES = 100  # fewer are shown, but enter no mean, count or correlation
 ARM = ["recipe", "text", "image", "lm", "train", "test", "condition"]
@@ -244,11 +132,11 @@ class Results:
 
         Intervals: paired hierarchical bootstrap over seed, concept and item, ratios resampled jointly.
         p: one-sided, score above chance; p_holm over the languages of an arm. With `floor` (the name of an English-only
-        text tower among these results) rho_floor puts its score in L in the place of chance, NaN in a language that it was not asked in. `counts`: at least 100
-        queries and no regional variant of another row. Where a caption in the pivot language also stood in the picture's
-        place, t and e with their intervals: retention = t * e (`stats.Identity`), NaN where English or the language gains too
-        little for a ratio. Raises UserError where the floor's rows are missing, and where the
-        pivot is not among the test sets' languages.
+        text tower among these results) rho_floor puts its score in L in the place of chance, NaN in a language that it was not
+        asked in. `counts`: at least 100 queries and no regional variant of another row. Where a caption in the pivot language
+        also stood in the picture's place, t and e with their intervals: retention = t * e (`stats.Identity`), NaN where English
+        gains too little for a ratio; e is also NaN where the language may gain too little from text. Raises UserError where the
+        floor's rows are missing, and where the pivot is not among the test sets' languages.
         """
         metric = metric or self.usual_metric
         self._has_pivot(metric)
@@ -382,7 +270,9 @@ class Results:
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("identity needs one arm; narrow down with .where(text=..., test=..., condition=...).")
         if f"pivot text {metric}" not in self.items:
-            raise UserError("These results hold no captions in the picture's place: run the experiment again.")
+            raise UserError(
+                "In these results no caption stood in the picture's place: every test picture needs one in the pivot language."
+            )
         if missing := sorted(set(languages) - set(self.items["language"])):
             raise unknown("language of these results", missing[0], sorted(set(self.items["language"])))
         sample = _resample(self.items, draws)

@@ -65,7 +65,7 @@ def build_page(results: Results, tests: list[str]) -> str:
             "rtl": [code for code in gallery.languages if is_rtl(code)],
         }
     shown = json.dumps(worlds, ensure_ascii=False).replace("</", "<\\/")
-    return fill("search.html", data=shown, trained=html.escape(str(results.table["train"].iloc[0])))
+    return fill("search.html", data=shown, text=READER, trained=html.escape(str(results.table["train"].iloc[0])))
 
 
 # The tour.
