@@ -1,8 +1,13 @@
 """Experiment, Results, sweep on a made-up world: the pivot is there when it should be, the controls are at chance."""
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from need import require
 from worlds import Constant, Meaning
 
 import mpm_lite as mpm
@@ -10,7 +15,7 @@ from mpm_lite.claims import two_towers
 from mpm_lite.core import figures
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, Part
-from mpm_lite.evaluation import text_only
+from mpm_lite.evaluation import retrieval, text_only
 from mpm_lite.experiments import alignment, correlations
 
 
@@ -294,6 +299,82 @@ def test_rank_correlations():
     found = correlations.by_family(kept, correlations.group_effect, ("rho", "t", "latin"), 200)
     assert found.value == pytest.approx(0.5) and found.low > 0.3
     assert np.isnan(correlations.group_effect(x, x, np.ones(6)))
+
+
+def test_text_in_the_pictures_place():
+    """A text tower that reads a language as English has all hits, one that reads noise has chance, and half of each the middle."""
+    rng = np.random.default_rng(0)
+    pivot, noise = (torch.nn.functional.normalize(torch.tensor(rng.normal(size=(400, 32))), dim=1) for _ in range(2))
+    each, half = np.arange(400), torch.arange(400)[:, None] % 2 == 0
+    for texts, low, high in ((pivot, 1.0, 1.0), (noise, 0.0, 0.06), (torch.where(half, pivot, noise), 0.48, 0.56)):
+        hits = retrieval.score_text_alone(pivot, texts, each, each)["text t2i_r@10"]
+        assert low <= hits.mean() <= high
+    few = retrieval.score_text_alone(pivot, pivot, np.array([3, 5]), each)
+    assert few["text t2i_r@1"].tolist() == [1.0, 1.0]
+
+
+def test_retention_is_text_transfer_times_pivot_efficiency(world):
+    results = made_experiment().run(progress=False)
+    rho = results.retention().set_index("language")
+    assert rho.loc["en", ["t", "e", "t_low", "e_high"]].tolist() == pytest.approx([1.0] * 4)
+    assert rho.loc["de", "t"] == pytest.approx(1.0, abs=0.02)  # the tower reads German as English
+    assert rho.loc["de", "e"] == pytest.approx(rho.loc["de", "rho"] / rho.loc["de", "t"])
+    assert abs(rho.loc["fi", "t"]) < 0.1 and np.isnan(
+        rho.loc["fi", "e"]
+    )  # and Finnish as noise: a ratio would be one too
+    both = results.identity(["de", "fi"])
+    alone = [results.identity([code]) for code in ("de", "fi")]
+    assert both.text.value == pytest.approx(np.mean([one.text.value for one in alone]))
+    assert both.transfer.value * both.efficiency.value == pytest.approx(both.retention.value)
+    assert 0.4 < both.transfer.value < 0.6
+    with pytest.raises(UserError, match="Unknown language of these results 'xx'"):
+        results.identity(["xx"])
+    kept = mpm.Results(results.table, results.items.drop(columns="pivot text t2i_r@10"))
+    with pytest.raises(UserError, match="no caption stood in the picture's place"):
+        kept.identity(["de"])
+
+
+def test_what_retention_goes_with():
+    """Retention that is text transfer, and a fifth more where the language was read; script has no part in it."""
+    t, n = np.linspace(0.1, 0.9, 24), np.arange(24)
+    rows = pd.DataFrame({"text": "a", "test": "made", "language": [f"l{i}" for i in n], "counts": True, "t": t})
+    rows["family"], rows["script"] = [f"f{i // 2}" for i in n], np.where(n % 3 == 0, "Latin", "Greek")
+    rows["cell"], rows["chrf"] = np.where(n % 2 == 0, "read", "relative read"), np.cos(n)
+    rows["rho"] = 0.7 * t + 0.2 * (rows["cell"] == "read")
+    found = correlations.association_table(rows, None, "t", "chrf", draws=200).set_index("what")["value"]
+    assert found["spearman of text transfer and retention, within read"] == pytest.approx(1.0)
+    assert found["partial of text transfer and retention, within never-read"] == pytest.approx(1.0)
+    assert found["having been read on retention at equal text transfer, pooled"] == pytest.approx(0.2)
+    assert abs(found["Latin script on retention at equal text transfer, within read"]) < 1e-9
+
+
+def test_spelling_is_looked_at_on_paper():
+    said = {"en": ["red bus", "dog"], "nl": ["Red Bus", "hond"], "ru": ["красный автобус", ""], "xx": ["", ""]}
+    part = Part("made/train", ["0", "1"], said, ["bus", "dog"], lambda i: np.zeros((256, 256, 3), np.uint8))
+    found = text_only.measure_spelling(CaptionSet([(part, np.arange(2))], list(said))).set_index("language")
+    assert found["script"].to_dict() == {"en": "Latin", "nl": "Latin", "ru": "Cyrillic"}
+    assert found.loc["en", "chrf"] == pytest.approx(1.0) and 0.5 < found.loc["nl", "chrf"] < 0.9
+    assert found.loc["ru", "chrf"] == 0.0
+
+
+def test_every_committed_study_can_be_built(monkeypatch):
+    require("stamps")
+    known = type("Known", (), {"languages": frozenset({"de", "is"})})()
+    monkeypatch.setattr(two_towers, "load_translator", lambda name: known)
+    monkeypatch.setattr(two_towers, "is_available", lambda name: True)
+    for arms, _ in two_towers.ALIGNMENTS.values():
+        assert all(isinstance(one, mpm.Experiment) for one in arms().values())
+    monkeypatch.setattr(two_towers, "is_available", lambda name: False)
+    with pytest.raises(UserError, match="mpm-lite data get emoji-names"):
+        two_towers.retention_arms()
+
+
+def test_a_figure_in_few_colours_is_smaller_and_as_large():
+    drawn = figures.draw_curves(pd.DataFrame({"n": [1, 2], "y": [0.1, 0.2], "arm": ["a", "a"]}), "n", "y", "arm")
+    small, buffer = figures.png(drawn), io.BytesIO()
+    drawn.savefig(buffer, format="png")
+    assert small == figures.png(drawn) and len(small) < 0.6 * len(buffer.getvalue())
+    assert Image.open(io.BytesIO(small)).size == Image.open(buffer).size
 
 
 def test_crossing_interpolates_in_log_and_is_bounded():

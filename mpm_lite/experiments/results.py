@@ -141,8 +141,13 @@ class Results:
         metric = metric or self.usual_metric
         self._has_pivot(metric)
         rows, arms = [], self.arms()
-        for arm, items in self.items.groupby(arms, sort=False, dropna=False):
-            rows += self._arm(dict(zip(arms, arm, strict=True)), items, metric, floor, draws)
+        low = self.items[(self.items["text"] == floor) & (self.items["condition"] == "real")]
+        floors = {test: dict(list(of.groupby("language"))) for test, of in low.groupby("test")}
+        for values, items in self.items.groupby(arms, sort=False, dropna=False):
+            arm = dict(zip(arms, values, strict=True))
+            if floor is not None and arm["test"] not in floors:
+                raise UserError(f"No rows of the floor {floor!r} on {arm['test']}; run it on the same test first.")
+            rows += self._arm(arm, items, metric, floors.get(arm["test"]), draws)
         return pd.DataFrame(rows)
 
     def _has_pivot(self, metric: str) -> None:
@@ -153,7 +158,7 @@ class Results:
             )
 
     def _arm(
-        self, arm: dict[str, Any], items: pd.DataFrame, metric: str, floor: str | None, draws: int
+        self, arm: dict[str, Any], items: pd.DataFrame, metric: str, floor: dict[str, pd.DataFrame] | None, draws: int
     ) -> list[dict[str, Any]]:
         weights, seed_weights, place = _resample(items, draws)
         rows = []
@@ -172,26 +177,11 @@ class Results:
             if there:
                 row |= _two_factors(mean, drawn)
             if floor is not None:
-                row |= self._above_floor(arm, language, metric, floor, mean, drawn, (weights, seed_weights, place))
+                row |= _above_floor(floor.get(language), metric, mean, drawn, (weights, seed_weights, place))
             rows.append(row)
         for row, p in zip(rows, stats.holm(np.array([r["p"] for r in rows])), strict=True):
             row["p_holm"] = p
         return rows
-
-    def _above_floor(
-        self, arm: dict[str, Any], language: str, metric: str, floor: str, mean: dict, drawn: dict, sample: tuple
-    ) -> dict[str, float]:
-        known = self.items[
-            (self.items["text"] == floor) & (self.items["condition"] == "real") & (self.items["test"] == arm["test"])
-        ]
-        if known.empty:
-            raise UserError(f"No rows of the floor {floor!r} on {arm['test']}; run it on the same test first.")
-        same = known[known["language"] == language]
-        if same.empty:  # the floor was not asked in this language
-            return dict.fromkeys(("floor", "rho_floor", "rho_floor_low", "rho_floor_high"), float("nan"))
-        low, low_drawn = _score(same, metric, *sample)
-        found = stats.summarise(_ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "]))
-        return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
 
     def scores(
         self, metric: str | None = None, languages: Sequence[str] | None = None, draws: int = 2000
@@ -360,6 +350,18 @@ def _score(
     )
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
         return float(np.nanmean(hits)), over / share
+
+
+def _above_floor(
+    same: pd.DataFrame | None, metric: str, mean: dict[str, float], drawn: dict[str, np.ndarray], sample: tuple
+) -> dict[str, float]:
+    """Retention with the floor's score in the place of chance; `same` are the floor's rows of the language, None where it was not
+    asked in it."""
+    if same is None:
+        return dict.fromkeys(("floor", "rho_floor", "rho_floor_low", "rho_floor_high"), float("nan"))
+    low, low_drawn = _score(same, metric, *sample)
+    found = stats.summarise(_ratio(mean[""], low, mean["pivot "]), _ratio(drawn[""], low_drawn, drawn["pivot "]))
+    return {"floor": low, "rho_floor": found.value, "rho_floor_low": found.low, "rho_floor_high": found.high}
 
 
 def _two_factors(mean: dict[str, float], drawn: dict[str, np.ndarray]) -> dict[str, float]:
