@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
 from need import require
+from PIL import Image
 from worlds import Constant, Meaning
 
 import mpm_lite as mpm

@@ -10,7 +10,7 @@ from worlds import own_home
 from mpm_lite import UserError
 from mpm_lite.claims import ladder
 from mpm_lite.cli.main import main
-from mpm_lite.core import figures, runtime
+from mpm_lite.core import figures, provenance, runtime
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation.stats import Sample
 from mpm_lite.experiments.mpm_chat import Chat
@@ -214,6 +214,25 @@ def test_every_connector_is_held_against_the_papers():
         same = found.loc[("four queries", metric, "others, over the paper's")]
         assert better["low"] > 0.05 and same["low"] < 0 < same["high"]
         assert found.loc[("self-distillation", metric, "e"), "value"] > found.loc[(ladder.PAPER, metric, "e"), "high"]
+
+
+def test_what_the_page_says_of_connectors():
+    """The words under the table of connectors hold for the committed rows."""
+    of = provenance.read_table("connectors").set_index(["connector", "metric", "figure"])
+    for metric in ("slots", "choice"):
+        e = of.loc[("self-distillation", metric, "e")]
+        assert round(e["value"], 2) == 0.99 and e["low"] > of.loc[("as in the paper", metric, "e"), "value"]
+    english = {name: of.loc[(name, "answers", "English"), "value"] for name in ("self-distillation", "as in the paper")}
+    assert english["self-distillation"] > english["as in the paper"]
+    exact = {name: of.loc[(name, "exact", "English")] for name in ("self-distillation", "as in the paper")}
+    assert exact["self-distillation"]["high"] < exact["as in the paper"]["low"]
+    more = of.xs("others, over the paper's", level="figure")
+    assert (more.loc["self-distillation", "low"] > 0).all() and (more.loc["four queries", "high"] < 0).all()
+    assert (more.loc["three times the steps", "value"] > 0).all() and more.loc[
+        "three times the steps", "value"
+    ].max() < 0.1
+    mixed = more.loc["mixtures of embeddings"]
+    assert ((mixed["low"] < 0) & (mixed["high"] > 0)).all()
 
 
 def test_connectors_differ_in_one_option_each_and_read_english_only():

@@ -71,6 +71,25 @@ def unlisted_languages(text: str) -> pd.DataFrame:
     return of[(of["cell"] != "read") & (of["alignment"] >= usual)].sort_values("alignment", ascending=False)
 
 
+def list_translators(means: pd.DataFrame) -> str:
+    """A line for each test, translator and pivot: R@10 in percent behind the translator, of the pivot, the difference, and the
+    bounds: untranslated and translated perfectly."""
+
+    def percent(row: pd.Series, name: str = "score", low: str = "low", high: str = "high", sign: str = "") -> str:
+        value, *bounds = (format(100 * row[column], f"{sign}.1f") for column in (name, low, high))
+        return f"{value} [{', '.join(bounds)}]"
+
+    lines = []
+    for (test, translator, text), of in means.groupby(["test", "translator", "read_by"], sort=False):
+        rows = of.set_index("arm")
+        own = rows.loc[translator]
+        over = percent(own, "over_pivot", "over_low", "over_high", "+")
+        arms = [percent(rows.loc[arm]) for arm in (translator, f"pivot, {text}", "untranslated", "perfect")]
+        lines.append([test, translator, f"`{text}`", str(own["languages"]), *arms[:2], over, *arms[2:]])
+    header = ["test", "translator", "pivot's tower", "languages", "translated", "pivot", "translated over pivot"]
+    return markdown_table([*header, "untranslated", "perfect"], lines)
+
+
 # The ladder of language models.
 
 
@@ -199,7 +218,7 @@ PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
 NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
-NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages)}
+NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages, list_translators)}
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
 
 
