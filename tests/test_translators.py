@@ -65,6 +65,19 @@ def test_freedict_from_its_packages():
         one.translate(["x"], "xx")
 
 
+def test_dictionaries_that_the_system_brought_are_not_fetched_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [tmp_path])  # /usr/share/dictd, one folder for all
+    monkeypatch.setattr(DebianPackage, "fetch", lambda package, say: pytest.fail("fetched"))
+    with pytest.raises(UserError, match="No dictionary"):  # the folder alone is none
+        translators.Gloss()
+    for code in translators.DICTIONARIES:
+        for file in translators.package_of(code).wanted:
+            (tmp_path / file).touch()
+        if code == "af":
+            assert translators.Gloss().languages == {"af"}
+    assert fetch_set("freedict", progress=False) == tmp_path
+
+
 def test_apertium_where_it_is():
     if shutil.which("apertium") is None:
         pytest.skip("apertium is not on this machine: apt-get install apertium apertium-eng-spa ...")

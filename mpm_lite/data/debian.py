@@ -18,8 +18,8 @@ from mpm_lite.core.runtime import UserError
 class DebianPackage:
     """The package that a set comes in.
 
-    `set` is the name of the set and `name` that of the package; `inside` is the folder of its files in the package, of
-    which only the folders in `wanted` are kept where it is not empty. `missing` says that the files are not on this
+    `set` is the name of the set and `name` that of the package; `inside` is the folder of its files in the package. Where
+    `wanted` names files or folders in it, these have to be there, and no other folder is kept. `missing` says that the files are not on this
     machine, and `size` how much there is to download.
     """
 
@@ -39,7 +39,7 @@ class DebianPackage:
         return any(self._is_whole(place) for place in self.places())
 
     def _is_whole(self, place: Path) -> bool:
-        return all((place / folder).is_dir() for folder in (".", *self.wanted))
+        return place.is_dir() and all((place / entry).exists() for entry in self.wanted)
 
     def root(self) -> Path:
         """The folder of the files. Raises UserError, which says the one command that gets them."""

@@ -27,22 +27,8 @@ from mpm_lite.data.captionset import Item
 from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import bcp47
 
-LANGUAGES = (
-    "en",
-    "ar",
-    "de",
-    "es",
-    "fa",
-    "fr",
-    "id",
-    "it",
-    "ja",
-    "ko",
-    "pt",
-    "ru",
-    "tr",
-    "zh",
-)  # of the `emoji` package
+# Those of the `emoji` package.
+LANGUAGES = ("en", "ar", "de", "es", "fa", "fr", "id", "it", "ja", "ko", "pt", "ru", "tr", "zh")
 NAMES = DebianPackage(
     "emoji-names", "unicode-cldr-core", Path("usr/share/unicode/cldr/common"),
     missing="Only 14 languages have names of emoji on this machine", size="17 MB",

@@ -12,6 +12,7 @@ import gzip
 import re
 import shutil
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +40,7 @@ LONGEST = 3  # words of a headword that is looked for
 _DIGITS = {c: i for i, c in enumerate("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")}
 
 
-class Translator:
+class Translator(ABC):
     """`languages`: those it translates from. `version` decides its output, and goes into keys."""
 
     name: str
@@ -56,8 +57,9 @@ class Translator:
         said, whole = zip(*self._translate(list(texts), language), strict=True)
         return list(said), np.array(whole)
 
+    @abstractmethod
     def _translate(self, texts: list[str], language: str) -> list[tuple[str, bool]]:
-        raise NotImplementedError
+        """For each text, its translation and whether all its words were translated."""
 
 
 class Apertium(Translator):
@@ -114,14 +116,16 @@ class Gloss(Translator):
 
 def package_of(code: str) -> DebianPackage:
     """The package with the dictionary from a language to English."""
-    name = f"dict-freedict-{DICTIONARIES[code]}-eng"
+    stem = f"freedict-{DICTIONARIES[code]}-eng"
     missing = f"The dictionary from {code} to English is not on this machine"
-    return DebianPackage("freedict", name, Path("usr/share/dictd"), missing, "37 MB")
+    files = (f"{stem}.index", f"{stem}.dict.dz")
+    return DebianPackage("freedict", f"dict-{stem}", Path("usr/share/dictd"), missing, "37 MB", files)
 
 
-def _files(code: str) -> tuple[Path, Path]:
-    stem = package_of(code).root() / f"freedict-{DICTIONARIES[code]}-eng"
-    return stem.with_suffix(".index"), stem.with_suffix(".dict.dz")
+def _files(code: str) -> tuple[Path, ...]:
+    """The index of a dictionary, and its entries."""
+    package = package_of(code)
+    return tuple(package.root() / file for file in package.wanted)
 
 
 @lru_cache(maxsize=4)
