@@ -13,6 +13,7 @@ import torch
 import mpm_lite as mpm
 from mpm_lite import UserError
 from mpm_lite.core import runtime
+from mpm_lite.core.provenance import Artifact
 from mpm_lite.data.toyworld import text_mix
 from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.recipes.pretraining.language_model import Buckets, LanguageModel, LanguageModelOptions
@@ -324,8 +325,9 @@ def test_a_toy_model_is_the_one_on_its_card_and_passed_its_gate(name, seed):
     from mpm_lite.evaluation import text_only
 
     lm = mpm.load_lm(name, seed)
-    card = json.loads(mpm.asset(f"results/lm/{name}-{seed}.json").read_text())
-    assert language_models.intact(mpm.asset(f"lm/{name}-{seed}"), mpm.asset(f"results/lm/{name}-{seed}.json"))
+    path = mpm.asset(f"results/lm/{name}-{seed}.json")
+    card = json.loads(path.read_text())
+    assert Artifact(f"{name}:{seed}", mpm.asset(f"lm/{name}-{seed}"), path, dict).is_intact()
     assert lm.languages == frozenset(card["languages"]) and card["gate"] == text_only.GATE
     assert card["seconds"] is None or card["seconds"] > 0  # None: stopped before a run added its parts up
     assert card["passes"] and all(card["lowest_on_val"][k] >= v for k, v in text_only.GATE.items())

@@ -13,6 +13,7 @@ from mpm_lite import UserError
 from mpm_lite.cli.main import main
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import OtherRun
+from mpm_lite.core.provenance import Artifact
 from mpm_lite.data.toyworld import grammar, text_mix
 from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, pair_name, scenes, split_of, split_of_combination
 from mpm_lite.evaluation import text_only
@@ -44,7 +45,7 @@ def test_a_card_says_what_was_done(built):
     assert said["documents"] == 300 == sum(said["documents_by_kind"].values())
     assert said["withheld_from_pairs"] == sorted(text_mix.draw_withheld(1)) and said["passes"] is False
     assert said["command"].startswith("mpm-lite pretrain toy-unseen:1") and len(said["sha256"]) == 64
-    assert language_models.intact(root / "out/lm/toy-unseen-1", card)
+    assert Artifact("toy-unseen:1", root / "out/lm/toy-unseen-1", card, dict).is_intact()
 
 
 def test_what_was_made_loads_under_the_face_of_all(built):

@@ -4,6 +4,8 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mpm_lite.core import runtime
+from mpm_lite.core import provenance, runtime, store
 from mpm_lite.experiments import system
-from mpm_lite.experiments.pretrain import shipped
+from mpm_lite.experiments.pretrain import artifacts
 from mpm_lite.recipes.base import Recipe, Stage
 from mpm_lite.training import cost, loop
 
@@ -89,13 +91,32 @@ def test_what_comes_before_is_made_where_it_must_be(home):
     assert calls == [1, 3, 4]
 
 
-def test_what_ships_is_read_from_the_assets(home, monkeypatch):
+def ship(home, name="line"):
+    """Move the weights that are kept to the assets, with a card that says to which key they answer."""
+    kept = next((home / "home" / "lines").glob("*.safetensors"))
+    there = home / store.WEIGHTS / f"{name}.safetensors"
+    there.parent.mkdir(exist_ok=True)
+    told = {"keys": ["another", kept.stem], "sha256": hashlib.sha256(kept.read_bytes()).hexdigest()}
+    there.with_suffix(".json").write_text(json.dumps(told))
+    return shutil.move(kept, there)
+
+
+def test_what_ships_is_found_by_the_keys_on_its_card_whatever_its_name(home, monkeypatch):
     first = made()
-    shutil.move(home / "home" / "lines", home / system.KEPT)
+    ship(home, "a-name-for-readers")
     monkeypatch.setattr(runtime, "asset", lambda name="": home)
     monkeypatch.setattr(loop, "fit", never)
     assert torch.equal(made().learns.weight, first.learns.weight)
-    assert not (home / "home" / "lines").exists()
+    assert not list((home / "home" / "lines").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_bytes(b"torn"), lambda path: path.unlink()])
+def test_weights_that_are_not_those_of_their_card_are_refused(home, monkeypatch, harm):
+    made()
+    harm(Path(ship(home)))
+    monkeypatch.setattr(runtime, "asset", lambda name="": home)
+    with pytest.raises(runtime.UserError, match="install mpm_lite again"):
+        made()
 
 
 @dataclass(frozen=True)
@@ -133,39 +154,65 @@ class Arm:
         return Asked()
 
 
-def test_a_card_stays_while_its_weights_do_and_what_no_card_names_goes(home, monkeypatch):
-    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Arm(), 7)})
-    first = shipped.build_systems(home)
-    card = (home / system.KEPT / shipped.CARD).read_text()
-    assert json.loads(card)["line"]["seed"] == 7 and Asked.asked == 1
-    monkeypatch.setattr(shipped, "commit", lambda: "another")
-    assert shipped.build_systems(home) == first and Asked.asked == 1
-    assert (home / system.KEPT / shipped.CARD).read_text() == card
-    monkeypatch.setattr(shipped, "SHIPPED", {"line": shipped.Shipped(Arm("b"))})
-    second = shipped.build_systems(home)
-    assert second != first and list((home / system.KEPT).glob("*.safetensors")) == second
-    assert json.loads((home / system.KEPT / shipped.CARD).read_text())["line"]["commit"] == "another"
+def test_a_card_stays_while_its_weights_do_and_another_configuration_replaces_both(home, monkeypatch):
+    monkeypatch.setattr(runtime, "asset", lambda name="": home)
+    part = partial(artifacts.TrainedPart, train=artifacts.train_whole, measure=artifacts.measure_choice)
+    monkeypatch.setattr(artifacts, "PARTS", {"line": part(Arm(), 7)})
+    card = artifacts.build("line", home)
+    told = json.loads(card.read_text())
+    assert (
+        told["seed"] == 7 and told["english_on_val"] == {"choice, real": 1.0, "choice, blind": 0.1} and Asked.asked == 1
+    )
+    assert told["sha256"] == hashlib.sha256(card.with_suffix(".safetensors").read_bytes()).hexdigest()
+    monkeypatch.setattr(provenance, "commit", lambda: "another")
+    assert json.loads(artifacts.build("line", home).read_text()) == told and Asked.asked == 1
+    monkeypatch.setattr(artifacts, "PARTS", {"line": part(Arm("b"), 7)})
+    other = json.loads(artifacts.build("line", home).read_text())
+    assert other["keys"] != told["keys"] and other["sha256"] != told["sha256"] and other["commit"] == "another"
+    with pytest.raises(runtime.UserError, match="line"):
+        artifacts.build("lime", home)
 
 
-@pytest.mark.parametrize("name", shipped.SHIPPED)
+def test_damaged_weights_are_made_again(home, monkeypatch):
+    monkeypatch.setattr(runtime, "asset", lambda name="": home)
+    part = artifacts.TrainedPart(Arm(), 0, artifacts.train_whole, artifacts.measure_choice)
+    monkeypatch.setattr(artifacts, "PARTS", {"line": part})
+    out = home / "out"
+    first = artifacts.build("line", out)
+    whole = first.with_suffix(".safetensors").read_bytes()
+    first.with_suffix(".safetensors").write_bytes(whole[:-4])
+    again = artifacts.build("line", out)
+    assert again.with_suffix(".safetensors").read_bytes() == whole
+
+
+SEEN = {
+    "mpm_chat": lambda card: card["exact"] > 0.7,
+    "mpm_paint": lambda card: card["real"]["attributes"] > 0.8 > 0.5 > card["wrong"]["attributes"],
+}
+
+
+@pytest.mark.parametrize("name", artifacts.PARTS)
 def test_weights_that_ship_are_those_of_the_card_and_need_no_training(home, monkeypatch, name):
-    one, folder = shipped.SHIPPED[name], runtime.asset(system.KEPT)
-    card = json.loads((folder / shipped.CARD).read_text())[name]
-    data = (folder / card["file"]).read_bytes()
-    assert hashlib.sha256(data).hexdigest() == card["sha256"]
-    assert card["arm"] == json.loads(json.dumps(asdict(one.arm)))
-    # Of ten captions; switching costs English, see C9, and a Q-Former's are ranked by likelihood.
-    assert card["english_on_val"]["choice, real"] > (0.9 if "MLA" in name or "without" in name else 0.5)
-    assert card["english_on_val"]["choice, blind"] < 0.2
+    part, path = artifacts.PARTS[name], runtime.asset(f"weights/{name}.json")
+    card, weights = json.loads(path.read_text()), path.with_suffix(".safetensors")
+    assert card["name"] == name and card["command"] == f"mpm-lite pretrain {name} --out assets"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() == card["sha256"]
+    assert card["arm"].items() <= json.loads(json.dumps(asdict(part.system))).items()
+    if part.system.name in SEEN:
+        assert SEEN[part.system.name](card["english_on_val"])
+    else:  # of ten captions; switching costs English, see C9, and a Q-Former's are ranked by likelihood
+        assert card["english_on_val"]["choice, real"] > (0.9 if name in ("mla-english", "m3p-plain") else 0.5)
+        assert card["english_on_val"]["choice, blind"] < 0.2
     monkeypatch.setattr(loop, "fit", never)
-    bench = one.arm.bench(progress=False)
-    with system.collect_files() as files:
-        one.make(bench, one.arm, one.seed)
-    assert files[-1] == folder / card["file"]
+    with store.collect_weights() as opened:
+        part.train(part.system.bench(progress=False), part.system, part.seed)
+    assert opened[-1][0] == weights and opened[-1][1].digest in card["keys"]
 
 
 def test_no_weights_ship_without_a_card():
-    folder = runtime.asset(system.KEPT)
-    cards = json.loads((folder / shipped.CARD).read_text())
-    assert {p.name for p in folder.glob("*.safetensors")} == {card["file"] for card in cards.values()}
-    assert set(cards) == set(shipped.SHIPPED)
+    folder = runtime.asset(store.WEIGHTS)
+    assert (
+        {p.stem for p in folder.glob("*.safetensors")}
+        == {p.stem for p in folder.glob("*.json")}
+        == set(artifacts.PARTS)
+    )

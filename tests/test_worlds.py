@@ -14,9 +14,9 @@ from need import require
 from mpm_lite import UserError
 from mpm_lite.claims import comparisons as compared
 from mpm_lite.claims.comparisons import TABLE, Competitor
-from mpm_lite.core import runtime
+from mpm_lite.core import runtime, store
 from mpm_lite.data import load_captions
-from mpm_lite.experiments import system, worlds
+from mpm_lite.experiments import worlds
 from mpm_lite.experiments.experiment import text_tower
 from mpm_lite.experiments.m3p import REAL_M3P, M3pBench, Matching
 from mpm_lite.experiments.mla import ENGLISH, MULTILINGUAL, Acquiring, MlaBench
@@ -203,9 +203,9 @@ def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
     own = worlds.real_captions("train").captions["en"]
     assert any(data.told(i, np.random.default_rng(i))[0] != own[i] for i in range(40))
     assert set(data.batch(torch.arange(4))) == {"match_seen", "match_ids"}  # matching alone
-    with system.collect_files() as files:
+    with store.collect_weights() as opened:
         before, after = bench.train(arm, 0).state_dict(), bench.train(tuned, 0).state_dict()
-    assert len(set(files)) == 2 and not torch.equal(before["match.0.weight"], after["match.0.weight"])
+    assert len({path for path, _ in opened}) == 2 and not torch.equal(before["match.0.weight"], after["match.0.weight"])
     assert torch.equal(before["bias"], after["bias"])  # fine-tuning asks no words
     for wrong in ({"fine": ("de",)}, {"shuffled": True}, {"pictures": False}):
         with pytest.raises(UserError, match="own English captions"):

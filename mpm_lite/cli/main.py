@@ -302,24 +302,24 @@ def claims(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Rebuild the toy world's language models, towers and what painting begins with; what is there already, and intact,
-    is kept."""
+    """Rebuild all weights that ship, language models and towers before the systems that stand on them; what is there
+    already, and intact, is kept."""
+    from mpm_lite.experiments.pretrain import artifacts, painter, towers
     from mpm_lite.experiments.pretrain import language_models as p
-    from mpm_lite.experiments.pretrain import painter as b
-    from mpm_lite.experiments.pretrain import towers as t
 
     out, every = Path(args.out or runtime.home()), not (args.names or args.ladder) or "all" in args.names
     if args.ladder and args.names:
         raise UserError("--ladder names its own models: leave the others out, or make them by another call.")
-    others = [(name, make.build) for make, there in ((t, t.TOWERS), (b, b.BUILDS)) for name in there]
-    others = [(name, make) for name, make in others if every or name in args.names]
-    named = [name for name in args.names if name not in dict(others)]
+    makers = ((towers, towers.TOWERS), (painter, painter.BUILDS), (artifacts, artifacts.PARTS))
+    first, second, last = (
+        {n: partial(m.build, n, out) for n in there if every or n in args.names} for m, there in makers
+    )
+    named = [name for name in args.names if name not in first | second | last]
     models = p.ladder() if args.ladder else p.chosen(["all"] if every else named) if every or named else []
+    trained = {f"{variant.name}:{seed}": partial(p.build, variant, seed, out) for variant, seed in models}
     print(runtime.banner())
-    for name, make in others:
-        print(f"{name}: {make(name, out)}", flush=True)
-    for variant, seed in models:
-        print(f"{variant.name}:{seed}: {p.build(variant, seed, out)}", flush=True)
+    for name, make in (first | second | trained | last).items():
+        print(f"{name}: {make()}", flush=True)
 
 
 def world(args: argparse.Namespace) -> None:

@@ -1,10 +1,15 @@
-"""Where results come from (commit, machine, command), and the committed tables: read back, and written for readers."""
+"""Where weights and results come from (commit, machine, command), and the committed tables: read back, and written for
+readers."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,7 @@ import pandas as pd
 import torch
 
 from mpm_lite.core import runtime
+from mpm_lite.core.store import write_json
 
 
 def commit() -> str:
@@ -38,6 +44,46 @@ def provenance(sha: str, seconds: float, name: str) -> dict[str, Any]:
         "commit": commit(),
         "command": f"mpm-lite pretrain {name} --out assets",
     }
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Weights that the project trains itself, and the card that says how they were made.
+
+    name      as `mpm-lite pretrain` calls it
+    weights   the file, or the folder of a checkpoint, under a folder such as assets
+    card      the JSON file that describes it
+    make      trains, writes the weights whole or not at all, and returns what the card says of them; it may return
+              "seconds" where not all the time that it took was training
+    """
+
+    name: str
+    weights: Path
+    card: Path
+    make: Callable[[], dict[str, Any]]
+
+    def sha256(self) -> str:
+        """SHA-256 of the weights. Raises OSError where there are none."""
+        found = [self.weights] if self.weights.suffix else sorted(self.weights.glob("*.safetensors"))
+        if not found:
+            raise FileNotFoundError(f"There are no weights in {self.weights}.")
+        return hashlib.sha256(found[0].read_bytes()).hexdigest()
+
+    def is_intact(self) -> bool:
+        """Whether the weights are there, and are those that the card describes."""
+        try:
+            return self.sha256() == json.loads(self.card.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def build(self) -> Path:
+        """Make the weights and their card, unless both are there and belong together; returns the path of the card."""
+        if not self.is_intact():
+            began = time.perf_counter()
+            told = self.make()
+            seconds = told.pop("seconds", time.perf_counter() - began)
+            write_json(self.card, {"name": self.name, **told, **provenance(self.sha256(), seconds, self.name)})
+        return self.card
 
 
 def has_table(name: str) -> bool:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from safetensors.torch import load as load_weights
 from safetensors.torch import save as save_weights
 
 from mpm_lite.core import runtime
-from mpm_lite.core.keys import KEY, Key, digest
+from mpm_lite.core.keys import KEY, Key, digest, file_digest
 from mpm_lite.core.runtime import UserError
 
 
@@ -153,14 +154,34 @@ def keep_features(key: Key, compute: Callable[[], np.ndarray]) -> np.ndarray:
     return back
 
 
-SHIPPED = ("aligned", "kept", "paint/realigned")  # folders of the assets in which weights lie under their keys' digests
+WEIGHTS = "weights"  # the folder of the assets with the weights that ship
+_OPENED: ContextVar[list[tuple[Path, Key]] | None] = ContextVar("opened", default=None)
 
 
 def find_weights(key: Key, place: str) -> Path:
-    """The file of the weights under a key: among the assets if they ship, else, there or not yet, in MPM_LITE_HOME/`place`."""
-    name = f"{key.digest}.safetensors"
-    shipped = (runtime.asset() / folder / name for folder in SHIPPED)
-    return next((path for path in shipped if path.exists()), runtime.home() / place / name)
+    """The file of the weights under a key: among the assets if they ship, else, there or not yet, in MPM_LITE_HOME/`place`.
+
+    Weights that ship are assets/weights/NAME.safetensors, and the card beside them, NAME.json, lists the keys that they
+    answer to. So a file has a name for readers, and a key that was renamed is one more line of a card. Raises UserError
+    where the file is not the one that the card describes.
+    """
+    for card in sorted((runtime.asset() / WEIGHTS).glob("*.json")):
+        told, path = json.loads(card.read_text(encoding="utf-8")), card.with_suffix(".safetensors")
+        if key.digest in told["keys"]:
+            if not path.exists() or file_digest(path).hex() != told["sha256"]:
+                raise UserError(f"{path} is not the file that {card.name} describes: install mpm_lite again.")
+            return path
+    return runtime.home() / place / f"{key.digest}.safetensors"
+
+
+@contextmanager
+def collect_weights() -> Iterator[list[tuple[Path, Key]]]:
+    """Collect the file and the key of all weights that `keep_weights` reads during the block, in order."""
+    token = _OPENED.set([])
+    try:
+        yield _OPENED.get()
+    finally:
+        _OPENED.reset(token)
 
 
 def keep_weights(
@@ -179,6 +200,8 @@ def keep_weights(
                 weights = {k: (v.half() if half else v).contiguous() for k, v in learn(work).items()}
                 write_atomic(path, save_weights(weights, metadata=metadata(key)))
                 shutil.rmtree(work, ignore_errors=True)
+    if key and (opened := _OPENED.get()) is not None:
+        opened.append((path, key))
     try:
         return {k: v.float() for k, v in load_weights(path.read_bytes()).items()}
     except SafetensorError as error:

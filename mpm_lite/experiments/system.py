@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -266,18 +264,6 @@ def missing_models(trials: Sequence[Trial], shelf: Shelf) -> list[str]:
 # Weights that are learned once.
 
 R = TypeVar("R", bound=Recipe)
-KEPT = "kept"  # among the assets
-_OPENED: ContextVar[list[Path] | None] = ContextVar("opened", default=None)
-
-
-@contextmanager
-def collect_files() -> Iterator[list[Path]]:
-    """Collect the files that `train_once` reads weights from during the block, in order."""
-    token = _OPENED.set([])
-    try:
-        yield _OPENED.get()
-    finally:
-        _OPENED.reset(token)
 
 
 def train_once(
@@ -305,8 +291,6 @@ def train_once(
         return {name: value for name, value in sorted(recipe.state_dict().items()) if recipe.trains(name)}
 
     recipe.load_state_dict(keep_weights(path, learn, key), strict=False)
-    if (files := _OPENED.get()) is not None:
-        files.append(path)
     cost.note_cost(recipe, data)
     return recipe.eval()
 

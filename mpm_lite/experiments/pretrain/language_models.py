@@ -11,7 +11,6 @@ language takes a tenth of the steps that ten take, and is read as often as each 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ import torch
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key, check_same, digest
-from mpm_lite.core.provenance import provenance
+from mpm_lite.core.provenance import Artifact
 from mpm_lite.core.store import write_atomic, write_json
 from mpm_lite.data.toyworld import grammar, text_mix
 from mpm_lite.evaluation import text_only
@@ -224,14 +223,21 @@ def build(
     """
     options = options or variant.options
     folder, rows = out / "lm" / f"{variant.name}-{seed}", out / "results" / "lm" / f"{variant.name}-{seed}.csv"
-    card = rows.with_suffix(".json")
-    if intact(folder, card):
-        told = json.loads(card.read_text(encoding="utf-8"))
+    make = partial(_make, variant, seed, folder, rows, options, documents, asked)
+    artifact = Artifact(f"{variant.name}:{seed}", folder, rows.with_suffix(".json"), make)
+    if artifact.is_intact():
+        told = json.loads(artifact.card.read_text(encoding="utf-8"))
         wanted = {**asdict(mix(variant, seed)), "documents": documents, "options": asdict(options)}
         check_same(folder, _settings_key(told, wanted).describe(), _settings_key(wanted, told))
-        return card
-    if options.compiled and not compiler():
+    elif options.compiled and not compiler():
         raise runtime.UserError("No C++ compiler is found, and training compiles the model: install g++ (or set CXX).")
+    return artifact.build()
+
+
+def _make(
+    variant: Variant, seed: int, folder: Path, rows: Path, options: LanguageModelOptions, documents: int, asked: int
+) -> dict[str, Any]:
+    """Train, save and measure one model; what its card says."""
     started = time.perf_counter()
     data, said = corpora(variant, seed, documents)
     prepared = time.perf_counter() - started
@@ -247,7 +253,7 @@ def build(
         save_tokenizer(shared_tokenizer(), beside)
         write_json(beside / "card.json", {"languages": list(variant.languages)})
 
-    sha = save(recipe.decoder, folder, extras)
+    save(recipe.decoder, folder, extras)
     lm = load_lm(str(folder))
     import pandas as pd
 
@@ -256,7 +262,8 @@ def build(
     table = pd.concat(tables)
     write_atomic(rows, table.to_csv(index=False, float_format="%.4f").encode())
     val = table[table["split"] == "val"]
-    described = {
+    shutil.rmtree(work / "checkpoints", ignore_errors=True)
+    return {
         "name": variant.name,
         "seed": seed,
         **asdict(mix(variant, seed)),
@@ -270,11 +277,8 @@ def build(
         "passes": text_only.passes_gate(val, variant.languages),
         "text_transfer_on_val": {k: round(v, 4) for k, v in text_only.transfer(val, variant.languages).items()},
         "strong": text_only.is_strong(val, variant.languages),
-        **provenance(sha, seconds, f"{variant.name}:{seed}"),
+        "seconds": seconds,
     }
-    write_json(card, described)
-    shutil.rmtree(work / "checkpoints", ignore_errors=True)
-    return card
 
 
 def _settings_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> Key:
@@ -289,11 +293,8 @@ def compiler() -> str | None:
     return next(filter(None, map(shutil.which, [os.environ.get("CXX", "g++"), "clang++", "cl"])), None)
 
 
-def save(model: Any, folder: Path, extras: Callable[[Path], None]) -> str:
-    """The model as a transformers checkpoint in float16, and what `extras` writes beside it, whole or not at all.
-
-    Returns the SHA-256 of the weights.
-    """
+def save(model: Any, folder: Path, extras: Callable[[Path], None]) -> None:
+    """Write the model as a transformers checkpoint in float16, and what `extras` writes beside it, whole or not at all."""
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -302,19 +303,6 @@ def save(model: Any, folder: Path, extras: Callable[[Path], None]) -> str:
     (beside / "generation_config.json").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)
-    return _sha(folder)
-
-
-def _sha(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
-def intact(folder: Path, card: Path) -> bool:
-    """Whether the weights in `folder` are there and those that the card names."""
-    try:
-        return _sha(folder) == json.loads(card.read_text())["sha256"]
-    except (OSError, ValueError, KeyError):
-        return False
 
 
 def cards() -> Iterator[dict[str, Any]]:

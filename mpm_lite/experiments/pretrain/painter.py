@@ -1,22 +1,20 @@
 """What painting begins with, made here: an autoencoder, the reader that judges pictures, and a UNet that reads English.
 
-    mpm-lite pretrain toy-vae scene-reader toy-painter toy-realigned --out assets
+    mpm-lite pretrain toy-vae scene-reader toy-painter --out assets
 
 The UNet learned with an English text encoder, `minilm-en`, on English captions: the warm start that VisCPM-Paint has in
-Stable Diffusion. The last is three painters that changed their text model, for a notebook to begin with. Each is a file or
-a diffusers folder with a card; a run that was stopped goes on.
+Stable Diffusion. Each is a file or a diffusers folder with a card; a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save as to_safetensors
 
-from mpm_lite.core import provenance, runtime, store
+from mpm_lite.core import runtime, store
 from mpm_lite.core.keys import Key, digest
+from mpm_lite.core.provenance import Artifact
 from mpm_lite.core.store import keep_features, write_atomic
 from mpm_lite.data import CaptionSet, load_captions, toyworld
 from mpm_lite.data.captionset import Part
@@ -127,24 +126,17 @@ def build(name: str, out: Path, options: Any = None, count: int = DRAWN) -> Path
     """Train, save, measure and describe one of BUILDS, unless all that is done; returns the path of its card."""
     if name not in BUILDS:
         raise runtime.unknown("part of painting to pretrain", name, BUILDS)
-    card, place = out / "paint" / f"{name}.json", out / BUILDS[name]
-    if card.exists() and place.exists():
-        return card
-    began, work = time.perf_counter(), runtime.home() / "pretrain" / name
+    place, work = out / BUILDS[name], runtime.home() / "pretrain" / name
+    make = partial(_small, name, place, work, options, count)
     if name == "toy-painter":
-        said, sha = painter(place, options or PAINTER)
-    elif name == "toy-realigned":
-        said, sha = realigned(place, options or REALIGNED)
-    else:
-        said, sha = _small(name, place, work, options, count)
-    said = {"name": name, "seed": SEED, **said}
-    store.write_json(card, said | provenance.provenance(sha, said.pop("seconds", time.perf_counter() - began), name))
+        make = partial(painter, place, options or PAINTER)
+    card = Artifact(name, place, out / "paint" / f"{name}.json", make).build()
     shutil.rmtree(work, ignore_errors=True)
     return card
 
 
-def _small(name: str, place: Path, work: Path, options: Any, count: int) -> tuple[dict[str, Any], str]:
-    """The autoencoder or the reader: trained, saved, measured; and the SHA-256 of its weights."""
+def _small(name: str, place: Path, work: Path, options: Any, count: int) -> dict[str, Any]:
+    """Train, save and measure the autoencoder or the reader; what its card says."""
     make, usual = (autoencoder, AutoencoderOptions()) if name == "toy-vae" else (reader, SceneReaderOptions())
     options = options or usual
     recipe, data, measured = make(options, count)
@@ -153,58 +145,35 @@ def _small(name: str, place: Path, work: Path, options: Any, count: int) -> tupl
         recipe.vae.register_to_config(
             scaling_factor=round(1 / float(diffusion.to_latents(recipe.vae, _val()).std()), 4)
         )
-        sha = _save(recipe.vae, place)
+        _save(recipe.vae, place)
     else:
-        weights = to_safetensors({k: v.half().contiguous() for k, v in recipe.state_dict().items()})
-        write_atomic(place, weights)
-        sha = hashlib.sha256(weights).hexdigest()
-    said = {
-        "options": asdict(options), "pictures": len(data), "parameters": sum(p.numel() for p in recipe.parameters()),
+        write_atomic(place, to_safetensors({k: v.half().contiguous() for k, v in recipe.state_dict().items()}))
+    return {
+        "seed": SEED, "options": asdict(options), "pictures": len(data), "parameters": sum(p.numel() for p in recipe.parameters()),
         "last_loss": round(float(np.mean(history.losses[-50:])), 5), "measured_on_val": measured(recipe),
         "seconds": history.seconds,
     }  # fmt: skip
-    return said, sha
 
 
-def painter(place: Path, arm: Paint) -> tuple[dict[str, Any], str]:
-    """A UNet that learned from scratch with the English encoder, as a diffusers folder; measured on English val prompts."""
+def painter(place: Path, arm: Paint) -> dict[str, Any]:
+    """A UNet that learns from scratch with the English encoder, saved as a diffusers folder and measured on English val
+    prompts; what its card says."""
     bench = PaintBench()
     recipe = bench.train(arm, SEED)
-    sha = _save(diffusion.PaintPipeline(*recipe.parts, bench.vae, arm.encoder), place.parent)
+    _save(diffusion.PaintPipeline(*recipe.parts, bench.vae, arm.encoder), place.parent)
     rows = bench.test(recipe, SEED, "val", ("en",), ("real", "wrong"))
     by = rows.groupby(["look", "kind"])[list(SCORES)].mean().round(4)
     return {
+        "seed": SEED,
         "arm": asdict(arm),
         "options": asdict(arm.recipe_options),
         "parameters": sum(p.numel() for part in recipe.parts[:2] for p in part.parameters()),
         "measured_on_val": {" ".join(key): of.dropna().to_dict() for key, of in by.iterrows()},
-    }, sha
+    }
 
 
-def realigned(place: Path, arms: Mapping[str, Paint]) -> tuple[dict[str, Any], str]:
-    """What that painter's cross-attention learned anew with each arm's text model, as files that `PaintBench.train` finds there."""
-    bench, said, found = PaintBench(), {}, {}
-    for name, arm in arms.items():
-        began = time.perf_counter()
-        recipe, file = bench.train(arm, SEED), bench.file(arm, SEED)
-        rows = bench.test(recipe, SEED, "val", ("en",), ("real", "wrong"))
-        found[file.name] = file.read_bytes()
-        said[name] = {
-            "arm": asdict(arm),
-            "file": file.name,
-            "sha256": hashlib.sha256(found[file.name]).hexdigest(),
-            "measured_on_val": rows.groupby("look")[list(SCORES)].mean().round(4).to_dict("index"),
-            "seconds_here": round(time.perf_counter() - began),
-        }
-    shutil.rmtree(place, ignore_errors=True)
-    for name, weights in found.items():
-        write_atomic(place / name, weights)
-    options = asdict(next(iter(arms.values())).recipe_options)
-    return {"options": options, "painters": said}, hashlib.sha256(b"".join(found.values())).hexdigest()
-
-
-def _save(model: Any, folder: Path) -> str:
-    """A diffusers model or pipeline as a folder in float16, whole or not at all; SHA-256 of its (UNet's) weights."""
+def _save(model: Any, folder: Path) -> None:
+    """Write a diffusers model or pipeline as a folder in float16, whole or not at all."""
     beside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(beside, ignore_errors=True)
     whole = copy.deepcopy(model)
@@ -215,20 +184,12 @@ def _save(model: Any, folder: Path) -> str:
             store.write_json(config, said)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)
-    weights = folder / "unet" if (folder / "unet").is_dir() else folder
-    return hashlib.sha256(next(weights.glob("*.safetensors")).read_bytes()).hexdigest()
 
 
 PAINTER = Paint(encoder=ENGLISH, start="", options={"learns": "all", "steps": 12_000, "average": 0.999})
-REALIGNED = {
-    "toy-multilingual": Paint(),
-    "toy-noparallel": Paint("toy-noparallel"),
-    "toy-multilingual, layer 1": Paint(layer=1),
-}
 # What is made, and the file or folder that says it is there; the autoencoder lies in the painter's own folder.
 BUILDS = {
     "toy-vae": f"{diffusion.TOY}/vae",
     "scene-reader": "paint/scene-reader.safetensors",
     "toy-painter": f"{diffusion.TOY}/unet",
-    "toy-realigned": "paint/realigned",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -143,9 +144,13 @@ def build(name: str, out: Path, options: TwoViewsOptions | None = None, count: i
     if name not in TOWERS:
         raise runtime.unknown("tower to pretrain", name, TOWERS)
     folder = out / "towers" / name
-    if language_models.intact(folder, folder / "card.json"):
-        return folder / "card.json"
-    options, started = options or OPTIONS[name], time.perf_counter()
+    make = partial(_make, name, folder, options or OPTIONS[name], count)
+    return provenance.Artifact(name, folder, folder / "card.json", make).build()
+
+
+def _make(name: str, folder: Path, options: TwoViewsOptions, count: int | None) -> dict[str, Any]:
+    """Train, save and measure one tower; what its card says."""
+    started = time.perf_counter()
     torch.manual_seed(SEED)
     if name == "toy-image":
         half = (count or GROUPS) // 2
@@ -168,17 +173,15 @@ def build(name: str, out: Path, options: TwoViewsOptions | None = None, count: i
         else:
             save_tokenizer(language_models.shared_tokenizer(), beside)
 
-    sha = language_models.save(recipe.encoder, folder, extras)
-    card = {
-        "name": name, "seed": SEED, "languages": list(TOWERS[name]), "data": f"{len(data)} groups of {TOGETHER} scenes",
+    language_models.save(recipe.encoder, folder, extras)
+    return {
+        "seed": SEED, "languages": list(TOWERS[name]), "data": f"{len(data)} groups of {TOGETHER} scenes",
         "translated": TRANSLATED.get(name), "options": asdict(options),
         "parameters": sum(p.numel() for p in recipe.encoder.parameters()),
         "last_loss": round(float(np.mean(history.losses[-50:])), 4),
         "measured_on_val": probe(folder) if name == "toy-image" else search(folder),
-        **provenance.provenance(sha, seconds, name),
+        "seconds": seconds,
     }  # fmt: skip
-    store.write_json(folder / "card.json", card)
-    return folder / "card.json"
 
 
 def probe(folder: Path, count: int = 1500) -> dict[str, float]:
