@@ -14,9 +14,9 @@ from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.scenes import one_off, split_of
 from mpm_lite.experiments import m3p
 from mpm_lite.experiments.m3p import M3pBench, Matching, Streams
-from mpm_lite.recipes import fidelity
 from mpm_lite.recipes import m3p as method
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, draw_hidden, grid_boxes
+from mpm_lite.teaching import views
 from mpm_lite.training import loop
 
 FEW = {"text_steps": 3, "steps": 3, "batch": 6, "bf16": False}
@@ -226,7 +226,7 @@ def test_streams_differ_in_their_digest(bench):
 
 
 def test_its_fidelity_table_is_read_off_the_recipe(bench, recipe):
-    rows = fidelity.build_fidelity_table(recipe)
+    rows = views.build_fidelity_table(recipe)
     assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
     assert not any("[M]" in row.paper for row in rows) and any(
         "3 steps" in row.here or "2 steps" in row.here for row in rows

@@ -14,9 +14,9 @@ from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.experiments.mblip import MblipBench, Realigning
-from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
 from mpm_lite.recipes.modules.qformer import QFormer
+from mpm_lite.teaching import views
 from mpm_lite.towers.load import load_lm
 
 SMALL = {"steps": 2, "batch": 4, "queries": 4, "width": 32, "layers": 2, "bf16": False}
@@ -195,7 +195,7 @@ def test_nonsense_is_refused():
 
 
 def test_its_fidelity_table_is_read_off_the_recipe(bench):
-    rows = fidelity.build_fidelity_table(bench.train(ARM, 0))
+    rows = views.build_fidelity_table(bench.train(ARM, 0))
     assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
     assert not any("[M]" in row.paper for row in rows) and any(
         "3 steps" in row.here or "2 steps" in row.here for row in rows

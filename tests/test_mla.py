@@ -14,8 +14,8 @@ from mpm_lite.data.toyworld import exchanges
 from mpm_lite.data.toyworld.scenes import draw_neighbours, one_off, split_of
 from mpm_lite.evaluation import choice
 from mpm_lite.experiments.mla import Acquiring, MlaBench
-from mpm_lite.recipes import fidelity
 from mpm_lite.recipes.mla import Mla, MlaOptions
+from mpm_lite.teaching import views
 from mpm_lite.towers.text import padded
 
 FEW = {"transfer_steps": 3, "exposure_steps": 2, "batch": 8}
@@ -175,7 +175,7 @@ def test_nonsense_is_refused(bench):
 
 
 def test_its_fidelity_table_is_read_off_the_recipe(bench):
-    rows = fidelity.build_fidelity_table(bench.train(ARM, 0))
+    rows = views.build_fidelity_table(bench.train(ARM, 0))
     assert len(rows) >= 9 and all(row.part and row.paper and row.here and row.why for row in rows)
     assert not any("[M]" in row.paper for row in rows) and any(
         "3 steps" in row.here or "2 steps" in row.here for row in rows

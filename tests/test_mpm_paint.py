@@ -166,9 +166,9 @@ def test_a_notebook_shows_grids_rows_sliders_and_the_way_between_prompts(bench, 
 
 
 def test_what_a_painter_departs_from_is_read_off_its_recipe(recipe):
-    from mpm_lite.recipes import fidelity
+    from mpm_lite.teaching import views
 
-    rows = {row.part: row for row in fidelity.build_fidelity_table(recipe)}
+    rows = {row.part: row for row in views.build_fidelity_table(recipe)}
     assert "toy-multilingual:1" in rows["text model"].here and "from scratch" in rows["UNet"].here
     assert rows["loss"].here == recipe.stages()[0].objective and "uniform" in rows["loss"].paper
     assert all(row.paper and row.here and row.why for row in rows.values())

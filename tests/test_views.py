@@ -8,7 +8,7 @@ import torch
 from mpm_lite import UserError
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.experiments.mpm_chat import Chat, ChatBench, language_model
-from mpm_lite.recipes import Align, fidelity
+from mpm_lite.recipes import Align
 from mpm_lite.teaching import views, widgets
 
 
@@ -49,18 +49,18 @@ def test_a_look_shows_picture_reply_attention_and_lens(bench, recipe):
 
 
 def test_the_fidelity_table_is_read_off_the_recipe(bench, recipe):
-    rows = {row.part: row for row in fidelity.build_fidelity_table(recipe)}
+    rows = {row.part: row for row in views.build_fidelity_table(recipe)}
     assert {"image encoder", "queries", "projection", "language model", "loss", "stage 1", "stage 2", "metric"} <= set(
         rows
     )
     assert f"{recipe.options.steps:,} steps of {recipe.options.batch}" in rows["stage 1"].here
     assert "[M]" not in "".join(row.paper for row in rows.values()), "unverified figures appear nowhere"
     arm = Chat(instructions=4, options={"tuned": "lora", "tune_steps": 7, "connector": "queries"})
-    other = {row.part: row for row in fidelity.build_fidelity_table(bench.recipe(recipe.lm, arm.recipe_options))}
+    other = {row.part: row for row in views.build_fidelity_table(bench.recipe(recipe.lm, arm.recipe_options))}
     assert other["stage 2"].here.startswith("7 steps") and other["queries"].here == "16 inside the encoder"
     assert "<table" in views.fidelity_table(recipe).data
     with pytest.raises(UserError, match="has no fidelity table"):
-        fidelity.build_fidelity_table(Align(4, 4))
+        views.build_fidelity_table(Align(4, 4))
 
 
 def test_the_menus_redraw_and_say_what_is_wrong():

@@ -302,8 +302,7 @@ def claims(args: argparse.Namespace) -> None:
 
 
 def pretrain(args: argparse.Namespace) -> None:
-    """Rebuild all weights that ship, language models and towers before the systems that stand on them; what is there
-    already, and intact, is kept."""
+    """Rebuild all weights that ship, those first that others need; what is there already, and intact, is kept."""
     from mpm_lite.experiments.pretrain import artifacts, painter, towers
     from mpm_lite.experiments.pretrain import language_models as p
 
@@ -311,10 +310,11 @@ def pretrain(args: argparse.Namespace) -> None:
     if args.ladder and args.names:
         raise UserError("--ladder names its own models: leave the others out, or make them by another call.")
     makers = ((towers, towers.TOWERS), (painter, painter.BUILDS), (artifacts, artifacts.PARTS))
-    first, second, last = (
-        {n: partial(m.build, n, out) for n in there if every or n in args.names} for m, there in makers
-    )
+    first, second, last = ({n: partial(m.build, n, out) for n in t if every or n in args.names} for m, t in makers)
     named = [name for name in args.names if name not in first | second | last]
+    known = ["all", *p.VARIANTS, *(name for _, there in makers for name in there)]
+    if wrong := [name for name in named if name.partition(":")[0] not in known]:
+        raise unknown("weights to pretrain", wrong[0], known)
     models = p.ladder() if args.ladder else p.chosen(["all"] if every else named) if every or named else []
     trained = {f"{variant.name}:{seed}": partial(p.build, variant, seed, out) for variant, seed in models}
     print(runtime.banner())
