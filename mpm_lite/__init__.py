@@ -41,7 +41,7 @@ _MODULES = {
     "report",
     "teaching",
 }
-__all__ = sorted(_WHERE | dict.fromkeys(_MODULES))
+__all__ = sorted({*_WHERE, *_MODULES, "check"})
 
 if TYPE_CHECKING:  # what editors see behind __getattr__
     from mpm_lite.core.runtime import UserError, asset, banner
@@ -56,6 +56,8 @@ if TYPE_CHECKING:  # what editors see behind __getattr__
 
 
 def __getattr__(name: str) -> Any:
+    if name == "check":  # the module: its function is called `check` too
+        return importlib.import_module("mpm_lite.teaching.check")
     if name in _MODULES:
         return importlib.import_module(f"mpm_lite.{name}")
     if name in _WHERE:

@@ -1,4 +1,4 @@
-"""The command line: `mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | presets | doctor`.
+"""The command line: `mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | classroom | presets | doctor`.
 
 A mistake gives one sentence and exit code 2.
 """
@@ -108,9 +108,7 @@ def tour(args: argparse.Namespace) -> None:
         check_writable(Path(args.json).parent)
     print(runtime.banner())
     if not data.is_available("stamps"):
-        print(
-            "The tour tests on emoji only; `mpm-lite data get stamps clipart` brings stamps, captioned in 78 languages."
-        )
+        print("The tour tests on emoji only; `mpm-lite data get stamps clipart` brings stamps in 78 languages.")
     if not data.is_available("emoji-names"):
         print("Emoji have names in 14 languages here; `mpm-lite data get emoji-names` brings 90 more.")
     results, known = t.run_tour(args.seed, args.seeds or 3, args.device)
@@ -137,9 +135,8 @@ def run(args: argparse.Namespace) -> None:
             return run_recipe(settings, args)
         raise unknown("recipe or study", args.recipe, [*RECIPES, *SYSTEMS, *studies])
     if settings:
-        raise UserError(
-            f"{args.recipe!r} is a committed configuration and takes no --set; use a recipe ({', '.join(SYSTEMS)}) instead."
-        )
+        others = f"use a recipe ({', '.join(SYSTEMS)}) instead."
+        raise UserError(f"{args.recipe!r} is a committed configuration and takes no --set; {others}")
     flags = {"--seed": args.seed, "--parts": args.parts - 1, "--shard": args.shard, "--precision": args.precision}
     if given := [name for name, value in {**flags, "--track": args.track}.items() if value]:
         raise UserError(f"{args.recipe!r} is a committed configuration: leave {given[0]} out.")
@@ -177,9 +174,8 @@ def run_recipe(settings: dict[str, Any], args: argparse.Namespace) -> None:
     results.save(out)
     more = [file for seed, recipe in results.models.items() for file in one.system.save(recipe, seed, out)]
     print_scores(results)
-    print(
-        f"Written: {out}/" + ", ".join(["model.safetensors", "results.parquet", "items.parquet", "config.json", *more])
-    )
+    files = ["model.safetensors", "results.parquet", "items.parquet", "config.json", *more]
+    print(f"Written: {out}/" + ", ".join(files))
 
 
 def sweep(args: argparse.Namespace) -> None:
@@ -190,9 +186,8 @@ def sweep(args: argparse.Namespace) -> None:
     for key in {"train", "val", "test"} & set(dials):
         dials[key] = [where(key, one) for one in dials[key]]
     out = output(args, f"runs/sweep-{Path(args.recipe.partition(':')[0]).stem}")
-    results = run_sweep(
-        experiment(args.recipe, parse_settings(args.set), args), out=out, track=args.track or "", **dials
-    )
+    base = experiment(args.recipe, parse_settings(args.set), args)
+    results = run_sweep(base, out=out, track=args.track or "", **dials)
     if distributed.rank():
         return
     results.save(out)
@@ -369,45 +364,52 @@ def doctor(args: argparse.Namespace) -> None:
     print(f"caches and data  {runtime.home()}")
     print(f"preset           {own_preset()}")
     if runtime.device().type == "cpu":
-        print(
-            "No GPU: the tour takes minutes the first time (towers run once, then the cache serves) and under a minute after that."
-        )
+        print("No GPU: the tour takes minutes the first time, while towers run once, and under a minute after that.")
+
+
+def classroom(args: argparse.Namespace) -> None:
+    """Write editions of the course, or point its badges and install cells at a fork."""
+    from mpm_lite.report import classroom as c
+
+    if args.action == "badges" and not args.repo or args.action == "build" and not args.out:
+        raise UserError("Say `classroom build --out FOLDER` or `classroom badges --repo OWNER/NAME`.")
+    build = args.action == "build"
+    paths = c.build_editions(output(args, ""), args.edition) if build else c.rewrite_badges(args.repo, args.ref)
+    print("\n".join(["Written:", *map(str, paths)]) if paths else "Nothing to change.")
 
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
-    shared.add_argument(
-        "--seeds", type=int, default=None, help="how many seeds (default 3; 1 of a system; 5 of some studies)"
-    )
+    seeds = "how many seeds (default 3; 1 of a system; 5 of some studies)"
+    shared.add_argument("--seeds", type=int, default=None, help=seeds)
     shared.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     shared.add_argument("--out", default=None, help="folder for what is written")
-    top = argparse.ArgumentParser(
-        prog="mpm-lite", description="Teach vision in English, see it work in other languages."
-    )
+    what = "Teach vision in English, see it work in other languages."
+    top = argparse.ArgumentParser(prog="mpm-lite", description=what)
     commands = top.add_subparsers(dest="command", required=True)
     one = commands.add_parser("tour", parents=[shared], help="train on English captions, ask in every language")
     one.add_argument("--json", default=None, help="where the rows go (default: OUT/tour.json)")
     one.set_defaults(do=tour)
-    one = commands.add_parser("run", parents=[shared], help="run a recipe, or a committed study")
-    one.add_argument("recipe", help="a recipe, a study, or FILE.py with a recipe or a system of your own")
-    one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
-    one.add_argument(
-        "--parts", type=int, default=1, help="compute a batch in so many parts: less memory, the same gradient"
+    trained = argparse.ArgumentParser(add_help=False)
+    trained.add_argument(
+        "recipe", help="a recipe, a study (run only), or FILE.py with a recipe or a system of your own"
     )
-    one.add_argument(
-        "--shard", action="store_true", help="share weights out among processes (FSDP), for those that do not fit"
+    trained.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    trained.add_argument(
+        "--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT"
     )
+    one = commands.add_parser("run", parents=[shared, trained], help="run a recipe, or a committed study")
+    parts = "compute a batch in so many parts: less memory, the same gradient"
+    one.add_argument("--parts", type=int, default=1, help=parts)
+    shard = "share weights out among processes (FSDP), for those that do not fit"
+    one.add_argument("--shard", action="store_true", help=shard)
     one.add_argument("--precision", default=None, help="no, bf16 or fp16 (default: what accelerate launch says)")
-    one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")
     one.add_argument("--workers", type=int, default=1, help="of a study: so many runs at a time")
     one.set_defaults(do=run)
-    one = commands.add_parser("sweep", parents=[shared], help="run every combination of some dials")
-    one.add_argument("recipe")
-    one.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    one = commands.add_parser("sweep", parents=[shared, trained], help="run every combination of some dials")
     one.add_argument("--vary", nargs="+", required=True, metavar="KEY=A,B", action="extend")
-    one.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT")
     one.set_defaults(do=sweep)
     one = commands.add_parser("data", help="list or fetch captioned pictures")
     one.add_argument("action", choices=["list", "get"])
@@ -420,31 +422,31 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
     one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
     one.set_defaults(do=bench)
-    one = commands.add_parser(
-        "pretrain", parents=[shared], help="rebuild the toy world's language models, towers, painters"
-    )
+    rebuilt = "rebuild the toy world's language models, towers, painters"
+    one = commands.add_parser("pretrain", parents=[shared], help=rebuilt)
     one.add_argument("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
     one.add_argument("--ladder", action="store_true", help="the language models of the ladder, from weak to strong")
     one.set_defaults(do=pretrain)
     one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")
     one.set_defaults(do=world)
-    one = commands.add_parser(
-        "claims", parents=[shared], help="run claims of the papers, print the ledger, or all that it says of some"
-    )
+    told = "run claims of the papers, print the ledger, or all that it says of some"
+    one = commands.add_parser("claims", parents=[shared], help=told)
     one.add_argument("action", choices=["run", "table", "show", "pack"])
     one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
     one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
     one.add_argument("--workers", type=int, default=1, help="so many runs at a time (default 1)")
     one.set_defaults(do=claims)
+    one = commands.add_parser("classroom", parents=[shared], help="the course for students and instructors; its badges")
+    one.add_argument("action", choices=["build", "badges"])
+    one.add_argument("--edition", default="all", help="student, instructor, solved or all (default)")
+    one.add_argument("--repo", default=None, metavar="OWNER/NAME", help="of badges: the fork that they lead to")
+    one.add_argument("--ref", default="main", metavar="TAG", help="of badges: a tag or branch (default main)")
+    one.set_defaults(do=classroom)
     one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")
     one.set_defaults(do=presets)
-    one = commands.add_parser(
-        "doctor", help="what this machine has, what will be slow; why something was computed again"
-    )
-    one.add_argument(
-        "--why", default=None, metavar="FILE",
-        help="what decided a kept file (features, weights, rows) or a folder of results, and in what it differs from others",
-    )  # fmt: skip
+    one = commands.add_parser("doctor", help="what this machine has and what will be slow; why a file was computed")
+    why = "what decided a kept file (features, weights, rows) or a folder of results, and how it differs from others"
+    one.add_argument("--why", default=None, metavar="FILE", help=why)
     one.set_defaults(do=doctor)
     return top
 
@@ -489,11 +491,8 @@ SHORT = {
 def own_preset() -> str:
     """This machine's preset in a line: what it trains and what that takes."""
     preset = p.find_preset(runtime.preset().name)
-    of = p.estimate_chat(preset).total / p.GIB
-    return (
-        f"{preset.name}: mpm_chat on {preset.language.hub}, batch {preset.batch} in parts={preset.parts}, takes an estimated "
-        f"{of:.1f} GiB"
-    )
+    gib = f"takes an estimated {p.estimate_chat(preset).total / p.GIB:.1f} GiB"
+    return f"{preset.name}: mpm_chat on {preset.language.hub}, batch {preset.batch} in parts={preset.parts}, {gib}"
 
 
 if __name__ == "__main__":

@@ -3,3 +3,6 @@ of figures.
 """
 
 __version__ = "0.1.0"
+
+# Where the project lives; `mpm-lite classroom badges` rewrites this line, the badges and the install cells together.
+REPOSITORY, REF = "mpm-lite/mpm_lite", "main"
