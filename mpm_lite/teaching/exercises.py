@@ -8,7 +8,7 @@ the notebook's objects that `check` was handed by keyword; or, where there are `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ from mpm_lite.core.runtime import unknown
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import reply_scores
+from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.recipes.modules.connectors import Look
 from mpm_lite.recipes.modules.diffusion import Bridge
 
@@ -213,6 +214,137 @@ def count_wrong_pictures(bench: Any, recipe: Any, soft: Tensor, scenes: list[Any
 
 
 # Notebook 05
+
+
+def make_reply_cases() -> list[tuple[Any, ...]]:
+    """(logits (B, before + T, V), reply (B, T) padded with -100, before)."""
+    rng = torch.Generator().manual_seed(5)
+    replies = [[3, 1, 2, -100], [4, 0, -100, -100]], [[2, 2, 5]]
+    return [
+        (2 * torch.randn(len(r), before + len(r[0]), 6, generator=rng), torch.tensor(r), before)
+        for r, before in zip(replies, (3, 5), strict=True)
+    ]
+
+
+def lose_wrongly(
+    logits: Tensor, reply: Tensor, before: int, shift: int = 1, how: str = "mean", padding: int = -100
+) -> Tensor:
+    """The loss of a reply, (), or with one thing done otherwise: predicted `shift` positions before it stands."""
+    states = logits[:, before - shift : logits.shape[1] - shift]
+    target = reply if padding == -100 else reply.clamp(min=0)
+    return F.cross_entropy(states.flatten(0, 1), target.flatten(), reduction=how)
+
+
+def lose_by_rows(logits: Tensor, reply: Tensor, before: int) -> Tensor:
+    """The mean over replies of each one's mean, ()."""
+    rows = zip(logits, reply, strict=True)
+    return torch.stack([lose_wrongly(one[None], said[None], before) for one, said in rows]).mean()
+
+
+@exercise(
+    "05.1", "the loss of the reply", tolerance=1e-4, cases=make_reply_cases, gradient=True,
+    mistakes={
+        "off by one: a token is predicted at the position before it, and here at its own": partial(lose_wrongly, shift=0),
+        "off by one: two positions too early": partial(lose_wrongly, shift=2),
+        "the losses are added up; the mean is asked for": partial(lose_wrongly, how="sum"),
+        "padding counts: leave out the targets that are -100": partial(lose_wrongly, padding=0),
+        "each reply weighs the same; here each token does: one mean over all tokens of the batch": lose_by_rows,
+        "the sign is wrong: a loss is minus the log-probability": lambda *case: -lose_wrongly(*case),
+    },
+)  # fmt: skip
+def lose_reply(logits: Tensor, reply: Tensor, before: int) -> Tensor:
+    """Mean cross-entropy of the tokens of the replies, ()."""
+    return lose_wrongly(logits, reply, before)
+
+
+def make_order_cases() -> list[tuple[Any, ...]]:
+    """(order (M,), share)."""
+    rng = np.random.default_rng(5)
+    return [
+        (rng.permutation(40), 0.05),
+        (rng.permutation(30), 0.1),
+        (rng.permutation(39), 0.25),
+        (rng.permutation(8), 0.0),
+    ]
+
+
+def choose_wrongly(
+    order: np.ndarray, share: float, first: bool = False, ranks: bool = False, by: float = 1.0
+) -> np.ndarray:
+    """The exchanges chosen, bool (M,), or with one thing done otherwise."""
+    count = round(by * share * len(order))
+    chosen = np.zeros(len(order), bool)
+    chosen[np.arange(count) if first else order[:count]] = True
+    return order < count if ranks else chosen
+
+
+@exercise(
+    "05.2", "choose the exchanges", tolerance=0, cases=make_order_cases,
+    mistakes={
+        "these are the first exchanges; take the first numbers of `order`": partial(choose_wrongly, first=True),
+        "compared `order` with a count: true stands where a small number is, and not at the numbers that come first": partial(
+            choose_wrongly, ranks=True
+        ),
+        "the others were chosen: true marks another language": lambda order, share: ~choose_wrongly(order, share),
+        "the share is a fraction, no percentage": partial(choose_wrongly, by=0.01),
+    },
+)  # fmt: skip
+def choose_exchanges(order: np.ndarray, share: float) -> np.ndarray:
+    """Which exchanges are in another language, bool (M,)."""
+    return choose_wrongly(order, share)
+
+
+def make_tuned() -> dict[str, pd.DataFrame]:
+    """Scores by language, for tests."""
+    columns = ["language", "look", "slots", "content", "reply_language"]
+    return {
+        "toy-multilingual": pd.DataFrame(
+            [["en", "real", 0.9, 0.95, 0.99], ["de", "real", 0.6, 0.7, 0.8]], columns=columns
+        )
+    }
+
+
+@exercise(
+    "05.3", "English questions answered in English", example=lambda: {"fixed": make_tuned()},
+    mistakes={
+        "this is the content; the reply language is asked for": lambda fixed: fixed["toy-multilingual"]["content"][0],
+        "this is the mean over the other languages": lambda fixed: fixed["toy-multilingual"]["reply_language"][1:].mean(),
+    },
+)  # fmt: skip
+def find_spared(fixed: dict[str, pd.DataFrame]) -> float:
+    """The reply-language rate of English."""
+    return float(fixed["toy-multilingual"].set_index("language").loc["en", "reply_language"])
+
+
+def rate_others(table: pd.DataFrame) -> float:
+    """The mean reply-language rate of the languages that are not English."""
+    return float(table.loc[table["language"] != "en", "reply_language"].mean())
+
+
+def make_text_stub() -> dict[str, Any]:
+    """A bench whose tuned model is its table of scores, for tests."""
+    tables = make_tuned()
+    after = tables["toy-multilingual"].assign(reply_language=[1.0, 0.85])
+    return {
+        "bench": SimpleNamespace(train=lambda arm, seed: after),
+        "asked": lambda model: model,
+        "few": Chat(),
+        "before": tables,
+    }
+
+
+@exercise(
+    "05.4", "gained from text alone", tolerance=0.02, example=make_text_stub,
+    mistakes={
+        "this is the rate after tuning; its change is asked for": lambda bench, asked, few, before: (
+            rate_others(asked(bench.train(replace(few, added="text"), seed=0)))
+        ),
+    },
+)  # fmt: skip
+def gain_from_text(bench: Any, asked: Callable[..., Any], few: Any, before: Mapping[str, pd.DataFrame]) -> float:
+    """The change of the reply-language rate of the other languages, tuned with their text alone."""
+    after = asked(bench.train(replace(few, added="text"), seed=0))
+    return rate_others(after) - rate_others(before["toy-multilingual"])
 
 
 # Notebook 06
