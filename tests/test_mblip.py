@@ -15,7 +15,7 @@ from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.noise import Noise
 from mpm_lite.experiments.mblip import MblipBench, Realigning
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
-from mpm_lite.recipes.modules.qformer import QFormer
+from mpm_lite.recipes.modules.connectors import QFormer
 from mpm_lite.teaching import views
 from mpm_lite.towers.load import load_lm
 

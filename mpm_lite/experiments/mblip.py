@@ -22,7 +22,7 @@ from mpm_lite.experiments import mpm_chat
 from mpm_lite.experiments.mpm_chat import language_model, lm_key
 from mpm_lite.experiments.system import System, train_once
 from mpm_lite.recipes.mblip import Blip2, Blip2Options, Mblip, MblipOptions
-from mpm_lite.recipes.modules.qformer import QFormer
+from mpm_lite.recipes.modules.connectors import QFormer
 from mpm_lite.recipes.mpm_chat import Exchanges
 from mpm_lite.towers.lm import LM
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mpm_lite import ops
 from mpm_lite.core.runtime import unknown
 from mpm_lite.recipes.base import Recipe, Stage, at_least
-from mpm_lite.recipes.modules.qformer import QFormer, SoftQueries
+from mpm_lite.recipes.modules.connectors import QFormer, SoftQueries
 from mpm_lite.recipes.mpm_chat import MpmChat, add_lora, copy_lm, lora_parts
 from mpm_lite.towers.lm import LM
 

@@ -20,6 +20,15 @@ EDITIONS = ("student", "instructor", "solved")
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 LEFT_OUT = {"instructor", "scaffold"}
 PLACEHOLDER = "# Write your code here."
+INSTALL = """if "google.colab" in sys.modules:
+    from importlib.metadata import version
+    from pathlib import Path
+
+    # With its own version as a constraint, pip leaves the torch that is installed as it is.
+    Path("keep.txt").write_text(f"torch=={{version('torch')}}\\n")
+    print("1 of {steps}: installing the library, about 2 minutes")
+    %pip install -q -c keep.txt "mpm_lite @ git+https://github.com/{repository}@{ref}"
+"""
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -110,6 +119,13 @@ def rewrite_badges(repository: str, ref: str = "main", root: Path = Path(".")) -
         if book != before:
             _write(book, path)
             changed.append(path)
+    for page in (root / "README.md", root / "assets" / "templates" / "README.md"):
+        old = page.read_text(encoding="utf-8") if page.is_file() else ""
+        new = re.sub(r"(google\.com/github/)[^/]+/[^/]+/blob/.+?(?=/notebooks/)", rf"\g<1>{repository}/blob/{ref}", old)
+        new = re.sub(r"(mybinder\.org/v2/gh/)[^/]+/[^/]+/[^?]+", rf"\g<1>{repository}/{ref}", new)
+        if new != old:
+            page.write_text(new, encoding="utf-8")
+            changed.append(page)
     old = face.read_text(encoding="utf-8")
     new = re.sub(r"^REPOSITORY, REF = .*$", f'REPOSITORY, REF = "{repository}", "{ref}"', old, flags=re.M)
     if new != old:
@@ -122,8 +138,14 @@ def point_at(source: str, name: str, repository: str = core.REPOSITORY, ref: str
     """A cell whose badge and install line lead to that repository at that tag or branch."""
     address = f"https://colab.research.google.com/github/{repository}/blob/{ref}/notebooks/{name}"
     source = re.sub(r"\A\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)", f"[![Open in Colab]({BADGE})]({address})", source)
-    library = f'"mpm_lite @ git+https://github.com/{repository}@{ref}"'
-    return re.sub(r'"mpm_lite @ git\+https://github\.com/[^"\s]+"', library, source)
+    install = re.search(r'^if "google\.colab" in sys\.modules:\n(?:(?: .*)?\n)*', source, re.M)
+    if install is None or "%pip" not in install[0]:
+        return source
+    fetched = re.search(r"!mpm-lite data get .*", install[0])
+    steps = INSTALL.format(repository=repository, ref=ref, steps=2 if fetched else 1)
+    if fetched:
+        steps += f'    print("2 of 2: fetching pictures, about 1 minute")\n    {fetched[0]}\n'
+    return source[: install.start()] + steps + "\n" + source[install.end() :].lstrip("\n")
 
 
 def _read(folder: Path) -> Sequence[tuple[Path, Any]]:

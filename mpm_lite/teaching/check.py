@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mpm_lite.core import REF, REPOSITORY
 from mpm_lite.core.runtime import UserError
 from mpm_lite.teaching.exercises import EXERCISES, Exercise, find_exercise
 
@@ -110,7 +111,7 @@ def explain_difference(yours: Any, ours: Any, tolerance: float) -> str:
         return "the sign is the wrong way round"
     if close(a / 100, b):
         return "it is 100 times too large: a percentage, where a fraction is asked for"
-    if close(100 * a, b, 100 * tolerance) and not close(a, 0 * b):
+    if a.any() and np.allclose(100 * a, b, rtol=0.02, atol=0):  # a rounded fraction has few digits left
         return "it is 100 times too small: a fraction, where a percentage is asked for"
     with np.errstate(divide="ignore", invalid="ignore"):
         if not close(a, 0 * b) and close(1 / a, b):
@@ -275,22 +276,52 @@ def _open(value: Any) -> bool:
 
 
 class ShownSource:
-    """The source of a function or class: shown as code in a notebook, as plain text elsewhere."""
+    """The source of a function, class or module: its docstring, then its code in colours with a link; plain text elsewhere."""
 
     def __init__(self, thing: Any) -> None:
         try:
-            self.code = inspect.getsource(thing)
-            self.where = inspect.getmodule(thing).__name__
+            lines, start = inspect.getsourcelines(thing)
+            self.code, self.where = "".join(lines), inspect.getmodule(thing).__name__
         except (TypeError, OSError) as error:
             told = f"show() needs a function, class or module of Python source; {thing!r} has none."
             raise UserError(told) from error
+        self.told = inspect.getdoc(thing) or ""
+        file = self.where.replace(".", "/") + (
+            "/__init__.py" if hasattr(inspect.getmodule(thing), "__path__") else ".py"
+        )
+        start = max(start, 1)
+        self.link = ""
+        if self.where.startswith("mpm_lite"):
+            self.link = f"https://github.com/{REPOSITORY}/blob/{REF}/{file}#L{start}-L{start + len(lines) - 1}"
 
     def __repr__(self) -> str:
         return f"# {self.where}\n{self.code}"
 
     def _repr_html_(self) -> str:
-        # Without colours of its own it is legible on light and dark pages alike.
-        return f"From <code>{html.escape(self.where)}</code>:<pre><code>{html.escape(self.code)}</code></pre>"
+        where = f"<code>{html.escape(self.where)}</code>"
+        where = f'<a href="{self.link}">{where}</a>' if self.link else where
+        told = f'<div style="white-space:pre-line">{html.escape(self.told)}</div>' if self.told else ""
+        # Lines are scrolled, not broken; the box has no background of its own, so it is legible on light and dark pages.
+        box = "overflow-x:auto;white-space:pre;word-break:normal;overflow-wrap:normal"
+        return (
+            f'{told}From {where}:<pre style="{box}"><code style="white-space:pre">{colour_code(self.code)}</code></pre>'
+        )
+
+
+def colour_code(code: str) -> str:
+    """Python as HTML in colours of middling lightness, at least 4 to 1 against both a white and a nearly black page."""
+    from pygments import lex
+    from pygments.lexers import PythonLexer
+    from pygments.token import Comment, Keyword, Name, Number, Operator, String
+
+    colours = {Comment: "#767676", Keyword: "#a355d3", Operator.Word: "#a355d3", String: "#2b8339", Number: "#b7600f"}
+    colours |= {Name.Function: "#0b74d1", Name.Class: "#0b74d1", Name.Decorator: "#b7600f", Name.Builtin: "#0b74d1"}
+    pieces = []
+    for kind, text in lex(code, PythonLexer(stripnl=False)):
+        colour = next((c for known, c in colours.items() if kind in known), None)
+        text = html.escape(text)
+        pieces.append(f'<span style="color:{colour}">{text}</span>' if colour and text.strip() else text)
+    return "".join(pieces)
 
 
 def show(thing: Any) -> ShownSource:

@@ -24,6 +24,7 @@ from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import reply_scores
 from mpm_lite.experiments.mpm_chat import Chat
+from mpm_lite.ops import clip_loss, siglip_loss
 from mpm_lite.recipes.modules.connectors import Look
 from mpm_lite.recipes.modules.diffusion import Bridge
 
@@ -74,6 +75,77 @@ def find_exercise(name: str) -> Exercise:
 
 
 # Notebook 01
+
+
+def _square() -> dict[str, Any]:
+    return {"S": np.array([[0.6, 0.1, 0.2], [0.0, 0.3, 0.5], [0.1, -0.2, 0.7]])}
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def _row_loss(matrix: np.ndarray, s: float) -> float:
+    return float(-np.log(np.diag(_softmax(s * matrix))).mean())
+
+
+@exercise(
+    "01.1", "symmetric InfoNCE", 1e-4, cases=lambda S: [(S, 1.0), (S.T.copy(), 14.3), (S[:2, :2], 20.0)], example=_square,
+    mistakes={
+        "only the rows are in it, each picture among captions: the loss is symmetric": _row_loss,
+        "only the columns are in it, each caption among pictures: the loss is symmetric": lambda m, s: _row_loss(m.T, s),
+        "it is the sum of both directions, and their mean is asked for": lambda m, s: _row_loss(m, s) + _row_loss(m.T, s),
+        "the scale is not in it": lambda m, s: (_row_loss(m, 1.0) + _row_loss(m.T, 1.0)) / 2,
+    },
+)  # fmt: skip
+def _info_nce(matrix: np.ndarray, s: float) -> float:
+    square = torch.tensor(matrix)
+    return float(clip_loss(square, torch.eye(len(square), dtype=square.dtype), s))
+
+
+@exercise(
+    "01.2", "derivative by the scale", 0.0005, example=_square,
+    mistakes={
+        "the softmax alone is in it: take the one-hot off": lambda S: (_softmax(14.3 * S) * S).sum() / len(S),
+        "it is the sum over the rows, and the loss is their mean": lambda S: len(S) * _slope_by_scale(S),
+        "the factor S of the chain rule is missing": lambda S: (_softmax(14.3 * S) - np.eye(len(S))).sum() / len(S),
+    },
+)  # fmt: skip
+def _slope_by_scale(S: np.ndarray) -> float:
+    s = torch.tensor(14.3, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(s * torch.tensor(S, dtype=torch.float64), torch.arange(len(S))).backward()
+    return float(s.grad)
+
+
+def _siglip_start(bias: float, noes: int = 1023) -> float:
+    return float(np.log1p(np.exp(-bias)) + noes * np.log1p(np.exp(bias)))
+
+
+@exercise(
+    "01.3", "a bias for 1,024 pairs, and the loss it starts with",
+    mistakes={
+        "the sign of b: nearly all pairs are wrong, so b has to make a no likely":
+            lambda: (float(np.log(1023)), _siglip_start(float(np.log(1023)))),
+        "the loss counts one no, and a picture has 1,023 of them": lambda: (-np.log(1023), _siglip_start(-np.log(1023), 1)),
+    },
+)  # fmt: skip
+def _bias_for_batch() -> tuple[float, float]:
+    zeros, bias = torch.zeros(1024, 2, dtype=torch.float64), -float(np.log(1023))
+    return bias, float(siglip_loss(zeros, zeros, 10.0, bias))
+
+
+@exercise(
+    "01.4", "lowest loss with a twin",
+    mistakes={
+        "that is the loss of a single right caption: here two equal ones share the probability": lambda: 0.0,
+        "the third caption need not get anything: a large scale pushes it away": lambda: float(np.log(3)),
+        "that is the probability, and the loss is minus its logarithm": lambda: 0.5,
+        "the logarithm is the natural one": lambda: 1.0,
+    },
+)  # fmt: skip
+def _loss_with_twin() -> float:
+    return float(F.cross_entropy(1e4 * torch.tensor([[1.0, 1.0, -1.0]], dtype=torch.float64), torch.tensor([0])))
 
 
 # Notebook 02
@@ -479,7 +551,170 @@ def paint_stub(recipe: Any, prompts: list[str], seeds: list[int]) -> np.ndarray:
 # Notebook 13
 
 
+def _logits_and_slope(matrices: int = 3, each: int = 2, giga: float = 1e9) -> tuple[float, float]:
+    return matrices * 16_384 * 248_320 * each / giga, 248_320 * 2048 * each / giga
+
+
+@exercise(
+    "13.1", "will it fit: three matrices, and the gradient of W",
+    mistakes={
+        "that is one matrix of logits' size, and the naive form has three": lambda: _logits_and_slope(1),
+        "bf16 takes 2 bytes a number, and 4 were counted": lambda: _logits_and_slope(each=4),
+        "a gigabyte here is 10^9 bytes, and 2^30 were counted": lambda: _logits_and_slope(giga=2**30),
+    },
+)  # fmt: skip
+def _will_it_fit() -> tuple[float, float]:
+    return _logits_and_slope()
+
+
+@exercise(
+    "13.2", "rows in a budget",
+    cases=lambda: [(64 << 20, 248_320, 4), (1 << 30, 250_112, 2), (1 << 18, 248_320, 4), (64 << 20, 32_000, 4)],
+    mistakes={
+        "a budget below one row gives 0: at least one row is needed": lambda budget, v, each: budget // (v * each),
+        "the bytes of a number are not in it": lambda budget, v, each: max(1, budget // v),
+        "the rows have to be rounded down": lambda budget, v, each: max(1, -(-budget // (v * each))),
+        "that is a fraction of a row": lambda budget, v, each: max(1, budget / (v * each)),
+    },
+)  # fmt: skip
+def _rows_in_budget(budget: int, v: int, bytes_each: int) -> int:
+    return max(1, int(budget / bytes_each / v))
+
+
+def _gradient_that_overflows(z: np.ndarray, right: int) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.exp(z) / np.exp(z).sum() - np.eye(len(z))[right]
+
+
+@exercise(
+    "13.3", "gradient of one row", 1e-4,
+    cases=lambda: [(np.array([1.0, 2.0, 0.5]), 1), (np.array([1000.0, 999.0, -5.0]), 0)],
+    mistakes={
+        "that is the softmax: take 1 off at the right piece": lambda z, right: _softmax(z[None])[0],
+        "large logits overflow: subtract the maximum first": _gradient_that_overflows,
+        "the sign: it is softmax minus one-hot": lambda z, right: np.eye(len(z))[right] - _softmax(z[None])[0],
+    },
+)  # fmt: skip
+def _row_gradient(z: np.ndarray, right: int) -> np.ndarray:
+    leaf = torch.tensor(z, requires_grad=True)
+    F.cross_entropy(leaf[None], torch.tensor([right])).backward()
+    return leaf.grad.numpy()
+
+
+@exercise(
+    "13.4", "tokens from which the matrices take more", 0.5,
+    mistakes={
+        "the table's gradient takes as much as the table: 8 V D bytes together": lambda: (4 * 384 / 12, 4 * 4096 / 12),
+        "three matrices take 12 N V bytes, and one was counted": lambda: (8 * 384 / 4, 8 * 4096 / 4),
+        "the ratio is the wrong way round": lambda: (12 * 384 / 8, 12 * 4096 / 8),
+    },
+)  # fmt: skip
+def _tokens_of_balance() -> tuple[float, float]:
+    return 8 * 384 / 12, 8 * 4096 / 12
+
+
 # Notebook 14
 
 
+@exercise(
+    "14.1", "how many programs", cases=lambda: [(100, 32), (96, 32), (1, 64), (3600, 128), (261_375, 256)],
+    mistakes={
+        "rounded down, the last rows belong to no program": lambda n, block: n // block,
+        "where the rows divide evenly, that is one program too many": lambda n, block: n // block + 1,
+        "programs are whole: round up": lambda n, block: n / block,
+    },
+)  # fmt: skip
+def _programs(n: int, block: int) -> int:
+    return int(np.ceil(n / block))
+
+
+@exercise(
+    "14.2", "the rank without the mask",
+    mistakes={
+        "that is the rank with the mask: without it, zeros beat -0.2": lambda: 0,
+        "every candidate was counted, and only the surplus columns read zeros": lambda: 128,
+        "a rank here counts those above, so the best has rank 0": lambda: 29,
+        "100 candidates take two blocks of 64, and only one was counted": lambda: 36,
+    },
+)  # fmt: skip
+def _rank_without_mask() -> int:
+    padded = torch.zeros(128)
+    padded[:100] = -0.5
+    padded[7] = -0.2
+    return int((padded > padded[7]).sum())
+
+
+@exercise(
+    "14.3", "the largest gallery, with the matrix and with the kernel", 1,
+    mistakes={
+        "scores are float32, 4 bytes each, and 2 were counted": lambda: (16e9 / (2 * 1024 + 2 * 3600), 16e9 / 2048),
+        "features in half precision take 2 bytes a number": lambda: (16e9 / (4 * 1024 + 4 * 3600), 16e9 / 4096),
+        "the features themselves are not in the first number": lambda: (16e9 / (4 * 3600), 16e9 / 2048),
+    },
+)  # fmt: skip
+def _largest_gallery() -> tuple[float, float]:
+    return 16e9 / (2 * 1024 + 4 * 3600), 16e9 / (2 * 1024)
+
+
+@exercise(
+    "14.4", "expected hit with ties", 0.0005, cases=lambda: [(0, 0), (0, 9), (1, 0), (3, 4)],
+    mistakes={
+        "every tie counts as a hit: a blind model would score 1": lambda better, tied: float(better == 0),
+        "every tie counts as a miss": lambda better, tied: float(better == 0 and tied == 0),
+        "candidates above are not looked at": lambda better, tied: 1 / (tied + 1),
+        "candidates above leave no chance: it is 0 then": lambda better, tied: 1 / (better + tied + 1),
+    },
+)  # fmt: skip
+def _hit_at_first(better: int, tied: int) -> float:
+    return 0.0 if better else 1 / (1 + tied)
+
+
 # Notebook 15
+
+
+@exercise(
+    "15.1", "gain of the whole step", 0.01,
+    mistakes={
+        "the share of the loss and the share of the rest are swapped": lambda: 1 / (0.3 + 0.7 / 4),
+        "that is the gain of the loss alone": lambda: 4.0,
+        "that is the time left; the gain is its inverse": lambda: 0.7 + 0.3 / 4,
+    },
+)  # fmt: skip
+def _gain_of_step() -> float:
+    return 1 / (1 - 0.3 + 0.3 / 4)
+
+
+@exercise(
+    "15.2", "what limits",
+    cases=lambda: [(4e6, 4e6, 790, 4.3), (1e12, 1e9, 790, 4.3), (1e12, 6e9, 790, 4.3), (1e12, 6e9, 24, 0.3)],
+    mistakes={
+        "the two are swapped: the larger time sets the floor":
+            lambda ops, moved, tflops, tbs: "bytes" if ops / moved >= tflops / tbs else "operations",
+        "operations and bytes are compared as they are: divide each by what the machine does in a second":
+            lambda ops, moved, tflops, tbs: "operations" if ops > moved else "bytes",
+    },
+)  # fmt: skip
+def _limit(operations: float, moved: float, tflops: float, tbs: float) -> str:
+    return "operations" if operations / moved >= tflops / tbs else "bytes"
+
+
+@exercise(
+    "15.3", "moving pays below so many heads",
+    mistakes={
+        "the scores with keys, Q T d, are not in it": lambda: 1024 / 64,
+        "the ratio is the wrong way round": lambda: 64 / (1024 + 64),
+    },
+)  # fmt: skip
+def _most_heads() -> float:
+    return 1 + 1024 / 64
+
+
+@exercise(
+    "15.4", "share of the speed",
+    mistakes={
+        "that is how much longer it takes; speed is its inverse": lambda: 8 / 6,
+        "that is the share of the work that is extra, 2 of 8": lambda: 0.25,
+    },
+)  # fmt: skip
+def _share_of_speed() -> float:
+    return 6 / 8
