@@ -80,7 +80,7 @@ class Label:
 
 
 @dataclass
-class Drawing:
+class SystemDrawing:
     """A picture of a system. A notebook shows it; `save` writes it; `svg` is its text."""
 
     name: str
@@ -145,7 +145,7 @@ class Drawing:
         self.shapes.append(f'<use href="#m-l" x="{x}" y="{y}"/>')
         self.label(x + 28, y + 5, text, SMALL, room=(x, y - 12, w, 24))
 
-    def finish(self) -> Drawing:
+    def finish(self) -> SystemDrawing:
         """Add the legend and fix the height."""
         y = 16 + max(b.y + b.h for b in self.boxes)
         y = max(y, int(16 + max(label.bounds()[3] for label in self.labels)))
@@ -191,9 +191,9 @@ class Drawing:
         return Path(path)
 
 
-def draw_pivot() -> Drawing:
+def draw_pivot() -> SystemDrawing:
     """Two frozen towers, two trained heads, one space; English pairs only."""
-    d = Drawing(
+    d = SystemDrawing(
         "pivot",
         "Two towers and the pivot",
         "A picture goes through a frozen image tower and a trained head; its English caption goes through a frozen "
@@ -225,9 +225,9 @@ def draw_pivot() -> Drawing:
     return d.finish()
 
 
-def draw_contrastive() -> Drawing:
+def draw_contrastive() -> SystemDrawing:
     """The matrix of a batch: every picture against every caption."""
-    d = Drawing(
+    d = SystemDrawing(
         "contrastive",
         "Contrastive learning: the matrix of a batch",
         "Four pictures give four image vectors, the rows; their four captions give four text vectors, the columns. Each "
@@ -259,9 +259,9 @@ def draw_contrastive() -> Drawing:
     return d.finish()
 
 
-def draw_mpm_chat() -> Drawing:
+def draw_mpm_chat() -> SystemDrawing:
     """Two stages: captions teach the connector, then questions teach the language model, too."""
-    d = Drawing(
+    d = SystemDrawing(
         "mpm_chat",
         "MPM chat, from image to text, in two stages",
         "A picture passes through an image tower and a connector, a resampler whose queries become soft tokens. A "
@@ -296,9 +296,9 @@ def draw_mpm_chat() -> Drawing:
     return d.finish()
 
 
-def draw_mpm_paint() -> Drawing:
+def draw_mpm_paint() -> SystemDrawing:
     """A multilingual text model conditions the UNet through a bridge and cross-attention."""
-    d = Drawing(
+    d = SystemDrawing(
         "mpm_paint",
         "MPM paint, from text to image",
         "A prompt goes through a frozen multilingual text model and a trained bridge into the cross-attention of a UNet, "
@@ -329,9 +329,9 @@ def draw_mpm_paint() -> Drawing:
     return d.finish()
 
 
-def draw_m3p() -> Drawing:
+def draw_m3p() -> SystemDrawing:
     """One transformer over regions and words, and its four tasks."""
-    d = Drawing(
+    d = SystemDrawing(
         "m3p",
         "M3P: one transformer over regions and words",
         "A frozen detector gives the regions of a picture. They stand before the words of a caption, some of which are "
@@ -371,9 +371,9 @@ def draw_m3p() -> Drawing:
     return d.finish()
 
 
-def draw_mla() -> Drawing:
+def draw_mla() -> SystemDrawing:
     """A frozen English CLIP; an embedding and acquirers for other languages; two stages."""
-    d = Drawing(
+    d = SystemDrawing(
         "mla",
         "MLA: a frozen English CLIP acquires languages",
         "English text and pictures go through a frozen CLIP, so English stays what it was. Another language enters by an "
@@ -413,9 +413,9 @@ def draw_mla() -> Drawing:
     return d.finish()
 
 
-def draw_mblip() -> Drawing:
+def draw_mblip() -> SystemDrawing:
     """A Q-Former from an English language model, aligned anew to a multilingual one."""
-    d = Drawing(
+    d = SystemDrawing(
         "mblip",
         "mBLIP: an English Q-Former is re-aligned to a multilingual language model",
         "Before: BLIP-2 trains Q-Former and projection on English pairs with a frozen English language model. Warm-up: the "
@@ -443,9 +443,9 @@ def draw_mblip() -> Drawing:
     return d.finish()
 
 
-def draw_all() -> Drawing:
+def draw_all() -> SystemDrawing:
     """All four systems, one under the other."""
-    d = Drawing(
+    d = SystemDrawing(
         "all",
         "Four ways to a multilingual model that sees",
         "MPM: a connector is trained on English pairs between a frozen image tower and a frozen multilingual language model. "
@@ -477,13 +477,13 @@ def draw_all() -> Drawing:
     return d.finish()
 
 
-SYSTEMS: dict[str, Callable[[], Drawing]] = {
+SYSTEMS: dict[str, Callable[[], SystemDrawing]] = {
     "pivot": draw_pivot, "contrastive": draw_contrastive, "mpm_chat": draw_mpm_chat, "mpm_paint": draw_mpm_paint,
     "m3p": draw_m3p, "mla": draw_mla, "mblip": draw_mblip, "all": draw_all,
 }  # fmt: skip
 
 
-def draw_system(name: str) -> Drawing:
+def draw_system(name: str) -> SystemDrawing:
     """The drawing of a system: one of SYSTEMS, such as "pivot", "mpm_chat" or "all". UserError for any other name."""
     if name not in SYSTEMS:
         raise unknown("drawing", name, SYSTEMS)
