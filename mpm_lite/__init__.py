@@ -27,6 +27,7 @@ _WHERE = {
     "banner": "core.runtime",
     "UserError": "core.runtime",
     "show": "teaching.check",
+    "draw_system": "teaching.drawings",
 }
 _MODULES = {
     "ops",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # what editors see behind __getattr__
     from mpm_lite.experiments.sweep import sweep
     from mpm_lite.recipes import Recipe, Stage
     from mpm_lite.teaching.check import show
+    from mpm_lite.teaching.drawings import draw_system
     from mpm_lite.towers.load import load_image_tower, load_lm, load_text_tower
 
 

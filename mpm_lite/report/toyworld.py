@@ -197,8 +197,8 @@ def update(again: Sequence[str] = ()) -> None:
         write_atomic(root / NOISE, measure_noise().to_csv(index=False).encode())
     shown = list(islice(scenes("test", 2), 6))
     figure = figures.picture_row([toyworld.render(s) for s in shown], [toyworld.caption(s, "en") for s in shown])
-    figure.savefig(root / FIGURE, metadata={"Software": None})
-    draw_alignment(average_alignment()).savefig(root / ALIGNMENT, metadata={"Software": None})
+    write_atomic(root / FIGURE, figures.png(figure))
+    write_atomic(root / ALIGNMENT, figures.png(draw_alignment(average_alignment())))
     write_atomic(root / PAGE, build_page().encode())
 
 
