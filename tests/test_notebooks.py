@@ -113,9 +113,17 @@ def test_skeleton(book):
         assert part in text, part
     exercises = re.findall(r"^### .*?(?=^### |^## |\Z)", text, re.M | re.S)
     assert len(exercises) >= 3
+    regions = [cell for cell in code(book) if "### BEGIN SOLUTION" in cell["source"]]
+    assert not regions or len(regions) >= len(exercises) and "<summary>Solution" not in text
+    for cell in regions:
+        assert cell["source"].count("### BEGIN SOLUTION") == cell["source"].count("### END SOLUTION") == 1
+        assert (
+            "exercise" in cell["metadata"].get("tags", []) and "check(" in cell["source"].split("### END SOLUTION")[1]
+        )
     for exercise in exercises:
         assert re.search(r"Difficulty \d of 5 · importance \d of 5 · \d+ minutes", exercise)
-        assert exercise.count("<details>") == 2 and "Hint" in exercise and "Solution" in exercise
+        assert "<details><summary>Hint" in exercise
+        assert regions or "<summary>Solution" in exercise
     lengths = sorted(len([line for line in cell["source"].splitlines() if line.strip()]) for cell in code(book))
     assert lengths[len(lengths) // 2] <= 6
 
