@@ -552,6 +552,26 @@ def _count_acquirers(recipe: Any) -> int:
     return recipe.weights["de"]
 
 
+@exercise(
+    "08.4",
+    "pictures alone at a tenth of the learning rate",
+    mistakes={
+        "this is the score without the picture": lambda test, german, seen: test(
+            replace(german, options=seen | {"exposure_lr": 2e-4})
+        ).loc["German", "blind"],
+        "this is the score in English": lambda test, german, seen: test(
+            replace(german, options=seen | {"exposure_lr": 2e-4})
+        ).loc["English", "real"],
+        "this is still the higher learning rate": lambda test, german, seen: test(replace(german, options=seen)).loc[
+            "German", "real"
+        ],
+    },
+)
+def _expose_slowly(test: Callable[[Any], Any], german: Any, seen: Mapping[str, Any]) -> float:
+    """`test` trains a system and returns its scores by language and look."""
+    return test(replace(german, options=seen | {"exposure_lr": 2e-4})).loc["German", "real"]
+
+
 # Notebook 09
 
 
