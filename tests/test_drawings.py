@@ -15,7 +15,7 @@ from mpm_lite.recipes.dual import Dual
 from mpm_lite.recipes.m3p import M3p, M3pOptions
 from mpm_lite.recipes.mblip import Mblip, MblipOptions
 from mpm_lite.recipes.mla import Mla
-from mpm_lite.recipes.modules.qformer import QFormer
+from mpm_lite.recipes.modules.connectors import QFormer
 from mpm_lite.recipes.mpm_chat import MpmChat, MpmChatOptions
 from mpm_lite.recipes.mpm_paint import MpmPaint
 from mpm_lite.teaching import drawings

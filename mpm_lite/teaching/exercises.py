@@ -23,6 +23,7 @@ from mpm_lite.core.runtime import unknown
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import reply_scores
+from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.ops import clip_loss, siglip_loss
 from mpm_lite.recipes.modules.connectors import Look
@@ -610,10 +611,18 @@ def _sum_acquirers(recipe: Any, per_layer: Callable[[int, int], int], layers: in
     return (layers or config.num_hidden_layers) * per_layer(config.hidden_size, recipe.options.bottleneck)
 
 
+def make_acquirers() -> dict[str, Any]:
+    """What stands for a recipe whose acquirers, two of width 8 with bottlenecks of 4, have 152 parameters."""
+    encoder = SimpleNamespace(config=SimpleNamespace(hidden_size=8, num_hidden_layers=2))
+    dials = SimpleNamespace(bottleneck=4)
+    return {"recipe": SimpleNamespace(english=SimpleNamespace(encoder=encoder), options=dials, weights={"de": 152})}
+
+
 @exercise(
     "08.3",
     "parameters of one language",
     tolerance=0.5,
+    example=make_acquirers,
     mistakes={
         "the biases are missing": lambda recipe: _sum_acquirers(recipe, lambda d, k: 2 * d * k),
         "this is one layer only": lambda recipe: _sum_acquirers(recipe, lambda d, k: 2 * d * k + d + k, 1),
@@ -622,6 +631,37 @@ def _sum_acquirers(recipe: Any, per_layer: Callable[[int, int], int], layers: in
 )
 def _count_acquirers(recipe: Any) -> int:
     return recipe.weights["de"]
+
+
+def make_rates() -> dict[str, Any]:
+    """What stands for training: scores that depend on the learning rate."""
+
+    def test(system: Acquiring) -> pd.DataFrame:
+        real = [0.36, 0.95] if system.options["exposure_lr"] < 1e-3 else [0.8, 0.96]
+        return pd.DataFrame({"real": real, "blind": [0.05, 0.06]}, index=["German", "English"])
+
+    return {"test": test, "german": Acquiring(languages=("de",)), "seen": {"exposure_lr": 2e-3}}
+
+
+@exercise(
+    "08.4",
+    "pictures alone at a tenth of the learning rate",
+    example=make_rates,
+    mistakes={
+        "this is the score without the picture": lambda test, german, seen: test(
+            replace(german, options=seen | {"exposure_lr": 2e-4})
+        ).loc["German", "blind"],
+        "this is the score in English": lambda test, german, seen: test(
+            replace(german, options=seen | {"exposure_lr": 2e-4})
+        ).loc["English", "real"],
+        "this is still the higher learning rate": lambda test, german, seen: test(replace(german, options=seen)).loc[
+            "German", "real"
+        ],
+    },
+)
+def _expose_slowly(test: Callable[[Any], Any], german: Any, seen: Mapping[str, Any]) -> float:
+    """`test` trains a system and returns its scores by language and look."""
+    return test(replace(german, options=seen | {"exposure_lr": 2e-4})).loc["German", "real"]
 
 
 # Notebook 09
