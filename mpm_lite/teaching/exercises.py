@@ -274,7 +274,7 @@ def count_exact(bench: Any, recipe: Any, soft: Tensor, scenes: list[Any], by: in
 
 
 @exercise(
-    "04.4", "exactly right with the wrong picture", tolerance=0, example=lambda: make_sayings(),
+    "04.4", "exactly right with the wrong picture", tolerance=0, example=make_sayings,
     mistakes={
         "these are right for the picture that was seen; count those right for the picture asked about": partial(
             count_exact, by=0
@@ -633,6 +633,9 @@ def _count_acquirers(recipe: Any) -> int:
     return recipe.weights["de"]
 
 
+SLOW = {"exposure_lr": 2e-4}
+
+
 def make_rates() -> dict[str, Any]:
     """What stands for training: scores that depend on the learning rate."""
 
@@ -643,25 +646,28 @@ def make_rates() -> dict[str, Any]:
     return {"test": test, "german": Acquiring(languages=("de",)), "seen": {"exposure_lr": 2e-3}}
 
 
+def _score_exposure(
+    test: Callable[[Any], Any], german: Any, seen: Mapping[str, Any], slow: Mapping[str, Any] = SLOW
+) -> Any:
+    """Scores by language and look after pictures alone, at the lower learning rate."""
+    return test(replace(german, options={**seen, **slow}))
+
+
 @exercise(
     "08.4",
     "pictures alone at a tenth of the learning rate",
     example=make_rates,
     mistakes={
-        "this is the score without the picture": lambda test, german, seen: test(
-            replace(german, options=seen | {"exposure_lr": 2e-4})
-        ).loc["German", "blind"],
-        "this is the score in English": lambda test, german, seen: test(
-            replace(german, options=seen | {"exposure_lr": 2e-4})
-        ).loc["English", "real"],
-        "this is still the higher learning rate": lambda test, german, seen: test(replace(german, options=seen)).loc[
+        "this is the score without the picture": lambda **given: _score_exposure(**given).loc["German", "blind"],
+        "this is the score in English": lambda **given: _score_exposure(**given).loc["English", "real"],
+        "this is still the higher learning rate": lambda **given: _score_exposure(**given, slow={}).loc[
             "German", "real"
         ],
     },
 )
 def _expose_slowly(test: Callable[[Any], Any], german: Any, seen: Mapping[str, Any]) -> float:
     """`test` trains a system and returns its scores by language and look."""
-    return test(replace(german, options=seen | {"exposure_lr": 2e-4})).loc["German", "real"]
+    return _score_exposure(test, german, seen).loc["German", "real"]
 
 
 # Notebook 09

@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import Key
 from mpm_lite.core.provenance import Artifact
-from mpm_lite.core.store import WEIGHTS, collect_weights, keep_weights, metadata, write_atomic
+from mpm_lite.core.store import WEIGHTS, collect_weights, metadata, write_atomic
 from mpm_lite.experiments.experiment import FIRST_SEED
 from mpm_lite.experiments.m3p import PLAIN, RATE, Matching
 from mpm_lite.experiments.mblip import SHARED
@@ -111,8 +112,8 @@ def build(name: str, out: Path) -> Path:
 
 def _make(part: TrainedPart, bench: Any, recipe: Any, path: Path, key: Key, weights: Path) -> dict[str, Any]:
     """Write the weights in float16; what their card says."""
-    kept = keep_weights(path, lambda work: {}, key)
-    write_atomic(weights, to_safetensors({k: v.half().contiguous() for k, v in kept.items()}, metadata=metadata(key)))
+    halves = {name: value.half().contiguous() for name, value in load_file(path).items()}
+    write_atomic(weights, to_safetensors(halves, metadata=metadata(key)))
     return {
         "keys": [key.digest],
         "system": part.system.name,
