@@ -368,12 +368,12 @@ def test_a_claim_runs_resumes_and_is_entered(tiny, tmp_path, monkeypatch):
 
 
 def test_the_command_line_prints_the_ledger_and_knows_its_claims(tmp_path, capsys):
-    assert main.main(["claims", "table", "--json", str(tmp_path / "t.json")]) == 0
+    assert main(["claims", "table", "--json", str(tmp_path / "t.json")]) == 0
     assert "C8" in capsys.readouterr().out and len(pd.read_json(tmp_path / "t.json")) == len(CLAIMS)
-    assert main.main(["claims", "run", "C77", "--out", str(tmp_path)]) == 2
+    assert main(["claims", "run", "C77", "--out", str(tmp_path)]) == 2
     assert "Unknown claim 'C77'" in capsys.readouterr().err
     (tmp_path / "claims.json").write_text("{")
-    assert main.main(["claims", "table", "--out", str(tmp_path)]) == 2
+    assert main(["claims", "table", "--out", str(tmp_path)]) == 2
 
 
 def test_figures_of_a_ledger_come_from_its_details(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from mpm_lite.report import fill, tour
 
 
 def run(*words):
-    return main.main([str(w) for w in words])
+    return main([str(w) for w in words])
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_the_other_systems_run_from_the_command_line(system, settings, tmp_path,
     short = mla.DualOptions(steps=2, batch=8)
     monkeypatch.setattr(mla.Acquiring, "dual_options", property(lambda self: short))
     given = [part for one in [*settings, "count=25"] for part in ("--set", one)]
-    assert main.main(["run", system, "--out", str(tmp_path / "out"), *given]) == 0
+    assert main(["run", system, "--out", str(tmp_path / "out"), *given]) == 0
     said = capsys.readouterr().out
     assert "real" in said and "Written" in said
     rows = pd.read_parquet(tmp_path / "out" / "items.parquet")
@@ -217,5 +217,5 @@ def test_the_other_systems_run_from_the_command_line(system, settings, tmp_path,
         "split": "val",
         "count": 25,
     }
-    assert main.main(["run", system, "--set", "pears=3"]) == 2
+    assert main(["run", system, "--set", "pears=3"]) == 2
     assert "Did you mean 'pairs'" in capsys.readouterr().err

@@ -337,6 +337,6 @@ def test_the_list_names_what_the_hub_has_without_asking(monkeypatch, capsys):
     from mpm_lite.cli import main
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("the hub was asked"))
-    assert main.main(["data", "list"]) == 0
+    assert main(["data", "list"]) == 0
     said = capsys.readouterr().out
     assert all(name in said for name in sources.KNOWN) and "parquet:PATH" in said

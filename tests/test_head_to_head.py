@@ -133,7 +133,7 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     monkeypatch.setattr(comparisons, "shared_bench", never)
     run()
     assert pd.read_csv(home / "out" / "head-to-head.csv").to_csv() == before
-    assert main.main(["claims", "pack", "--out", str(home / "out")]) == 0
+    assert main(["claims", "pack", "--out", str(home / "out")]) == 0
     assert not list((home / "out" / "head-to-head-rows").iterdir())
     run()
     again = pd.read_csv(home / "out" / "head-to-head.csv")
@@ -201,5 +201,5 @@ def test_the_notebook_says_what_has_not_run(monkeypatch):
 
 
 def test_the_comparison_takes_no_settings(home, capsys):
-    assert main.main(["run", "head_to_head", "--set", "pairs=3"])
+    assert main(["run", "head_to_head", "--set", "pairs=3"])
     assert "committed configuration" in capsys.readouterr().err

@@ -397,7 +397,7 @@ def test_a_claim_names_a_missing_language_model_before_the_first_unit(tmp_path, 
     gone = [
         f"toy-english:{seed}" for seed in catalogue.seeds("toy-english") if seed not in catalogue.shipped("toy-english")
     ]
-    assert main.main(["claims", "run", "C1", "--seeds", "5", "--out", str(tmp_path / "out")]) == 2
+    assert main(["claims", "run", "C1", "--seeds", "5", "--out", str(tmp_path / "out")]) == 2
     assert gone and f"mpm-lite pretrain {' '.join(gone)}" in capsys.readouterr().err
 
 
@@ -406,18 +406,18 @@ def test_a_claim_names_a_missing_language_model_before_the_first_unit(tmp_path, 
 
 def test_doctor_says_in_what_a_kept_thing_differs_from_the_most_similar(world, capsys):  # noqa: F811
     mpm.sweep(small(), out=world / "s", pairs=[20, 30])
-    assert main.main(["doctor", "--why", str(world / "s" / "pairs=20")]) == 0
+    assert main(["doctor", "--why", str(world / "s" / "pairs=20")]) == 0
     told = capsys.readouterr().out
     assert (
         "results of an experiment" in told and "weights of text" in told and "pairs=30, differs in experiment" in told
     )
-    assert main.main(["doctor", "--why", str(world / "s")]) == 2
+    assert main(["doctor", "--why", str(world / "s")]) == 2
     assert "holds 2 results" in (said := capsys.readouterr().err) and f"{world / 's' / 'pairs=20'}." in said
     features = sorted((world / "home" / "features").glob("*.safetensors"))
-    assert main.main(["doctor", "--why", str(features[0])]) == 0
+    assert main(["doctor", "--why", str(features[0])]) == 0
     assert "weights" in capsys.readouterr().out
     checkpoint = next((world / "s" / "pairs=20" / "seed-0" / "checkpoints").glob("step-*"))
-    assert main.main(["doctor", "--why", str(checkpoint)]) == 0
+    assert main(["doctor", "--why", str(checkpoint)]) == 0
     (world / "plain.json").write_text("[]")
     for wrong in ("plain.json", "nothing.parquet"):
-        assert main.main(["doctor", "--why", str(world / wrong)]) == 2
+        assert main(["doctor", "--why", str(world / wrong)]) == 2

@@ -9,7 +9,7 @@ from worlds import own_home
 
 from mpm_lite import UserError
 from mpm_lite.claims import ladder
-from mpm_lite.cli.main import main
+from mpm_lite.cli import main
 from mpm_lite.core import figures, provenance, runtime
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation.stats import Sample

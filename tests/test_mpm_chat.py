@@ -234,10 +234,10 @@ def test_a_tower_without_patches_is_refused(bench):
 
 def test_the_command_line_trains_asks_and_writes(tmp_path, capsys):
     small = [f"{k}={v}" for k, v in (TINY | {"lm": "toy-english", "pairs": 32, "count": 4}).items()]
-    assert main.main(["run", "mpm_chat", "--set", *small, "--out", str(tmp_path / "out")]) == 0
+    assert main(["run", "mpm_chat", "--set", *small, "--out", str(tmp_path / "out")]) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "model.safetensors", "results.parquet", "items.parquet", "config.json",
     }  # fmt: skip
     assert "reply_language" in capsys.readouterr().out
-    assert main.main(["run", "mpm_chat", "--set", "lmm=toy-english"]) == 2
+    assert main(["run", "mpm_chat", "--set", "lmm=toy-english"]) == 2
     assert "Did you mean 'lm'" in capsys.readouterr().err

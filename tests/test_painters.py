@@ -95,12 +95,12 @@ def test_rivals_are_tested_once_and_stand_in_one_table(assets, tmp_path, monkeyp
 
 def test_the_command_writes_a_painter_that_loads(assets, tmp_path, capsys):
     given = ["pairs=8", "steps=2", "batch=4", "bf16=False", "count=3"]
-    assert main.main(["run", "mpm_paint", "--out", str(tmp_path), "--set", *given]) == 0
+    assert main(["run", "mpm_paint", "--out", str(tmp_path), "--set", *given]) == 0
     assert "attributes" in capsys.readouterr().out
     pipe = diffusion.load_painter(tmp_path / "seed-0" / "painter")
     assert pipe("Ein roter Kreis.", seeds=3).shape == (1, 48, 48, 3) and pipe.config.encoder == "toy-multilingual"
     assert len(pd.read_parquet(tmp_path / "items.parquet")) == 2 * 10 * 3
-    assert main.main(["run", "mpm_paint", "--set", "guidence=3"]) == 2
+    assert main(["run", "mpm_paint", "--set", "guidence=3"]) == 2
     assert "Did you mean 'guidance'" in capsys.readouterr().err
-    assert main.main(["run", "mpm_paint_rivals", "--set", "steps=3"]) == 2
+    assert main(["run", "mpm_paint_rivals", "--set", "steps=3"]) == 2
     assert "takes no --set" in capsys.readouterr().err

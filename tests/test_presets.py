@@ -239,9 +239,9 @@ def test_the_table_says_what_is_estimated_and_what_measured(monkeypatch, tmp_pat
 
 
 def test_the_command_is_readable_and_the_doctor_names_the_preset(capsys):
-    assert main.main(["presets"]) == 0
+    assert main(["presets"]) == 0
     told = capsys.readouterr().out
     assert max(map(len, told.splitlines())) <= 100 and "Qwen/Qwen2.5-7B" in told and "est. GiB" in told
-    assert main.main(["doctor"]) == 0
+    assert main(["doctor"]) == 0
     assert "takes an estimated" in capsys.readouterr().out
     assert isinstance(presets.build_preset_table(), pd.DataFrame)

@@ -10,7 +10,7 @@ import torch
 
 import mpm_lite as mpm
 from mpm_lite import UserError
-from mpm_lite.cli.main import main
+from mpm_lite.cli import main
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import OtherRun
 from mpm_lite.core.provenance import Artifact

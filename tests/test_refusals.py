@@ -11,7 +11,7 @@ import pytest
 from test_experiment import PARTS, made_experiment, world  # noqa: F401
 
 import mpm_lite as mpm
-from mpm_lite.cli import main
+from mpm_lite.cli import main, set_and_languages
 from mpm_lite.core import runtime, store
 from mpm_lite.core.keys import OtherRun
 from mpm_lite.core.runtime import UserError
@@ -53,7 +53,7 @@ def test_a_number_that_cannot_be_meant_is_refused_as_the_experiment_is_made(chan
 )
 def test_the_command_line_refuses_the_same_numbers(key, value, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(alignment, "load_captions", never)
-    assert main.main(["run", "align", "--set", f"{key}={value}", "--out", str(tmp_path)]) == 2
+    assert main(["run", "align", "--set", f"{key}={value}", "--out", str(tmp_path)]) == 2
     assert f"{key}={value} is no whole number" in capsys.readouterr().err
 
 
@@ -153,13 +153,13 @@ def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypa
             runtime.device(device)
         with pytest.raises(UserError, match=said):
             made_experiment(device=device).run(progress=False)
-        assert main.main(["run", "align", "--device", device, "--out", str(tmp_path)]) == 2
+        assert main(["run", "align", "--device", device, "--out", str(tmp_path)]) == 2
     for how, said in (({"precision": "bf17"}, "Unknown precision"), ({"track": "tensorbord"}, "Unknown tracker")):
         with pytest.raises(UserError, match=said):
             made_experiment().run(progress=False, **how)
-    assert main.main(["run", "align", "--parts", "0", "--out", str(tmp_path)]) == 2
-    assert main.main(["claims", "run", "C1", "--workers", "0"]) == 2
-    assert main.main(["run", "align", "--seeds", "0"]) == 2
+    assert main(["run", "align", "--parts", "0", "--out", str(tmp_path)]) == 2
+    assert main(["claims", "run", "C1", "--workers", "0"]) == 2
+    assert main(["run", "align", "--seeds", "0"]) == 2
 
 
 # sets
@@ -218,7 +218,7 @@ def test_a_tower_without_a_fingerprint_is_told_to_have_one(world):  # noqa: F811
     ],
 )
 def test_the_command_line_reads_sets_of_ones_own(value, name, languages):
-    assert main.set_and_languages(value) == (name, languages)
+    assert set_and_languages(value) == (name, languages)
 
 
 def test_an_experiment_reads_a_set_of_ones_own_as_it_is_told(tmp_path, monkeypatch):
@@ -261,7 +261,7 @@ def test_the_world_decides_the_data(system, tmp_path, monkeypatch):
     for name in ("real", "toyworld"):
         more = "languages=de" if system == "mla" else "layers=2"
         with pytest.raises(AttributeError):  # nothing was run, so there is nothing to save
-            main.main(["run", system, "--set", f"world={name}", more])
+            main(["run", system, "--set", f"world={name}", more])
         assert taken[-1].world == name == taken[-1].bench(progress=False).world.name
 
 
@@ -291,7 +291,7 @@ def test_one_value_is_a_sweep_too(vary, values, tmp_path, monkeypatch):
         raise UserError("enough")
 
     monkeypatch.setattr(sweep, "sweep", swept)
-    assert main.main(["sweep", "align", "--vary", vary, "--out", str(tmp_path)]) == 2
+    assert main(["sweep", "align", "--vary", vary, "--out", str(tmp_path)]) == 2
     assert asked == {vary.split("=")[0]: values}
 
 
@@ -313,7 +313,7 @@ def test_a_setting_given_twice_is_refused(flag, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(alignment, "load_captions", never)
     other = ["--vary", "lr=0.1"] if flag == "--set" else []
     given = ["sweep", "align", *other, flag, "pairs=20", flag, "pairs=30", "--out", str(tmp_path)]
-    assert main.main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
+    assert main(given) == 2 and "pairs is given twice" in capsys.readouterr().err
 
 
 def test_of_several_values_the_wrong_one_is_named(tmp_path, monkeypatch, capsys):
@@ -322,8 +322,8 @@ def test_of_several_values_the_wrong_one_is_named(tmp_path, monkeypatch, capsys)
         sweep, "run_kept", lambda one, *_: build_options(Align.Options, one.system.all_options) and never()
     )
     with pytest.raises(pytest.fail.Exception):
-        main.main(["sweep", "align", "--vary", "lr=0.001,1e-4", "--out", str(tmp_path)])
-    assert main.main(["sweep", "align", "--vary", "lr=0.1e,0.001", "--out", str(tmp_path)]) == 2
+        main(["sweep", "align", "--vary", "lr=0.001,1e-4", "--out", str(tmp_path)])
+    assert main(["sweep", "align", "--vary", "lr=0.1e,0.001", "--out", str(tmp_path)]) == 2
     assert "got '0.1e'" in capsys.readouterr().err
 
 
@@ -332,7 +332,7 @@ def test_sets_are_swept_as_they_are_set(tmp_path, monkeypatch):
     monkeypatch.setattr(experiment.Experiment, "run", lambda self, **_: seen.append((self.train, self.val)) or never())
     for vary in (["train=emoji"], ["train=emoji+stamps:de"], ["val=None"]):
         with pytest.raises(pytest.fail.Exception):
-            main.main(["sweep", "align", "--vary", *vary, "--out", str(tmp_path / "s")])
+            main(["sweep", "align", "--vary", *vary, "--out", str(tmp_path / "s")])
     assert [train for train, _ in seen[:2]] == [("emoji", ["en"]), ("emoji+stamps", ["de"])] and seen[2][1] is None
 
 
@@ -370,9 +370,9 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
         ["run", "mla"],
         ["run", "mpm_chat"],
     ):
-        assert main.main([*command, "--out", str(blocked / "out")]) == 2
+        assert main([*command, "--out", str(blocked / "out")]) == 2
         assert "Could not write" in capsys.readouterr().err
-    assert main.main(["tour", "--json", str(blocked / "tour.json")]) == 2
+    assert main(["tour", "--json", str(blocked / "tour.json")]) == 2
 
 
 def test_a_cache_that_cannot_be_written_is_one_sentence_and_what_is_there_is_read(world, tmp_path, monkeypatch):  # noqa: F811
@@ -400,16 +400,16 @@ def test_a_reader_that_goes_away_and_a_terminal_without_letters():
     name = f"{sys.executable} -m mpm_lite.cli claims show C1 C2 C3 C4"
     done = piped(f"set -o pipefail; {name} | true")
     assert "Traceback" not in done.stderr and "Error" not in done.stderr and done.returncode in (0, 141)
-    code = "from mpm_lite.cli import main as cli; cli.presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
+    code = "from mpm_lite import cli; cli.presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"
     done = piped(f'{sys.executable} -c "{code}"', PYTHONIOENCODING="ascii")
     assert done.returncode == 0 and done.stdout.strip() == r"\u732b \u732b \u732b"
 
 
 def test_a_closed_output_is_no_error(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)
-    assert main.main(["presets"]) == 0
+    assert main(["presets"]) == 0
 
 
 def test_streams_that_are_no_files_are_left_alone(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert main.main(["presets"]) == 0
+    assert main(["presets"]) == 0

@@ -191,7 +191,7 @@ def test_a_recipe_of_ones_own_is_a_file(tmp_path, monkeypatch, capsys):
     file = tmp_path / "linear_lora.py"
     file.write_text(page())
     few = ["lm=toy-english", "lm_seed=0", "pairs=16", "steps=2", "batch=4", "bf16=False", "count=4", "closed=0"]
-    assert main.main(["run", str(file), "--out", str(tmp_path / "out"), "--set", *few, "languages=en"]) == 0
+    assert main(["run", str(file), "--out", str(tmp_path / "out"), "--set", *few, "languages=en"]) == 0
     assert "slots" in capsys.readouterr().out
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["options"]["thawed"] == "lora" and config["system"]["pairs"] == 16
@@ -210,8 +210,8 @@ def test_a_file_without_a_recipe_is_refused(tmp_path, capsys):
     file = tmp_path / "mine.py"
     for text, says in (("x = 1", "has 0 recipes"), ("import nothing_at_all", "does not run"), ("x =", "does not run")):
         file.write_text(text)
-        assert main.main(["run", str(file)]) == 2 and says in capsys.readouterr().err
-    assert main.main(["run", str(tmp_path / "gone.py")]) == 2 and "is not there" in capsys.readouterr().err
+        assert main(["run", str(file)]) == 2 and says in capsys.readouterr().err
+    assert main(["run", str(tmp_path / "gone.py")]) == 2 and "is not there" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

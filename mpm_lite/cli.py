@@ -1,6 +1,6 @@
 """The command line: `mpm-lite tour | run | sweep | data | bench | pretrain | world | claims | classroom | presets | doctor`.
 
-A mistake gives one sentence and exit code 2.
+A mistake gives one sentence and exit code 2. `python -m mpm_lite.cli` is the same command.
 """
 
 from __future__ import annotations
