@@ -24,6 +24,7 @@ from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
 from mpm_lite.evaluation import chat, reply_scores
 from mpm_lite.experiments.mpm_chat import ChatBench
 from mpm_lite.experiments.mpm_paint import GUIDANCE, PaintBench
+from mpm_lite.experiments.photographs import PhotoReader
 from mpm_lite.recipes.base import Recipe, Stage
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_chat import MpmChat
@@ -181,6 +182,24 @@ def show_ten_replies(bench: ChatBench, recipe: MpmChat, scene: Scene) -> widgets
         f"are named; {sum(exact)} of 10 replies are exactly right."
     )
     return widgets.Page(_image(picture, title) + page.data, words)
+
+
+def show_photographs(reader: PhotoReader, languages: Sequence[str], count: int = 3) -> widgets.Page:
+    """One page: held-out photographs, and below each the replies in some languages to the photograph, to the mean photograph
+    (blind), and to the English caption as text in its place. UserError for a language without a question."""
+    looks = {"the photograph": "real", "the mean photograph": "blind", "its English caption": "text"}
+    said = {(code, look): reader.reply(code, look) for code in languages for look in looks.values()}
+    count, shown = min(count, len(reader.photographs)), []
+    for i in range(count):
+        caption = reader.photographs.captions["en"][i]
+        rows = [
+            [display_name(code), *(widgets.Text(said[code, look][i], code) for look in looks.values())]
+            for code in languages
+        ]
+        table = widgets.show_table(rows, ["asked in", *(f"reply to {what}" for what in looks)], caption)
+        shown.append(_image(reader.photographs.images[i], caption) + table.data)
+    names = ", ".join(display_name(code) for code in languages)
+    return widgets.Page("".join(shown), f"Replies of {reader.recipe.lm.name} about {count} photographs, in {names}")
 
 
 def build_dial(pages: Mapping[str, widgets.Page], start: str) -> Any:

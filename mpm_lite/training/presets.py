@@ -110,6 +110,25 @@ def find_preset(name: str) -> TrainingPreset:
     return PRESETS[runtime.PRESETS[name].name]
 
 
+def find_real(choice: str = "auto") -> TrainingPreset | None:
+    """The preset for models of real size: this machine's where it has a GPU and can reach the hub, else None.
+
+    "auto" chooses by what is there, "toy" is None always, and "real" raises UserError where something is missing. The name of
+    a preset takes that one.
+    """
+    if choice == "toy":
+        return None
+    if choice not in ("auto", "real"):
+        return find_preset(choice)
+    lacks = [] if torch.cuda.is_available() else ["a GPU"]
+    lacks += [] if runtime.reachable() else ["a connection to the model hub"]
+    if not lacks:
+        return find_preset(runtime.preset().name)
+    if choice == "auto":
+        return None
+    raise runtime.UserError(f"Models of real size need {' and '.join(lacks)}, not found here: take 'auto' or 'toy'.")
+
+
 @dataclass(frozen=True)
 class Counted:
     """What was counted once: of the language model, and of the resampler before it."""
