@@ -78,7 +78,7 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
     axis.set_xticks(np.arange(len(order)), order, rotation=90 if len(order) > 16 else 0)
     axis.set(ylabel="score (share of queries)", xlabel="language of the query (BCP 47)", title=title, ylim=(0, None))
     axis.grid(axis="x", visible=False)
-    axis.legend(ncols=len(names) + 1, loc="upper right")
+    figure.legend(ncols=min(4, len(names) + 1), loc="outside lower center", fontsize=8)  # inside, it would hide bars
     level = mean.mean(axis=1).reindex(order)
     told = f"highest in {level.idxmax()}, lowest in {level.idxmin()}; the dashed line is chance."
     return describe(figure, f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; {told}")
