@@ -28,8 +28,8 @@ CONNECTORS = ("mlp", "resampler", "queries")
 class LikeEmbeddings(nn.Module):
     """(..., D) -> (..., D): soft tokens as long as the embeddings of a language model are, in its embeddings' middle.
 
-    A language model reads vectors of the size it was trained on; soft tokens much longer or shorter than those are no
-    words to it, and the gradient that should make them words is lost in its first norm.
+    They begin where the language model expects its words. It is a precaution: a model whose layers normalise what they read,
+    as those here do, learns nearly as fast from soft tokens of another scale (notebook 04, section 6).
     """
 
     def __init__(self, embeddings: Tensor) -> None:
