@@ -1,15 +1,17 @@
-"""The course in three editions, made of the solved notebooks, and the addresses that a fork has to change.
+"""The course in three editions, made of the solved notebooks; its lessons and plans; its site; and a fork's addresses.
 
-`solved` is as committed; `instructor` adds where slides begin; `student` leaves out solutions, cells tagged instructor or
+`solved` is as committed; `instructor` adds what a slide show needs; `student` leaves out solutions, cells tagged instructor or
 scaffold, outputs and predictions, and runs as it is.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ INSTALL = """if "google.colab" in sys.modules:
     print("1 of {steps}: installing the library, about 2 minutes")
     %pip install -q -c keep.txt "mpm_lite @ git+https://github.com/{repository}@{ref}"
 """
+SLIDE_LINES, CODE_LINES = 26, 10  # what one slide holds; longer code is left out of the slide show
+PICTURE_LINES = 14  # the height of a picture on a slide, in lines of text
+WORDS_A_MINUTE, CODE_A_MINUTE = 180, 20  # to estimate reading where a header does not state it
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -50,10 +55,8 @@ def build_editions(out: Path, edition: str = "all", folder: Path = Path("noteboo
         for link in set(
             re.findall(r"""(?:\]\(|src=")\.\./([^)"#\s]+)""", "\n".join(c["source"] for c in book["cells"]))
         ):
-            source = folder.parent / link
-            if source.is_file():
-                (out / link).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, out / link)
+            if (folder.parent / link).is_file():
+                _copy(folder.parent / link, out / link)
     return written
 
 
@@ -72,12 +75,61 @@ def make_student(book: Any) -> Any:
 
 
 def make_instructor(book: Any) -> Any:
-    """A notebook with everything, and a slide at every heading that does not say otherwise: a copy."""
-    made = copy.deepcopy(book)
+    """A notebook with everything, and with a slide type for each cell that has none yet, so that `jupyter nbconvert --to slides`
+    makes a slide show of it: a copy. Text is divided into a cell for each heading. What does not fit a slide any more goes to the
+    next one below it."""
+    made, used = copy.deepcopy(book), 0
+    made["cells"] = [part for cell in made["cells"] for part in split_headings(cell)]
     for cell in made["cells"]:
-        if cell["cell_type"] == "markdown" and re.match(r"(\[!\[[^\n]*\n+)?#{1,2} ", cell["source"]):
-            cell["metadata"].setdefault("slideshow", {"slide_type": "slide"})
+        kind, lines = choose_slide(cell)
+        if kind == "-" and used + lines > SLIDE_LINES:
+            kind = "subslide"
+        used = used if kind in ("skip", "notes") else lines + (used if kind == "-" else 0)
+        cell["metadata"].setdefault("slideshow", {"slide_type": kind})
+        if cell["cell_type"] == "code" and kind != "skip" and len(cell["source"].splitlines()) > CODE_LINES:
+            cell["metadata"]["transient"] = {"remove_source": True}  # nbconvert then shows the picture without the code
     return made
+
+
+def split_headings(cell: Any) -> list[Any]:
+    """A cell of text as one cell for each heading and what follows it; any other cell as it is."""
+    plain = re.sub(r"^```.*?^```", lambda found: re.sub("#", "-", found[0]), cell["source"], flags=re.M | re.S)
+    starts = [found.start() for found in re.finditer(r"^#{1,6} ", plain, re.M) if plain[: found.start()].strip()]
+    if cell["cell_type"] != "markdown" or not starts or cell["source"].startswith("[!["):
+        return [cell]
+    parts = []
+    for number, (first, last) in enumerate(zip([0, *starts], [*starts, None], strict=True)):
+        part = copy.deepcopy(cell)
+        part["source"] = cell["source"][first:last].strip()
+        part["id"] = f"{cell['id']}-{number}" if number else cell["id"]
+        parts.append(part)
+    return parts
+
+
+def choose_slide(cell: Any) -> tuple[str, int]:
+    """The slide type of a cell by itself ("slide", "subslide", "-" for the same slide, "notes", "skip") and its height in lines.
+    A heading begins a slide. Notes for instructors are speaker's notes. Skipped are scaffolding, predictions, exercises' code, code
+    that shows nothing, and long code or long output without a picture."""
+    source, tags = cell["source"], set(cell["metadata"].get("tags", []))
+    if "instructor" in tags:
+        return "notes", 0
+    if cell["cell_type"] != "code":
+        text = re.sub(r"<details>.*?</details>", "\n", source, flags=re.S)
+        heading = re.match(r"(?:\[!\[[^\n]*\n+)?(#{1,6}) ", text)
+        kind = "-" if heading is None else "slide" if len(heading[1]) < 3 else "subslide"
+        return kind, sum(math.ceil(len(line) / 90) for line in text.splitlines() if line.strip())
+    pages = ["".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"]]
+    drawn = any(kind.startswith("image/") for out in cell["outputs"] for kind in out.get("data", {}))
+    picture = drawn or any(re.search(r"<(img|svg|figure)\b", page) for page in pages)
+    plain = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell["outputs"]]
+    rows = [page.count("<tr") + page.count("\n") * ("<pre" in page) for page in pages]
+    shown = sum(rows) or sum(len("".join(text).splitlines()) for text in plain)
+    code = len(source.splitlines())
+    widget = any("application/vnd.jupyter.widget-view+json" in out.get("data", {}) for out in cell["outputs"])
+    seen = picture or (shown and not widget and code <= CODE_LINES and code + shown <= SLIDE_LINES)
+    if tags & {"scaffold", "exercise", "prediction"} or not seen:
+        return "skip", 0
+    return "-", code * (code <= CODE_LINES) + (PICTURE_LINES if picture else shown)
 
 
 def cut_solutions(source: str) -> str:
@@ -101,6 +153,200 @@ def cut_solutions(source: str) -> str:
 def clear_predictions(source: str) -> str:
     """Code in which every form field of a prediction is None."""
     return re.sub(r"^(my_guess\w*\s*=\s*)[^#\n]*?(\s*#\s*@param)", r"\1None\2", source, flags=re.M)
+
+
+# Lessons and plans.
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a notebook says of itself. Minutes are a person's; `runs` is the machine's time, in words. `stated` is False where the
+    header says no reading time, which is estimated then. An exercise is its title, importance (1 to 5) and minutes."""
+
+    number: str
+    file: str
+    title: str
+    reading: int
+    doing: int
+    stated: bool
+    runs: str
+    prerequisites: str
+    exercises: tuple[tuple[str, int, int], ...]
+
+    @property
+    def after(self) -> list[str]:
+        """The numbers of the notebooks that its prerequisites name."""
+        return re.findall(r"\b(\d\d)\b", self.prerequisites)
+
+    def choose_exercises(self, budget: int) -> list[tuple[str, int, int]]:
+        """The most important exercises that fit into so many minutes, in the notebook's order."""
+        chosen, left = [], budget
+        for one in sorted(self.exercises, key=lambda one: -one[1]):
+            if one[2] <= left:
+                chosen.append(one)
+                left -= one[2]
+        return [one for one in self.exercises if one in chosen]
+
+
+def read_lessons(folder: Path = Path("notebooks")) -> dict[str, Lesson]:
+    """The lessons of a folder of notebooks by their numbers, read from headers and exercises. Raises UserError where a header
+    lacks its title, its time or its prerequisites."""
+    lessons = {}
+    for path, book in _read(folder):
+        prose = "\n\n".join(cell["source"] for cell in book["cells"] if cell["cell_type"] == "markdown")
+        code = [cell["source"].splitlines() for cell in book["cells"] if cell["cell_type"] == "code"]
+        title = re.search(r"^# ([^:\n]+)", prose, re.M)
+        time = re.search(r"\*\*Time\*\*(.*?)\*\*Prerequisites\*\* ([^\n]*)", prose, re.S)
+        if title is None or time is None:
+            raise UserError(f"{path.name}: the header needs a title, **Time** and **Prerequisites**.")
+        runs = re.search(r"((?:(?:under|less than|about) )?[\w ]*?minutes?)(?: to run)? on two CPU cores", time[1])
+        reading, doing = (re.search(rf"(\d+)(?: minutes)? to {verb}", time[1]) for verb in ("read", "do"))
+        estimate = len(prose.split()) / WORDS_A_MINUTE + sum(map(len, code)) / CODE_A_MINUTE
+        exercises = re.findall(
+            r"^### ([^\n]+)\n+Difficulty \d of 5 · importance (\d) of 5 · (\d+) minutes", prose, re.M
+        )
+        exercises = [(name, int(importance), int(minutes)) for name, importance, minutes in exercises]
+        lessons[path.name[:2]] = Lesson(
+            number=path.name[:2], file=path.name, title=title[1].strip(),
+            reading=int(reading[1]) if reading else 5 * math.ceil(estimate / 5),
+            doing=int(doing[1]) if doing else sum(minutes for *_, minutes in exercises),
+            stated=reading is not None, runs=runs[1].strip() if runs else "not stated",
+            prerequisites=re.sub(r"\s*Terms are explained.*|\[([^]]+)\]\([^)]+\)", r"\1", time[2]).rstrip(". "),
+            exercises=tuple(exercises),
+        )  # fmt: skip
+    return lessons
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan of teaching: minutes that there are, and by notebook how many of them go to exercises. `board` names notebooks whose
+    idea is explained at the board instead."""
+
+    name: str
+    limit: int
+    parts: dict[str, int]
+    board: tuple[str, ...] = ()
+
+    def count_minutes(self, lessons: dict[str, Lesson]) -> int:
+        """Minutes of reading and of the chosen exercises; what is left of the limit is for talking."""
+        return sum(
+            lessons[number].reading + sum(minutes for *_, minutes in lessons[number].choose_exercises(budget))
+            for number, budget in self.parts.items()
+        )
+
+
+ALL = 1000  # minutes enough for every exercise of a notebook
+PLANS = (
+    Plan("90 minutes", 90, {"00": 5, "04": 15}, board=("02",)),
+    Plan("Two hours", 120, {"00": 5, "02": 5, "04": 15}),
+    Plan("One day", 360, {"00": 10, "02": 10, "03": 10, "04": 30, "05": 25, "06": 25}),
+    Plan("Week 1: the idea, and how to measure it", 270, {"00": ALL, "01": ALL, "02": ALL}),
+    Plan("Week 2: MPM", 360, {"03": 20, "04": ALL, "05": ALL, "06": 30}),
+    Plan("Week 3: three other systems", 300, {"07": 30, "08": ALL, "09": ALL}),
+    Plan("Week 4: comparison, and a hypothesis of one's own", 300, {"10": ALL, "11": 10, "12": ALL}),
+)
+
+
+# The site.
+
+PAGES_FIRST = ("scope", "glossary", "instructor_guide", "handbook", "toyworld")
+SITE = """title: mpm_lite
+author: The mpm_lite founders
+copyright: ""
+only_build_toc_files: true
+execute:
+  execute_notebooks: "off"
+parse:
+  myst_enable_extensions: [amsmath, dollarmath, html_image]
+repository:
+  url: https://github.com/{repository}
+  branch: {ref}
+html:
+  use_repository_button: true
+sphinx:
+  config:
+    myst_heading_anchors: 3
+    nb_merge_streams: true
+    suppress_warnings: [mystnb.unknown_mime_type, myst.header]
+"""
+
+
+def write_site(out: Path, root: Path = Path(".")) -> list[Path]:
+    """Write the source of a site for jupyter-book 1 to OUT: README, the solved notebooks with their outputs, the pages of assets,
+    `_config.yml` and `_toc.yml`; the paths written. Solutions and scaffolding are folded, notes for instructors are left out.
+    Raises UserError where ROOT is not the project's own folder."""
+    books = _read(root / "notebooks")
+    pages = sorted((root / "assets").glob("*.md"), key=lambda page: (_place(page.stem), page.name))
+    results = sorted((root / "assets" / "results").glob("*.md"))
+    parts = {
+        "The course": [path for path, _ in books if path.name < "13"],
+        "The GPU-bound core": [path for path, _ in books if path.name >= "13"],
+        "Pages": pages,
+        "Results": results,
+    }
+    names = {path.relative_to(root).as_posix() for part in parts.values() for path in part} | {"README.md"}
+    written = []
+    for name in sorted(names):
+        target = out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.suffix == ".md":
+            text = (root / name).read_text(encoding="utf-8")
+            target.write_text(point_within(text, name, names, root, out), encoding="utf-8")
+        written.append(target)
+    for path, book in books:
+        made = copy.deepcopy(book)
+        made["cells"] = [cell for cell in made["cells"] if "instructor" not in cell["metadata"].get("tags", [])]
+        for cell in made["cells"]:
+            if cell["cell_type"] == "markdown":
+                cell["source"] = point_within(cell["source"], f"notebooks/{path.name}", names, root, out)
+            tags = cell["metadata"].get("tags", [])
+            if "scaffold" in tags:
+                cell["metadata"]["tags"] = [*tags, "hide-cell"]
+            elif BEGIN in cell["source"] or cell["metadata"].get("jupyter", {}).get("source_hidden"):
+                cell["metadata"]["tags"] = [*tags, "hide-input"]
+        _write(made, out / "notebooks" / path.name)
+    lines = ["format: jb-book", "root: README", "parts:"]
+    for caption, part in parts.items():
+        lines += [f"- caption: {caption}", "  chapters:"]
+        lines += [f"  - file: {path.relative_to(root).with_suffix('').as_posix()}" for path in part]
+    config = SITE.format(repository=core.REPOSITORY, ref=core.REF)
+    for name, text in (("_toc.yml", "\n".join(lines) + "\n"), ("_config.yml", config)):
+        (out / name).write_text(text, encoding="utf-8")
+        written.append(out / name)
+    return written
+
+
+def point_within(text: str, page: str, pages: Iterable[str], root: Path, out: Path) -> str:
+    """A page's markdown for the site. Links to headings are spelled as the site spells them, pictures are copied, and links to
+    files that are not on the site lead to the repository."""
+
+    def lead(found: re.Match[str]) -> str:
+        before, target, heading = found[1], found[2], (found[3] or "").removeprefix("#")
+        anchor = "#" + re.sub(r"[^\w-]", "", heading.lower()) if heading else ""
+        if not target:
+            return f"{before}({anchor})"
+        path = (root / page).parent / target
+        if not path.exists():
+            return found[0]
+        name = path.resolve().relative_to(root.resolve()).as_posix()
+        if name in pages:
+            return f"{before}({target}{anchor})"
+        if path.suffix in (".png", ".svg"):
+            _copy(path, out / name)
+            return found[0]
+        kind = "tree" if path.is_dir() else "blob"
+        return (
+            f"{before}(https://github.com/{core.REPOSITORY}/{kind}/{core.REF}/{name}{'#' + heading if heading else ''})"
+        )
+
+    return re.sub(r"(\])\((?!\w+:)([^()\s#]*)(#(?:[^()\s]|\([^()]*\))*)?\)", lead, text)
+
+
+def _place(stem: str) -> int:
+    return PAGES_FIRST.index(stem) if stem in PAGES_FIRST else len(PAGES_FIRST)
+
+
+# The addresses of a fork.
 
 
 def rewrite_badges(repository: str, ref: str = "main", root: Path = Path(".")) -> list[Path]:
@@ -164,3 +410,8 @@ def _write(book: Any, path: Path) -> None:
 
     nbformat.validate(book)
     nbformat.write(book, path)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

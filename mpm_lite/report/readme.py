@@ -6,6 +6,7 @@ The words, and the tables that only list committed rows, are in assets/templates
 
 from __future__ import annotations
 
+import json
 import math
 import posixpath
 import re
@@ -22,7 +23,7 @@ from mpm_lite.core.store import write_atomic
 from mpm_lite.evaluation.text_only import CELLS
 from mpm_lite.experiments import experiment
 from mpm_lite.experiments.pretrain import language_models
-from mpm_lite.report import fill, systems
+from mpm_lite.report import classroom, fill, systems
 
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
 FIGURE, TRANSFER_FIGURE = "figures/retention.png", "figures/text-transfer.png"
@@ -47,6 +48,31 @@ def find_numbers() -> dict[str, Any]:
         "strongest": format_interval(*scores.loc[("retention", *strongest)]),
         "control": format_interval(*scores.loc[("retention", "toy-noparallel", 0)]),
     }
+
+
+# The course, and what was made smaller.
+
+
+@lru_cache(maxsize=1)
+def read_course() -> dict[str, classroom.Lesson]:
+    """The lessons of the notebooks of this checkout, by number."""
+    return classroom.read_lessons(runtime.asset().parent / "notebooks")
+
+
+def find_model(name: str) -> dict[str, Any]:
+    """The card of the first seed of a toy language model."""
+    return read_model_cards()[name, 0]
+
+
+def find_weights(name: str) -> dict[str, Any]:
+    """The card of packaged weights: arm, options, scores."""
+    return json.loads((runtime.asset("weights") / f"{name}.json").read_text())
+
+
+def round_ratio(theirs: float, ours: float) -> str:
+    """How many times larger theirs is, with one digit that counts, as in 9,000."""
+    ratio = theirs / ours
+    return f"{round(ratio, -math.floor(math.log10(ratio))):,.0f}"
 
 
 # A hundred languages.
@@ -213,10 +239,13 @@ HANDBOOK = "assets/handbook.md"
 RESULTS = ("retention", "ladder", "claims", "systems", "paint", "speed")
 # Each page and its template.
 PAGES = {"README.md": "README.md", HANDBOOK: "handbook.md"}
+PAGES |= {f"assets/{name}.md": f"{name}.md" for name in ("instructor_guide", "scope")}
 PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 # What templates may name, beside what every template may: constants, modules, and the functions above.
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
-NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
+NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems, "PLANS": classroom.PLANS}
+NAMES |= {"WORDS_A_MINUTE": classroom.WORDS_A_MINUTE, "CODE_A_MINUTE": classroom.CODE_A_MINUTE}
+NAMES |= {made.__name__: made for made in (read_course, find_model, find_weights, round_ratio)}
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
 NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages, list_translators)}
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
