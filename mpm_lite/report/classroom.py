@@ -31,7 +31,7 @@ INSTALL = """if "google.colab" in sys.modules:
     print("1 of {steps}: installing the library, about 2 minutes")
     %pip install -q -c keep.txt "mpm_lite @ git+https://github.com/{repository}@{ref}"
 """
-SLIDE_LINES, CODE_LINES = 26, 10  # what one slide holds; longer code is left out of the slide show
+SLIDE_LINES, CODE_LINES = 24, 10  # what one slide holds; longer code is left out of the slide show
 PICTURE_LINES = 14  # the height of a picture on a slide, in lines of text
 WORDS_A_MINUTE, CODE_A_MINUTE = 180, 20  # to estimate reading where a header does not state it
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
@@ -129,7 +129,7 @@ def choose_slide(cell: Any) -> tuple[str, int]:
     seen = picture or (shown and not widget and code <= CODE_LINES and code + shown <= SLIDE_LINES)
     if tags & {"scaffold", "exercise", "prediction"} or not seen:
         return "skip", 0
-    return "-", code * (code <= CODE_LINES) + (PICTURE_LINES if picture else shown)
+    return "-", code * (code <= CODE_LINES) + sum(rows) * picture + (PICTURE_LINES if picture else shown)
 
 
 def cut_solutions(source: str) -> str:
