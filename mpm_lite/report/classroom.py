@@ -10,30 +10,24 @@ import copy
 import math
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import tomllib
+from collections import namedtuple
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import mpm_lite.core as core
-from mpm_lite.core.runtime import UserError, unknown
+from mpm_lite.core.runtime import UserError, asset, unknown
+from mpm_lite.report import fill
 
 EDITIONS = ("student", "instructor", "solved")
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 LEFT_OUT = {"instructor", "scaffold"}
 PLACEHOLDER = "# Write your code here."
-INSTALL = """if "google.colab" in sys.modules:
-    from importlib.metadata import version
-    from pathlib import Path
-
-    # With its own version as a constraint, pip leaves the torch that is installed as it is.
-    Path("keep.txt").write_text(f"torch=={{version('torch')}}\\n")
-    print("1 of {steps}: installing the library, about 2 minutes")
-    %pip install -q -c keep.txt "mpm_lite @ git+https://github.com/{repository}@{ref}"
-"""
-SLIDE_LINES, CODE_LINES = 24, 10  # what one slide holds; longer code is left out of the slide show
-PICTURE_LINES = 14  # the height of a picture on a slide, in lines of text
-WORDS_A_MINUTE, CODE_A_MINUTE = 180, 20  # to estimate reading where a header does not state it
+SLIDE_LINES, CODE_LINES, PICTURE_LINES = 24, 10, 14  # of a slide; of code that is shown there; the height of a picture
+# Reading and doing are in minutes; `stated` is False where reading is estimated; an exercise is (title, importance, minutes).
+Lesson = namedtuple("Lesson", "number file title reading doing stated runs prerequisites after exercises")
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 
 
@@ -45,16 +39,13 @@ def build_editions(out: Path, edition: str = "all", folder: Path = Path("noteboo
     written = []
     for path, book in _read(folder):
         for name in EDITIONS if edition == "all" else (edition,):
-            target = out / name / path.name
-            target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _write({"student": make_student, "instructor": make_instructor}.get(name, copy.deepcopy)(book), target)
+                made = {"student": make_student, "instructor": make_instructor}.get(name, copy.deepcopy)(book)
             except UserError as error:
                 raise UserError(f"{path.name}: {error}") from error
-            written.append(target)
-        for link in set(
-            re.findall(r"""(?:\]\(|src=")\.\./([^)"#\s]+)""", "\n".join(c["source"] for c in book["cells"]))
-        ):
+            written.append(_write(made, out / name / path.name))
+        text = "\n".join(cell["source"] for cell in book["cells"])
+        for link in set(re.findall(r"""(?:\]\(|src=")\.\./([^)"#\s]+)""", text)):
             if (folder.parent / link).is_file():
                 _copy(folder.parent / link, out / link)
     return written
@@ -76,78 +67,55 @@ def make_student(book: Any) -> Any:
 
 def make_instructor(book: Any) -> Any:
     """A notebook with everything, and with a slide type for each cell that has none yet, so that `jupyter nbconvert --to slides`
-    makes a slide show of it: a copy. Text is divided into a cell for each heading. What does not fit a slide any more goes to the
-    next one below it."""
+    makes a slide show of it: a copy. Text is divided at headings; what does not fit a slide goes to the next one below it."""
     made, used = copy.deepcopy(book), 0
     made["cells"] = [part for cell in made["cells"] for part in split_headings(cell)]
     for cell in made["cells"]:
         kind, lines = choose_slide(cell)
-        if kind == "-" and used + lines > SLIDE_LINES:
-            kind = "subslide"
-        used = used if kind in ("skip", "notes") else lines + (used if kind == "-" else 0)
+        kind = "subslide" if kind == "-" and used + lines > SLIDE_LINES else kind
+        used = used if kind in ("skip", "notes") else lines + used * (kind == "-")
         cell["metadata"].setdefault("slideshow", {"slide_type": kind})
-        if cell["cell_type"] == "code" and kind != "skip" and len(cell["source"].splitlines()) > CODE_LINES:
+        if cell["cell_type"] == "code" and kind != "skip" and cell["source"].count("\n") >= CODE_LINES:
             cell["metadata"]["transient"] = {"remove_source": True}  # nbconvert then shows the picture without the code
     return made
 
 
 def split_headings(cell: Any) -> list[Any]:
-    """A cell of text as one cell for each heading and what follows it; any other cell as it is."""
-    plain = re.sub(r"^```.*?^```", lambda found: re.sub("#", "-", found[0]), cell["source"], flags=re.M | re.S)
-    starts = [found.start() for found in re.finditer(r"^#{1,6} ", plain, re.M) if plain[: found.start()].strip()]
-    if cell["cell_type"] != "markdown" or not starts or cell["source"].startswith("[!["):
-        return [cell]
-    parts = []
-    for number, (first, last) in enumerate(zip([0, *starts], [*starts, None], strict=True)):
-        part = copy.deepcopy(cell)
-        part["source"] = cell["source"][first:last].strip()
-        part["id"] = f"{cell['id']}-{number}" if number else cell["id"]
-        parts.append(part)
-    return parts
+    """A cell of text as one cell for each numbered heading and what follows it; any other cell as it is."""
+    texts = re.split(r"\n\n(?=#{2,3} \d)", cell["source"]) if cell["cell_type"] == "markdown" else [cell["source"]]
+    names = [f"{cell['id']}-{number}" if number else cell["id"] for number in range(len(texts))]
+    return [type(cell)(copy.deepcopy(cell), source=t, id=name) for t, name in zip(texts, names, strict=True)]
 
 
 def choose_slide(cell: Any) -> tuple[str, int]:
     """The slide type of a cell by itself ("slide", "subslide", "-" for the same slide, "notes", "skip") and its height in lines.
-    A heading begins a slide. Notes for instructors are speaker's notes. Skipped are scaffolding, predictions, exercises' code, code
-    that shows nothing, and long code or long output without a picture."""
-    source, tags = cell["source"], set(cell["metadata"].get("tags", []))
+    Skipped are scaffolding, predictions, exercises' code, and code that is long or shows nothing, unless it draws a picture."""
+    tags = set(cell["metadata"].get("tags", []))
     if "instructor" in tags:
         return "notes", 0
     if cell["cell_type"] != "code":
-        text = re.sub(r"<details>.*?</details>", "\n", source, flags=re.S)
+        text = re.sub(r"<details>.*?</details>", "\n", cell["source"], flags=re.S)
         heading = re.match(r"(?:\[!\[[^\n]*\n+)?(#{1,6}) ", text)
         kind = "-" if heading is None else "slide" if len(heading[1]) < 3 else "subslide"
-        return kind, sum(math.ceil(len(line) / 90) for line in text.splitlines() if line.strip())
-    pages = ["".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"]]
-    drawn = any(kind.startswith("image/") for out in cell["outputs"] for kind in out.get("data", {}))
-    picture = drawn or any(re.search(r"<(img|svg|figure)\b", page) for page in pages)
-    plain = [out.get("text") or out.get("data", {}).get("text/plain", "") for out in cell["outputs"]]
-    rows = [page.count("<tr") + page.count("\n") * ("<pre" in page) for page in pages]
-    shown = sum(rows) or sum(len("".join(text).splitlines()) for text in plain)
-    code = len(source.splitlines())
-    widget = any("application/vnd.jupyter.widget-view+json" in out.get("data", {}) for out in cell["outputs"])
-    seen = picture or (shown and not widget and code <= CODE_LINES and code + shown <= SLIDE_LINES)
-    if tags & {"scaffold", "exercise", "prediction"} or not seen:
+        return kind, sum(math.ceil(len(line) / 90) for line in text.splitlines())
+    shown = [out.get("data", {"text/plain": out.get("text", "")}) for out in cell["outputs"]]
+    page, plain = ("".join(data.get(f"text/{kind}", "") for data in shown) for kind in ("html", "plain"))
+    kinds = " ".join(kind for data in shown for kind in data)
+    picture = "image/" in kinds or re.search(r"<(img|svg|figure)\b", page) is not None
+    rows = page.count("<tr") + page.count("\n") * ("<pre" in page) or (len(plain.splitlines()) if not picture else 0)
+    code = len(cell["source"].splitlines())
+    fits = rows and code <= CODE_LINES and code + rows <= SLIDE_LINES and "widget-view" not in kinds
+    if tags & {"scaffold", "exercise", "prediction"} or not (picture or fits):
         return "skip", 0
-    return "-", code * (code <= CODE_LINES) + sum(rows) * picture + (PICTURE_LINES if picture else shown)
+    return "-", code * (code <= CODE_LINES) + rows + PICTURE_LINES * picture
 
 
 def cut_solutions(source: str) -> str:
     """Code with a comment in the place of each solution region, indented as the region. Raises UserError where one is not closed."""
-    lines, inside = [], False
-    for line in source.split("\n"):
-        mark = line.strip()
-        if mark in (BEGIN, END):
-            if inside == (mark == BEGIN):
-                raise UserError(f"{mark!r} has no other end.")
-            inside = mark == BEGIN
-            if inside:
-                lines.append(line.replace(BEGIN, PLACEHOLDER))
-        elif not inside:
-            lines.append(line)
-    if inside:
-        raise UserError(f"{BEGIN!r} has no other end.")
-    return "\n".join(lines)
+    marks = [line.strip() for line in source.split("\n") if line.strip() in (BEGIN, END)]
+    if marks != [BEGIN, END] * (len(marks) // 2):
+        raise UserError(f"{BEGIN!r} or {END!r} has no other end.")
+    return re.sub(rf"^([ \t]*){BEGIN}[ \t]*$.*?^[ \t]*{END}[ \t]*$", rf"\1{PLACEHOLDER}", source, flags=re.M | re.S)
 
 
 def clear_predictions(source: str) -> str:
@@ -155,198 +123,91 @@ def clear_predictions(source: str) -> str:
     return re.sub(r"^(my_guess\w*\s*=\s*)[^#\n]*?(\s*#\s*@param)", r"\1None\2", source, flags=re.M)
 
 
-# Lessons and plans.
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """What a notebook says of itself. Minutes are a person's; `runs` is the machine's time, in words. `stated` is False where the
-    header says no reading time, which is estimated then. An exercise is its title, importance (1 to 5) and minutes."""
-
-    number: str
-    file: str
-    title: str
-    reading: int
-    doing: int
-    stated: bool
-    runs: str
-    prerequisites: str
-    exercises: tuple[tuple[str, int, int], ...]
-
-    @property
-    def after(self) -> list[str]:
-        """The numbers of the notebooks that its prerequisites name."""
-        return re.findall(r"\b(\d\d)\b", self.prerequisites)
-
-    def choose_exercises(self, budget: int) -> list[tuple[str, int, int]]:
-        """The most important exercises that fit into so many minutes, in the notebook's order."""
-        chosen, left = [], budget
-        for one in sorted(self.exercises, key=lambda one: -one[1]):
-            if one[2] <= left:
-                chosen.append(one)
-                left -= one[2]
-        return [one for one in self.exercises if one in chosen]
-
-
+@lru_cache(maxsize=1)
 def read_lessons(folder: Path = Path("notebooks")) -> dict[str, Lesson]:
-    """The lessons of a folder of notebooks by their numbers, read from headers and exercises. Raises UserError where a header
-    lacks its title, its time or its prerequisites."""
+    """The lessons of a folder of notebooks by number, from headers and exercises. Raises UserError where a header lacks a part."""
     lessons = {}
     for path, book in _read(folder):
         prose = "\n\n".join(cell["source"] for cell in book["cells"] if cell["cell_type"] == "markdown")
-        code = [cell["source"].splitlines() for cell in book["cells"] if cell["cell_type"] == "code"]
+        code = sum(len(cell["source"].splitlines()) for cell in book["cells"] if cell["cell_type"] == "code")
         title = re.search(r"^# ([^:\n]+)", prose, re.M)
         time = re.search(r"\*\*Time\*\*(.*?)\*\*Prerequisites\*\* ([^\n]*)", prose, re.S)
         if title is None or time is None:
             raise UserError(f"{path.name}: the header needs a title, **Time** and **Prerequisites**.")
         runs = re.search(r"((?:(?:under|less than|about) )?[\w ]*?minutes?)(?: to run)? on two CPU cores", time[1])
-        reading, doing = (re.search(rf"(\d+)(?: minutes)? to {verb}", time[1]) for verb in ("read", "do"))
-        estimate = len(prose.split()) / WORDS_A_MINUTE + sum(map(len, code)) / CODE_A_MINUTE
-        exercises = re.findall(
-            r"^### ([^\n]+)\n+Difficulty \d of 5 · importance (\d) of 5 · (\d+) minutes", prose, re.M
-        )
-        exercises = [(name, int(importance), int(minutes)) for name, importance, minutes in exercises]
-        lessons[path.name[:2]] = Lesson(
-            number=path.name[:2], file=path.name, title=title[1].strip(),
-            reading=int(reading[1]) if reading else 5 * math.ceil(estimate / 5),
-            doing=int(doing[1]) if doing else sum(minutes for *_, minutes in exercises),
-            stated=reading is not None, runs=runs[1].strip() if runs else "not stated",
-            prerequisites=re.sub(r"\s*Terms are explained.*|\[([^]]+)\]\([^)]+\)", r"\1", time[2]).rstrip(". "),
-            exercises=tuple(exercises),
-        )  # fmt: skip
+        stated, doing = (re.search(rf"(\d+)(?: minutes)? to {verb}", time[1]) for verb in ("read", "do"))
+        estimate = 5 * math.ceil((len(prose.split()) / 180 + code / 20) / 5)  # words and lines a minute
+        stars = re.findall(r"^### (.+)\n+Difficulty \d of 5 · importance (\d) of 5 · (\d+) minutes", prose, re.M)
+        exercises = [(name, int(importance), int(minutes)) for name, importance, minutes in stars]
+        doing = int(doing[1]) if doing else sum(minutes for *_, minutes in exercises)
+        needs = re.sub(r"\s*Terms are explained.*|\[([^]]+)\]\([^)]+\)", r"\1", time[2]).rstrip(". ")
+        about = (title[1], int(stated[1]) if stated else estimate, doing, bool(stated), runs and runs[1].strip())
+        key, after = path.name[:2], re.findall(r"\b\d\d\b", needs)
+        lessons[key] = Lesson(key, path.name, *about, needs, after, exercises)
     return lessons
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A plan of teaching: minutes that there are, and by notebook how many of them go to exercises. `board` names notebooks whose
-    idea is explained at the board instead."""
-
-    name: str
-    limit: int
-    parts: dict[str, int]
-    board: tuple[str, ...] = ()
-
-    def count_minutes(self, lessons: dict[str, Lesson]) -> int:
-        """Minutes of reading and of the chosen exercises; what is left of the limit is for talking."""
-        return sum(
-            lessons[number].reading + sum(minutes for *_, minutes in lessons[number].choose_exercises(budget))
-            for number, budget in self.parts.items()
-        )
+def choose_exercises(lesson: Lesson, budget: int) -> list[tuple[str, int, int]]:
+    """The most important exercises of a lesson that fit into so many minutes, in the notebook's order."""
+    chosen: list[tuple[str, int, int]] = []
+    for one in sorted(lesson.exercises, key=lambda one: -one[1]):
+        if sum(minutes for *_, minutes in [*chosen, one]) <= budget:
+            chosen.append(one)
+    return [one for one in lesson.exercises if one in chosen]
 
 
-ALL = 1000  # minutes enough for every exercise of a notebook
-PLANS = (
-    Plan("90 minutes", 90, {"00": 5, "04": 15}, board=("02",)),
-    Plan("Two hours", 120, {"00": 5, "02": 5, "04": 15}),
-    Plan("One day", 360, {"00": 10, "02": 10, "03": 10, "04": 30, "05": 25, "06": 25}),
-    Plan("Week 1: the idea, and how to measure it", 270, {"00": ALL, "01": ALL, "02": ALL}),
-    Plan("Week 2: MPM", 360, {"03": 20, "04": ALL, "05": ALL, "06": 30}),
-    Plan("Week 3: three other systems", 300, {"07": 30, "08": ALL, "09": ALL}),
-    Plan("Week 4: comparison, and a hypothesis of one's own", 300, {"10": ALL, "11": 10, "12": ALL}),
-)
-
-
-# The site.
-
-PAGES_FIRST = ("scope", "glossary", "instructor_guide", "handbook", "toyworld")
-SITE = """title: mpm_lite
-author: The mpm_lite founders
-copyright: ""
-only_build_toc_files: true
-execute:
-  execute_notebooks: "off"
-parse:
-  myst_enable_extensions: [amsmath, dollarmath, html_image]
-repository:
-  url: https://github.com/{repository}
-  branch: {ref}
-html:
-  use_repository_button: true
-sphinx:
-  config:
-    myst_heading_anchors: 3
-    nb_merge_streams: true
-    suppress_warnings: [mystnb.unknown_mime_type, myst.header]
-"""
+def read_plans(folder: Path = Path("notebooks")) -> list[dict[str, Any]]:
+    """The plans of assets/course.toml: name, limit, board, parts as pairs of a lesson and its chosen exercises, and their minutes."""
+    plans, lessons = tomllib.loads(asset("course.toml").read_text())["plan"], read_lessons(folder)
+    for plan in plans:
+        plan["parts"] = [(lessons[n], choose_exercises(lessons[n], budget)) for n, budget in plan["parts"].items()]
+        plan["minutes"] = sum(one.reading + sum(minutes for *_, minutes in some) for one, some in plan["parts"])
+    return plans
 
 
 def write_site(out: Path, root: Path = Path(".")) -> list[Path]:
-    """Write the source of a site for jupyter-book 1 to OUT: README, the solved notebooks with their outputs, the pages of assets,
-    `_config.yml` and `_toc.yml`; the paths written. Solutions and scaffolding are folded, notes for instructors are left out.
-    Raises UserError where ROOT is not the project's own folder."""
-    books = _read(root / "notebooks")
-    pages = sorted((root / "assets").glob("*.md"), key=lambda page: (_place(page.stem), page.name))
-    results = sorted((root / "assets" / "results").glob("*.md"))
-    parts = {
-        "The course": [path for path, _ in books if path.name < "13"],
-        "The GPU-bound core": [path for path, _ in books if path.name >= "13"],
-        "Pages": pages,
-        "Results": results,
-    }
-    names = {path.relative_to(root).as_posix() for part in parts.values() for path in part} | {"README.md"}
-    written = []
-    for name in sorted(names):
-        target = out / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.suffix == ".md":
-            text = (root / name).read_text(encoding="utf-8")
-            target.write_text(point_within(text, name, names, root, out), encoding="utf-8")
-        written.append(target)
-    for path, book in books:
-        made = copy.deepcopy(book)
+    """Write the source of a site for jupyter-book 1 to OUT, of notebooks with outputs and of pages; the paths written. Solutions and
+    scaffolding are folded, notes for instructors left out. Raises UserError where ROOT is not the project's own folder."""
+    books = dict(_read(root / "notebooks"))
+    pages = [page for folder in ("", "assets", "assets/results") for page in sorted((root / folder).glob("*.md"))]
+    names = [path.relative_to(root).as_posix() for path in (*books, *pages)]
+    for name, page in zip(names, (*books, *pages), strict=True):
+        if page not in books:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(point_within(page.read_text(encoding="utf-8"), name, names, root, out), "utf-8")
+            continue
+        made = books[page]
         made["cells"] = [cell for cell in made["cells"] if "instructor" not in cell["metadata"].get("tags", [])]
         for cell in made["cells"]:
-            if cell["cell_type"] == "markdown":
-                cell["source"] = point_within(cell["source"], f"notebooks/{path.name}", names, root, out)
             tags = cell["metadata"].get("tags", [])
-            if "scaffold" in tags:
-                cell["metadata"]["tags"] = [*tags, "hide-cell"]
-            elif BEGIN in cell["source"] or cell["metadata"].get("jupyter", {}).get("source_hidden"):
-                cell["metadata"]["tags"] = [*tags, "hide-input"]
-        _write(made, out / "notebooks" / path.name)
-    lines = ["format: jb-book", "root: README", "parts:"]
-    for caption, part in parts.items():
-        lines += [f"- caption: {caption}", "  chapters:"]
-        lines += [f"  - file: {path.relative_to(root).with_suffix('').as_posix()}" for path in part]
-    config = SITE.format(repository=core.REPOSITORY, ref=core.REF)
-    for name, text in (("_toc.yml", "\n".join(lines) + "\n"), ("_config.yml", config)):
-        (out / name).write_text(text, encoding="utf-8")
-        written.append(out / name)
-    return written
+            if cell["cell_type"] == "markdown":
+                cell["source"] = point_within(cell["source"], name, names, root, out)
+            elif "scaffold" in tags or BEGIN in cell["source"]:
+                cell["metadata"]["tags"] = [*tags, "hide-cell" if "scaffold" in tags else "hide-input"]
+        _write(made, out / name)
+    for name in ("_toc.yml", "_config.yml"):
+        (out / name).write_text(fill(name, names=names, repository=core.REPOSITORY, ref=core.REF), "utf-8")
+    return [out / name for name in (*names, "_toc.yml", "_config.yml")]
 
 
-def point_within(text: str, page: str, pages: Iterable[str], root: Path, out: Path) -> str:
-    """A page's markdown for the site. Links to headings are spelled as the site spells them, pictures are copied, and links to
-    files that are not on the site lead to the repository."""
+def point_within(text: str, page: str, pages: Collection[str], root: Path, out: Path) -> str:
+    """A page's markdown for the site. Links to headings are spelled as the site spells them, pictures are copied to OUT, and links
+    to files that are not among its pages lead to the repository."""
 
     def lead(found: re.Match[str]) -> str:
-        before, target, heading = found[1], found[2], (found[3] or "").removeprefix("#")
-        anchor = "#" + re.sub(r"[^\w-]", "", heading.lower()) if heading else ""
-        if not target:
-            return f"{before}({anchor})"
-        path = (root / page).parent / target
-        if not path.exists():
+        target, anchor = found[1], re.sub(r"[^\w#-]", "", (found[2] or "").lower())
+        path = ((root / page).parent / target).resolve()
+        if target and not path.is_relative_to(root.resolve()) or not path.exists():
             return found[0]
-        name = path.resolve().relative_to(root.resolve()).as_posix()
-        if name in pages:
-            return f"{before}({target}{anchor})"
+        name = path.relative_to(root.resolve()).as_posix()
         if path.suffix in (".png", ".svg"):
             _copy(path, out / name)
-            return found[0]
-        kind = "tree" if path.is_dir() else "blob"
-        return (
-            f"{before}(https://github.com/{core.REPOSITORY}/{kind}/{core.REF}/{name}{'#' + heading if heading else ''})"
-        )
+        elif target and name not in pages:
+            address = f"https://github.com/{core.REPOSITORY}/{'tree' if path.is_dir() else 'blob'}/{core.REF}/{name}"
+            return f"]({address}{found[2] or ''})"
+        return f"]({target}{anchor})"
 
-    return re.sub(r"(\])\((?!\w+:)([^()\s#]*)(#(?:[^()\s]|\([^()]*\))*)?\)", lead, text)
-
-
-def _place(stem: str) -> int:
-    return PAGES_FIRST.index(stem) if stem in PAGES_FIRST else len(PAGES_FIRST)
-
-
-# The addresses of a fork.
+    return re.sub(r"\]\((?!\w+:)([^()\s#]*)(#(?:[^()\s]|\([^()]*\))*)?\)", lead, text)
 
 
 def rewrite_badges(repository: str, ref: str = "main", root: Path = Path(".")) -> list[Path]:
@@ -363,20 +224,15 @@ def rewrite_badges(repository: str, ref: str = "main", root: Path = Path(".")) -
         for cell in book["cells"]:
             cell["source"] = point_at(cell["source"], path.name, repository, ref)
         if book != before:
-            _write(book, path)
-            changed.append(path)
-    for page in (root / "README.md", root / "assets" / "templates" / "README.md"):
+            changed.append(_write(book, path))
+    for page in (root / "README.md", root / "assets" / "templates" / "README.md", face):
         old = page.read_text(encoding="utf-8") if page.is_file() else ""
         new = re.sub(r"(google\.com/github/)[^/]+/[^/]+/blob/.+?(?=/notebooks/)", rf"\g<1>{repository}/blob/{ref}", old)
         new = re.sub(r"(mybinder\.org/v2/gh/)[^/]+/[^/]+/[^?]+", rf"\g<1>{repository}/{ref}", new)
+        new = re.sub(r"^REPOSITORY, REF = .*$", f'REPOSITORY, REF = "{repository}", "{ref}"', new, flags=re.M)
         if new != old:
             page.write_text(new, encoding="utf-8")
             changed.append(page)
-    old = face.read_text(encoding="utf-8")
-    new = re.sub(r"^REPOSITORY, REF = .*$", f'REPOSITORY, REF = "{repository}", "{ref}"', old, flags=re.M)
-    if new != old:
-        face.write_text(new, encoding="utf-8")
-        changed.append(face)
     return changed
 
 
@@ -388,9 +244,7 @@ def point_at(source: str, name: str, repository: str = core.REPOSITORY, ref: str
     if install is None or "%pip" not in install[0]:
         return source
     fetched = re.search(r"!mpm-lite data get .*", install[0])
-    steps = INSTALL.format(repository=repository, ref=ref, steps=2 if fetched else 1)
-    if fetched:
-        steps += f'    print("2 of 2: fetching pictures, about 1 minute")\n    {fetched[0]}\n'
+    steps = fill("install.py.txt", repository=repository, ref=ref, get=fetched and fetched[0])
     return source[: install.start()] + steps + "\n" + source[install.end() :].lstrip("\n")
 
 
@@ -405,11 +259,13 @@ def _read(folder: Path) -> Sequence[tuple[Path, Any]]:
     return [(path, nbformat.read(path, as_version=4)) for path in paths]
 
 
-def _write(book: Any, path: Path) -> None:
+def _write(book: Any, path: Path) -> Path:
     import nbformat
 
     nbformat.validate(book)
+    path.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(book, path)
+    return path
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -6,11 +6,10 @@ The words, and the tables that only list committed rows, are in assets/templates
 
 from __future__ import annotations
 
-import json
 import math
 import posixpath
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,31 +47,6 @@ def find_numbers() -> dict[str, Any]:
         "strongest": format_interval(*scores.loc[("retention", *strongest)]),
         "control": format_interval(*scores.loc[("retention", "toy-noparallel", 0)]),
     }
-
-
-# The course, and what was made smaller.
-
-
-@lru_cache(maxsize=1)
-def read_course() -> dict[str, classroom.Lesson]:
-    """The lessons of the notebooks of this checkout, by number."""
-    return classroom.read_lessons(runtime.asset().parent / "notebooks")
-
-
-def find_model(name: str) -> dict[str, Any]:
-    """The card of the first seed of a toy language model."""
-    return read_model_cards()[name, 0]
-
-
-def find_weights(name: str) -> dict[str, Any]:
-    """The card of packaged weights: arm, options, scores."""
-    return json.loads((runtime.asset("weights") / f"{name}.json").read_text())
-
-
-def round_ratio(theirs: float, ours: float) -> str:
-    """How many times larger theirs is, with one digit that counts, as in 9,000."""
-    ratio = theirs / ours
-    return f"{round(ratio, -math.floor(math.log10(ratio))):,.0f}"
 
 
 # A hundred languages.
@@ -243,9 +217,9 @@ PAGES |= {f"assets/{name}.md": f"{name}.md" for name in ("instructor_guide", "sc
 PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 # What templates may name, beside what every template may: constants, modules, and the functions above.
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
-NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems, "PLANS": classroom.PLANS}
-NAMES |= {"WORDS_A_MINUTE": classroom.WORDS_A_MINUTE, "CODE_A_MINUTE": classroom.CODE_A_MINUTE}
-NAMES |= {made.__name__: made for made in (read_course, find_model, find_weights, round_ratio)}
+NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
+of_course = (classroom.read_lessons, classroom.read_plans)
+NAMES |= {made.__name__: partial(made, runtime.asset().parent / "notebooks") for made in of_course}
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
 NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages, list_translators)}
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
