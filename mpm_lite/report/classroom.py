@@ -104,7 +104,8 @@ def choose_slide(cell: Any) -> tuple[str, int]:
     picture = "image/" in kinds or re.search(r"<(img|svg|figure)\b", page) is not None
     rows = page.count("<tr") + page.count("\n") * ("<pre" in page) or (len(plain.splitlines()) if not picture else 0)
     code = len(cell["source"].splitlines())
-    fits = rows and code <= CODE_LINES and code + rows <= SLIDE_LINES and "widget-view" not in kinds
+    bare = not rows or "widget-view" in kinds or "compare_guess(" in cell["source"]
+    fits = not bare and code <= CODE_LINES and code + rows <= SLIDE_LINES
     if tags & {"scaffold", "exercise", "prediction"} or not (picture or fits):
         return "skip", 0
     return "-", code * (code <= CODE_LINES) + rows + PICTURE_LINES * picture
