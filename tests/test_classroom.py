@@ -299,6 +299,14 @@ def test_lessons_are_what_headers_and_exercises_say(editions):
         assert link in front, "run `python -m mpm_lite.report.readme`"
 
 
+def test_a_header_without_its_times_is_refused(tmp_path):
+    book = read(NOTEBOOKS[0])
+    book["cells"][0]["source"] = book["cells"][0]["source"].replace("**Time**", "**Hours**")
+    nbformat.write(book, tmp_path / "00_start_here.ipynb")
+    with pytest.raises(UserError, match="00_start_here.ipynb: no title, or no line with"):
+        classroom.read_lessons(tmp_path)
+
+
 def test_plans_fit_their_time_and_keep_to_prerequisites():
     lessons, weeks = classroom.read_lessons(ROOT / "notebooks"), []
     plans = classroom.read_plans(ROOT / "notebooks")

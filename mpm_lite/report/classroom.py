@@ -132,17 +132,19 @@ def read_lessons(folder: Path = Path("notebooks")) -> dict[str, Lesson]:
         prose = "\n\n".join(cell["source"] for cell in book["cells"] if cell["cell_type"] == "markdown")
         code = sum(len(cell["source"].splitlines()) for cell in book["cells"] if cell["cell_type"] == "code")
         title = re.search(r"^# ([^:\n]+)", prose, re.M)
-        time = re.search(r"\*\*Time\*\*(.*?)\*\*Prerequisites\*\* ([^\n]*)", prose, re.S)
+        runs = r"((?:(?:under|less than|about) )?[\w ]*?(?:minute|second)s?)(?: to run)? on two CPU cores"
+        time = re.search(rf"\*\*Time\*\*(.*?{runs}.*?)\*\*Prerequisites\*\* ([^\n]*)", prose, re.S)
         if title is None or time is None:
-            raise UserError(f"{path.name}: the header needs a title, **Time** and **Prerequisites**.")
-        runs = re.search(r"((?:(?:under|less than|about) )?[\w ]*?minutes?)(?: to run)? on two CPU cores", time[1])
+            raise UserError(
+                f"{path.name}: no title, or no line with **Time**, 'on two CPU cores' and **Prerequisites**."
+            )
         stated, doing = (re.search(rf"(\d+)(?: minutes)? to {verb}", time[1]) for verb in ("read", "do"))
         estimate = 5 * math.ceil((len(prose.split()) / 180 + code / 20) / 5)  # words and lines a minute
         stars = re.findall(r"^### (.+)\n+Difficulty \d of 5 · importance (\d) of 5 · (\d+) minutes", prose, re.M)
         exercises = [(name, int(importance), int(minutes)) for name, importance, minutes in stars]
         doing = int(doing[1]) if doing else sum(minutes for *_, minutes in exercises)
-        needs = re.sub(r"\s*Terms are explained.*|\[([^]]+)\]\([^)]+\)", r"\1", time[2]).rstrip(". ")
-        about = (title[1], int(stated[1]) if stated else estimate, doing, bool(stated), runs and runs[1].strip())
+        needs = re.sub(r"\s*Terms are explained.*|\[([^]]+)\]\([^)]+\)", r"\1", time[3]).rstrip(". ")
+        about = (title[1], int(stated[1]) if stated else estimate, doing, bool(stated), time[2].strip())
         key, after = path.name[:2], re.findall(r"\b\d\d\b", needs)
         lessons[key] = Lesson(key, path.name, *about, needs, after, exercises)
     return lessons
