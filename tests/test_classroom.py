@@ -303,7 +303,7 @@ def test_a_header_without_its_times_is_refused(tmp_path):
     book = read(NOTEBOOKS[0])
     book["cells"][0]["source"] = book["cells"][0]["source"].replace("**Time**", "**Hours**")
     nbformat.write(book, tmp_path / "00_start_here.ipynb")
-    with pytest.raises(UserError, match="00_start_here.ipynb: no title, or no line with"):
+    with pytest.raises(UserError, match="00_start_here.ipynb: the header lacks"):
         classroom.read_lessons(tmp_path)
 
 

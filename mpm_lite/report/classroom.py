@@ -135,9 +135,7 @@ def read_lessons(folder: Path = Path("notebooks")) -> dict[str, Lesson]:
         runs = r"((?:(?:under|less than|about) )?[\w ]*?(?:minute|second)s?)(?: to run)? on two CPU cores"
         time = re.search(rf"\*\*Time\*\*(.*?{runs}.*?)\*\*Prerequisites\*\* ([^\n]*)", prose, re.S)
         if title is None or time is None:
-            raise UserError(
-                f"{path.name}: no title, or no line with **Time**, 'on two CPU cores' and **Prerequisites**."
-            )
+            raise UserError(f"{path.name}: the header lacks a title, **Time** (on two CPU cores) or **Prerequisites**.")
         stated, doing = (re.search(rf"(\d+)(?: minutes)? to {verb}", time[1]) for verb in ("read", "do"))
         estimate = 5 * math.ceil((len(prose.split()) / 180 + code / 20) / 5)  # words and lines a minute
         stars = re.findall(r"^### (.+)\n+Difficulty \d of 5 · importance (\d) of 5 · (\d+) minutes", prose, re.M)
