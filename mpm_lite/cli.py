@@ -368,13 +368,14 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def classroom(args: argparse.Namespace) -> None:
-    """Write editions of the course, or point its badges and install cells at a fork."""
+    """Write editions of the course, the source of its site, or point its badges and install cells at a fork."""
     from mpm_lite.report import classroom as c
 
-    if args.action == "badges" and not args.repo or args.action == "build" and not args.out:
-        raise UserError("Say `classroom build --out FOLDER` or `classroom badges --repo OWNER/NAME`.")
-    build = args.action == "build"
-    paths = c.build_editions(output(args, ""), args.edition) if build else c.rewrite_badges(args.repo, args.ref)
+    if not (args.repo if args.action == "badges" else args.out):
+        raise UserError("Say `classroom build --out FOLDER`, `site --out FOLDER` or `badges --repo OWNER/NAME`.")
+    to = {"build": c.build_editions, "site": c.write_site, "badges": c.rewrite_badges}[args.action]
+    given = {"build": (args.edition,), "badges": (args.ref,)}.get(args.action, ())
+    paths = to(args.repo if args.action == "badges" else output(args, ""), *given)
     print("\n".join(["Written:", *map(str, paths)]) if paths else "Nothing to change.")
 
 
@@ -436,8 +437,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
     one.add_argument("--workers", type=int, default=1, help="so many runs at a time (default 1)")
     one.set_defaults(do=claims)
-    one = commands.add_parser("classroom", parents=[shared], help="the course for students and instructors; its badges")
-    one.add_argument("action", choices=["build", "badges"])
+    one = commands.add_parser("classroom", parents=[shared], help="the course: its editions, its site, its badges")
+    one.add_argument("action", choices=["build", "site", "badges"])
     one.add_argument("--edition", default="all", help="student, instructor, solved or all (default)")
     one.add_argument("--repo", default=None, metavar="OWNER/NAME", help="of badges: the fork that they lead to")
     one.add_argument("--ref", default="main", metavar="TAG", help="of badges: a tag or branch (default main)")

@@ -35,6 +35,18 @@ def checked():
                 yield path.stem, cell
 
 
+def code_of(book):
+    return [cell["source"] for cell in book["cells"] if cell["cell_type"] == "code"]
+
+
+def words_of(book):
+    return [word for cell in book["cells"] if cell["cell_type"] == "markdown" for word in cell["source"].split()]
+
+
+def tags_of(cell):
+    return set(cell["metadata"].get("tags", []))
+
+
 @pytest.fixture
 def session(monkeypatch):
     monkeypatch.setattr(check, "_session", {})
@@ -155,7 +167,8 @@ def test_solved_is_as_committed_and_instructor_keeps_everything(editions):
     for path in NOTEBOOKS:
         book, instructor = read(path), read(editions / "instructor" / path.name)
         assert read(editions / "solved" / path.name) == book
-        assert [c["source"] for c in instructor["cells"]] == [c["source"] for c in book["cells"]]
+        assert code_of(instructor) == code_of(book)
+        assert "".join(words_of(instructor)) == "".join(words_of(book))
         assert any(c["metadata"].get("slideshow") for c in instructor["cells"])
         assert any(c.get("outputs") for c in instructor["cells"])
 
@@ -178,6 +191,20 @@ def test_student_edition_has_no_solution_and_no_output(editions):
         assert code.count(classroom.PLACEHOLDER) == len(regions)
 
 
+def test_notes_for_instructors_are_in_their_edition_alone(editions):
+    notes = [
+        (path.name, cell["source"])
+        for path in NOTEBOOKS
+        for cell in read(path)["cells"]
+        if "instructor" in tags_of(cell)
+    ]
+    assert notes
+    for name, note in notes:
+        assert note in [cell["source"] for cell in read(editions / "instructor" / name)["cells"]]
+        student = "\n".join(cell["source"] for cell in read(editions / "student" / name)["cells"])
+        assert note not in student and not [line for line in note.splitlines() if len(line) > 60 and line in student]
+
+
 def test_student_edition_runs_unsolved(editions, tmp_path):
     book = tmp_path / "first_kernel.ipynb"
     shutil.copyfile(editions / "student" / "14_first_kernel.ipynb", book)
@@ -194,6 +221,170 @@ def test_regions_that_are_not_closed_are_refused():
             classroom.cut_solutions(source)
     with pytest.raises(UserError, match="edition"):
         classroom.build_editions(Path("x"), "teacher", ROOT / "notebooks")
+
+
+# --- slides ---
+
+
+def test_every_cell_of_the_instructors_edition_has_its_place_in_the_slide_show(editions):
+    kept = 0
+    for path in NOTEBOOKS:
+        cells = read(editions / "instructor" / path.name)["cells"]
+        kinds = [cell["metadata"]["slideshow"]["slide_type"] for cell in cells]
+        assert kinds[0] == "slide" and len({cell["id"] for cell in cells}) == len(cells)
+        for cell, kind in zip(cells, kinds, strict=True):
+            heading = re.match(r"(#+) ", cell["source"])
+            if "instructor" in tags_of(cell):
+                assert kind == "notes"
+            elif cell["cell_type"] == "markdown":
+                assert kind == ("-" if not heading else "slide" if len(heading[1]) < 3 else "subslide") or not heading
+                assert not re.search(r"\n#+ ", re.sub(r"```.*?```", "", cell["source"], flags=re.S)) or cell is cells[0]
+            elif tags_of(cell) & {"scaffold", "exercise", "prediction"} or not cell["outputs"]:
+                assert kind == "skip"
+            elif "<figcaption>" in json.dumps(cell["outputs"]):
+                assert kind in ("-", "subslide")
+                kept += 1
+            if cell["cell_type"] == "code" and kind != "skip" and not cell["metadata"].get("transient"):
+                assert len(cell["source"].splitlines()) <= classroom.CODE_LINES
+    assert kept > len(NOTEBOOKS)
+
+
+def test_slides_show_headings_and_pictures_and_no_long_code():
+    from nbconvert import SlidesExporter
+
+    new = nbformat.v4
+    picture = new.new_output("display_data", {"text/html": "<figure><svg id='drawn-42'></svg></figure>"})
+    printed = new.new_output("stream", text="forty-two\n")
+    long = "\n".join(f"long_{i} = {i}" for i in range(classroom.CODE_LINES + 1))
+    tagged = {"tags": ["scaffold"]}
+    cells = [
+        new.new_markdown_cell("# A title\n\nwords"),
+        new.new_code_cell("short = 1", outputs=[printed], execution_count=1),
+        new.new_code_cell(long, outputs=[picture], execution_count=2),
+        new.new_code_cell(long.replace("long", "lost"), outputs=[printed], execution_count=3),
+        new.new_code_cell("assert hidden", metadata=tagged, outputs=[printed], execution_count=4),
+        new.new_markdown_cell("before\n\n## 1 A section\n\n```python\n## no heading\n```"),
+        new.new_markdown_cell("speak softly", metadata={"tags": ["instructor"]}),
+        new.new_markdown_cell("chosen", metadata={"slideshow": {"slide_type": "fragment"}}),
+    ]
+    made = classroom.make_instructor(new.new_notebook(cells=cells))
+    kinds = [cell["metadata"]["slideshow"]["slide_type"] for cell in made["cells"]]
+    assert kinds == ["slide", "-", "-", "skip", "skip", "-", "slide", "notes", "fragment"]
+    page, _ = SlidesExporter().from_notebook_node(made)
+    assert "forty-two" in page and "drawn-42" in page and "A section" in page and "short" in page
+    assert "long_3" not in page and "lost_3" not in page and "hidden</span>" not in page
+    assert "speak softly" in re.search(r'<aside class="notes">(.*?)</aside>', page, re.S)[1]
+
+
+# --- lessons and plans ---
+
+
+def test_lessons_are_what_headers_and_exercises_say(editions):
+    lessons = classroom.read_lessons(ROOT / "notebooks")
+    assert [lesson.file for lesson in lessons.values()] == [path.name for path in NOTEBOOKS]
+    guide, front = ((ROOT / page).read_text(encoding="utf-8") for page in ("assets/instructor_guide.md", "README.md"))
+    for path, lesson in zip(NOTEBOOKS, lessons.values(), strict=True):
+        text = "\n\n".join(cell["source"] for cell in read(path)["cells"] if cell["cell_type"] == "markdown")
+        assert len(lesson.exercises) == len(re.findall(r"importance \d of 5", text)) >= 3
+        assert lesson.title in text.splitlines()[2] and lesson.runs in text and lesson.prerequisites
+        stated = re.search(r"\*\*Time\*\* (\d+) minutes to read, (\d+) to do", text)
+        assert (stated is not None) == lesson.stated
+        if stated:
+            assert (lesson.reading, lesson.doing) == (int(stated[1]), int(stated[2]))
+        assert 5 <= lesson.reading <= 60 and 5 <= lesson.doing <= 120
+        star = "" if lesson.stated else "*"
+        row = f"[{lesson.title}](../notebooks/{path.name}) | {lesson.reading}{star} | {lesson.doing} | {lesson.runs} |"
+        assert row in guide, "run `python -m mpm_lite.report.readme`"
+        link = f"[{lesson.number} {lesson.title}](notebooks/{path.name}) ({lesson.reading} + {lesson.doing})"
+        assert link in front, "run `python -m mpm_lite.report.readme`"
+
+
+def test_a_header_without_its_times_is_refused(tmp_path):
+    book = read(NOTEBOOKS[0])
+    book["cells"][0]["source"] = book["cells"][0]["source"].replace("**Time**", "**Hours**")
+    nbformat.write(book, tmp_path / "00_start_here.ipynb")
+    with pytest.raises(UserError, match="00_start_here.ipynb: the header lacks"):
+        classroom.read_lessons(tmp_path)
+
+
+def test_plans_fit_their_time_and_keep_to_prerequisites():
+    lessons, weeks = classroom.read_lessons(ROOT / "notebooks"), []
+    plans = classroom.read_plans(ROOT / "notebooks")
+    assert {"90 minutes", "Two hours", "One day"} <= {plan["name"] for plan in plans}
+    for plan in plans:
+        assert 0.3 * plan["limit"] <= plan["minutes"] <= 0.92 * plan["limit"], (plan["name"], plan["minutes"])
+        seen = list(weeks) if plan["name"].startswith("Week") else []
+        for lesson, chosen in plan["parts"]:
+            assert set(lesson.after) <= {*seen, *plan.get("board", ())}, (plan["name"], lesson.number)
+            assert chosen and set(chosen) <= set(lesson.exercises)
+            seen.append(lesson.number)
+        assert plan["minutes"] == sum(one.reading + sum(minutes for *_, minutes in some) for one, some in plan["parts"])
+        weeks = seen if plan["name"].startswith("Week") else weeks
+    assert weeks == [number for number in lessons if number < "13"]
+
+
+def test_the_most_important_exercises_that_fit_are_chosen():
+    exercises = [("easy", 3, 5), ("long", 5, 40), ("short", 5, 10), ("good", 4, 10)]
+    lesson = classroom.Lesson("99", "99.ipynb", "t", 10, 65, True, "a minute", "", [], exercises)
+    names = lambda budget: [one[0] for one in classroom.choose_exercises(lesson, budget)]  # noqa: E731
+    assert names(4) == [] and names(10) == ["short"] and names(25) == ["easy", "short", "good"]
+    assert names(1000) == [one[0] for one in exercises]
+
+
+# --- the site ---
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    out = tmp_path_factory.mktemp("site")
+    classroom.write_site(out, ROOT)
+    return out
+
+
+def test_the_sites_contents_are_the_notebooks_and_pages_on_disk(site):
+    found = re.findall(r"^  - file: (\S+)$", (site / "_toc.yml").read_text(), re.M)
+    on_disk = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("assets/*.md"), *ROOT.glob("assets/results/*.md")]
+    names = [path.relative_to(ROOT).with_suffix("").as_posix() for path in on_disk]
+    assert sorted(found) == sorted(names) and len(found) == len(set(found))
+    assert {"assets/scope", "assets/instructor_guide", "assets/glossary"} <= set(found)
+    assert "root: README" in (site / "_toc.yml").read_text() and (site / "README.md").is_file()
+    assert all((site / name).with_suffix(path.suffix).is_file() for name, path in zip(names, on_disk, strict=True))
+    config = (site / "_config.yml").read_text()
+    assert 'execute_notebooks: "off"' in config and f"https://github.com/{core.REPOSITORY}\n" in config
+
+
+def test_the_site_shows_outputs_folds_solutions_and_has_no_dead_links(site):
+    for path in NOTEBOOKS:
+        book, made = read(path), read(site / "notebooks" / path.name)
+        assert [c["outputs"] for c in made["cells"] if c["cell_type"] == "code"] == [
+            c["outputs"] for c in book["cells"] if c["cell_type"] == "code"
+        ]
+        for cell in made["cells"]:
+            assert "instructor" not in tags_of(cell)
+            assert "scaffold" not in tags_of(cell) or "hide-cell" in tags_of(cell)
+            assert classroom.BEGIN not in cell["source"] or tags_of(cell) & {"hide-input", "hide-cell"}
+    texts = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.md")}
+    for path in NOTEBOOKS:
+        cells = read(site / "notebooks" / path.name)["cells"]
+        texts[site / "notebooks" / path.name] = "\n\n".join(c["source"] for c in cells if c["cell_type"] == "markdown")
+    for page, text in texts.items():
+        plain = re.sub(r"```.*?```", "", text, flags=re.S)
+        titles = re.findall(r"^#+ (.+)$", plain, re.M)
+        anchors = {re.sub(r"[^\w-]", "", title.strip().lower().replace(" ", "-")) for title in titles}
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", plain):
+            assert not target or (page.parent / target).is_file(), (page, target)
+            assert target or anchor in anchors, (page, anchor)
+
+
+def test_the_site_needs_the_projects_folder_and_a_place(tmp_path, capsys):
+    from mpm_lite.cli import main
+
+    with pytest.raises(UserError, match="no notebooks"):
+        classroom.write_site(tmp_path / "out", tmp_path)
+    assert main(["classroom", "site"]) == 2 and "site --out FOLDER" in capsys.readouterr().err
+
+
+# --- a fork ---
 
 
 def test_badges_and_install_cells_agree_with_the_one_place(tmp_path):

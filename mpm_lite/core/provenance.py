@@ -96,9 +96,9 @@ def read_table(name: str) -> pd.DataFrame:
     return pd.read_csv(runtime.asset(f"results/{name}.csv"), keep_default_na=False, na_values=[""])
 
 
-def read_card(name: str) -> dict:
-    """The card of a study: commit, seeds, options, command."""
-    return json.loads(runtime.asset(f"results/{name}.json").read_text())
+def read_card(name: str, folder: str = "results") -> dict:
+    """The card of a study, or of what else lies in a folder of assets: commit, seeds, options, command."""
+    return json.loads(runtime.asset(f"{folder}/{name}.json").read_text())
 
 
 def format_percent(value: float) -> str:

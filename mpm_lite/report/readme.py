@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import posixpath
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mpm_lite.core.store import write_atomic
 from mpm_lite.evaluation.text_only import CELLS
 from mpm_lite.experiments import experiment
 from mpm_lite.experiments.pretrain import language_models
-from mpm_lite.report import fill, systems
+from mpm_lite.report import classroom, fill, systems
 
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
 FIGURE, TRANSFER_FIGURE = "figures/retention.png", "figures/text-transfer.png"
@@ -213,10 +213,13 @@ HANDBOOK = "assets/handbook.md"
 RESULTS = ("retention", "ladder", "claims", "systems", "paint", "speed")
 # Each page and its template.
 PAGES = {"README.md": "README.md", HANDBOOK: "handbook.md"}
+PAGES |= {f"assets/{name}.md": f"{name}.md" for name in ("instructor_guide", "scope")}
 PAGES |= {f"assets/results/{name}.md": f"{name}.md" for name in RESULTS}
 # What templates may name, beside what every template may: constants, modules, and the functions above.
 NAMES = {"SHOWN": SHOWN, "CELLS": CELLS, "SEEDS": experiment.SEEDS, "infinity": math.inf}
 NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
+of_course = (classroom.read_lessons, classroom.read_plans)
+NAMES |= {made.__name__: partial(made, runtime.asset().parent / "notebooks") for made in of_course}
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
 NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages, list_translators)}
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
