@@ -9,7 +9,7 @@ from PIL import Image
 import mpm_lite as mpm
 from mpm_lite import UserError
 from mpm_lite.core import runtime
-from mpm_lite.experiments.photographs import LOOKS, QUESTIONS, PhotoChat
+from mpm_lite.experiments.mpm_chat import PHOTO_LOOKS, QUESTIONS, PhotoChat
 from mpm_lite.teaching.views import show_photographs
 from mpm_lite.training import presets
 
@@ -63,7 +63,7 @@ def test_only_the_connector_learns(settings, reader):
 def test_every_question_is_answered_under_every_look(reader):
     for language in QUESTIONS:
         assert len(reader.reply(language, new_tokens=3)) == 3
-    said = {look: reader.reply("th", look, new_tokens=6) for look in LOOKS}
+    said = {look: reader.reply("th", look, new_tokens=6) for look in PHOTO_LOOKS}
     assert len(set(said["blind"])) == 1  # all get the mean photograph
     assert said["shuffled"] == said["real"][-1:] + said["real"][:-1]
 

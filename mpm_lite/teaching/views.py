@@ -22,9 +22,8 @@ from mpm_lite.data.picture import data_uri
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
 from mpm_lite.evaluation import chat, reply_scores
-from mpm_lite.experiments.mpm_chat import ChatBench
+from mpm_lite.experiments.mpm_chat import ChatBench, PhotoReader
 from mpm_lite.experiments.mpm_paint import GUIDANCE, PaintBench
-from mpm_lite.experiments.photographs import PhotoReader
 from mpm_lite.recipes.base import Recipe, Stage
 from mpm_lite.recipes.modules import diffusion
 from mpm_lite.recipes.mpm_chat import MpmChat
