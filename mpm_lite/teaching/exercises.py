@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from mpm_lite.core.runtime import unknown
-from mpm_lite.ops import clip_loss, siglip_loss
+from mpm_lite.evaluation.retrieval import expected_hits
+from mpm_lite.experiments.correlations import average_ranks, partial_spearman, spearman
+from mpm_lite.ops import Ranks, clip_loss, siglip_loss
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,55 @@ def find_exercise(name: str) -> Exercise:
     if name not in EXERCISES:
         raise unknown("exercise", name, list(EXERCISES))
     return EXERCISES[name]
+
+
+# Notebook 00
+
+
+def _draw(*shapes: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, ...]:
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(size=shape) for shape in shapes)
+
+
+@exercise(
+    "00.1", "recall at k", cases=lambda: [(*_draw((9, 9), seed=2), 3), (*_draw((7, 7), seed=3), 2), (np.eye(4), 1)],
+    mistakes={
+        "each query ranks the pictures in its row, and here each picture ranks the queries": lambda s, k: _recall_at(s.T, k),
+        "that is a count: the share of the queries is asked for": lambda s, k: len(s) * _recall_at(s, k),
+        "one place too many: the first k are places 0 to k - 1": lambda s, k: _recall_at(s, k + 1),
+        "one place too few: place k counts as well": lambda s, k: _recall_at(s, k - 1),
+        "that is recall at 1": lambda s, k: _recall_at(s, 1),
+    },
+)  # fmt: skip
+def _recall_at(scores: np.ndarray, k: int) -> float:
+    return float(((scores > np.diag(scores)[:, None]).sum(axis=1) < k).mean())
+
+
+@exercise(
+    "00.2", "the nearest pictures by cosine", cases=lambda: [(*_draw((4, 6), (9, 6)), 3), (*_draw((2, 5), (7, 5), seed=1), 7)],
+    mistakes={
+        "a cosine is asked for: divide the pictures' vectors by their lengths": lambda t, p, k: _find_nearest(t, p, k, unit=False),
+        "the worst pictures come first: sort downwards": lambda t, p, k: _find_nearest(-t, p, k),
+        "these are the right pictures, but the worst of them comes first": lambda t, p, k: _find_nearest(t, p, k)[:, ::-1],
+    },
+)  # fmt: skip
+def _find_nearest(texts: np.ndarray, pictures: np.ndarray, k: int, unit: bool = True) -> np.ndarray:
+    size = np.linalg.norm(pictures, axis=1) if unit else 1.0
+    return np.argsort(-(texts @ pictures.T) / size, axis=1)[:, :k]
+
+
+@exercise(
+    "00.3", "the linear map", 1e-4, cases=lambda: [(*_draw((12, 4), (12, 3)), 2.0), (*_draw((9, 5), (9, 5), seed=1), 0.5)],
+    mistakes={
+        "lambda is not in it": lambda x, y, ridge: _fit_map(x, y, 0.0),
+        "lambda was added off the diagonal too": lambda x, y, ridge: np.linalg.solve(x.T @ x + ridge, x.T @ y),
+        "x and y changed places: this maps captions to pictures": lambda x, y, ridge: _fit_map(y, x, ridge),
+        "it is transposed: it has to map x to y by x @ W": lambda x, y, ridge: _fit_map(x, y, ridge).T,
+        "that is the mapped x: the map itself is asked for": lambda x, y, ridge: x @ _fit_map(x, y, ridge),
+    },
+)  # fmt: skip
+def _fit_map(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
+    return np.linalg.solve(x.T @ x + ridge * np.eye(x.shape[1]), x.T @ y)
 
 
 # Notebook 01
@@ -133,6 +185,147 @@ def _bias_for_batch() -> tuple[float, float]:
 )  # fmt: skip
 def _loss_with_twin() -> float:
     return float(F.cross_entropy(1e4 * torch.tensor([[1.0, 1.0, -1.0]], dtype=torch.float64), torch.tensor([0])))
+
+
+# Notebook 02
+
+
+@exercise(
+    "02.1", "the scores of a blind model", 1e-6, cases=lambda: [_draw((3, 5), (4, 5)), _draw((2, 6), (6, 6), seed=1)],
+    mistakes={
+        "the model still sees: these are the scores of the pictures as they are": lambda t, p: t @ p.T,
+        "the mean of each query's scores is right; it has to stand in a column for each picture": lambda t, p: _blind(t, p)[:, :1],
+        "every picture became the first picture: take the mean of all": lambda t, p: _blind(t, p[[0] * len(p)]),
+        "the pictures changed places, which is another control": lambda t, p: t @ np.roll(p, 1, axis=0).T,
+        "the mean is over dimensions, so pictures still differ": lambda t, p: t @ (0 * p + p.mean(axis=1, keepdims=True)).T,
+    },
+)  # fmt: skip
+def _blind(texts: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    return np.repeat((texts @ pictures.T).mean(axis=1, keepdims=True), len(pictures), axis=1)
+
+
+@exercise(
+    "02.2", "hits where scores are tied", 1e-6,
+    cases=lambda: [(0, 1, 1), (0, 10, 1), (3, 4, 5), (5, 2, 5), (7, 2, 5), (9, 30, 10), (0, 3, 8)],
+    mistakes={
+        "a tie counts as a hit: that is the careless rule": lambda better, level, k: float(better < k),
+        "a tie counts as a miss": lambda better, level, k: float(better + level <= k),
+        "the chance is above 1 where all tied pictures fit": lambda better, level, k: max(k - better, 0) / level,
+        "the chance is below 0 where k or more pictures are better": lambda better, level, k: min(k - better, level) / level,
+        "`level` counts the right picture already": lambda better, level, k: _hit(better, level + 1, k),
+    },
+)  # fmt: skip
+def _hit(better: int, level: int, k: int) -> float:
+    return float(expected_hits(Ranks(*(torch.tensor([n]) for n in (better, level - 1, 1))), k)[0])
+
+
+def _asked(seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Hits and chance by query; German was not asked the last third, on which English is weak."""
+    rng, easy = np.random.default_rng(seed), np.arange(30) < 20
+    rates = (("en", 0.9), ("de", 0.7), ("zh", 0.6))
+    hits = pd.DataFrame({c: 1.0 * (rng.random(30) < p * (0.4 + 0.6 * easy)) for c, p in rates})
+    return hits.where(easy[:, None] | (hits.columns != "de")), 0 * hits + 0.1 + 0.1 * easy[:, None]
+
+
+@exercise(
+    "02.3", "retention", cases=lambda: [_asked(0), _asked(1)],
+    mistakes={
+        "chance was not taken off": lambda h, c: _retain(h, 0 * c),
+        "chance was taken off the language, and not off English": lambda h, c: _retain(h, c, off_pivot=0),
+        "English was asked other queries: use those in which the language has a score": lambda h, c: _retain(h, c, same=False),
+        "the ratio is the wrong way round: English stands below the line": lambda h, c: 1 / _retain(h, c),
+        "it is 100 times too large: a percentage, where a fraction is asked for": lambda h, c: 100 * _retain(h, c),
+        "that is a difference, and a ratio is asked for": lambda h, c: h.mean() - h["en"].mean(),
+    },
+)  # fmt: skip
+def _retain(hits: pd.DataFrame, chance: pd.DataFrame, off_pivot: float = 1.0, same: bool = True) -> pd.Series:
+    kept = {}
+    for code in hits:
+        there = hits[code].notna()
+        pivot = (hits["en"] - off_pivot * chance["en"])[there | (not same)].mean()
+        kept[code] = (hits[code] - chance[code])[there].mean() / pivot
+    return pd.Series(kept)
+
+
+def _pairs(seed: int) -> tuple[np.ndarray, np.ndarray, float]:
+    u, v = np.random.default_rng(seed).random((2, 60))
+    return (u < 0.4) * 1.0, np.where(v < 0.9, u < 0.5, v < 0.95) * 1.0, 0.05
+
+
+@exercise(
+    "02.4", "an interval from paired draws", 0.03, cases=lambda: [_pairs(0), _pairs(4)],
+    mistakes={
+        "the draws are not paired: draw a query for both languages at once": lambda *on: _interval(*on, paired=False),
+        "it has no width: draw with replacement": lambda a, b, chance: np.repeat((a.mean() - chance) / (b.mean() - chance), 2),
+        "that is the interval of 90 %: cut off 2.5 % at each end": lambda *on: _interval(*on, cut=5),
+        "chance was not taken off": lambda a, b, chance: _interval(a, b, 0.0),
+        "that is the interval of the score, and the ratio's is asked for": lambda a, b, chance: _interval(a, b * 0 + 1, 0.0),
+        "the larger end comes first": lambda *on: _interval(*on)[::-1],
+    },
+)  # fmt: skip
+def _interval(a: np.ndarray, b: np.ndarray, chance: float, paired: bool = True, cut: float = 2.5) -> np.ndarray:
+    i, j = np.random.default_rng(5).integers(len(a), size=(2, 20_000, len(a)))
+    draws = (a[i].mean(axis=1) - chance) / (b[i if paired else j].mean(axis=1) - chance)
+    return np.percentile(draws, [cut, 100 - cut])
+
+
+# Notebook 03
+
+
+def _translations(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    a, b, size = _draw((20, 5), (20, 5), (20, 1), seed=seed)
+    return a + 1.5 * b, b * np.exp(size)
+
+
+@exercise(
+    "03.1", "alignment", 1e-3, cases=lambda: [_translations(1), _translations(2)],
+    mistakes={
+        "a cosine is asked for: divide the vectors by their lengths": lambda a, b: _align(a, b, unit=False),
+        "each translation looks for its English sentence; here it is the other way round": lambda a, b: _align(b, a),
+        "that is the mean cosine of the pairs": lambda a, b: F.cosine_similarity(*map(torch.tensor, (a, b))).mean().item(),
+        "that is a count: the share is asked for": lambda a, b: len(a) * _align(a, b),
+    },
+)  # fmt: skip
+def _align(other: np.ndarray, english: np.ndarray, unit: bool = True) -> float:
+    near = other @ (english / np.linalg.norm(english, axis=1, keepdims=True) if unit else english).T
+    return float((near.argmax(axis=1) == np.arange(len(near))).mean())
+
+
+@exercise(
+    "03.2", "difference in differences", 1e-4,
+    cases=lambda: [(*map(pd.Series, _draw((9,), (9,), seed=i)), np.arange(9) < 5, np.arange(9) >= 6) for i in (0, 1)],
+    mistakes={
+        "the sign: second less first encoder, and languages that one read less those that both read":
+            lambda a, b, only, both: _contrast(b, a, only, both),
+        "that is one difference: take the other group's off": lambda a, b, only, both: (b - a)[only].mean(),
+        "the differences are added": lambda a, b, only, both: (b - a)[only].mean() + (b - a)[both].mean(),
+        "all languages are in the first group": lambda a, b, only, both: _contrast(a, b, only | True, both),
+    },
+)  # fmt: skip
+def _contrast(first: pd.Series, second: pd.Series, only: np.ndarray, both: np.ndarray) -> float:
+    return float((second - first)[only].mean() - (second - first)[both].mean())
+
+
+def _related(seed: int) -> tuple[np.ndarray, ...]:
+    a, b, c = _draw((25,), (25,), (25,), seed=seed)
+    return np.exp(a + c), b + c + 0.3 * a, np.round(c, 1) ** 3
+
+
+def _rest(v: np.ndarray, z: np.ndarray) -> np.ndarray:
+    return v - np.polyval(np.polyfit(z, v, 1), z)
+
+
+@exercise(
+    "03.3", "partial rank correlation", 1e-3, cases=lambda: [_related(0), _related(1)],
+    mistakes={
+        "z is not in it: that is the plain rank correlation": lambda x, y, z: spearman(x, y),
+        "no ranks were taken": lambda x, y, z: np.corrcoef(_rest(x, z), _rest(y, z))[0, 1],
+        "z was taken out of x only": lambda x, y, z: np.corrcoef(_rest(*map(average_ranks, (x, z))), average_ranks(y))[0, 1],
+        "the line was fitted before ranks were taken: rank first": lambda x, y, z: spearman(_rest(x, z), _rest(y, z)),
+    },
+)  # fmt: skip
+def _partial(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
+    return partial_spearman(x, y, z)
 
 
 # Notebook 13
