@@ -227,34 +227,63 @@ def draw_reply_language(table: pd.DataFrame, panels: dict[str, str]) -> Any:
 def draw_head_to_head(
     table: pd.DataFrame, panels: dict[str, str], score: str = "choices right, mean of nine languages"
 ) -> Any:
-    """Panels side by side, each with a named point for every system: its score in other languages against the
-    parameters that learn. The more of a system's pairs are not English, the larger its point.
+    """Panels side by side, each with a named point for every system: its score in other languages against its trainable
+    parameters. Points that would cover each other are moved a little to the side. The larger the share of a system's pairs that
+    are not English, the larger its point; a legend below says so, and that the dashed line is chance.
 
     table: table (a panel's name), system, trainable, pairs, abroad, value, low, high, chance; panels: name -> title.
     """
     plt, n = house(), len(panels)
-    figure, axes = plt.subplots(1, n, figsize=(4.1 * n, 4.1), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(max(4.3 * n, 6.0), 4.4), sharex=True, sharey=True, squeeze=False)
     axes[0, 0].set_ylabel(score)
     names, told = list(dict.fromkeys(table["system"])), []
     for axis, (name, title) in zip(axes[0], panels.items(), strict=True):
         of = table[table["table"] == name].sort_values("value")
-        for row, height in zip(of.itertuples(), _apart(of["value"], 0.05), strict=True):
+        aside, heights = _aside(of), of["value"].to_numpy(copy=True)
+        for left in (True, False):  # labels of points that moved to the left stand on the left
+            heights[(aside < 1) == left] = _apart(of["value"][(aside < 1) == left], 0.062)
+        for row, by, height in zip(of.itertuples(), aside, heights, strict=True):
+            x, beside = row.trainable * by, {"ha": "right"} if by < 1 else {"ha": "left"}
             i = names.index(row.system)
-            _intervals(axis, row.trainable, row.value, row.low, row.high, COLOURS[i % 6], 0.5)
-            axis.scatter(row.trainable, row.value, s=35 + 200 * row.abroad / row.pairs, marker=MARKERS[i % 6], zorder=3,
+            _intervals(axis, x, row.value, row.low, row.high, COLOURS[i % 6], 0.6)
+            axis.scatter(x, row.value, s=_size(row.abroad / row.pairs), marker=MARKERS[i % 6], zorder=3,
                          color=COLOURS[i % 6], edgecolor="black" if i < 6 else "white", lw=0.6)  # fmt: skip
-            beside = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
-            axis.annotate(row.system, (row.trainable, height), **beside)
+            line = {"arrowstyle": "-", "color": "0.5", "lw": 0.6, "shrinkA": 0, "shrinkB": 4}
+            beside |= {"xytext": (row.trainable * (0.78 if by < 1 else 1.28), height), "va": "center", "fontsize": 8}
+            axis.annotate(row.system, (x, row.value), arrowprops=line, **beside)
         axis.axhline(of["chance"].mean(), color="black", ls="--", lw=1)
-        axis.set(xscale="log", xlabel="parameters that learn at a time", title=title, ylim=(0, 1.12), xmargin=0.25)
-        low, high = 0.7 * table["trainable"].min(), 1.4 * table["trainable"].max()
-        ticks = [m * 10**k for k in range(9) for m in (1, 2, 5) if low <= m * 10**k <= high]
+        axis.set(xscale="log", xlabel="trainable parameters", title=title, ylim=(0, 1.12))
+        low, high = table["trainable"].min(), table["trainable"].max()
+        axis.set_xlim(0.75 * low, 2.2 * high)
+        ticks = [m * 10**k for k in range(9) for m in (1, 2, 5) if 0.75 * low <= m * 10**k <= 2.2 * high]
         axis.set_xticks(ticks, [f"{t / 1e6:g} M" for t in ticks], fontsize=8)
         axis.minorticks_off()
         told.append(f"{title}: " + ", ".join(f"{row.system} {row.value:.2f}" for row in of[::-1].itertuples()))
-    sizes = "larger: more pairs not English" if table["abroad"].any() else ""
-    axes[0, 0].annotate(sizes, (0.02, 0.95), xycoords="axes fraction", fontsize=7)
+    handles = [plt.Line2D([], [], color="black", ls="--", lw=1, label="chance: the same without the picture")]
+    if table["abroad"].any():
+        said = {0.0: "all pairs English", 0.5: "half of the pairs not English", 0.9: "nine in ten"}
+        handles += [
+            plt.Line2D([], [], color="0.6", marker="o", ls="", ms=_size(share) ** 0.5, label=text)
+            for share, text in said.items()
+        ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) if n > 1 else 2)
     return describe(figure, f"Score in other languages against parameters that learn. {'; '.join(told)}.")
+
+
+def _size(share: float) -> float:
+    """The area of a point, in square points, by the share of a system's pairs that are not English."""
+    return 30 + 110 * share
+
+
+def _aside(of: pd.DataFrame, near: float = 0.06) -> np.ndarray:
+    """Factors by which points, in ascending order, move to the left and right where they would cover the one below: those of a
+    similar number of parameters (a tenth more or less) whose values differ by less than `near`."""
+    across, values = np.log(of["trainable"].to_numpy(float)), of["value"].to_numpy()
+    found, side = np.ones(len(of)), 0
+    for k in range(1, len(of)):
+        side = side + 1 if values[k] - values[k - 1] < near and abs(across[k] - across[k - 1]) < 0.1 else 0
+        found[k] = (1.0, 1.1, 0.91)[side % 3]
+    return found
 
 
 def _apart(heights: pd.Series, gap: float) -> np.ndarray:
