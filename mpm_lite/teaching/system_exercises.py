@@ -3,18 +3,213 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpm_lite.data.toyworld.switching import Switching
+from mpm_lite.experiments.m3p import RATE
 from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.teaching.exercises import exercise
+
+# Notebook 07
+
+SENTENCE = "A small Red star above it".split()
+GERMAN = {"small": "kleiner", "red": "roter", "star": "Stern", "above": "über"}
+TURKISH = {"small": "küçük", "star": "yıldız"}
+Key = Callable[[Sequence[Any]], Mapping[Any, float]]
+
+
+def count_words(words: Sequence[Any]) -> Mapping[Any, float]:
+    """The share of each word at its place in the sentence, which may be repeated."""
+    many = Counter((i % len(SENTENCE), word) for i, word in enumerate(words))
+    return {key: n / max(1, len(words) // len(SENTENCE)) for key, n in many.items()}
+
+
+def count_variants(words: Sequence[Any]) -> Mapping[Any, float]:
+    """How many words there are for each place."""
+    return dict(Counter(place for place, _ in set(count_words(words))))
+
+
+def find_halves(words: Sequence[Any]) -> Mapping[Any, float]:
+    """Whether a place has an English word at some times and not at others."""
+    shares = count_words(words)
+    return {"both": float(any(0.02 < shares.get(one, 0.0) < 0.98 for one in enumerate(SENTENCE)))}
+
+
+class DrawnWords(list[Any]):
+    """Words that were drawn at random: equal to others that are as many, and alike by `key` up to chance."""
+
+    def __init__(self, words: Sequence[Any], key: Key = count_words) -> None:
+        super().__init__(words)
+        self.key = key
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (list, tuple)) or len(other) != len(self):
+            return False
+        key = getattr(other, "key", self.key)  # that of the answer compared with, which stands on the right
+        a, b = key(self), key(other)
+        return all(abs(a.get(one, 0.0) - b.get(one, 0.0)) < 0.05 for one in {*a, *b})
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class KeptWords(list[str]):
+    """Words that may not be changed in place."""
+
+    def __setitem__(self, *_: Any) -> None:
+        raise TypeError("words is changed in place, and the caller still needs it: build a new list")
+
+
+def make_switch_cases() -> list[tuple[Any, ...]]:
+    """(words, dictionaries, rate, random generator): all, none, and a share of the words of a sentence that is repeated."""
+    rng, one, long = np.random.default_rng(7), KeptWords(SENTENCE), KeptWords(SENTENCE * 4_000)
+    return [(one, [GERMAN], 1.0, rng), (one, [GERMAN], 0.0, rng), (long, [GERMAN, TURKISH], 0.3, rng)]
+
+
+def switch_wrongly(
+    words: Sequence[str], dictionaries: Sequence[Mapping[str, str]], rate: float, rng: np.random.Generator,
+    way: str = "", key: Key = count_words,
+) -> DrawnWords:  # fmt: skip
+    """Switched words, with one thing done otherwise; compared with a learner's by `key`."""
+    chance = {"all": 1.0, "kept": 1 - rate, "sentence": float(rng.random() < rate)}.get(way, rate)
+    found = []
+    for word in words:
+        there = [one for one in dictionaries if (word if way == "case" else word.lower()) in one]
+        if way == "dropped" and not there:
+            continue
+        if way == "first":
+            there = there[:1]
+        if way == "lacking" and not any(one is dictionaries[rng.integers(len(dictionaries))] for one in there):
+            there = []
+        switched = bool(there) and rng.random() < chance
+        found.append(there[rng.integers(len(there))][word.lower()] if switched else word)
+    return DrawnWords(found, key)
+
+
+@exercise(
+    "07.1", "a code-switcher", cases=make_switch_cases,
+    mistakes={
+        "every known word is replaced, whatever the rate: draw a random number for each": partial(switch_wrongly, way="all"),
+        "the rate is the share of words that are replaced, not of those that stay": partial(switch_wrongly, way="kept"),
+        "words with a capital letter are not found: dictionaries list words in lower case": partial(
+            switch_wrongly, way="case"
+        ),
+        "words that no dictionary has are gone: they stay as they are": partial(switch_wrongly, way="dropped"),
+        "only one language is used: draw the language anew for each word": partial(
+            switch_wrongly, way="first", key=count_variants
+        ),
+        "the whole sentence is switched or none of it: draw a random number for each word": partial(
+            switch_wrongly, way="sentence", key=find_halves
+        ),
+        "a word stays English where the language drawn lacks it: draw among the dictionaries that have the word": partial(
+            switch_wrongly, way="lacking"
+        ),
+    },
+)  # fmt: skip
+def switch_rightly(
+    words: Sequence[str], dictionaries: Sequence[Mapping[str, str]], rate: float, rng: np.random.Generator
+) -> DrawnWords:
+    """Code-switching of 2006.02635, section 3.2, on the words of one sentence."""
+    return switch_wrongly(words, dictionaries, rate, rng)
+
+
+def make_match_cases() -> list[tuple[Tensor, ...]]:
+    """Scores (B, K), each picture's own caption first."""
+    draw = torch.Generator().manual_seed(7)
+    return [(2 * torch.randn(shape, generator=draw),) for shape in ((4, 6), (3, 2))]
+
+
+@exercise(
+    "07.2", "the matching loss", tolerance=1e-4, cases=make_match_cases, gradient=True,
+    mistakes={
+        "the own caption is the first of the K, not the last": lambda scores: -scores.log_softmax(1)[:, -1].mean(),
+        "the softmax runs over the pictures; it runs over the captions of one picture, dim=1": lambda scores: (
+            -scores.log_softmax(0)[:, 0].mean()
+        ),
+        "the sign is wrong: the loss is minus the logarithm": lambda scores: scores.log_softmax(1)[:, 0].mean(),
+        "the logarithm is missing": lambda scores: -scores.softmax(1)[:, 0].mean(),
+        "the pictures are summed, and their mean is asked for": lambda scores: -scores.log_softmax(1)[:, 0].sum(),
+        "normalised twice: cross_entropy takes the scores as they are": lambda scores: (
+            -scores.softmax(1).log_softmax(1)[:, 0].mean()
+        ),
+        "each caption is judged by itself (binary); here they compete": lambda scores: (
+            F.binary_cross_entropy_with_logits(scores, torch.eye(scores.shape[1])[:1].expand_as(scores))
+        ),
+    },
+)  # fmt: skip
+def lose_matching(scores: Tensor) -> Tensor:
+    """Cross-entropy of the first caption among K."""
+    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long))
+
+
+def make_region_cases() -> list[tuple[Any, ...]]:
+    """(features (B, R, D_in), logits (B, R, C), what is there: features and classes int64 (B, R), hidden bool (B, R))."""
+    draw = torch.Generator().manual_seed(17)
+    found = []
+    for b, r, d, c in ((3, 9, 5, 4), (2, 4, 3, 6)):
+        a, there, logits = (torch.randn(b, r, n, generator=draw) for n in (d, d, c))
+        classes, hidden = torch.randint(c, (b, r), generator=draw), torch.rand(b, r, generator=draw) < 0.4
+        found.append((a, logits, (there, classes), hidden))
+    return found
+
+
+def lose_region_parts(
+    features: Tensor,
+    logits: Tensor,
+    there: tuple[Tensor, Tensor],
+    which: Tensor,
+    regress: bool = True,
+    name: bool = True,
+) -> Tensor:
+    """The regression, the classification or both, of some regions."""
+    loss = F.mse_loss(features[which], there[0][which]) if regress else 0.0
+    return loss + F.cross_entropy(logits[which], there[1][which]) if name else loss
+
+
+@exercise(
+    "07.3", "the masked-region loss", tolerance=1e-4, cases=make_region_cases, gradient=True,
+    mistakes={
+        "all regions are in it; only the hidden ones are asked about": lambda f, z, t, h: (
+            lose_region_parts(f, z, t, torch.ones_like(h))
+        ),
+        "these are the visible regions; the hidden ones are asked about": lambda f, z, t, h: lose_region_parts(f, z, t, ~h),
+        "the classes are missing: add their cross-entropy": partial(lose_region_parts, name=False),
+        "the features are missing: add their squared error": partial(lose_region_parts, regress=False),
+        "the squares are summed over D_in; their mean is asked for": lambda f, z, t, h: (
+            lose_region_parts(f, z, t, h) + (f.shape[-1] - 1) * F.mse_loss(f[h], t[0][h])
+        ),
+        "the sums are divided by all regions, hidden or not: take the mean over the hidden ones": lambda f, z, t, h: (
+            lose_region_parts(f, z, t, h) * h.float().mean()
+        ),
+    },
+)  # fmt: skip
+def lose_regions(features: Tensor, logits: Tensor, there: tuple[Tensor, Tensor], hidden: Tensor) -> Tensor:
+    """MC-MRM of the hidden regions: squared error of features plus cross-entropy of classes."""
+    return lose_region_parts(features, logits, there, hidden)
+
+
+@exercise(
+    "07.4", "the share of foreign words", tolerance=0.005,
+    mistakes={
+        "this is the chance of a word in a caption that is switched; two in ten captions are not": lambda: RATE,
+        "this is the share of captions; of their words only some are replaced": lambda: Switching().sentences,
+        "this is the share that stays English": lambda: 1 - Switching().sentences * RATE,
+    },
+)  # fmt: skip
+def share_foreign() -> float:
+    """Of the words that a dictionary has, with the rate that controls share."""
+    return Switching().sentences * RATE
+
 
 # Notebook 08
 
