@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mpm_lite.data.toyworld.switching import Switching
 from mpm_lite.experiments.m3p import RATE
+from mpm_lite.experiments.mblip import SHARED
 from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.teaching.exercises import exercise
 
@@ -345,3 +346,128 @@ def _score_exposure(
 def _expose_slowly(test: Callable[[Any], Any], german: Any, seen: Mapping[str, Any]) -> float:
     """`test` trains a system and returns its scores by language and look."""
     return _score_exposure(test, german, seen).loc["German", "real"]
+
+
+# Notebook 09
+
+
+def share_wrongly(sizes: np.ndarray, power: float, whole: bool = True) -> np.ndarray:
+    """Powers of the sizes, as shares or as they are."""
+    return sizes**power / ((sizes**power).sum() if whole else 1)
+
+
+@exercise(
+    "09.1", "the sampling rule", 1e-5,
+    cases=lambda: [(np.array([40.0, 9.0, 1.0, 0.25]), power) for power in (1.0, 0.5, 0.0)],
+    mistakes={
+        "the shares do not add up to 1: divide the powers by their sum": partial(share_wrongly, whole=False),
+        "the sizes were divided by their sum before the power, and not after it": lambda n, p: (n / n.sum()) ** p,
+        "the power is left out": lambda n, p: share_wrongly(n, 1.0),
+        "this is a softmax: raise the sizes to the power, and not e": lambda n, p: share_wrongly(np.exp(n), p),
+        "the power is turned round: a small one has to make the shares more even": lambda n, p: share_wrongly(n, 1 / max(p, 0.01)),
+    },
+)  # fmt: skip
+def share_out(sizes: np.ndarray, power: float) -> np.ndarray:
+    """Shares (n,) proportional to sizes (n,) to a power."""
+    return share_wrongly(sizes, power)
+
+
+def make_cross_cases() -> list[tuple[Any, ...]]:
+    """(queries' states (N, Q, W), patches (N, P, W), the maps by name, heads)."""
+    cases = []
+    for n, q, p, width, heads in ((2, 3, 5, 8, 2), (1, 4, 6, 12, 3)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(n)
+            parts = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value", "merge")})
+            parts["norm"] = nn.LayerNorm(width)
+            cases.append((torch.randn(n, q, width), 2 * torch.randn(n, p, width), parts, heads))
+    return cases
+
+
+def cross_wrongly(x: Tensor, patches: Tensor, parts: Any, heads: int, way: str = "") -> Tensor:
+    """Cross-attention of queries to patches, (N, Q, W), with one thing done otherwise."""
+    told = {"self": x, "both": torch.cat([patches, x], dim=1)}.get(way, patches)
+    given = parts["query"](x), parts["key"](told), parts["value"](told)
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in given)
+    by = {"unscaled": 1, "width": x.shape[-1]}.get(way, q.shape[-1]) ** 0.5
+    seen = (q @ k.transpose(-1, -2) / by).softmax(dim=-2 if way == "over" else -1) @ v
+    new, norm = parts["merge"](seen.transpose(1, 2).flatten(2)), parts["norm"]
+    return {"first": x + norm(new), "bare": new + x, "alone": norm(new)}.get(way, norm(new + x))
+
+
+@exercise(
+    "09.2", "a step of the Q-Former", 1e-4, cases=make_cross_cases, gradient=True,
+    mistakes={
+        reason: partial(cross_wrongly, way=way)
+        for way, reason in {
+            "self": "keys and values come from the queries: that is self-attention",
+            "both": "keys and values come from queries and patches; here the queries look at the patches only",
+            "unscaled": "the scores are not divided by the root of the width of a head",
+            "width": "the scores are divided by the root of the whole width; each head has only W / H of it",
+            "over": "the softmax runs over the queries; each query shares out its attention over the patches, dim=-1",
+            "alone": "the residual connection is missing: x is added",
+            "bare": "the LayerNorm is missing; it comes last",
+            "first": "x is added behind the LayerNorm; here it is added before",
+        }.items()
+    },
+)  # fmt: skip
+def cross_attend(x: Tensor, patches: Tensor, parts: Any, heads: int) -> Tensor:
+    """Attention, residual, LayerNorm: a layer of 2301.12597."""
+    return cross_wrongly(x, patches, parts, heads)
+
+
+def make_warm_cases() -> list[tuple[Any, ...]]:
+    """(model with a `loss` of a batch, its projection's name, batches (N, 4), learning rate)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(9)
+        sizes = (6, 0.05), (3, 0.2)
+        return [(WarmModel(), "projection", [torch.randn(8, 4) for _ in range(n)], lr) for n, lr in sizes]
+
+
+class WarmModel(nn.ModuleDict):
+    """Three maps in a row; the mean squared distance from 1 is the loss."""
+
+    def __init__(self) -> None:
+        super().__init__({name: nn.Linear(4, 4) for name in ("qformer", "projection", "lm")})
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Of a batch (N, 4)."""
+        return (self["lm"](self["projection"](self["qformer"](batch).tanh()).tanh()) - 1).square().mean()
+
+
+def warm_wrongly(model: Any, name: str, batches: Sequence[Any], lr: float, way: str = "") -> list[float]:
+    """The losses of a warm-up with one thing done otherwise."""
+    whole, part = set(model.parameters()), set(model.get_submodule(name).parameters())
+    optimizer, losses = torch.optim.AdamW(list({"all": whole, "rest": whole - part}.get(way, part)), lr=lr), []
+    for batch in batches:
+        loss = model.loss(batch)
+        if way != "kept":
+            optimizer.zero_grad()
+        loss.backward()
+        if way != "still":
+            optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@exercise(
+    "09.3", "the warm-up", 1e-4, cases=make_warm_cases,
+    mistakes={
+        "everything is trained; in the warm-up only the projection learns": partial(warm_wrongly, way="all"),
+        "everything but the projection is trained": partial(warm_wrongly, way="rest"),
+        "gradients of earlier batches are left: call zero_grad before backward": partial(warm_wrongly, way="kept"),
+        "nothing is trained: the optimizer makes no step": partial(warm_wrongly, way="still"),
+    },
+)  # fmt: skip
+def warm_up(model: Any, name: str, batches: Sequence[Any], lr: float) -> list[float]:
+    """A step of AdamW for each batch, of that part alone: the losses before the steps."""
+    return warm_wrongly(model, name, batches, lr)
+
+
+@exercise(
+    "09.4", "pairs in all", 0.5,
+    mistakes={"these are new pairs only": lambda: SHARED.pairs, "these came before, in English": lambda: SHARED.english},
+)  # fmt: skip
+def count_pairs() -> int:
+    """Of the setting that C14 to C16 share, those of its English Q-Former included."""
+    return SHARED.total
