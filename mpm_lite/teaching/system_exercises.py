@@ -351,27 +351,6 @@ def _expose_slowly(test: Callable[[Any], Any], german: Any, seen: Mapping[str, A
 # Notebook 09
 
 
-def share_wrongly(sizes: np.ndarray, power: float, whole: bool = True) -> np.ndarray:
-    """Powers of the sizes, as shares or as they are."""
-    return sizes**power / ((sizes**power).sum() if whole else 1)
-
-
-@exercise(
-    "09.1", "the sampling rule", 1e-5,
-    cases=lambda: [(np.array([40.0, 9.0, 1.0, 0.25]), power) for power in (1.0, 0.5, 0.0)],
-    mistakes={
-        "the shares do not add up to 1: divide the powers by their sum": partial(share_wrongly, whole=False),
-        "the sizes were divided by their sum before the power, and not after it": lambda n, p: (n / n.sum()) ** p,
-        "the power is left out": lambda n, p: share_wrongly(n, 1.0),
-        "this is a softmax: raise the sizes to the power, and not e": lambda n, p: share_wrongly(np.exp(n), p),
-        "the power is turned round: a small one has to make the shares more even": lambda n, p: share_wrongly(n, 1 / max(p, 0.01)),
-    },
-)  # fmt: skip
-def share_out(sizes: np.ndarray, power: float) -> np.ndarray:
-    """Shares (n,) proportional to sizes (n,) to a power."""
-    return share_wrongly(sizes, power)
-
-
 def make_cross_cases() -> list[tuple[Any, ...]]:
     """(queries' states (N, Q, W), patches (N, P, W), the maps by name, heads)."""
     cases = []
@@ -396,7 +375,7 @@ def cross_wrongly(x: Tensor, patches: Tensor, parts: Any, heads: int, way: str =
 
 
 @exercise(
-    "09.2", "a step of the Q-Former", 1e-4, cases=make_cross_cases, gradient=True,
+    "09.1", "a step of the Q-Former", 1e-4, cases=make_cross_cases, gradient=True,
     mistakes={
         reason: partial(cross_wrongly, way=way)
         for way, reason in {
@@ -451,7 +430,7 @@ def warm_wrongly(model: Any, name: str, batches: Sequence[Any], lr: float, way: 
 
 
 @exercise(
-    "09.3", "the warm-up", 1e-4, cases=make_warm_cases,
+    "09.2", "the warm-up", 1e-4, cases=make_warm_cases,
     mistakes={
         "everything is trained; in the warm-up only the projection learns": partial(warm_wrongly, way="all"),
         "everything but the projection is trained": partial(warm_wrongly, way="rest"),
@@ -462,6 +441,27 @@ def warm_wrongly(model: Any, name: str, batches: Sequence[Any], lr: float, way: 
 def warm_up(model: Any, name: str, batches: Sequence[Any], lr: float) -> list[float]:
     """A step of AdamW for each batch, of that part alone: the losses before the steps."""
     return warm_wrongly(model, name, batches, lr)
+
+
+def share_wrongly(sizes: np.ndarray, power: float, whole: bool = True) -> np.ndarray:
+    """Powers of the sizes, as shares or as they are."""
+    return sizes**power / ((sizes**power).sum() if whole else 1)
+
+
+@exercise(
+    "09.3", "the sampling rule", 1e-5,
+    cases=lambda: [(np.array([40.0, 9.0, 1.0, 0.25]), power) for power in (1.0, 0.5, 0.0)],
+    mistakes={
+        "the shares do not add up to 1: divide the powers by their sum": partial(share_wrongly, whole=False),
+        "the sizes were divided by their sum before the power, and not after it": lambda n, p: (n / n.sum()) ** p,
+        "the power is left out": lambda n, p: share_wrongly(n, 1.0),
+        "this is a softmax: raise the sizes to the power, and not e": lambda n, p: share_wrongly(np.exp(n), p),
+        "the power is turned round: a small one has to make the shares more even": lambda n, p: share_wrongly(n, 1 / max(p, 0.01)),
+    },
+)  # fmt: skip
+def share_out(sizes: np.ndarray, power: float) -> np.ndarray:
+    """Shares (n,) proportional to sizes (n,) to a power."""
+    return share_wrongly(sizes, power)
 
 
 @exercise(
