@@ -37,8 +37,8 @@ from typing import Any
 
 import pandas as pd
 
+from mpm_lite.claims import Say, Study, silent
 from mpm_lite.claims.mpm import OTHERS
-from mpm_lite.claims.study import Say, Study, silent
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import Shelf, write_study

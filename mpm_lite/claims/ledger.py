@@ -23,9 +23,8 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite.claims import m3p, mblip, mla, mpm
+from mpm_lite.claims import claim_texts, m3p, mblip, mla, mpm
 from mpm_lite.claims.mpm import SHARES
-from mpm_lite.claims.study import claim_texts
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError, unknown

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mpm_lite.claims import load_claim
 from mpm_lite.claims.mpm import OTHERS, mean_score
-from mpm_lite.claims.study import load_claim
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation.stats import Found, Sample, above, average_figures, both
 from mpm_lite.experiments.mblip import SHARED

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mpm_lite.claims import load_claim
 from mpm_lite.claims.mpm import OTHERS, mean_rho, mean_score
-from mpm_lite.claims.study import load_claim
 from mpm_lite.evaluation.stats import FOR, Found, Sample, above, average_figures, both, within
 from mpm_lite.experiments.mla import SHORT_ENGLISH, Acquiring
 from mpm_lite.experiments.rivals import Pairing

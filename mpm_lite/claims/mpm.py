@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mpm_lite.claims.study import load_claim
+from mpm_lite.claims import load_claim
 from mpm_lite.core import runtime
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation.stats import Drawn, Found, Sample, above, average_figures, below, both, within

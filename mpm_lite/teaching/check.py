@@ -21,7 +21,7 @@ import torch
 
 from mpm_lite.core import REF, REPOSITORY
 from mpm_lite.core.runtime import UserError
-from mpm_lite.teaching import mpm_exercises, system_exercises  # noqa: F401  (they register their exercises)
+from mpm_lite.teaching import mpm_exercises, study_exercises, system_exercises  # noqa: F401  (they register their exercises)
 from mpm_lite.teaching.exercises import EXERCISES, Exercise, find_exercise
 
 PASSED, NOT_YET, NOT_TRIED = "PASS", "not yet", "not tried yet"

@@ -1,10 +1,11 @@
-"""The exercises of notebooks 07 to 12: M3P, MLA, mBLIP, the comparison, real checkpoints, a hypothesis of one's own. See
-`exercises` for the form of an entry."""
+"""The exercises of notebooks 07 to 09: M3P, MLA and mBLIP. See `exercises` for the form of an entry."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,201 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpm_lite.data.toyworld.switching import Switching
+from mpm_lite.experiments.m3p import RATE
+from mpm_lite.experiments.mblip import SHARED
 from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.teaching.exercises import exercise
+
+# Notebook 07
+
+SENTENCE = "A small Red star above it".split()
+GERMAN = {"small": "kleiner", "red": "roter", "star": "Stern", "above": "über"}
+TURKISH = {"small": "küçük", "star": "yıldız"}
+Key = Callable[[Sequence[Any]], Mapping[Any, float]]
+
+
+def count_words(words: Sequence[Any]) -> Mapping[Any, float]:
+    """The share of each word at its place in the sentence, which may be repeated."""
+    many = Counter((i % len(SENTENCE), word) for i, word in enumerate(words))
+    return {key: n / max(1, len(words) // len(SENTENCE)) for key, n in many.items()}
+
+
+def count_variants(words: Sequence[Any]) -> Mapping[Any, float]:
+    """How many words there are for each place."""
+    return dict(Counter(place for place, _ in set(count_words(words))))
+
+
+def find_halves(words: Sequence[Any]) -> Mapping[Any, float]:
+    """Whether a place has an English word at some times and not at others."""
+    shares = count_words(words)
+    return {"both": float(any(0.02 < shares.get(one, 0.0) < 0.98 for one in enumerate(SENTENCE)))}
+
+
+class DrawnWords(list[Any]):
+    """Words that were drawn at random: equal to others that are as many, and alike by `key` up to chance."""
+
+    def __init__(self, words: Sequence[Any], key: Key = count_words) -> None:
+        super().__init__(words)
+        self.key = key
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, (list, tuple)) or len(other) != len(self):
+            return False
+        key = getattr(other, "key", self.key)  # that of the answer compared with, which stands on the right
+        a, b = key(self), key(other)
+        return all(abs(a.get(one, 0.0) - b.get(one, 0.0)) < 0.05 for one in {*a, *b})
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class KeptWords(list[str]):
+    """Words that may not be changed in place."""
+
+    def __setitem__(self, *_: Any) -> None:
+        raise TypeError("words is changed in place, and the caller still needs it: build a new list")
+
+
+def make_switch_cases() -> list[tuple[Any, ...]]:
+    """(words, dictionaries, rate, random generator): all, none, and a share of the words of a sentence that is repeated."""
+    rng, one, long = np.random.default_rng(7), KeptWords(SENTENCE), KeptWords(SENTENCE * 4_000)
+    return [(one, [GERMAN], 1.0, rng), (one, [GERMAN], 0.0, rng), (long, [GERMAN, TURKISH], 0.3, rng)]
+
+
+def switch_wrongly(
+    words: Sequence[str], dictionaries: Sequence[Mapping[str, str]], rate: float, rng: np.random.Generator,
+    way: str = "", key: Key = count_words,
+) -> DrawnWords:  # fmt: skip
+    """Switched words, with one thing done otherwise; compared with a learner's by `key`."""
+    chance = {"all": 1.0, "kept": 1 - rate, "sentence": float(rng.random() < rate)}.get(way, rate)
+    found = []
+    for word in words:
+        there = [one for one in dictionaries if (word if way == "case" else word.lower()) in one]
+        if way == "dropped" and not there:
+            continue
+        if way == "first":
+            there = there[:1]
+        if way == "lacking" and not any(one is dictionaries[rng.integers(len(dictionaries))] for one in there):
+            there = []
+        switched = bool(there) and rng.random() < chance
+        found.append(there[rng.integers(len(there))][word.lower()] if switched else word)
+    return DrawnWords(found, key)
+
+
+@exercise(
+    "07.1", "a code-switcher", cases=make_switch_cases,
+    mistakes={
+        "every known word is replaced, whatever the rate: draw a random number for each": partial(switch_wrongly, way="all"),
+        "the rate is the share of words that are replaced, not of those that stay": partial(switch_wrongly, way="kept"),
+        "words with a capital letter are not found: dictionaries list words in lower case": partial(
+            switch_wrongly, way="case"
+        ),
+        "words that no dictionary has are gone: they stay as they are": partial(switch_wrongly, way="dropped"),
+        "only one language is used: draw the language anew for each word": partial(
+            switch_wrongly, way="first", key=count_variants
+        ),
+        "the whole sentence is switched or none of it: draw a random number for each word": partial(
+            switch_wrongly, way="sentence", key=find_halves
+        ),
+        "a word stays English where the language drawn lacks it: draw among the dictionaries that have the word": partial(
+            switch_wrongly, way="lacking"
+        ),
+    },
+)  # fmt: skip
+def switch_rightly(
+    words: Sequence[str], dictionaries: Sequence[Mapping[str, str]], rate: float, rng: np.random.Generator
+) -> DrawnWords:
+    """Code-switching of 2006.02635, section 3.2, on the words of one sentence."""
+    return switch_wrongly(words, dictionaries, rate, rng)
+
+
+def make_match_cases() -> list[tuple[Tensor, ...]]:
+    """Scores (B, K), each picture's own caption first."""
+    draw = torch.Generator().manual_seed(7)
+    return [(2 * torch.randn(shape, generator=draw),) for shape in ((4, 6), (3, 2))]
+
+
+@exercise(
+    "07.2", "the matching loss", tolerance=1e-4, cases=make_match_cases, gradient=True,
+    mistakes={
+        "the own caption is the first of the K, not the last": lambda scores: -scores.log_softmax(1)[:, -1].mean(),
+        "the softmax runs over the pictures; it runs over the captions of one picture, dim=1": lambda scores: (
+            -scores.log_softmax(0)[:, 0].mean()
+        ),
+        "the sign is wrong: the loss is minus the logarithm": lambda scores: scores.log_softmax(1)[:, 0].mean(),
+        "the logarithm is missing": lambda scores: -scores.softmax(1)[:, 0].mean(),
+        "the pictures are summed, and their mean is asked for": lambda scores: -scores.log_softmax(1)[:, 0].sum(),
+        "normalised twice: cross_entropy takes the scores as they are": lambda scores: (
+            -scores.softmax(1).log_softmax(1)[:, 0].mean()
+        ),
+        "each caption is judged by itself (binary); here they compete": lambda scores: (
+            F.binary_cross_entropy_with_logits(scores, torch.eye(scores.shape[1])[:1].expand_as(scores))
+        ),
+    },
+)  # fmt: skip
+def lose_matching(scores: Tensor) -> Tensor:
+    """Cross-entropy of the first caption among K."""
+    return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long))
+
+
+def make_region_cases() -> list[tuple[Any, ...]]:
+    """(features (B, R, D_in), logits (B, R, C), what is there: features and classes int64 (B, R), hidden bool (B, R))."""
+    draw = torch.Generator().manual_seed(17)
+    found = []
+    for b, r, d, c in ((3, 9, 5, 4), (2, 4, 3, 6)):
+        a, there, logits = (torch.randn(b, r, n, generator=draw) for n in (d, d, c))
+        classes, hidden = torch.randint(c, (b, r), generator=draw), torch.rand(b, r, generator=draw) < 0.4
+        found.append((a, logits, (there, classes), hidden))
+    return found
+
+
+def lose_region_parts(
+    features: Tensor,
+    logits: Tensor,
+    there: tuple[Tensor, Tensor],
+    which: Tensor,
+    regress: bool = True,
+    name: bool = True,
+) -> Tensor:
+    """The regression, the classification or both, of some regions."""
+    loss = F.mse_loss(features[which], there[0][which]) if regress else 0.0
+    return loss + F.cross_entropy(logits[which], there[1][which]) if name else loss
+
+
+@exercise(
+    "07.3", "the masked-region loss", tolerance=1e-4, cases=make_region_cases, gradient=True,
+    mistakes={
+        "all regions are in it; only the hidden ones are asked about": lambda f, z, t, h: (
+            lose_region_parts(f, z, t, torch.ones_like(h))
+        ),
+        "these are the visible regions; the hidden ones are asked about": lambda f, z, t, h: lose_region_parts(f, z, t, ~h),
+        "the classes are missing: add their cross-entropy": partial(lose_region_parts, name=False),
+        "the features are missing: add their squared error": partial(lose_region_parts, regress=False),
+        "the squares are summed over D_in; their mean is asked for": lambda f, z, t, h: (
+            lose_region_parts(f, z, t, h) + (f.shape[-1] - 1) * F.mse_loss(f[h], t[0][h])
+        ),
+        "the sums are divided by all regions, hidden or not: take the mean over the hidden ones": lambda f, z, t, h: (
+            lose_region_parts(f, z, t, h) * h.float().mean()
+        ),
+    },
+)  # fmt: skip
+def lose_regions(features: Tensor, logits: Tensor, there: tuple[Tensor, Tensor], hidden: Tensor) -> Tensor:
+    """MC-MRM of the hidden regions: squared error of features plus cross-entropy of classes."""
+    return lose_region_parts(features, logits, there, hidden)
+
+
+@exercise(
+    "07.4", "the share of foreign words", tolerance=0.005,
+    mistakes={
+        "this is the chance of a word in a caption that is switched; two in ten captions are not": lambda: RATE,
+        "this is the share of captions; of their words only some are replaced": lambda: Switching().sentences,
+        "this is the share that stays English": lambda: 1 - Switching().sentences * RATE,
+    },
+)  # fmt: skip
+def share_foreign() -> float:
+    """Of the words that a dictionary has, with the rate that controls share."""
+    return Switching().sentences * RATE
+
 
 # Notebook 08
 
@@ -153,254 +347,126 @@ def _expose_slowly(test: Callable[[Any], Any], german: Any, seen: Mapping[str, A
     return _score_exposure(test, german, seen).loc["German", "real"]
 
 
-# Notebook 10
+# Notebook 09
 
 
-def _find_front(score: np.ndarray, size: np.ndarray, strict: bool = False) -> np.ndarray:
-    """Whom no other beats, (K,) bools: none is at least as good in both and better in one (`strict`: better in both)."""
-    more, less = score[:, None] > score, size[:, None] < size  # row by row, who is better than whom
-    no_worse = (score[:, None] >= score) & (size[:, None] <= size)
-    return ~((more & less) if strict else no_worse & (more | less)).any(axis=0)
+def make_cross_cases() -> list[tuple[Any, ...]]:
+    """(queries' states (N, Q, W), patches (N, P, W), the maps by name, heads)."""
+    cases = []
+    for n, q, p, width, heads in ((2, 3, 5, 8, 2), (1, 4, 6, 12, 3)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(n)
+            parts = nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value", "merge")})
+            parts["norm"] = nn.LayerNorm(width)
+            cases.append((torch.randn(n, q, width), 2 * torch.randn(n, p, width), parts, heads))
+    return cases
 
 
-POINTS = [
-    ([0.36, 0.27, 0.98, 0.26, 0.93], [3.0, 6.0, 11.0, 12.0, 11.0]),
-    ([0.5, 0.7, 0.7, 0.7, 0.9, 0.4], [2.0, 5.0, 5.0, 4.0, 9.0, 2.0]),
-    ([0.6, 0.6, 0.2], [7.0, 7.0, 8.0]),
-]
-exercise(
-    "10.1", "the Pareto front", cases=lambda: [tuple(map(np.array, pair)) for pair in POINTS],
-    mistakes={
-        "these are the systems that are beaten; the front is all the others": lambda s, size: ~_find_front(s, size),
-        "a system is also beaten by one that is equal in one of the two and better in the other":
-            lambda s, size: _find_front(s, size, strict=True),
-        "two systems that are equal in both do not beat each other":
-            lambda s, size: ((s[:, None] >= s) & (size[:, None] <= size)).sum(axis=0) == 1,
-        "fewer parameters are better, and here more of them are": lambda s, size: _find_front(s, -size),
-        "this is the best score alone": lambda s, size: s == s.max(),
-    },
-)(_find_front)  # fmt: skip
-
-
-def _make_pairs() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Scores of two systems on the same pictures, (N,) each, and pictures drawn with replacement, (R, N)."""
-    rng, found = np.random.default_rng(10), []
-    for n in (40, 90):
-        hard = rng.random(n)  # what is hard for one is hard for the other
-        first, second = ((hard + 0.2 * rng.random(n) < bar).astype(float) for bar in (0.9, 0.75))
-        found.append((first, second, rng.integers(n, size=(400, n))))
-    return found
-
-
-def _spread(values: np.ndarray, draws: np.ndarray, low: float = 2.5, high: float = 97.5) -> tuple[float, float, float]:
-    """The mean, and two percentiles of the means of all draws."""
-    return float(values.mean()), *map(float, np.percentile(values[draws].mean(axis=1), [low, high]))
-
-
-def _subtract_ends(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
-    """The mistake of one who gives each system its own interval."""
-    (mean, low, high), (other, below, above) = _spread(a, draws), _spread(b, draws)
-    return mean - other, low - above, high - below
+def cross_wrongly(x: Tensor, patches: Tensor, parts: Any, heads: int, way: str = "") -> Tensor:
+    """Cross-attention of queries to patches, (N, Q, W), with one thing done otherwise."""
+    told = {"self": x, "both": torch.cat([patches, x], dim=1)}.get(way, patches)
+    given = parts["query"](x), parts["key"](told), parts["value"](told)
+    q, k, v = (t.unflatten(-1, (heads, -1)).transpose(1, 2) for t in given)
+    by = {"unscaled": 1, "width": x.shape[-1]}.get(way, q.shape[-1]) ** 0.5
+    seen = (q @ k.transpose(-1, -2) / by).softmax(dim=-2 if way == "over" else -1) @ v
+    new, norm = parts["merge"](seen.transpose(1, 2).flatten(2)), parts["norm"]
+    return {"first": x + norm(new), "bare": new + x, "alone": norm(new)}.get(way, norm(new + x))
 
 
 @exercise(
-    "10.2", "a paired difference and its interval", 1e-6, cases=_make_pairs,
+    "09.1", "a step of the Q-Former", 1e-4, cases=make_cross_cases, gradient=True,
     mistakes={
-        "the ends of two separate intervals were subtracted: take the difference within each draw": _subtract_ends,
-        "the first system minus the second is asked for": lambda a, b, draws: _spread(b - a, draws),
-        "these are the percentiles 5 and 95, an interval of 90 %": lambda a, b, draws: _spread(a - b, draws, 5, 95),
-        "these are the lowest and the highest draw": lambda a, b, draws: _spread(a - b, draws, 0, 100),
+        reason: partial(cross_wrongly, way=way)
+        for way, reason in {
+            "self": "keys and values come from the queries: that is self-attention",
+            "both": "keys and values come from queries and patches; here the queries look at the patches only",
+            "unscaled": "the scores are not divided by the root of the width of a head",
+            "width": "the scores are divided by the root of the whole width; each head has only W / H of it",
+            "over": "the softmax runs over the queries; each query shares out its attention over the patches, dim=-1",
+            "alone": "the residual connection is missing: x is added",
+            "bare": "the LayerNorm is missing; it comes last",
+            "first": "x is added behind the LayerNorm; here it is added before",
+        }.items()
     },
 )  # fmt: skip
-def _measure_difference(a: np.ndarray, b: np.ndarray, draws: np.ndarray) -> tuple[float, float, float]:
-    return _spread(a - b, draws)
+def cross_attend(x: Tensor, patches: Tensor, parts: Any, heads: int) -> Tensor:
+    """Attention, residual, LayerNorm: a layer of 2301.12597."""
+    return cross_wrongly(x, patches, parts, heads)
 
 
-def _make_fits() -> list[tuple[np.ndarray, np.ndarray]]:
-    """How well K captions fit N pictures by two measures of very different sizes, (N, K) each."""
-    rng = np.random.default_rng(11)
-    return [(rng.normal(-40, 9, (n, k)), rng.uniform(-1, 1, (n, k))) for n, k in ((6, 10), (3, 4))]
+def make_warm_cases() -> list[tuple[Any, ...]]:
+    """(model with a `loss` of a batch, its projection's name, batches (N, 4), learning rate)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(9)
+        sizes = (6, 0.05), (3, 0.2)
+        return [(WarmModel(), "projection", [torch.randn(8, 4) for _ in range(n)], lr) for n, lr in sizes]
 
 
-def _rank(fits: np.ndarray, axis: int = 1) -> np.ndarray:
-    return fits.argsort(axis=axis).argsort(axis=axis) + 1
+class WarmModel(nn.ModuleDict):
+    """Three maps in a row; the mean squared distance from 1 is the loss."""
+
+    def __init__(self) -> None:
+        super().__init__({name: nn.Linear(4, 4) for name in ("qformer", "projection", "lm")})
+
+    def loss(self, batch: Tensor) -> Tensor:
+        """Of a batch (N, 4)."""
+        return (self["lm"](self["projection"](self["qformer"](batch).tanh()).tanh()) - 1).square().mean()
+
+
+def warm_wrongly(model: Any, name: str, batches: Sequence[Any], lr: float, way: str = "") -> list[float]:
+    """The losses of a warm-up with one thing done otherwise."""
+    whole, part = set(model.parameters()), set(model.get_submodule(name).parameters())
+    optimizer, losses = torch.optim.AdamW(list({"all": whole, "rest": whole - part}.get(way, part)), lr=lr), []
+    for batch in batches:
+        loss = model.loss(batch)
+        if way != "kept":
+            optimizer.zero_grad()
+        loss.backward()
+        if way != "still":
+            optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 @exercise(
-    "10.3", "the sum of ranks", 1e-6, cases=_make_fits,
+    "09.2", "the warm-up", 1e-4, cases=make_warm_cases,
     mistakes={
-        "the measures themselves were added, and the one with the larger numbers decides": lambda a, b: a + b,
-        "ranks run along the captions of one picture (axis 1), not along the pictures":
-            lambda a, b: _rank(a, 0) + _rank(b, 0),
-        "the best caption has the highest rank, and here it has the lowest": lambda a, b: _rank(-a) + _rank(-b),
-        "ranks begin at 1, and these begin at 0": lambda a, b: _rank(a) + _rank(b) - 2,
+        "everything is trained; in the warm-up only the projection learns": partial(warm_wrongly, way="all"),
+        "everything but the projection is trained": partial(warm_wrongly, way="rest"),
+        "gradients of earlier batches are left: call zero_grad before backward": partial(warm_wrongly, way="kept"),
+        "nothing is trained: the optimizer makes no step": partial(warm_wrongly, way="still"),
     },
 )  # fmt: skip
-def _add_ranks(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return _rank(first) + _rank(second)
+def warm_up(model: Any, name: str, batches: Sequence[Any], lr: float) -> list[float]:
+    """A step of AdamW for each batch, of that part alone: the losses before the steps."""
+    return warm_wrongly(model, name, batches, lr)
 
 
-# Notebook 11
-
-ROWS = [
-    {"photo": "a.png", "english": " a red ball", "german": "ein roter Ball"},
-    {"photo": "b.png", "english": "two dogs ", "german": None},
-    {"photo": "c.png", "english": "a harbour", "german": ""},
-]
-
-
-def _map_columns(rows: Any, columns: Any, clean: Any = lambda text: (text or "").strip()) -> dict[str, list[str]]:
-    return {code: [clean(row.get(column)) for row in rows] for code, column in columns.items()}
-
-
-exercise(
-    "11.1", "a table of captions",
-    cases=lambda: [(ROWS, {"en": "english", "de": "german"}), ([{"text": "\tein Hund\n"}, {}], {"de": "text"})],
-    mistakes={
-        "captions keep the blanks and line ends around them":
-            lambda rows, columns: _map_columns(rows, columns, lambda text: text or ""),
-        "a missing caption became the word None: it has to be an empty text":
-            lambda rows, columns: _map_columns(rows, columns, lambda text: str(text).strip()),
-        "the keys are language codes, not the names of the columns":
-            lambda rows, columns: {columns[code]: found for code, found in _map_columns(rows, columns).items()},
-        "rows without a caption were left out, so captions and pictures no longer match":
-            lambda rows, columns: {code: [t for t in of if t] for code, of in _map_columns(rows, columns).items()},
-    },
-)(_map_columns)  # fmt: skip
-
-
-def _name_duplicate(ids: Sequence[str]) -> str:
-    return next((f"The picture {one!r} occurs twice." for i, one in enumerate(ids) if one in ids[:i]), "")
-
-
-def _name_code(codes: Sequence[str], known: Sequence[str]) -> str:
-    return next((f"{code!r} is not a language code." for code in codes if code not in known), "")
-
-
-CODES = ("en", "de", "zh", "pt-BR")
-ASKED = [("abc", ["en", "de"]), ("abca", ["en", "de"]), ("abc", ["en", "german"]), ("ab", ["EN"]), ("abb", ["xx"])]
+def share_wrongly(sizes: np.ndarray, power: float, whole: bool = True) -> np.ndarray:
+    """Powers of the sizes, as shares or as they are."""
+    return sizes**power / ((sizes**power).sum() if whole else 1)
 
 
 @exercise(
-    "11.2", "one sentence that says what is wrong", cases=lambda: [(list(ids), codes, CODES) for ids, codes in ASKED],
+    "09.3", "the sampling rule", 1e-5,
+    cases=lambda: [(np.array([40.0, 9.0, 1.0, 0.25]), power) for power in (1.0, 0.5, 0.0)],
     mistakes={
-        "only neighbouring pictures are compared": lambda ids, codes, known:
-            next((_name_duplicate(two) for two in zip(ids, ids[1:], strict=False) if two[0] == two[1]), "")
-            or _name_code(codes, known),
-        "where both are wrong, the duplicate is named first":
-            lambda ids, codes, known: _name_code(codes, known) or _name_duplicate(ids),
-        "duplicates are not looked for": lambda ids, codes, known: _name_code(codes, known),
-        "language codes are not looked at": lambda ids, codes, known: _name_duplicate(ids),
-        "a code counts as it stands, and 'EN' is not 'en'":
-            lambda ids, codes, known: _name_duplicate(ids) or _name_code([code.lower() for code in codes], known),
+        "the shares do not add up to 1: divide the powers by their sum": partial(share_wrongly, whole=False),
+        "the sizes were divided by their sum before the power, and not after it": lambda n, p: (n / n.sum()) ** p,
+        "the power is left out": lambda n, p: share_wrongly(n, 1.0),
+        "this is a softmax: raise the sizes to the power, and not e": lambda n, p: share_wrongly(np.exp(n), p),
+        "the power is turned round: a small one has to make the shares more even": lambda n, p: share_wrongly(n, 1 / max(p, 0.01)),
     },
 )  # fmt: skip
-def _find_fault(ids: Sequence[str], codes: Sequence[str], known: Sequence[str]) -> str:
-    return _name_duplicate(ids) or _name_code(codes, known)
+def share_out(sizes: np.ndarray, power: float) -> np.ndarray:
+    """Shares (n,) proportional to sizes (n,) to a power."""
+    return share_wrongly(sizes, power)
 
 
 @exercise(
-    "11.3", "the memory of a batch in parts", 0.5,
-    cases=lambda: [(4_000, 300, 50.0, 8.0, 64, 4), (4_000, 300, 50.0, 8.0, 64, 1), (9_000, 9_000, 20.0, 3.0, 48, 6)],
-    mistakes={
-        "the optimizer's two moments are missing": lambda w, g, *of: _estimate_memory(w, g / 3, *of),
-        "activations of the whole batch are counted, and only one part has them at a time":
-            lambda w, g, each, wait, n, k: w + 3 * g + each * n + wait * (n - n / k),
-        "the inputs of the parts that wait are missing": lambda w, g, each, wait, n, k: w + 3 * g + each * n / k,
-        "the inputs of the part at hand are among its activations: do not count them as waiting, too":
-            lambda w, g, each, wait, n, k: w + 3 * g + each * n / k + wait * n,
-        "gradients are as large whatever the number of parts":
-            lambda w, g, each, wait, n, k: _estimate_memory(w, g / k, each, wait, n, k),
-    },
+    "09.4", "pairs in all", 0.5,
+    mistakes={"these are new pairs only": lambda: SHARED.pairs, "these came before, in English": lambda: SHARED.english},
 )  # fmt: skip
-def _estimate_memory(weights: float, gradients: float, each: float, waiting: float, batch: int, parts: int) -> float:
-    """Bytes; AdamW keeps two moments, each as large as the gradients."""
-    return weights + 3 * gradients + each * batch / parts + waiting * (batch - batch / parts)
-
-
-# Notebook 12
-
-Span = tuple[float, float]
-
-
-def _judge(effect: Span, bar: float) -> str:
-    return "for" if effect[0] > bar else "against" if effect[1] < bar else "undecided"
-
-
-NEAR, FAR = (-0.02, 0.03), (0.06, 0.2)  # intervals of a control that holds, and of one that does not
-EFFECTS = [
-    ((0.12, 0.3), NEAR),
-    ((-0.03, 0.04), NEAR),
-    ((0.02, 0.3), NEAR),
-    ((0.12, 0.3), (-0.02, 0.2)),
-    ((0.0, 0.04), FAR),
-]
-
-
-@exercise(
-    "12.1", "the rule of a verdict", cases=lambda: [(effect, control, 0.1, 0.05) for effect, control in EFFECTS],
-    mistakes={
-        "the control is not looked at": lambda effect, control, bar, near: _judge(effect, bar),
-        "the middle of the interval was compared: the whole interval has to lie on one side":
-            lambda effect, control, bar, near: _decide((sum(effect) / 2,) * 2, control, bar, near),
-        "an interval that reaches over the bar is undecided, not against": lambda effect, control, bar, near:
-            _decide(effect, control, bar, near).replace("undecided", "against"),
-        "the control is compared with control_bar, not with 0":
-            lambda effect, control, bar, near: _decide(effect, control, bar, 0.0),
-        "the control fails as soon as its interval reaches control_bar: all of it need not lie above":
-            lambda effect, control, bar, near: _decide(effect, control[::-1], bar, near),
-        "a failed control comes first, also where the effect came out against":
-            lambda effect, control, bar, near: _decide(effect, control if effect[0] > bar else NEAR, bar, near),
-    },
-)  # fmt: skip
-def _decide(effect: Span, control: Span, bar: float, control_bar: float) -> str:
-    return "control failed" if control[1] >= control_bar else _judge(effect, bar)
-
-
-@exercise(
-    "12.2", "how many pictures it takes", 0.01,
-    cases=lambda: [(500, 0.08, 0.02), (241, 0.17, 0.05), (100, 0.05, 0.1)],
-    mistakes={
-        "half the width takes four times as many pictures, not twice": lambda n, h, w: int(np.ceil(n * h / w)),
-        "pictures are whole, and one too few does not reach the width: round up": lambda n, h, w: n * (h / w) ** 2,
-        "the ratio is the wrong way round": lambda n, h, w: int(np.ceil(n * (w / h) ** 2)),
-    },
-)  # fmt: skip
-def _count_pictures(n: int, half_width: float, wanted: float) -> int:
-    return int(np.ceil(n * (half_width / wanted) ** 2 - 1e-9))
-
-
-def make_outcomes() -> list[tuple[dict[str, np.ndarray]]]:
-    """Scores by picture of four arms, (N,) each: an ideal effect, chance alone, a control that moves as much, few pictures."""
-
-    def draw(rights: int, n: int = 400) -> np.ndarray:
-        return np.random.default_rng(rights).permutation(np.arange(n) < rights).astype(float)
-
-    high, low, same, few = draw(340), draw(100), draw(900, 3000), np.array([1.0, 1, 1, 0, 0, 1, 0, 1])
-    outcomes = [(high, low, low, low), (same, np.roll(same, 1), same, same), (high, low, draw(341), draw(101))]
-    outcomes.append((few, np.array([1.0, 0, 0, 1, 0, 1, 1, 0]), few, few))
-    names = "with", "without", "control with", "control without"
-    return [(dict(zip(names, arms, strict=True)),) for arms in outcomes]
-
-
-def _differ(rows: Mapping[str, np.ndarray], of: str = "", draws: int = 500) -> Span:
-    """The ends of the 95 % interval of a paired difference, of the control where `of` is "control "."""
-    d = rows[f"{of}with"] - rows[f"{of}without"]
-    return _spread(d, np.random.default_rng(0).integers(len(d), size=(draws, len(d))))[1:]
-
-
-@exercise(
-    "12.3", "a rule of your own that can go either way", cases=make_outcomes,
-    mistakes={
-        "the control is not looked at: where it moves as much as the effect, the verdict is 'control failed'":
-            lambda rows: _judge(_differ(rows), 0.1),
-        "chance alone is not 'against' by this rule: with a bar of 0 it can hardly ever come out against you":
-            lambda rows: _decide(_differ(rows), _differ(rows, "control "), 0.0, 0.05),
-        "a handful of pictures is enough for it to decide: compare the whole interval with the bar, not the mean":
-            lambda rows: _decide((np.mean(rows["with"] - rows["without"]),) * 2, _differ(rows, "control "), 0.1, 0.05),
-        "an undecided outcome is missing": lambda rows: _judge_rows(rows).replace("undecided", "against"),
-    },
-)  # fmt: skip
-def _judge_rows(rows: Mapping[str, np.ndarray]) -> str:
-    """A bar of 0.1 for the effect and of 0.05 for the control; other bars near these come to the same."""
-    return _decide(_differ(rows), _differ(rows, "control "), 0.1, 0.05)
+def count_pairs() -> int:
+    """Of the setting that C14 to C16 share, those of its English Q-Former included."""
+    return SHARED.total
