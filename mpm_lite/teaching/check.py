@@ -11,7 +11,7 @@ import copy
 import html
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -328,41 +328,3 @@ def colour_code(code: str) -> str:
 def show(thing: Any) -> ShownSource:
     """The source of a library function, class or module. Raises UserError where there is none."""
     return ShownSource(thing)
-
-
-# --- the older form, until no notebook uses it ---
-
-
-def check_answer(name: str, yours: Any, ours: Any, tolerance: float = 1e-6, hint: str = "") -> None:
-    """Print whether `yours` is `ours`: numbers and arrays within `tolerance`, all else by equality."""
-    _say(name, None if _open(yours) else are_same(yours, ours, tolerance), hint)
-
-
-def check_function(
-    name: str, yours: Callable[..., Any] | None, ours: Callable[..., Any], cases: Iterable[Sequence[Any]],
-    tolerance: float = 1e-6, hint: str = "",
-) -> None:  # fmt: skip
-    """Print whether both functions give the same on every case (a tuple of arguments), or which case differs."""
-    if _open(yours):
-        return _say(name, None, hint)
-    for number, case in enumerate(cases, 1):
-        try:
-            got = yours(*case)
-        except Exception as error:  # a learner's function may raise anything
-            return _say(name, False, f"case {number} raised {type(error).__name__}: {error}")
-        if _open(got):
-            return _say(name, None, hint)
-        if not are_same(got, ours(*case), tolerance):
-            return _say(name, False, f"case {number}, {tuple(case)}, differs. {hint}".strip())
-    return _say(name, True, "")
-
-
-def check_guess(name: str, yours: float, ours: float, near: float = 0.1) -> None:
-    """Print how far a prediction was from the outcome. A wrong prediction is not a failure."""
-    verdict = "close" if abs(float(yours) - float(ours)) <= near else "off: that is what an experiment is for"
-    print(f"{name}: you said {float(yours):.2f}, it came out as {float(ours):.2f} ({verdict})")
-
-
-def _say(name: str, passed: bool | None, hint: str) -> None:
-    word = {True: "PASS", False: "not yet", None: "not tried yet"}[passed]
-    print(f"[{word}] {name}" + (f". Hint: {hint}" if hint and not passed else ""))
