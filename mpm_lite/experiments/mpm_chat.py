@@ -30,6 +30,7 @@ from mpm_lite.core.keys import Key, code_of
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import find_weights, keep_weights
 from mpm_lite.data import CaptionSet, load_captions, toyworld
+from mpm_lite.data.local import is_local
 from mpm_lite.data.toyworld import grammar, text_mix
 from mpm_lite.data.toyworld.exchanges import Exchange, ask_captions, ask_questions
 from mpm_lite.data.toyworld.noise import Noise
@@ -38,6 +39,7 @@ from mpm_lite.experiments.system import System
 from mpm_lite.experiments.worlds import ToyWorld, WorldBench
 from mpm_lite.recipes.mpm_chat import Echo, Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.towers import catalogue
+from mpm_lite.towers.feature_cache import patch_features
 from mpm_lite.towers.folders import loaded_once
 from mpm_lite.towers.lm import LM
 from mpm_lite.towers.load import load_image_tower, load_lm
@@ -276,7 +278,6 @@ QUESTIONS = {
     "zh": "这张照片里有什么？",
 }
 PHOTO_LOOKS = ("real", "blind", "shuffled", "text")
-AT_ONCE = 256  # photographs whose features are computed together, so that float32 features of all are never in memory
 
 
 @dataclass(frozen=True)
@@ -307,8 +308,8 @@ class PhotoChat:
         return cls(preset.language.hub, preset.image.hub, **(sizes | {"precision": precision} | other))
 
     def photographs(self, split: str, count: int) -> CaptionSet:
-        """The first `count` photographs of a split with their English captions; of a hub's set only those are read."""
-        streaming = not self.pictures.startswith(("parquet:", "webdataset:", "imagefolder:"))
+        """`count` photographs of a split with their English captions; of a hub's set the first, and only those are read."""
+        streaming = not is_local(self.pictures)
         return load_captions(self.pictures, split, ["en"], limit=count, columns=self.columns, streaming=streaming)
 
     def train(self, seed: int = 0, progress: bool = True) -> PhotoReader:
@@ -323,21 +324,15 @@ class PhotoChat:
                 f"{self.pictures} has {len(known)} photographs to learn from and {len(new)} to ask about: "
                 "2 and 1 are the least."
             )
-        seen = read_patches(tower, known.images, progress)  # (N, P, D_in)
+        seen = torch.from_numpy(patch_features(known, tower, progress))  # (N, P, D_in)
         captions = known.captions["en"]
         data = Exchanges(lm, seen, range(len(known)), [f"\n{QUESTIONS['en']}\n"] * len(known), captions)
         torch.manual_seed(seed)
         recipe = MpmChat(lm, seen.shape[2], seen.shape[1], MpmChatOptions(steps=self.steps, batch=self.batch))
         plan = loop.Plan(seed, progress=progress, parts=self.parts, precision=self.precision, label="photographs")
         history = loop.fit(recipe, data, plan)
-        return PhotoReader(recipe.to(lm.device), new, read_patches(tower, new.images, False), history.losses)
-
-
-def read_patches(tower: Any, images: Any, progress: bool) -> Tensor:
-    """Patch features of photographs, float16 (N, P, D_in)."""
-    starts = runtime.bar(range(0, len(images), AT_ONCE), "reading photographs", progress)
-    parts = [tower.patches(images[i : min(i + AT_ONCE, len(images))]).astype(np.float16) for i in starts]
-    return torch.from_numpy(np.concatenate(parts))
+        asked = torch.from_numpy(patch_features(new, tower))  # (N, P, D_in)
+        return PhotoReader(recipe.to(lm.device), new, asked, history.losses)
 
 
 @dataclass

@@ -121,6 +121,8 @@ def find_real(choice: str = "auto") -> TrainingPreset | None:
     if choice not in ("auto", "real"):
         return find_preset(choice)
     lacks = [] if torch.cuda.is_available() else ["a GPU"]
+    if lacks and choice == "auto":
+        return None  # without asking the hub, which takes seconds where it does not answer
     lacks += [] if runtime.reachable() else ["a connection to the model hub"]
     if not lacks:
         return find_preset(runtime.preset().name)
