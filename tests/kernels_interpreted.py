@@ -6,6 +6,7 @@ with the bits of bf16. Memory that nobody has written is NaN throughout, so what
 """
 
 import os
+from itertools import product
 
 os.environ["TRITON_INTERPRET"] = "1"
 
@@ -87,9 +88,9 @@ def test_ready():
     assert tiles.pick_here("lse", torch.device("cpu"), FP32) == tiles.SMALL
 
 
+# All sizes at one scale, and the flattest and sharpest logits on a square and on an oblong one.
 @pytest.mark.parametrize("dtype", [FP32, FP16])
-@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size, scale", [*product(SIZES, [14.3]), *product((SIZES[0], SIZES[3]), [1.0, 100.0])])
 def test_clip(size, scale, dtype):
     n, m, d, offset = size
     (img, txt), scale = features(n, m, d, dtype, offset), number(scale)
