@@ -53,8 +53,9 @@ def judge(fn, inputs, dtype, impl, chunk_bytes, upstream=1.7, **options):
 
 
 @pytest.mark.parametrize("dtype", list(GRADIENT))
-@pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
-@pytest.mark.parametrize("n, m, d, offset", [(37, 37, 17, 0), (20, 50, 16, 9)])
+@pytest.mark.parametrize(
+    "n, m, d, offset, scale", [*((37, 37, 17, 0, scale) for scale in (1.0, 14.3, 100.0)), (20, 50, 16, 9, 14.3)]
+)
 def test_clip_loss(n, m, d, offset, scale, dtype, impl):
     inputs = [unit(n, d, 0, dtype), unit(m, d, 1, dtype), torch.tensor(scale)]
     judge(ops.clip_loss, inputs, dtype, impl, 8 * m * 15, label_offset=offset)
