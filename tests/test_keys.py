@@ -372,12 +372,12 @@ def test_a_file_is_read_again_when_its_bytes_may_have_changed(tmp_path):
 
 def test_rows_of_a_claim_stand_on_the_weights_of_their_language_models(tmp_path, monkeypatch):
     monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
-    one = ledger.find_claim("C1")
-    arm = next(arm for arm in one.arms.values() if arm.lm == "toy-multilingual")
+    one = ledger.find_claim("C1a")
+    arm = next(arm for arm in one.arms.values() if arm.lm == "toy-mixed")
     asked = {**one.asked, "split": "test"}
-    before = Trial(arm, 20, asked).key()
+    before = Trial(arm, 40, asked).key()
     monkeypatch.setattr(catalogue, "weights_digest", lambda name, seed: f"other weights of {name}:{seed}")
-    after = Trial(arm, 20, asked).key()
+    after = Trial(arm, 40, asked).key()
     assert keys.differences(before.describe(), after.describe()) == ["weights of lm"]
 
 
@@ -397,7 +397,7 @@ def test_a_claim_names_a_missing_language_model_before_the_first_unit(tmp_path, 
     gone = [
         f"toy-english:{seed}" for seed in catalogue.seeds("toy-english") if seed not in catalogue.shipped("toy-english")
     ]
-    assert main(["claims", "run", "C1", "--seeds", "5", "--out", str(tmp_path / "out")]) == 2
+    assert main(["claims", "run", "C1a", "--seeds", "5", "--out", str(tmp_path / "out")]) == 2
     assert gone and f"mpm-lite pretrain {' '.join(gone)}" in capsys.readouterr().err
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from mpm_lite import core
-from mpm_lite.claims import ledger
+from mpm_lite.claims import VERDICTS, ledger
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import CaptionSet, load_captions
 from mpm_lite.data.captionset import Part
-from mpm_lite.evaluation import stats
 from mpm_lite.teaching import check, widgets
 
 ROOT = Path(__file__).parent.parent
@@ -179,7 +178,7 @@ def test_verdicts_shown_are_those_of_the_ledger(book):
     for cell in code(book):
         for name, rest in re.findall(r"<th[^>]*>(C\d+)</th>(.*?)</tr>", html_of(cell), re.S):
             cells = re.findall(r"<td[^>]*>(.*?)</td>", rest, re.S)
-            shown = set(cells) & {stats.FOR, stats.AGAINST, stats.OPEN, stats.BROKEN, stats.PENDING}
+            shown = set(cells) & set(VERDICTS)
             assert shown <= {known[name]}, (name, shown, known[name])
 
 

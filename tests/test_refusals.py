@@ -158,7 +158,7 @@ def test_parts_and_devices_are_checked_before_any_work(world, tmp_path, monkeypa
         with pytest.raises(UserError, match=said):
             made_experiment().run(progress=False, **how)
     assert main(["run", "align", "--parts", "0", "--out", str(tmp_path)]) == 2
-    assert main(["claims", "run", "C1", "--workers", "0"]) == 2
+    assert main(["claims", "run", "C1a", "--workers", "0"]) == 2
     assert main(["run", "align", "--seeds", "0"]) == 2
 
 
@@ -397,7 +397,7 @@ def piped(command, **environment):
 
 
 def test_a_reader_that_goes_away_and_a_terminal_without_letters():
-    name = f"{sys.executable} -m mpm_lite.cli claims show C1 C2 C3 C4"
+    name = f"{sys.executable} -m mpm_lite.cli claims show C1a C2 C3 C4"
     done = piped(f"set -o pipefail; {name} | true")
     assert "Traceback" not in done.stderr and "Error" not in done.stderr and done.returncode in (0, 141)
     code = "from mpm_lite import cli; cli.presets = lambda args: print('猫 ' * 3); import sys; sys.exit(cli.main(['presets']))"

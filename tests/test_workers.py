@@ -59,5 +59,5 @@ def test_who_fails_lets_go(tmp_path):
 
 
 def test_the_command_line_refuses_no_worker(tmp_path, capsys):
-    assert main(["claims", "run", "C1", "--workers", "0", "--out", str(tmp_path)]) == 2
+    assert main(["claims", "run", "C1a", "--workers", "0", "--out", str(tmp_path)]) == 2
     assert "take at least 1" in capsys.readouterr().err

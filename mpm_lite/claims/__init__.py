@@ -1,6 +1,11 @@
 """Claims: the papers' claims as data, the ledger of verdicts, comparisons of systems, committed studies. Their words lie in
 assets/claims.toml; what claims and studies are made of is here.
 
+A claim is judged by conditions: figures, each with the side of a bar on which it must lie. Those of the *claim* say whether it
+is reproduced, and can come out either way. Those of its *controls* say whether the effect is what it is taken for. Those of
+*English* say whether the pivot language was learned at all: a ratio over what was never learned says nothing. Those of the
+*premise* say whether the language models are strong, as the papers' are: only then can a result contradict a paper.
+
 A study is a committed configuration that `mpm-lite run NAME` runs, and whose tables lie in assets/results: a list of systems, what each is asked, and a function from the rows of all of them to tables. Arms, splits and
 dials were committed before the runs. Rows are kept under OUT as soon as a system has been tested with a seed, so that a
 study that was stopped goes on, and nothing is run twice.
@@ -8,6 +13,7 @@ study that was stopped goes on, and nothing is run twice.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +21,144 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import Shelf, write_study
-from mpm_lite.evaluation.stats import Claim, Found, Sample
+from mpm_lite.evaluation.stats import Drawn, Interval, Sample
 from mpm_lite.experiments.experiment import FIRST_SEED
 from mpm_lite.experiments.system import System, Trial, join_trials, run_trials
+
+REPRODUCED, NOT_HERE, CONTRADICTED = "reproduced", "not reproduced at this size", "contradicted"
+NO_POWER, CONTROL_FAILED, PENDING = "no power", "control failed", "pending"
+VERDICTS = (REPRODUCED, NOT_HERE, CONTRADICTED, NO_POWER, CONTROL_FAILED, PENDING)
+LEVEL = 0.025  # of a one-sided test, which is half of what a 95 % interval leaves out
+LEARNED = 0.95  # what English must reach
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A figure that must lie above `low` and below `high`; `said` names it in words."""
+
+    said: str
+    figure: Drawn
+    low: float = -math.inf
+    high: float = math.inf
+
+    def p_values(self) -> tuple[float, float]:
+        """One-sided p values of the bootstrap: of the figure lying where it must, and of its lying elsewhere. A draw without
+        a value counts against both."""
+        draws = self.figure.draws
+        inside, known = (draws > self.low) & (draws < self.high), np.isfinite(draws)
+        return tuple(float((1 + few.sum()) / (1 + len(draws))) for few in (~inside, inside | ~known))  # type: ignore[return-value]
+
+    def row(self, part: str) -> dict[str, Any]:
+        """The condition as data for the ledger; `met` looks at the value, `holds` at the whole interval."""
+        of = self.figure.interval
+        bars = {name: bar for name, bar in (("above", self.low), ("below", self.high)) if math.isfinite(bar)}
+        met, holds = (self.low < a and b < self.high for a, b in ((of.value, of.value), (of.low, of.high)))
+        return {"part": part, "said": self.said, **_rounded(of), **bars, "met": met, "holds": holds}
+
+
+def _rounded(of: Interval, value: str = "value", prefix: str = "") -> dict[str, float]:
+    return {value: round(of.value, 4), f"{prefix}low": round(of.low, 4), f"{prefix}high": round(of.high, 4)}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the runs of a claim say. The first condition of `claim` is its effect, the first of `controls` the control's;
+    `details` are further figures worth a row of their own."""
+
+    claim: Sequence[Condition]
+    controls: Sequence[Condition]
+    english: Sequence[Condition]
+    premise: Sequence[Condition] = ()
+    details: Mapping[str, Drawn] = field(default_factory=dict)
+
+    def p_values(self) -> dict[str, float]:
+        """Of every part of the claim holding, and of some part being wrong (which is asked as often as there are parts)."""
+        each = [one.p_values() for one in self.claim]
+        return {"for": max(p for p, _ in each), "against": min(1.0, len(each) * min(p for _, p in each))}
+
+    def row(self) -> dict[str, Any]:
+        """All of it as data for the ledger, without a verdict."""
+        effect, control = self.claim[0].figure.interval, self.controls[0].figure.interval
+        parts = [
+            ("english", self.english),
+            ("control", self.controls),
+            ("premise", self.premise),
+            ("claim", self.claim),
+        ]
+        return {
+            **_rounded(effect, "effect", ""),
+            **_rounded(control, "control_effect", "control_"),
+            "p": self.p_values(),
+            "conditions": [one.row(part) for part, many in parts for one in many],
+            "details": {name: list(_rounded(of.interval).values()) for name, of in self.details.items()},
+        }
+
+
+def describe_condition(one: Mapping[str, Any]) -> str:
+    """A condition of the ledger in words."""
+    bars = [f"{side} {one[side]:g}" for side in ("above", "below") if side in one]
+    return f"{one['said']}: {one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}], must lie {' and '.join(bars)}"
+
+
+def judge(row: Mapping[str, Any], p: Mapping[str, float]) -> tuple[str, str]:
+    """Verdict and reason of a claim's row in the ledger; `p` are its p values, adjusted over all claims.
+
+    English is looked at first, then the controls. A claim that holds in every part is reproduced. One that is surely wrong in
+    some part is contradicted where the premise is met, and else not reproduced at this size. What is left is undecided,
+    which is called no power.
+    """
+    of = {
+        part: [c for c in row["conditions"] if c["part"] == part] for part in ("english", "control", "premise", "claim")
+    }
+    told = lambda many: "; ".join(map(describe_condition, many)) + "."  # noqa: E731
+    if unlearned := [c for c in of["english"] if not c["met"]]:
+        return NO_POWER, f"English was not learned well enough to judge other languages by it. {told(unlearned)}"
+    if broken := [c for c in of["control"] if not c["holds"]]:
+        return CONTROL_FAILED, f"The control did not hold. {told(broken)}"
+    if p["for"] <= LEVEL:
+        return REPRODUCED, told(of["claim"])
+    if p["against"] <= LEVEL:
+        wrong = [c for c in of["claim"] if not c["met"]]
+        if of["premise"] and all(c["met"] for c in of["premise"]):
+            return CONTRADICTED, f"{told(wrong)} The language models are strong: {told(of['premise'])}"
+        weak = f"That may be the language models' doing: {told(of['premise'])}" if of["premise"] else ""
+        return NOT_HERE, f"{told(wrong)} {weak}".strip()
+    return (
+        NO_POWER,
+        f"The runs cannot tell on which side of the bar it lies. {told([c for c in of['claim'] if not c['holds']] or of['claim'])}",
+    )
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of a paper as data. Rule and arms are committed before the runs that judge it.
+
+    `theirs` is the paper's own figure with its tag, "" where none is verified; `size` is what the paper ran, `here` what is
+    run here, `change` what could change the verdict, `why` why the rule is another than in the first ledger ("" where it is
+    the same). `judge` reads a Sample of all arms.
+    """
+
+    id: str
+    source: str
+    statement: str
+    theirs: str
+    size: str
+    here: str
+    effect: str  # what the effect is, in a few words
+    control: str
+    rule: str
+    change: str
+    why: str
+    arms: Mapping[str, System]
+    judge: Callable[[Sample], Found]
+    asked: Mapping[str, Any]  # what they are asked
+    study: str = ""  # a claim without arms is judged by the committed tables of a study
 
 
 @lru_cache(maxsize=1)
@@ -32,11 +168,15 @@ def claim_texts() -> dict[str, dict[str, Any]]:
 
 
 def load_claim(
-    name: str, arms: Mapping[str, System], judge: Callable[[Sample], Found], asked: Mapping[str, Any]
+    name: str,
+    arms: Mapping[str, System],
+    judge: Callable[[Sample], Found],
+    asked: Mapping[str, Any],
+    study: str = "",
 ) -> Claim:
     """A claim: its words, its arms, what they are asked, and the rule as a function."""
     told = {key: text for key, text in claim_texts()[name].items() if key != "disputes"}
-    return Claim(id=name, arms=arms, judge=judge, asked=asked, **told)
+    return Claim(id=name, arms=arms, judge=judge, asked=asked, study=study, **told)
 
 
 Say = Callable[[str], None]

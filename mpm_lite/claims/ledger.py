@@ -1,11 +1,15 @@
 """The claims ledger: runs what a claim needs, keeps rows as they finish, judges, and writes the table.
 
-    mpm-lite claims run C1 --seeds 5     resumes per arm and seed; OUT/claims holds a file for each
+    mpm-lite claims run C1a --seeds 5    resumes per arm and seed; OUT/claims holds a file for each
     mpm-lite claims table                the ledger; under five seeds a claim is pending
     mpm-lite claims pack --out OUT       those files as one, OUT/claims.parquet, far smaller; runs go on from it. Rows of
                                          comparisons (`mpm-lite run head_to_head`) too
 
-Every arm that two claims share is run once.
+Every arm that two claims share is run once. Verdicts are Holm's over all claims, those that have not run yet included, so that
+a verdict cannot become weaker when the others follow.
+
+An earlier ledger judged other rules with weaker language models. Its verdicts stay in results/first-ledger.json, each with its
+rule, and stand beside today's; its figures are shown where a claim has not run again.
 
 Where later studies disagree with the four papers, or with each other, there is a `Dispute`: a question, who answers it how
 and with which figure, and the figure of the ledger and the bar that decide it. Above the bar, with the whole interval, the answer here is yes; below,
@@ -15,22 +19,24 @@ no; else it stays open.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from mpm_lite.claims import claim_texts, m3p, mblip, mla, mpm
-from mpm_lite.claims.mpm import SHARES
+from mpm_lite.claims import PENDING, Claim, claim_texts, judge, m3p, mblip, mla, mpm
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import Shelf, write_atomic
-from mpm_lite.evaluation.stats import BROKEN, PENDING, Claim, Found, Sample
-from mpm_lite.experiments.experiment import FIRST_SEED, SEEDS
+from mpm_lite.evaluation.stats import Sample, holm
+from mpm_lite.experiments.experiment import SEEDS
 from mpm_lite.experiments.system import Trial, join_trials, missing_models, run_trials
 
 
@@ -70,11 +76,11 @@ def describe_dispute(one: Dispute, row: Mapping[str, Any]) -> str:
 # The ledger.
 
 _ALL = mpm.CHAT_CLAIMS | mpm.PAINT_CLAIMS | m3p.CLAIMS | mla.CLAIMS | mblip.CLAIMS
-CLAIMS = {
-    name: _ALL[name] for name in sorted(_ALL, key=lambda name: int(name.removeprefix("C")) if name[0] == "C" else 0)
-}
+CLAIMS = {name: _ALL[name] for name in claim_texts()}  # in the order of assets/claims.toml
 DISPUTES = tuple(Dispute(name, **one) for name in CLAIMS for one in claim_texts()[name].get("disputes", ()))
-LEDGER = "results/claims.json"
+FIRST_SEED = 40  # no dial was chosen with these seeds, and no other study uses them
+DRAWS = 5_000  # enough for a p value that Holm multiplies by the number of claims
+LEDGER, FIRST = "results/claims.json", "results/first-ledger.json"
 COLUMNS = ("claim", "verdict", "effect", "low", "high", "seeds", "n", "control_effect", "commit")
 
 
@@ -128,34 +134,52 @@ def read_items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test")
 
 
 def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:
-    """What the runs say of a claim: a row of the ledger, its details, and what was run."""
+    """What the runs say of a claim: a row of the ledger, without the verdict, which depends on the other rows."""
+    if one.study:
+        card = json.loads(runtime.asset(f"results/{one.study}.json").read_text(encoding="utf-8"))
+        table = pd.read_csv(runtime.asset(f"results/{one.study}.csv"))
+        known = {
+            "seeds": len(card["models"]),
+            "n": int(table["n"].max()),
+            "commit": card["commit"],
+            "split": card["split"],
+        }
+        return {"claim": one.id, **known, "first_seed": 0, "on": [], **one.judge(None).row()}  # type: ignore[arg-type]
     rows = read_items(one, out, seeds, split)
-    sample = Sample(rows)
-    found = one.judge(sample)
+    sample = Sample(rows, DRAWS, widened=True)
     return {
         "claim": one.id,
-        "verdict": claim_verdict(found, len(seeds), split),
-        "effect": round(found.effect.value, 4),
-        "low": round(found.effect.low, 4),
-        "high": round(found.effect.high, 4),
         "seeds": len(seeds),
         "n": sample.n,
-        "control_effect": round(found.control.value, 4),
         "commit": commit(),
-        "control_low": round(found.control.low, 4),
-        "control_high": round(found.control.high, 4),
         "split": split,
         "first_seed": min(seeds),
         "on": sorted(rows["on"].dropna().unique()) if "on" in rows else [],
-        "details": {k: [round(v, 4) for v in (i.value, i.low, i.high)] for k, i in found.details.items()},
+        **one.judge(sample).row(),
     }
 
 
-def claim_verdict(found: Found, seeds: int, split: str = "test") -> str:
-    """The verdict of the rule; "pending" under five seeds or off the test pictures, "control failed" before all else."""
-    if seeds < SEEDS or split != "test":
-        return PENDING
-    return found.verdict if found.control_holds else BROKEN
+def judge_rows(known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The rows of a ledger with their verdicts and reasons: Holm over all claims; "pending" under five seeds or off the test
+    pictures. A claim that has not run counts as one whose p value is 1."""
+    counted = {name: row for name, row in known.items() if row["seeds"] >= SEEDS and row["split"] == "test"}
+    adjusted = {
+        side: dict(
+            zip(
+                CLAIMS,
+                holm(np.array([counted[name]["p"][side] if name in counted else 1.0 for name in CLAIMS])),
+                strict=True,
+            )
+        )
+        for side in ("for", "against")
+    }
+    found = {}
+    for name, row in known.items():
+        verdict, reason = PENDING, f"{row['seeds']} of {SEEDS} seeds have run, on {row['split']}."
+        if name in counted:
+            verdict, reason = judge(row, {side: p[name] for side, p in adjusted.items()})
+        found[name] = {**row, "verdict": verdict, "reason": reason}
+    return found
 
 
 def ledger_table(ledger: Path | None = None) -> pd.DataFrame:
@@ -177,35 +201,59 @@ def read_ledger(ledger: Path | None = None) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} is no ledger ({error}): make it again with `mpm-lite claims run`.") from error
 
 
+@lru_cache(maxsize=1)
+def read_first() -> dict[str, dict[str, Any]]:
+    """The rows of the first ledger, by the claim that they are of today. `told` holds the words they were judged by."""
+    return {row["claim"]: row for row in json.loads(runtime.asset(FIRST).read_text(encoding="utf-8"))}
+
+
+def latest_row(name: str, ledger: Path | None = None) -> dict[str, Any] | None:
+    """What is known of a claim: its row of the ledger or, of the committed one, the first ledger's where it has not run again;
+    None where there is neither."""
+    found = read_ledger(ledger).get(name)
+    return found if found is not None or ledger is not None else read_first().get(name)
+
+
 def describe_claim(name: str, ledger: Path | None = None, about: str = "") -> str:
     """All that the ledger says of a claim, in lines: statement, the paper's figure, rule, verdict, and every figure whose
-    name holds `about`."""
-    one, row = find_claim(name), read_ledger(ledger).get(name)
-    lines = [
-        f"{name} ({one.source}): {one.statement}",
-        f"  theirs: {one.theirs or 'no figure that was verified'}",
-        f"  rule: {one.rule}",
-    ]
-    lines = [fill(line, 100, subsequent_indent="    ") for line in lines]
-    if row is None:
-        return "\n".join([*lines, f"  verdict: {PENDING}; `mpm-lite claims run {name}` runs it"])
+    name holds `about`; where it has not run, what the first ledger found."""
+    one, row, before = find_claim(name), read_ledger(ledger).get(name), read_first().get(name)
+    told = {"theirs": one.theirs or "no figure that was verified", "rule": one.rule}
+    lines = [f"{name} ({one.source}): {one.statement}", *(f"  {what}: {said}" for what, said in told.items())]
+    if row is not None:
+        lines += _figures(row, {"effect": one.effect, "control": one.control}, about)
+    else:
+        lines.append(
+            f"  verdict: {PENDING}; `mpm-lite {f'run {one.study}' if one.study else f'claims run {name}'}` runs it"
+        )
+    if before is not None and ledger is None:
+        lines.append(f"  first ledger: {before['verdict']}, by the rule: {before['told']['rule']}")
+        lines += [f"  why another rule: {one.why}"] if one.why else []
+        lines += _figures(before, before["told"], about) if row is None else []
+    return "\n".join(fill(line, 100, subsequent_indent="    ") for line in lines)
+
+
+def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str) -> list[str]:
+    """Verdict, effect, control, disputes and details of a row, a line each."""
 
     def span(value: float, low: float, high: float) -> str:
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
     on = "; on " + ", ".join(row["on"]) if row.get("on") else ""
-    lines.append(f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']}{on})")
-    lines.append(f"  effect: {span(row['effect'], row['low'], row['high'])} {one.effect}")
-    lines.append(f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {one.control}")
-    disputed = [describe_dispute(of, row) for of in DISPUTES if of.claim == name]
-    lines += [fill(f"  {line}", 100, subsequent_indent="    ") for line in disputed]
-    return "\n".join([*lines, *(f"    {span(*of)} {what}" for what, of in row["details"].items() if about in what)])
+    return [
+        f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']}{on})",
+        *([f"  reason: {row['reason']}"] if "reason" in row else []),
+        f"  effect: {span(row['effect'], row['low'], row['high'])} {told['effect']}",
+        f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {told['control']}",
+        *(f"  {describe_dispute(of, row)}" for of in DISPUTES if of.claim == row["claim"]),
+        *(f"    {span(*of)} {what}" for what, of in row["details"].items() if about in what),
+    ]
 
 
 def read_details(name: str, names: Mapping[str, str], ledger: Path | None = None) -> pd.DataFrame:
-    """Figures that stand beside a claim's effect in the ledger, a row each: name, value, low, high. `names` says which (as the
+    """Figures that stand beside a claim's effect (`latest_row`), a row each: name, value, low, high. `names` says which (as the
     ledger calls them) and what they are to be called. UserError where the claim has not run."""
-    row = read_ledger(ledger).get(name)
+    row = latest_row(name, ledger)
     if row is None:
         raise UserError(f"{name} is not in the ledger yet: `mpm-lite claims run {name}` runs it.")
     found = [(said, *row["details"][what]) for what, said in names.items()]
@@ -213,8 +261,8 @@ def read_details(name: str, names: Mapping[str, str], ledger: Path | None = None
 
 
 def write_ledger(found: dict[str, Any], ledger: Path) -> None:
-    """Put one claim's row into a ledger, in the place of the one it had."""
-    known = read_ledger(ledger) | {found["claim"]: found}
+    """Put one claim's row into a ledger, in the place of the one it had, and judge all of them again."""
+    known = judge_rows(read_ledger(ledger) | {found["claim"]: found})
     rows = [known[name] for name in CLAIMS if name in known]
     write_atomic(ledger, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -222,15 +270,16 @@ def write_ledger(found: dict[str, Any], ledger: Path) -> None:
 def replies_by_share(ledger: Path | None = None) -> pd.DataFrame | None:
     """C3 a point a share: share (0 to 1), added, metric (reply_language or content), value, low, high; None where it has
     not run."""
-    row = read_ledger(ledger).get("C3")
+    row = latest_row("C3", ledger)
     if row is None:
         return None
-    names = {"reply_language": "reply in L", "content": "content"}
-    rows = []
-    for metric, said in names.items():
+    points = []
+    for metric, said in (("reply_language", "reply in L"), ("content", "content")):
         for added, tail in (("with pictures", ""), ("text alone", " of text alone")):
-            for share in (0.0, *SHARES):
-                name = f"{said} at {100 * share:g} %{tail}" if share else f"{said} at none"
-                found = dict(zip(("value", "low", "high"), row["details"][name], strict=True))
-                rows.append({"share": share, "added": added, "metric": metric, **found})
-    return pd.DataFrame(rows)
+            for what, of in row["details"].items():
+                at = re.fullmatch(rf"{said} at ([\d.]+) %{tail}|({said} at none)", what)
+                if at:
+                    share = float(at[1] or 0) / 100
+                    found = dict(zip(("value", "low", "high"), of, strict=True))
+                    points.append({"share": share, "added": added, "metric": metric, **found})
+    return pd.DataFrame(points).sort_values(["metric", "added", "share"], kind="stable", ignore_index=True)

@@ -165,7 +165,7 @@ class Asking(ABC):
     """What a bench does with a trained recipe. `seen(split, count, pixels)` gives it the pictures."""
 
     @abstractmethod
-    def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
+    def seen(self, split: str, count: int | None = None, pixels: bool = False, first: int = 0) -> Tensor:
         """Pictures of a split as a recipe takes them; see `mpm_chat.ChatBench`."""
 
     def open_prompt(self, language: str) -> str:
@@ -176,13 +176,14 @@ class Asking(ABC):
         """How it is asked a question that is in that language."""
         return question
 
-    def soft(self, recipe: MpmChat, split: str, count: int, look: str = "real") -> Tensor | None:
-        """Soft tokens (N, Q, D) of the first pictures of a split, looked at in one of LOOKS; None where no picture is."""
+    def soft(self, recipe: MpmChat, split: str, count: int, look: str = "real", first: int = 0) -> Tensor | None:
+        """Soft tokens (N, Q, D) of pictures of a split from the number `first` on, looked at in one of LOOKS; None where no
+        picture is."""
         if look not in LOOKS:
             raise unknown("way to look", look, LOOKS)
         if look in WITHOUT_PICTURE:
             return None
-        return soft_tokens(recipe, self.seen(split, count, recipe.options.connector == "queries"), look)
+        return soft_tokens(recipe, self.seen(split, count, recipe.options.connector == "queries", first), look)
 
     def test(
         self,
@@ -196,6 +197,7 @@ class Asking(ABC):
         closed: int = 2,
         nats: bool = False,
         choice: bool = False,
+        first: int = 0,
     ) -> pd.DataFrame:
         """One row a look, language and picture: the caption's scores (`scored`), the share of `closed` questions right, with
         `choice` whether the picture's own caption is the likeliest of ten, and with `nats` what a token of a caption costs
@@ -203,15 +205,15 @@ class Asking(ABC):
 
         A closed question is decided among its answers by likelihood; the questions are the same in each language.
         """
-        count = count or toyworld.COUNTS[split]
-        many, frames = toyworld.split_scenes(split)[:count], []
+        count = count or toyworld.COUNTS[split] - first
+        many, frames = toyworld.split_scenes(split)[first : first + count], []
         ten = exchanges.draw_candidates(many, seed=0) if choice else []
         apart = text_mix.draw_withheld(seed_of(recipe.lm), catalogue.withheld(recipe.lm.name.partition(":")[0]))
         for look in looks:
-            soft = self.soft(recipe, split, count, look)
+            soft = self.soft(recipe, split, count, look, first)
             told = None
             if look == "translated":
-                told = self.say(recipe, self.soft(recipe, split, count), many, "en")
+                told = self.say(recipe, self.soft(recipe, split, count, first=first), many, "en")
             elif look == "english":
                 told = exchanges.write_english(many)
             for language in languages:

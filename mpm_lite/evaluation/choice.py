@@ -44,8 +44,8 @@ class Choosing(ABC):
     """What a bench needs for the common task: pictures, and how well captions fit them."""
 
     @abstractmethod
-    def seen(self, split: str, count: int | None = None) -> Tensor:
-        """The first `count` pictures of a split as a recipe takes them, (M, P, D_in)."""
+    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """`count` pictures of a split from the number `first` on, as a recipe takes them, (M, P, D_in)."""
 
     @abstractmethod
     def fits(self, recipe: Any, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
@@ -70,19 +70,19 @@ class Choosing(ABC):
 
     def choose(
         self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = (),
-        looks: Sequence[str] = ("real", "blind"), count: int = 200,
+        looks: Sequence[str] = ("real", "blind"), count: int = 200, first: int = 0,
     ) -> pd.DataFrame:  # fmt: skip
         """One row a look, language (of all that the recipe reads, if none is named) and picture.
 
         choice: its own caption of ten comes first; hard: of its own and the five that are wrong in one attribute. A tie
         counts by equal shares.
         """
-        many, frames = toyworld.split_scenes(split)[:count], []
+        many, frames = toyworld.split_scenes(split)[first : first + count], []
         asked = exchanges.draw_candidates(many, seed=0)
         recipe.eval()
         gold = exchanges.write_english(many) if ENGLISH in looks else []
         for look in looks:
-            seen = None if look == ENGLISH else self.looked(split, count, look)
+            seen = None if look == ENGLISH else self.looked(split, count, look, first)
             for language in languages or self.languages(recipe):
                 told = self.told(recipe, asked, language)
                 with torch.no_grad():
@@ -107,11 +107,11 @@ class Choosing(ABC):
         """The candidates' captions as a system reads them, the picture's own first."""
         return exchanges.write_candidates(asked, language)
 
-    def looked(self, split: str, count: int, look: str) -> Tensor:
+    def looked(self, split: str, count: int, look: str, first: int = 0) -> Tensor:
         """Pictures as one of LOOKS shows them, (N, P, D_in)."""
         if look not in LOOKS:
             raise unknown("way to look", look, LOOKS)
-        seen = self.seen(split, count).float()
+        seen = self.seen(split, count, first).float()
         if look == "blind":
             return seen.mean(dim=0, keepdim=True).expand_as(seen)
         return seen.roll(1, dims=0) if look == "shuffled" else seen

@@ -1,4 +1,4 @@
-"""Intervals and verdicts: the bootstrap, scores with all their draws, arithmetic on them, and a claim as data.
+"""Intervals: the bootstrap, scores with all their draws, and arithmetic on them.
 
 A figure here is a value with its draws; differences, ratios and means of figures keep the draws paired, so that an
 interval of a retention knows that its English and its German come from the same models and the same pictures.
@@ -6,9 +6,8 @@ interval of a retention knows that its English and its German come from the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,8 +15,6 @@ import pandas as pd
 from mpm_lite.core.runtime import UserError
 
 DRAWS = 2000
-FOR, AGAINST, OPEN, BROKEN, PENDING = "for", "against", "undecided", "control failed", "pending"
-OPPOSITE = {FOR: AGAINST, AGAINST: FOR, OPEN: OPEN}
 SEEN = 0.2  # the pivot language must gain this much before a ratio over its gain says anything
 READ = 0.05  # the other languages must surely gain this much from the caption before e is given, a ratio over that gain
 
@@ -168,10 +165,13 @@ class Identity:
 class Sample:
     """All that was measured for a claim: the `items` of every arm, with a column `arm`. Every arm has the same seeds and
     pictures. Figures are means over both, by arm, language, metric and look. A bootstrap draw takes language models and
-    then the seeds that share one; and concepts, and then their pictures."""
+    then the seeds that share one; and concepts, and then their pictures.
 
-    def __init__(self, items: pd.DataFrame, draws: int = DRAWS) -> None:
-        self.items = items
+    Draws of five seeds with replacement vary less than the seeds themselves do, by the square root of 4/5. With `widened`,
+    every draw lies further from its score by the square root of S/(S - 1), for S seeds."""
+
+    def __init__(self, items: pd.DataFrame, draws: int = DRAWS, widened: bool = False) -> None:
+        self.items, self.widened = items, widened
         known = items.drop_duplicates("item")[["item", "concept"]]
         self.seeds = sorted(items["seed"].unique())
         self.names = {item: i for i, item in enumerate(known["item"])}
@@ -209,8 +209,12 @@ class Sample:
         hits.flat[self._place[rows]] = values
         there = np.isfinite(hits).astype(float)
         over, share = (average_draws(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there))
+        value, many = float(np.nanmean(hits)), len(self.seeds)
         with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
-            return Drawn(float(np.nanmean(hits)), over / share)
+            draws = over / share
+        if self.widened and many > 1:
+            draws = value + (draws - value) * np.sqrt(many / (many - 1))
+        return Drawn(value, draws)
 
     def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
         """The score minus what the same models score in that language by chance: under the blind look, unless told otherwise."""
@@ -252,62 +256,3 @@ def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.n
         within_one = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
         weights[:, members] = drawn[:, [g]] * within_one / len(members)
     return weights
-
-
-@dataclass(frozen=True)
-class Found:
-    """What the runs of a claim say: the effect, the control's effect, whether the control held, and the verdict.
-
-    `details` are further figures worth a row of their own.
-    """
-
-    effect: Interval
-    control: Interval
-    control_holds: bool
-    verdict: str  # FOR, AGAINST or OPEN
-    details: Mapping[str, Interval] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of a paper as data. Rule and arms are committed before the runs that judge it.
-
-    `theirs` is the paper's own figure with its tag, "" where none is verified. `judge` reads a Sample of all arms.
-    """
-
-    id: str
-    source: str
-    statement: str
-    theirs: str
-    control: str
-    rule: str
-    arms: Mapping[str, Any]  # systems, by name
-    judge: Callable[[Sample], Found]
-    asked: Mapping[str, Any]  # what they are asked
-    effect: str  # what the effect is, in a few words
-
-
-def above(figure: Interval, bar: float) -> str:
-    """FOR where the whole interval lies at or above the bar, AGAINST where it lies below, else OPEN."""
-    if figure.low >= bar:
-        return FOR
-    return AGAINST if figure.high < bar else OPEN
-
-
-def both(verdicts: Sequence[str]) -> str:
-    """A rule of several parts: FOR where each is, AGAINST where any is, else OPEN."""
-    if AGAINST in verdicts:
-        return AGAINST
-    return FOR if all(v == FOR for v in verdicts) else OPEN
-
-
-def within(figure: Interval, margin: float) -> str:
-    """FOR where the whole interval lies within -margin and +margin, AGAINST where it lies outside, else OPEN."""
-    if -margin <= figure.low and figure.high <= margin:
-        return FOR
-    return AGAINST if figure.low > margin or figure.high < -margin else OPEN
-
-
-def below(figure: Interval, bar: float) -> str:
-    """FOR where the whole interval lies below the bar, AGAINST where it lies at or above, else OPEN."""
-    return OPPOSITE[above(figure, bar)]

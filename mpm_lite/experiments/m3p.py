@@ -162,9 +162,9 @@ class Reads:
 class M3pBench(WorldBench):
     """Trains single-stream encoders; what was trained is kept in MPM_LITE_HOME/matching, text alone apart."""
 
-    def seen(self, split: str, count: int | None = None) -> Tensor:
-        """Regions of the first `count` pictures of a split, float16 (M, R, D_in)."""
-        return self.world.regions(split, count)
+    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Regions of `count` pictures of a split from the number `first` on, float16 (M, R, D_in)."""
+        return self.world.regions(split, count, first)
 
     def train(self, arm: Matching, seed: int) -> M3p:
         """The trained recipe; arms share what they learned from text alone, and what they learned before fine-tuning. What

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpm_lite.core.runtime import UserError
+from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.evaluation import retrieval
-from mpm_lite.experiments.system import digest_weights, train_once
+from mpm_lite.experiments.m3p import M3pBench, Matching
+from mpm_lite.experiments.system import deciding_dials, digest_weights, train_once
 from mpm_lite.experiments.worlds import (
     ENGLISH,
     MULTILINGUAL,
@@ -40,6 +41,7 @@ SHORT_ENGLISH = {"steps": 800}
 
 
 OTHERS = tuple(code for code in grammar.LANGUAGES if code != "en")
+TABLES = ("tower", "masked text")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Acquiring(WorldSystem):
     captioned pictures a language; `noise` spoils what is not English, `shuffled` gives each sentence another's translation,
     and each caption another's picture. `then` are languages that come later, one by one, when the embedding has stopped
     learning. For `afterwards` steps the English encoder is trained on, with all pictures of train, and the acquirers stay
-    as they are. Raises UserError for anything nobody knows."""
+    as they are. The embedding starts from `table`: that of the multilingual "tower", which read translations (on real pictures
+    e5's), or one that M3P's encoder learned from "masked text" in ten languages, without any. Raises UserError for anything
+    nobody knows."""
 
     name = "mla"
     Options = MlaOptions
@@ -63,6 +67,7 @@ class Acquiring(WorldSystem):
     shuffled: bool = False
     afterwards: int = 0
     world: str = "toyworld"  # or "real": emoji, stamps and clip art
+    table: str = field(default="tower", metadata={"added": True})
     options: dict[str, Any] = field(default_factory=dict)
     english_options: dict[str, Any] = field(default_factory=dict)
 
@@ -70,6 +75,10 @@ class Acquiring(WorldSystem):
         check_languages((*self.languages, *self.then), self.world)
         if "en" in (*self.languages, *self.then):
             raise UserError("English is what the dual encoder was trained on: name other languages.")
+        if self.table not in TABLES:
+            raise unknown("table to start from", self.table, TABLES)
+        if self.table != "tower" and self.world == "real":
+            raise UserError("On real pictures the embedding starts from e5's table: leave table='tower'.")
         most = toyworld.COUNTS["train"]
         if max(self.english, self.parallel, self.pairs) > most:
             raise UserError(f"toyworld has {most} training pictures: take no more captions of them.")
@@ -120,7 +129,7 @@ class MlaBench(WorldBench):
         self.check_world(arm)
         english = self.dual(arm, seed)
         start, before = digest_weights(english), copy.deepcopy(english)
-        first = json.dumps(asdict(replace(arm, then=(), afterwards=0)), sort_keys=True)
+        first = json.dumps(deciding_dials(replace(arm, then=(), afterwards=0)), sort_keys=True)
 
         def acquired(recipe: Mla, languages: Sequence[str], told: str) -> Mla:
             data = lambda: self.stages(arm, before, recipe.names, languages, seed)  # noqa: E731
@@ -141,8 +150,13 @@ class MlaBench(WorldBench):
         return recipe.eval()
 
     def _mla(self, english: Dual, languages: Sequence[str], arm: Acquiring, seed: int) -> Mla:
+        encoder = self.world.text().model
+        if arm.table != "tower":
+            encoder = (
+                M3pBench(self.progress, self.world).train(Matching(switch=None, options={"steps": 0}), seed).encoder
+            )
         torch.manual_seed(seed)
-        return Mla(english, languages, self.world.text().model.get_input_embeddings().weight, arm.recipe_options)
+        return Mla(english, languages, encoder.get_input_embeddings().weight, arm.recipe_options)
 
     def stages(
         self, arm: Acquiring, english: Dual, names: Sequence[str], languages: Sequence[str], seed: int

@@ -122,9 +122,9 @@ class ChatBench(Asking, WorldBench):
     def __init__(self, image: str = "toy", progress: bool = True) -> None:
         super().__init__(progress, ToyWorld(progress, image))
 
-    def seen(self, split: str, count: int | None = None, pixels: bool = False) -> Tensor:
-        """Patches of the first `count` pictures of a split, float16 (M, P, D_in); or their prepared pixels."""
-        return self.world.pixels(split, count) if pixels else self.world.seen(split, count)
+    def seen(self, split: str, count: int | None = None, pixels: bool = False, first: int = 0) -> Tensor:
+        """Patches of `count` pictures of a split from the number `first` on, float16 (M, P, D_in); or their prepared pixels."""
+        return (self.world.pixels if pixels else self.world.seen)(split, count, first)
 
     def fits(self, recipe: MpmChat, seen: Tensor, captions: Sequence[Sequence[str]], language: str) -> np.ndarray:
         """Log-likelihood of captions as replies to the question that asks for one; see `likelihoods`."""

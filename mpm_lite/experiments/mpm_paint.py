@@ -355,7 +355,7 @@ class PaintBench:
     def test(
         self, recipe: MpmPaint, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
         looks: Sequence[str] = ("real",), count: int = 200, guidance: float = GUIDANCE, best_of: int = 1,
-        as_sets: bool = False, pictures: dict[tuple[str, str], np.ndarray] | None = None,
+        as_sets: bool = False, pictures: dict[tuple[str, str], np.ndarray] | None = None, first: int = 0,
     ) -> pd.DataFrame:  # fmt: skip
         """One row a look, language and scene: its scores. The pictures go into `pictures`, by (look, language), if given.
 
@@ -363,7 +363,7 @@ class PaintBench:
         pictures stands in each of its rows. With `best_of`, that many are painted of each prompt, and the one that the
         alignment of `likeness` puts nearest to the prompt's English is kept.
         """
-        many, frames = toyworld.split_scenes(split)[:count], []
+        many, frames = toyworld.split_scenes(split)[first : first + count], []
         drawn = np.stack([toyworld.render(scene, self.side, seed=seed) for scene in many])
         english = [grammar.in_order(scene, "en")[0] for scene in many]
         apart = None

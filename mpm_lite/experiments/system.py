@@ -66,7 +66,7 @@ class System(ABC):
     chance: ClassVar[str] = "blind"  # the look whose score is chance
     split: ClassVar[str] = "val"  # that an Experiment asks about, if nothing else is said
     looks: ClassVar[tuple[str, ...]] = ("real", "blind")  # that an Experiment asks for
-    asks: ClassVar[tuple[str, ...]] = ("split", "count", "looks", "languages")  # what its test may be asked
+    asks: ClassVar[tuple[str, ...]] = ("split", "count", "first", "looks", "languages")  # what its test may be asked
     world: str = "toyworld"
     options: dict[str, Any]
 
@@ -98,9 +98,13 @@ class System(ABC):
         if (split := asked.get("split", self.split)) not in SPLITS:
             raise unknown("split", split, SPLITS)
         if "count" in asked:
-            whole_number("count", asked["count"])
-            if self.world == "toyworld" and asked["count"] > (most := toyworld.COUNTS[split]):
-                raise UserError(f"count={asked['count']}: toyworld has {most} pictures of {split}.")
+            last = whole_number("count", asked["count"]) + whole_number("first", asked.get("first", 0), 0)
+            if self.world == "toyworld" and last > (most := toyworld.COUNTS[split]):
+                raise UserError(
+                    f"toyworld has {most} pictures of {split}: no {asked['count']} from number {asked.get('first', 0)} on."
+                )
+        if "first" in asked and self.world != "toyworld":
+            raise UserError("first=...: of real pictures all held-out ones are asked about. Leave it out.")
 
     def towers_key(self) -> dict[str, str]:
         """What decides the towers that it looks and reads with: the toy world's, and any other that looks at its pictures."""

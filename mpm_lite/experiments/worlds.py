@@ -82,12 +82,12 @@ class World(ABC):
         self._seen: dict[tuple[Any, ...], Tensor] = {}
 
     @abstractmethod
-    def seen(self, split: str, count: int | None = None) -> Tensor:
-        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
+    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Patches of `count` pictures of a split from the number `first` on, float16 (M, P, D_in)."""
 
     @abstractmethod
-    def regions(self, split: str, count: int | None = None) -> Tensor:
-        """Regions of the first `count` pictures of a split, float16 (M, R, D_in)."""
+    def regions(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Regions of `count` pictures of a split from the number `first` on, float16 (M, R, D_in)."""
 
     @abstractmethod
     def region_classes(self, count: int) -> Tensor:
@@ -128,7 +128,7 @@ class World(ABC):
 
     @abstractmethod
     def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
-               count: int | None) -> pd.DataFrame:  # fmt: skip
+               count: int | None, first: int = 0) -> pd.DataFrame:  # fmt: skip
         """The common task: which caption belongs to the picture? One row a look, language and picture."""
 
 
@@ -146,16 +146,16 @@ class WorldBench(Choosing):
                 f"An arm of world={system.world!r} cannot be trained on the pictures of {self.world.name!r}."
             )
 
-    def seen(self, split: str, count: int | None = None) -> Tensor:
-        """Patches of the first `count` pictures of a split, float16 (M, P, D_in)."""
-        return self.world.seen(split, count)
+    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Patches of `count` pictures of a split from the number `first` on, float16 (M, P, D_in)."""
+        return self.world.seen(split, count, first)
 
     def choose(
         self, recipe: Any, seed: int, split: str = "test", languages: Sequence[str] = (),
-        looks: Sequence[str] = ("real", "blind"), count: int | None = None,
+        looks: Sequence[str] = ("real", "blind"), count: int | None = None, first: int = 0,
     ) -> pd.DataFrame:  # fmt: skip
         """One row a look, language and picture; see `World.choose`."""
-        return self.world.choose(self, recipe, seed, split, languages, looks, count)
+        return self.world.choose(self, recipe, seed, split, languages, looks, count, first)
 
     def asked(self, recipe: Any, split: str, language: str) -> list[str]:
         """The captions of real pictures that a system is asked with, '' where a picture has none."""
@@ -192,14 +192,14 @@ class ToyWorld(World):
         encode = lambda few: torch.from_numpy(patch_features(few, self.tower, self.progress))  # noqa: E731
         return self._once((split, count, first), encode)
 
-    def pixels(self, split: str, count: int | None = None) -> Tensor:
-        """The first pictures of a split as the tower's model takes them, float16 (M, 3, S, S)."""
+    def pixels(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Pictures of a split from the number `first` on as the tower's model takes them, float16 (M, 3, S, S)."""
 
         def prepared(few: CaptionSet) -> Tensor:
             parts = [self.tower.prepare(few.images[s : min(s + 512, len(few))]).half() for s in range(0, len(few), 512)]
             return torch.cat(parts).contiguous()
 
-        return self._once((split, count or toyworld.COUNTS[split], 0, "pixels"), prepared)
+        return self._once((split, count or toyworld.COUNTS[split], first, "pixels"), prepared)
 
     def _once(self, key: tuple[Any, ...], make: Callable[[CaptionSet], Tensor]) -> Tensor:
         """What is made of pictures of a split, kept in memory."""
@@ -208,10 +208,10 @@ class ToyWorld(World):
             self._seen[key] = make(load_captions("toyworld", split).take(np.arange(first, first + count)))
         return self._seen[key]
 
-    def regions(self, split: str, count: int | None = None) -> Tensor:
-        key = (f"{split} regions", count or toyworld.COUNTS[split])
+    def regions(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        key = (f"{split} regions", count or toyworld.COUNTS[split], first)
         if key not in self._seen:
-            parts = self.seen(split, count).split(2_000)
+            parts = self.seen(split, count, first).split(2_000)
             self._seen[key] = torch.cat([torch.from_numpy(pooled(p.float().numpy(), GRID)).half() for p in parts])
         return self._seen[key]
 
@@ -278,8 +278,8 @@ class ToyWorld(World):
         return [*languages, *(s.id for s in scenes)], told
 
     def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
-               count: int | None) -> pd.DataFrame:  # fmt: skip
-        return Choosing.choose(bench, recipe, seed, split, languages, looks, count or 200)
+               count: int | None, first: int = 0) -> pd.DataFrame:  # fmt: skip
+        return Choosing.choose(bench, recipe, seed, split, languages, looks, count or 200, first)
 
 
 # Real pictures.
@@ -375,15 +375,15 @@ class RealWorld(World):
     def __init__(self, progress: bool = True, image: str = "efficientnet-lite0") -> None:
         super().__init__(image, progress, "cpu")
 
-    def seen(self, split: str, count: int | None = None) -> Tensor:
+    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
         if (split, None) not in self._seen:
             self._seen[split, None] = torch.from_numpy(
                 patch_features(real_captions(split), self.tower, self.progress, GRID)
             )
-        return self._seen[split, None][:count]
+        return self._seen[split, None][first:][:count]
 
-    def regions(self, split: str, count: int | None = None) -> Tensor:
-        return self.seen(split, count)
+    def regions(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        return self.seen(split, count, first)
 
     def region_classes(self, count: int) -> Tensor:
         return imagenet_classes()[:count]
@@ -450,7 +450,7 @@ class RealWorld(World):
         return list(english), told
 
     def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
-               count: int | None) -> pd.DataFrame:  # fmt: skip
+               count: int | None, first: int = 0) -> pd.DataFrame:  # fmt: skip
         """choice: its own caption comes first of ten, the others of other pictures; recall: among all pictures it is one of the
         ten nearest to its caption. NaN where it has no caption."""
         many, frames = real_captions(split), []

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from jinja2 import Environment, StrictUndefined
 
-from mpm_lite.claims import ledger
+from mpm_lite.claims import PENDING, ledger
 from mpm_lite.core import figures, runtime
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import toyworld
@@ -99,6 +99,24 @@ def score_of_rival(arm: str) -> str:
         scores = rows[rows["arm"] == name]["value"]
         said.append(f"{scores[english].mean():.2f} in English and {scores[~english].mean():.2f} in others")
     return f"{arm}: attributes {said[0]}; as here {said[1]}"
+
+
+def show_verdicts(*names: str) -> widgets.Page:
+    """The claims of these names, or all: what each says, in the paper and here, the verdict with its reason, and what could
+    change it."""
+    rows = []
+    for name in names or ledger.CLAIMS:
+        one, row, before = ledger.find_claim(name), ledger.read_ledger().get(name), ledger.read_first().get(name)
+        paper = "; ".join(filter(None, (one.theirs or "no figure that was verified", one.size)))
+        here, verdict = one.here, f"{PENDING}: it has not run yet"
+        if row is not None:
+            here = f"{row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {one.effect}; {one.here}"
+            verdict = f"{row['verdict']}: {row['reason']}"
+        if before is not None:
+            verdict += f" First ledger: {before['verdict']}."
+        rows.append([name, one.statement, paper, here, verdict, one.change])
+    header = ["claim", "what it says", "in the paper", "here", "verdict and reason", "what could change it"]
+    return widgets.show_table(rows, header, "Claims and their verdicts")
 
 
 def replies_curve() -> widgets.Page:
