@@ -8,6 +8,8 @@ from test_experiment import made_experiment, world  # noqa: F401
 
 import mpm_lite as mpm
 from mpm_lite.core.runtime import UserError
+from mpm_lite.evaluation.stats import Interval
+from mpm_lite.experiments.hypothesis import above, below, within
 
 
 def made(**change):
@@ -72,3 +74,10 @@ def test_what_is_not_a_hypothesis_is_one_sentence(world):  # noqa: F811
     ):
         with pytest.raises(UserError, match=said):
             made(**wrong)
+
+
+def test_rules_of_a_hypothesis_have_three_outcomes():
+    i = Interval(0.5, 0.4, 0.6)
+    assert [above(i, bar) for bar in (0.3, 0.5, 0.7)] == ["for", "undecided", "against"]
+    assert [below(i, bar) for bar in (0.7, 0.5, 0.3)] == ["for", "undecided", "against"]
+    assert [within(i, margin) for margin in (0.7, 0.5, 0.3)] == ["for", "undecided", "against"]

@@ -23,16 +23,37 @@ import pandas as pd
 from mpm_lite.core.keys import KEY, Key, differences, digest
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import write_atomic
-from mpm_lite.evaluation import stats
-from mpm_lite.evaluation.stats import Drawn
+from mpm_lite.evaluation.stats import Drawn, Interval
 from mpm_lite.experiments.experiment import Experiment, plain
 from mpm_lite.experiments.results import Results
 from mpm_lite.experiments.sweep import change_experiment, run_kept
 
 FILE = "hypothesis.json"
 MEASURES = ("retention", "score")
-PREDICTS = ("above", "below", "within")
+FOR, AGAINST, OPEN, BROKEN = "for", "against", "undecided", "control failed"
 SEEDS = 3  # fewer say nothing of how much chance there is in a difference
+
+
+def above(figure: Interval, bar: float) -> str:
+    """FOR where the whole interval lies at or above the bar, AGAINST where it lies below, else OPEN."""
+    if figure.low >= bar:
+        return FOR
+    return AGAINST if figure.high < bar else OPEN
+
+
+def below(figure: Interval, bar: float) -> str:
+    """FOR where the whole interval lies below the bar, AGAINST where it lies at or above, else OPEN."""
+    return {FOR: AGAINST, AGAINST: FOR, OPEN: OPEN}[above(figure, bar)]
+
+
+def within(figure: Interval, margin: float) -> str:
+    """FOR where the whole interval lies within -margin and +margin, AGAINST where it lies outside, else OPEN."""
+    if -margin <= figure.low and figure.high <= margin:
+        return FOR
+    return AGAINST if figure.low > margin or figure.high < -margin else OPEN
+
+
+PREDICTS = {rule.__name__: rule for rule in (above, below, within)}
 
 
 @dataclass(frozen=True)
@@ -150,15 +171,14 @@ class Hypothesis:
         """The verdict on results of all arms, by name."""
         drawn = {name: self._figure(results) for name, results in found.items()}
         effect, control = ((drawn[a] - drawn[b]).interval for a, b in (self.effect, self.control))
-        rule = getattr(stats, self.predicts)
-        verdict = rule(effect, self.bar)
+        verdict = PREDICTS[self.predicts](effect, self.bar)
         # A control that does what the cause was to do says that something else did it.
         near = {"above": control.high < self.control_bar, "below": control.low > -self.control_bar}
-        holds = near.get(self.predicts, stats.within(control, self.control_bar) == stats.FOR)
+        holds = near.get(self.predicts, within(control, self.control_bar) == FOR)
         spans = {name: of.interval for name, of in drawn.items()}
         rows = [{"name": name, **span.columns()} for name, span in spans.items()]
         joined = Results.join([results.mark(arm=name) for name, results in found.items()])
-        return Verdict(verdict if holds else stats.BROKEN, effect, control, pd.DataFrame(rows), joined)
+        return Verdict(verdict if holds else BROKEN, effect, control, pd.DataFrame(rows), joined)
 
     def _figure(self, results: Results) -> Drawn:
         if results.items["condition"].nunique() > 1:  # of a system, whose other looks are there for chance
