@@ -372,8 +372,8 @@ class RealWorld(World):
     classes = 1 + 1000
     reads_once = True
 
-    def __init__(self, progress: bool = True, image: str = "efficientnet-lite0") -> None:
-        super().__init__(image, progress, "cpu")
+    def __init__(self, progress: bool = True, image: str = "efficientnet-lite0", device: str | None = "cpu") -> None:
+        super().__init__(image, progress, device)
 
     def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
         if (split, None) not in self._seen:

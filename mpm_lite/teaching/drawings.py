@@ -345,14 +345,14 @@ def draw_m3p() -> SystemDrawing:
     d.arrow((250, 49), (300, 49))
     for i in range(3):
         d.box(300 + 50 * i, 30, 42, 38, f"r{i + 1}")
-    d.label(452, 54, "image regions", BODY)
+    d.label(452, 43, "image regions", BODY)
     d.language(16, 112, "English captions, code-switched")
     for x, w, word in ((300, 32, "a"), (338, 58, "rote"), (402, 56, "star")):
         d.box(x, 94, w, 36, word)
-    d.label(466, 116, "German for “red”", SMALL)
+    d.label(466, 106, "German for “red”", SMALL)
     d.language(16, 158, "plain text in 100 languages")
     d.box(300, 140, 170, 36, "“eine neue Stadt”")
-    d.shapes.append('<path class="ma" d="M582 49H610M594 112H610M470 158H610"/>')
+    d.shapes.append('<path class="ma" d="M442 49H610M458 112H610M470 158H610"/>')
     d.arrow((610, 49), (610, 200))
     d.box(16, 200, 608, 66, "one transformer, for regions and words alike", TRAINED, stage, "encoder")
     tasks = (

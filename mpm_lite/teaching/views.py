@@ -364,8 +364,9 @@ def show_row(pictures: Sequence[np.ndarray], names: Sequence[str], caption: str)
         f'<td style="text-align:center">{picture(one, name)}<br><small>{widgets.safe(name)}</small></td>'
         for one, name in zip(pictures, names, strict=True)
     )
-    top = f"<caption {widgets.LEFT}>{widgets.safe(caption)}</caption>"
-    return widgets.Page(f"<table>{top}<tr>{cells}</tr></table>", f"{caption}: {', '.join(names)}")
+    # A caption of the table would be as narrow as its pictures.
+    page = f"<div>{widgets.safe(caption)}</div><table><tr>{cells}</tr></table>"
+    return widgets.Page(page, f"{caption}: {', '.join(names)}")
 
 
 def between(

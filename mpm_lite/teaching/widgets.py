@@ -73,10 +73,10 @@ def native(text: str, language: str) -> str:
 
 def show_table(rows: Iterable[Sequence[Any]], header: Sequence[str], caption: str) -> Page:
     """A plain HTML table with a caption. Cells: text, numbers, or `Text` for native script; the first names the row."""
-    body, short = [], 'style="text-align:left;white-space:nowrap"'
+    body, short, long = [], *(f'style="text-align:left;{how}"' for how in ("white-space:nowrap", "min-width:10em"))
     for row in rows:
         first, *rest = (native(c.text, c.language) if isinstance(c, Text) else safe(str(c)) for c in row)
-        cells = "".join(f"<td {LEFT if len(cell) > 24 else short}>{cell}</td>" for cell in rest)
+        cells = "".join(f"<td {long if len(cell) > 24 else short}>{cell}</td>" for cell in rest)
         body.append(f'<tr><th scope="row" {short}>{first}</th>{cells}</tr>')
     return Page(table_html(caption, column_heads(header), body), f"{caption} ({len(body)} rows)")
 

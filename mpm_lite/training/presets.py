@@ -131,6 +131,18 @@ def find_real(choice: str = "auto") -> TrainingPreset | None:
     raise runtime.UserError(f"Models of real size need {' and '.join(lacks)}, not found here: take 'auto' or 'toy'.")
 
 
+def say_plan(card: TrainingPreset | None, real: str, toy: str, minutes: int) -> bool:
+    """Print what a section for GPUs trains, `real` with a card of `find_real` and `toy` on a GPU without; returns whether it
+    runs. On a machine without a GPU it does not, and `real` is what is named. The minutes are an estimate for a T4."""
+    runs = card is not None or torch.cuda.is_available()
+    where = (
+        "trained here" if runs else "nothing is trained on a machine without a GPU; on one that reaches the model hub"
+    )
+    print(f"{where}: {toy if runs and card is None else real}")
+    print(f"about {minutes} minutes on a T4, an estimate that nobody has measured")
+    return runs
+
+
 @dataclass(frozen=True)
 class Counted:
     """What was counted once: of the language model, and of the resampler before it."""
