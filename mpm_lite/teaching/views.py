@@ -108,15 +108,19 @@ def show_verdicts(*names: str) -> widgets.Page:
     for name in names or ledger.CLAIMS:
         one, row, before = ledger.find_claim(name), ledger.read_ledger().get(name), ledger.read_first().get(name)
         paper = "; ".join(filter(None, (one.theirs or "no figure that was verified", one.size)))
-        here, verdict = one.here, f"{PENDING}: it has not run yet"
+        here, verdict = one.here, PENDING
         if row is not None:
-            here = f"{row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}] {one.effect}; {one.here}"
+            here = f"{_span(row)} {one.effect}; {one.here}"
             verdict = f"{row['verdict']}: {row['reason']}"
         if before is not None:
-            verdict += f" First ledger: {before['verdict']}."
+            verdict += f"{'' if row else '.'} First ledger: {before['verdict']}, {_span(before)}."
         rows.append([name, one.statement, paper, here, verdict, one.change])
     header = ["claim", "what it says", "in the paper", "here", "verdict and reason", "what could change it"]
     return widgets.show_table(rows, header, "Claims and their verdicts")
+
+
+def _span(row: Mapping[str, Any]) -> str:
+    return f"{row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def replies_curve() -> widgets.Page:
