@@ -136,6 +136,9 @@ def test_alignment_and_text_transfer_are_read_from_what_was_measured():
     near, far = (mpm.alignments(name)["value"].mean() for name in ("toy-mixed", "toy-english"))
     assert 0 <= far < near <= 1 and 1 <= mpm.chosen_layer("toy-mixed") <= 4
     assert mpm.text_transfer("toy-mixed").min() > 0.8 > mpm.text_transfer("toy-unmixed").min()
+    assert mpm.C6_ARMS["english LM"].layer == mpm.chosen_layer(), (
+        "the control reads the layer that the effect is read at"
+    )
     with pytest.raises(UserError, match="mpm-lite pretrain toy-x:0"):
         mpm.alignments("toy-x")
 
@@ -232,7 +235,17 @@ def test_figures_of_a_ledger_come_from_its_details(tmp_path):
         for tail in ("", " of text alone")
     }
     shares |= {f"{what} at none": [0.1, 0.0, 0.2] for what in ("reply in L", "content")}
-    row = {"claim": "C3", "seeds": 5, "n": 60, "commit": "abc", "split": "test", "effect": 0.5, "low": 0.4, "high": 0.6}
+    row = {
+        "claim": "C3",
+        "seeds": 5,
+        "models": 5,
+        "n": 60,
+        "commit": "abc",
+        "split": "test",
+        "effect": 0.5,
+        "low": 0.4,
+        "high": 0.6,
+    }
     row |= {"control_effect": 0.1, "control_low": 0.0, "control_high": 0.2, "p": {"for": 1.0, "against": 1.0}}
     part = {
         "part": "claim",
@@ -287,7 +300,8 @@ def test_the_ledger_that_ships_is_what_its_rows_say():
         todays[name] = ledger.judge_claim(CLAIMS[name], out, seeds, row["split"])
     for name, again in ledger.judge_rows(todays).items():
         row = known[name]
-        assert (again["verdict"], again["n"]) == (row["verdict"], row["n"]), name
+        for figure in ("verdict", "n", "models", "rule"):
+            assert again[figure] == row[figure], (name, figure)
         for figure in ("effect", "low", "high", "control_effect"):
             assert again[figure] == pytest.approx(row[figure], abs=0.003), (name, figure)
         assert again["details"].keys() == row["details"].keys()

@@ -3,7 +3,8 @@ assets/claims.toml; what claims and studies are made of is here.
 
 A claim is judged by conditions: figures, each with the side of a bar on which it must lie. Those of the *claim* say whether it
 is reproduced, and can come out either way. Those of its *controls* say whether the effect is what it is taken for. Those of
-*English* say whether the pivot language was learned at all: a ratio over what was never learned says nothing. Those of the
+*English* say whether the pivot language was learned at all: a ratio over what was never learned says nothing. What has to be
+*settled* says whether training was long enough. Those of the
 *premise* say whether the language models are strong, as the papers' are: only then can a result contradict a paper.
 
 A study is a committed configuration that `mpm-lite run NAME` runs, and whose tables lie in assets/results: a list of systems, what each is asked, and a function from the rows of all of them to tables. Arms, splits and
@@ -59,7 +60,8 @@ class Condition:
         of = self.figure.interval
         bars = {name: bar for name, bar in (("above", self.low), ("below", self.high)) if math.isfinite(bar)}
         met, holds = (self.low < a and b < self.high for a, b in ((of.value, of.value), (of.low, of.high)))
-        return {"part": part, "said": self.said, **_rounded(of), **bars, "met": met, "holds": holds}
+        holds = holds and np.isnan(self.figure.draws).mean() <= LEVEL
+        return {"part": part, "said": self.said, **_rounded(of), **bars, "met": bool(met), "holds": bool(holds)}
 
 
 def _rounded(of: Interval, value: str = "value", prefix: str = "") -> dict[str, float]:
@@ -75,6 +77,7 @@ class Found:
     controls: Sequence[Condition]
     english: Sequence[Condition]
     premise: Sequence[Condition] = ()
+    settled: Sequence[Condition] = ()
     details: Mapping[str, Drawn] = field(default_factory=dict)
 
     def p_values(self) -> dict[str, float]:
@@ -85,17 +88,13 @@ class Found:
     def row(self) -> dict[str, Any]:
         """All of it as data for the ledger, without a verdict."""
         effect, control = self.claim[0].figure.interval, self.controls[0].figure.interval
-        parts = [
-            ("english", self.english),
-            ("control", self.controls),
-            ("premise", self.premise),
-            ("claim", self.claim),
-        ]
+        parts = {"english": self.english, "settled": self.settled, "control": self.controls, "premise": self.premise}
+        parts["claim"] = self.claim
         return {
             **_rounded(effect, "effect", ""),
             **_rounded(control, "control_effect", "control_"),
             "p": self.p_values(),
-            "conditions": [one.row(part) for part, many in parts for one in many],
+            "conditions": [one.row(part) for part, many in parts.items() for one in many],
             "details": {name: list(_rounded(of.interval).values()) for name, of in self.details.items()},
         }
 
@@ -103,36 +102,40 @@ class Found:
 def describe_condition(one: Mapping[str, Any]) -> str:
     """A condition of the ledger in words."""
     bars = [f"{side} {one[side]:g}" for side in ("above", "below") if side in one]
-    return f"{one['said']}: {one['value']:.2f} [{one['low']:.2f}, {one['high']:.2f}], must lie {' and '.join(bars)}"
+    return f"{one['said']}: {one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}], must lie {' and '.join(bars)}"
 
 
 def judge(row: Mapping[str, Any], p: Mapping[str, float]) -> tuple[str, str]:
     """Verdict and reason of a claim's row in the ledger; `p` are its p values, adjusted over all claims.
 
-    English is looked at first, then the controls. A claim that holds in every part is reproduced. One that is surely wrong in
-    some part is contradicted where the premise is met, and else not reproduced at this size. What is left is undecided,
-    which is called no power.
+    English is looked at first, then whether training was long enough, then the controls. A claim that holds in every part is
+    reproduced. One that is surely wrong in some part is contradicted where the premise is met, and else not reproduced at this
+    size. What is left is undecided, which is called no power. English, premise and what has to be settled are judged by values,
+    controls by whole intervals, and the claim by p values.
     """
-    of = {
-        part: [c for c in row["conditions"] if c["part"] == part] for part in ("english", "control", "premise", "claim")
-    }
+    parts = ("english", "settled", "control", "premise", "claim")
+    of = {part: [c for c in row["conditions"] if c["part"] == part] for part in parts}
     told = lambda many: "; ".join(map(describe_condition, many)) + "."  # noqa: E731
     if unlearned := [c for c in of["english"] if not c["met"]]:
-        return NO_POWER, f"English was not learned well enough to judge other languages by it. {told(unlearned)}"
-    if broken := [c for c in of["control"] if not c["holds"]]:
+        return NO_POWER, f"English is not where it has to be before other languages are judged by it. {told(unlearned)}"
+    if moving := [c for c in of["settled"] if not c["met"]]:
+        return NO_POWER, f"Training was not long enough. {told(moving)}"
+    if broken := [c for c in of["control"] if not c["met"]]:
         return CONTROL_FAILED, f"The control did not hold. {told(broken)}"
+    if unsure := [c for c in of["control"] if not c["holds"]]:
+        return NO_POWER, f"The control is undecided. {told(unsure)}"
     if p["for"] <= LEVEL:
         return REPRODUCED, told(of["claim"])
     if p["against"] <= LEVEL:
-        wrong = [c for c in of["claim"] if not c["met"]]
+        wrong = told([c for c in of["claim"] if not c["met"]])
         if of["premise"] and all(c["met"] for c in of["premise"]):
-            return CONTRADICTED, f"{told(wrong)} The language models are strong: {told(of['premise'])}"
+            return CONTRADICTED, f"{wrong} The language models are not to blame: {told(of['premise'])}"
         weak = f"That may be the language models' doing: {told(of['premise'])}" if of["premise"] else ""
-        return NOT_HERE, f"{told(wrong)} {weak}".strip()
-    return (
-        NO_POWER,
-        f"The runs cannot tell on which side of the bar it lies. {told([c for c in of['claim'] if not c['holds']] or of['claim'])}",
-    )
+        return NOT_HERE, f"{wrong} {weak}".strip()
+    if all(c["holds"] for c in of["claim"]):
+        return NO_POWER, f"It holds by itself, but not surely enough for one of many claims (Holm). {told(of['claim'])}"
+    unsure = [c for c in of["claim"] if not c["holds"]]
+    return NO_POWER, f"The runs cannot tell on which side of the bar it lies. {told(unsure)}"
 
 
 @dataclass(frozen=True)

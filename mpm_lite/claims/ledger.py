@@ -18,6 +18,7 @@ no; else it stays open.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ import pandas as pd
 
 from mpm_lite.claims import PENDING, Claim, claim_texts, judge, m3p, mblip, mla, mpm
 from mpm_lite.core import runtime
+from mpm_lite.core.keys import digest
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import Shelf, write_atomic
@@ -140,16 +142,19 @@ def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test"
         table = pd.read_csv(runtime.asset(f"results/{one.study}.csv"))
         known = {
             "seeds": len(card["models"]),
+            "models": len(card["models"]),
             "n": int(table["n"].max()),
             "commit": card["commit"],
             "split": card["split"],
         }
-        return {"claim": one.id, **known, "first_seed": 0, "on": [], **one.judge(None).row()}  # type: ignore[arg-type]
+        return {"claim": one.id, "rule": rule_digest(one), **known, "first_seed": 0, "on": [], **one.judge(None).row()}  # type: ignore[arg-type]
     rows = read_items(one, out, seeds, split)
     sample = Sample(rows, DRAWS, widened=True)
     return {
         "claim": one.id,
+        "rule": rule_digest(one),
         "seeds": len(seeds),
+        "models": sample.models,
         "n": sample.n,
         "commit": commit(),
         "split": split,
@@ -159,10 +164,16 @@ def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test"
     }
 
 
+def rule_digest(one: Claim) -> str:
+    """A digest of a claim's rule, words and code: a rule that is changed after its runs does not go unseen."""
+    return digest([one.rule, inspect.getsource(one.judge)])[:12]
+
+
 def judge_rows(known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The rows of a ledger with their verdicts and reasons: Holm over all claims; "pending" under five seeds or off the test
-    pictures. A claim that has not run counts as one whose p value is 1."""
-    counted = {name: row for name, row in known.items() if row["seeds"] >= SEEDS and row["split"] == "test"}
+    """The rows of a ledger with their verdicts and reasons: Holm over all claims; "pending" off the test pictures and under five
+    seeds, of which those that share their language models are one. A claim that has not run counts as one whose p value is
+    1."""
+    counted = {name: row for name, row in known.items() if row["models"] >= SEEDS and row["split"] == "test"}
     adjusted = {
         side: dict(
             zip(
@@ -175,7 +186,10 @@ def judge_rows(known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
     }
     found = {}
     for name, row in known.items():
-        verdict, reason = PENDING, f"{row['seeds']} of {SEEDS} seeds have run, on {row['split']}."
+        verdict, reason = (
+            PENDING,
+            f"{row['models']} of {SEEDS} seeds with models of their own have run, on {row['split']}.",
+        )
         if name in counted:
             verdict, reason = judge(row, {side: p[name] for side, p in adjusted.items()})
         found[name] = {**row, "verdict": verdict, "reason": reason}
@@ -240,8 +254,9 @@ def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str) -> lis
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
     on = "; on " + ", ".join(row["on"]) if row.get("on") else ""
+    who = "language models" if find_claim(row["claim"]).study else "seeds"
     return [
-        f"  verdict: {row['verdict']} ({row['seeds']} seeds, {row['n']} pictures, commit {row['commit']}{on})",
+        f"  verdict: {row['verdict']} ({row['seeds']} {who}, {row['n']} pictures, commit {row['commit']}{on})",
         *([f"  reason: {row['reason']}"] if "reason" in row else []),
         f"  effect: {span(row['effect'], row['low'], row['high'])} {told['effect']}",
         f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {told['control']}",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtri, stdtrit
 
 from mpm_lite.core.runtime import UserError
 
@@ -167,8 +168,9 @@ class Sample:
     pictures. Figures are means over both, by arm, language, metric and look. A bootstrap draw takes language models and
     then the seeds that share one; and concepts, and then their pictures.
 
-    Draws of five seeds with replacement vary less than the seeds themselves do, by the square root of 4/5. With `widened`,
-    every draw lies further from its score by the square root of S/(S - 1), for S seeds."""
+    Draws of few models with replacement vary too little: those of G models by the square root of (G - 1)/G, and their tails are
+    those of a normal distribution, where few models have Student's. With `widened`, every draw lies further from its score by
+    both. `models` says how many there are: seeds that share their language models are one."""
 
     def __init__(self, items: pd.DataFrame, draws: int = DRAWS, widened: bool = False) -> None:
         self.items, self.widened = items, widened
@@ -176,7 +178,9 @@ class Sample:
         self.seeds = sorted(items["seed"].unique())
         self.names = {item: i for i, item in enumerate(known["item"])}
         self.weights, _ = draw_weights(known["concept"].tolist(), len(self.seeds), draws)
-        self.seed_weights = _seed_weights(items, self.seeds, draws)
+        groups = _models(items, self.seeds)
+        self.models = len(groups)
+        self.seed_weights = _seed_weights(groups, len(self.seeds), draws)
         self._rows = items.groupby(["arm", "language", "look"], sort=False).indices
         number = {seed: i for i, seed in enumerate(self.seeds)}
         self._place = items["seed"].map(number).to_numpy() * len(known) + items["item"].map(self.names).to_numpy()
@@ -209,11 +213,12 @@ class Sample:
         hits.flat[self._place[rows]] = values
         there = np.isfinite(hits).astype(float)
         over, share = (average_draws(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there))
-        value, many = float(np.nanmean(hits)), len(self.seeds)
+        value, many = float(np.nanmean(hits)), self.models
         with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
             draws = over / share
         if self.widened and many > 1:
-            draws = value + (draws - value) * np.sqrt(many / (many - 1))
+            wider = np.sqrt(many / (many - 1)) * stdtrit(many - 1, 0.975) / ndtri(0.975)
+            draws = value + (draws - value) * wider
         return Drawn(value, draws)
 
     def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
@@ -241,17 +246,21 @@ class Sample:
         return Identity(others[0], others[1], picture[pivot], text[pivot])
 
 
-def _seed_weights(items: pd.DataFrame, seeds: Sequence[int], draws: int) -> np.ndarray:
+def _models(items: pd.DataFrame, seeds: Sequence[int]) -> list[np.ndarray]:
+    """The places of the seeds that share their language models, a group each."""
+    models = items.groupby("seed").apply(lambda of: tuple(of.groupby("arm")["lm_seed"].first()), include_groups=False)
+    return [np.flatnonzero([models[seed] == model for seed in seeds]) for model in dict.fromkeys(models)]
+
+
+def _seed_weights(groups: Sequence[np.ndarray], seeds: int, draws: int) -> np.ndarray:
     """How often each seed is drawn, (B, S): language models first, with replacement, then the seeds that share one.
 
     Five connectors on three language models are three witnesses of what language models do, not five. Of three, a
     bootstrap says too little rather than too much: its intervals are short.
     """
     rng = np.random.default_rng(1)
-    models = items.groupby("seed").apply(lambda of: tuple(of.groupby("arm")["lm_seed"].first()), include_groups=False)
-    groups = [np.flatnonzero([models[seed] == model for seed in seeds]) for model in dict.fromkeys(models)]
     drawn = rng.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), size=draws)  # (B, models)
-    weights = np.zeros((draws, len(seeds)))
+    weights = np.zeros((draws, seeds))
     for g, members in enumerate(groups):
         within_one = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=draws)
         weights[:, members] = drawn[:, [g]] * within_one / len(members)
