@@ -13,6 +13,7 @@ from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges
 from mpm_lite.data.toyworld.scenes import draw_neighbours, one_off, split_of
 from mpm_lite.evaluation import choice
+from mpm_lite.experiments import m3p, mla
 from mpm_lite.experiments.mla import Acquiring, MlaBench
 from mpm_lite.recipes.mla import Mla, MlaOptions
 from mpm_lite.teaching import views
@@ -47,6 +48,36 @@ def test_english_stays_as_it_was_bit_by_bit(bench):
     assert torch.equal(said(recipe, bench, "en", "A red circle."), vector)
     fresh = Mla(copy.deepcopy(english), ("de", "zh"), recipe.acquirers.enter.words.weight, MlaOptions(**FEW))
     assert not torch.equal(said(recipe, bench, "de"), said(fresh, bench, "de"))
+
+
+def test_the_embedding_can_start_from_masked_text_alone(bench, monkeypatch):
+    """A table that no translation shaped: that of M3P's text stage, another for every seed."""
+    short = lambda **given: m3p.Matching(**given | {"options": {"steps": 0, "text_steps": 2, "batch": 4}})  # noqa: E731
+    monkeypatch.setattr(mla, "Matching", short)
+    arm = replace(ARM, table="masked text")
+    english = bench.dual(arm, 0)
+    tables = [bench._mla(english, arm.languages, arm, seed).acquirers.enter.words.weight for seed in (0, 1)]
+    text = m3p.M3pBench(False, bench.world).train(short(switch=None), 0).encoder
+    assert torch.equal(tables[0], text.get_input_embeddings().weight) and not torch.equal(*tables)
+    usual = bench._mla(english, arm.languages, ARM, 0).acquirers.enter.words.weight
+    assert usual.shape == tables[0].shape and not torch.equal(usual, tables[0])
+    recipe = bench.train(arm, 0)
+    assert not torch.equal(recipe.acquirers.enter.words.weight, tables[0])
+    with pytest.raises(UserError, match="Unknown table to start from 'mask'"):
+        replace(ARM, table="mask")
+    with pytest.raises(UserError, match="starts from e5's table"):
+        Acquiring(world="real", languages=("de",), table="masked text")
+
+
+def test_a_block_of_pictures_can_be_asked_about(bench):
+    recipe, every = bench.train(ARM, 0), [scene.id for scene in toyworld.split_scenes("val")]
+    rows = bench.test(recipe, 0, "val", ("en",), ("real", "blind"), count=4, first=2)
+    assert list(rows["item"]) == every[2:6] * 2
+    assert torch.equal(bench.looked("val", 4, "real", 2), bench.looked("val", 6, "real")[2:])
+    with pytest.raises(UserError, match="toyworld has 400 pictures of val: no 200 from number 300 on"):
+        ARM.check_questions({"split": "val", "count": 200, "first": 300})
+    with pytest.raises(UserError, match="of real pictures all held-out ones"):
+        Acquiring(world="real", languages=("de",)).check_questions({"first": 2})
 
 
 def test_a_language_that_comes_later_touches_no_other(bench):
