@@ -71,8 +71,8 @@ def test_the_embedding_can_start_from_masked_text_alone(bench, monkeypatch):
 
 def test_a_block_of_pictures_can_be_asked_about(bench):
     recipe, every = bench.train(ARM, 0), [scene.id for scene in toyworld.split_scenes("val")]
-    rows = bench.test(recipe, 0, "val", ("en",), ("real", "blind"), count=4, first=2)
-    assert list(rows["item"]) == every[2:6] * 2
+    rows = bench.test(recipe, 0, "val", ("en",), ("real", "blind"), count=40, first=2)
+    assert list(rows["item"]) == every[2:42] * 2
     assert torch.equal(bench.looked("val", 4, "real", 2), bench.looked("val", 6, "real")[2:])
     with pytest.raises(UserError, match="toyworld has 400 pictures of val: no 200 from number 300 on"):
         ARM.check_questions({"split": "val", "count": 200, "first": 300})
