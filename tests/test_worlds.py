@@ -160,7 +160,7 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
 def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monkeypatch):
     both = load_captions("emoji+stamps", "train", ("en", *LANGUAGES), 60)
     monkeypatch.setattr(worlds, "real_captions", lambda split: both)
-    monkeypatch.setattr(RealWorld, "seen", lambda self, split, count=None: torch.zeros(len(both), 9, 1280))
+    monkeypatch.setattr(RealWorld, "seen", lambda self, split, count=None, first=0: torch.zeros(len(both), 9, 1280))
     monkeypatch.setattr(worlds, "imagenet_classes", lambda: torch.ones(len(both), 9, dtype=torch.long))
     arm = Matching(**REAL_M3P | {"switch": None, "options": ONE_STEP | {"fine_steps": 1}})
     told, own = M3pBench(False, RealWorld(False)).data(arm, FINE, 0).told, both.captions["en"]
