@@ -4,8 +4,8 @@ assets/claims.toml; what claims and studies are made of is here.
 A claim is judged by conditions: figures, each with the side of a bar on which it must lie. Those of the *claim* say whether it
 is reproduced, and can come out either way. Those of its *controls* say whether the effect is what it is taken for. Those of
 *English* say whether the pivot language was learned at all: a ratio over what was never learned says nothing. What has to be
-*settled* says whether training was long enough. Those of the
-*premise* say whether the language models are strong, as the papers' are: only then can a result contradict a paper.
+*settled* says whether training was long enough. Those of the *premise* say whether the language models are strong, as the
+papers' are: only then can a result contradict a paper.
 
 A study is a committed configuration that `mpm-lite run NAME` runs, and whose tables lie in assets/results: a list of systems, what each is asked, and a function from the rows of all of them to tables. Arms, splits and
 dials were committed before the runs. Rows are kept under OUT as soon as a system has been tested with a seed, so that a

@@ -28,13 +28,12 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mpm_lite.claims import PENDING, Claim, claim_texts, judge, m3p, mblip, mla, mpm
 from mpm_lite.core import runtime
 from mpm_lite.core.keys import digest
-from mpm_lite.core.provenance import commit
+from mpm_lite.core.provenance import commit, read_card, read_table
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import Shelf, write_atomic
 from mpm_lite.evaluation.stats import Sample, holm
@@ -138,15 +137,10 @@ def read_items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test")
 def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> dict[str, Any]:
     """What the runs say of a claim: a row of the ledger, without the verdict, which depends on the other rows."""
     if one.study:
-        card = json.loads(runtime.asset(f"results/{one.study}.json").read_text(encoding="utf-8"))
-        table = pd.read_csv(runtime.asset(f"results/{one.study}.csv"))
-        known = {
-            "seeds": len(card["models"]),
-            "models": len(card["models"]),
-            "n": int(table["n"].max()),
-            "commit": card["commit"],
-            "split": card["split"],
-        }
+        card = read_card(one.study)
+        models = len(card["models"])
+        known = {"seeds": models, "models": models, "n": int(read_table(one.study)["n"].max())}
+        known |= {name: card[name] for name in ("commit", "split")}
         return {"claim": one.id, "rule": rule_digest(one), **known, "first_seed": 0, "on": [], **one.judge(None).row()}  # type: ignore[arg-type]
     rows = read_items(one, out, seeds, split)
     sample = Sample(rows, DRAWS, widened=True)
@@ -174,24 +168,15 @@ def judge_rows(known: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
     seeds, of which those that share their language models are one. A claim that has not run counts as one whose p value is
     1."""
     counted = {name: row for name, row in known.items() if row["models"] >= SEEDS and row["split"] == "test"}
-    adjusted = {
-        side: dict(
-            zip(
-                CLAIMS,
-                holm(np.array([counted[name]["p"][side] if name in counted else 1.0 for name in CLAIMS])),
-                strict=True,
-            )
-        )
-        for side in ("for", "against")
-    }
+    p = [counted[name]["p"] if name in counted else {"for": 1.0, "against": 1.0} for name in CLAIMS]
+    adjusted = pd.DataFrame(p, list(CLAIMS)).apply(holm, raw=True)
     found = {}
     for name, row in known.items():
-        verdict, reason = (
-            PENDING,
-            f"{row['models']} of {SEEDS} seeds with models of their own have run, on {row['split']}.",
-        )
         if name in counted:
-            verdict, reason = judge(row, {side: p[name] for side, p in adjusted.items()})
+            verdict, reason = judge(row, adjusted.loc[name])
+        else:
+            reason = f"{row['models']} of {SEEDS} seeds with models of their own have run, on {row['split']}."
+            verdict = PENDING
         found[name] = {**row, "verdict": verdict, "reason": reason}
     return found
 

@@ -1,7 +1,8 @@
 """Claims C9 and C10 of M3P (2006.02635), on the toy world: arms, controls, rules.
 
 Everything here was committed before the runs that judge it. The task is the choice among ten captions by matching logits;
-chance is the blind picture. Dials were chosen on English val alone, so that English converges with switched words too.
+chance is the blind picture. Whether English converges with switched words after LONG steps is to be looked at on val, in English
+alone, before anything runs on test.
 """
 
 from __future__ import annotations
@@ -72,9 +73,8 @@ def c10(s: Sample) -> Found:
 _BASE = replace(PLAIN, options=LONG)
 
 
-def _switched(dictionary: str = "right", pictures: bool = True) -> Matching:
-    wrong = {} if dictionary == "right" else {"dictionary": dictionary}
-    return replace(_BASE, switch={"words": RATE, **wrong}, pictures=pictures)
+def _switched(pictures: bool = True, **how: str) -> Matching:
+    return replace(_BASE, switch={"words": RATE, **how}, pictures=pictures)
 
 
 def _fine(codes: tuple[str, ...], steps: int = FINE, shuffled: bool = False) -> Matching:
@@ -86,7 +86,12 @@ CLAIMS = {
     for c in (
         load_claim(
             "C9",
-            {"plain": _BASE, USUAL: _switched(), WRONG: _switched("random"), TEXT: _switched(pictures=False)},
+            {
+                "plain": _BASE,
+                USUAL: _switched(),
+                WRONG: _switched(dictionary="random"),
+                TEXT: _switched(pictures=False),
+            },
             c9,
             ASKED,
         ),

@@ -56,10 +56,10 @@ def c15(s: Sample) -> Found:
     parts = [
         Condition("attributes named in the language asked, mix over English alone", slots, 0.1),
         Condition("captions' gain over that of closed answers", slots - closed, 0.0),
+        Condition("attributes named in any language, mix over English alone", said, -0.05),
     ]
     control = Condition("captions' gain over what the mix gains blind", slots - blind, 0.05)
     sees = Condition("attributes over chance in English, mix", s.gain("mix", "en", "slots"), SEEN)
-    parts.append(Condition("attributes named in any language, mix over English alone", said, -0.05))
     details = {"closed answers": closed}
     for arm in ("mix", "english"):
         for metric in ("slots", "content", "reply_language", "answers", "cider_d"):

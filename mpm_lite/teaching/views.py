@@ -15,6 +15,7 @@ from jinja2 import Environment, StrictUndefined
 
 from mpm_lite.claims import PENDING, ledger
 from mpm_lite.core import figures, runtime
+from mpm_lite.core.provenance import format_interval
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import toyworld
 from mpm_lite.data.languages import display_name
@@ -104,23 +105,20 @@ def score_of_rival(arm: str) -> str:
 def show_verdicts(*names: str) -> widgets.Page:
     """The claims of these names, or all: what each says, in the paper and here, the verdict with its reason, and what could
     change it."""
+    span = lambda row: format_interval(row["effect"], row["low"], row["high"])  # noqa: E731
     rows = []
     for name in names or ledger.CLAIMS:
         one, row, before = ledger.find_claim(name), ledger.read_ledger().get(name), ledger.read_first().get(name)
         paper = "; ".join(filter(None, (one.theirs or "no figure that was verified", one.size)))
         here, verdict = one.here, PENDING
         if row is not None:
-            here = f"{_span(row)} {one.effect}; {one.here}"
+            here = f"{span(row)} {one.effect}; {one.here}"
             verdict = f"{row['verdict']}: {row['reason']}"
         if before is not None:
-            verdict += f"{'' if row else '.'} First ledger: {before['verdict']}, {_span(before)}."
+            verdict += f"{'' if row else '.'} First ledger: {before['verdict']}, {span(before)}."
         rows.append([name, one.statement, paper, here, verdict, one.change])
     header = ["claim", "what it says", "in the paper", "here", "verdict and reason", "what could change it"]
     return widgets.show_table(rows, header, "Claims and their verdicts")
-
-
-def _span(row: Mapping[str, Any]) -> str:
-    return f"{row['effect']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
 
 def replies_curve() -> widgets.Page:
