@@ -28,6 +28,7 @@ from mpm_lite.core.runtime import UserError, in_full_precision, unknown
 from mpm_lite.ops import distributed
 from mpm_lite.recipes.base import Recipe, Stage, at_least, sample_bytes
 from mpm_lite.recipes.modules.connectors import Look
+from mpm_lite.towers.inference import chosen
 
 TEXTS = ("frozen", "trained")
 
@@ -193,4 +194,6 @@ def pool_states(states: Tensor, there: Tensor) -> Tensor:
 def mean_state(encoder: Any, ids: Tensor) -> Tensor:
     """The mean state that a transformers encoder has of texts: token ids int64 (N, T), 0 for padding -> (N, W)."""
     there = ids != 0
-    return pool_states(encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state, there)
+    with chosen(encoder.config, ids.device):
+        states = encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state
+    return pool_states(states, there)
