@@ -374,8 +374,8 @@ def classroom(args: argparse.Namespace) -> None:
     if not (args.repo if args.action == "badges" else args.out):
         raise UserError("Say `classroom build --out FOLDER`, `site --out FOLDER` or `badges --repo OWNER/NAME`.")
     to = {"build": c.build_editions, "site": c.write_site, "badges": c.rewrite_badges}[args.action]
-    given = {"build": (args.edition,), "badges": (args.ref,)}.get(args.action, ())
-    paths = to(args.repo if args.action == "badges" else output(args, ""), *given)
+    given = {"build": {"edition": args.edition, "repository": args.repo, "ref": args.ref}, "badges": {"ref": args.ref}}
+    paths = to(args.repo if args.action == "badges" else output(args, ""), **given.get(args.action, {}))
     print("\n".join(["Written:", *map(str, paths)]) if paths else "Nothing to change.")
 
 
@@ -440,8 +440,13 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("classroom", parents=[shared], help="the course: its editions, its site, its badges")
     one.add_argument("action", choices=["build", "site", "badges"])
     one.add_argument("--edition", default="all", help="student, instructor, solved or all (default)")
-    one.add_argument("--repo", default=None, metavar="OWNER/NAME", help="of badges: the fork that they lead to")
-    one.add_argument("--ref", default="main", metavar="TAG", help="of badges: a tag or branch (default main)")
+    one.add_argument(
+        "--repo",
+        default=None,
+        metavar="OWNER/NAME",
+        help="of badges: the fork that they lead to; of build: where its folder is pushed to",
+    )
+    one.add_argument("--ref", default="main", metavar="TAG", help="of both: a tag or branch (default main)")
     one.set_defaults(do=classroom)
     one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")
     one.set_defaults(do=presets)

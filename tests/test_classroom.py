@@ -460,6 +460,22 @@ def test_badges_and_install_cells_agree_with_the_one_place(tmp_path):
         classroom.rewrite_badges("fork", "v1", tmp_path)
 
 
+def test_an_edition_that_is_pushed_opens_itself_in_colab(tmp_path, capsys, monkeypatch):
+    from mpm_lite.cli import main
+
+    (tmp_path / "notebooks").mkdir()
+    shutil.copyfile(ROOT / "notebooks/08_mla.ipynb", tmp_path / "notebooks/08_mla.ipynb")
+    monkeypatch.chdir(tmp_path)
+    build = ["classroom", "build", "--out", "handout", "--repo", "someone/course"]
+    assert main([*build, "--ref", "spring"]) == 0
+    for edition in classroom.EDITIONS:
+        text = read(tmp_path / f"handout/{edition}/08_mla.ipynb")["cells"][0]["source"]
+        badges = re.findall(r"\[!\[Open in Colab\]\(\S+\)\]\((\S+)\)", text)
+        assert badges == [f"https://colab.research.google.com/github/someone/course/blob/spring/{edition}/08_mla.ipynb"]
+        assert re.search(r"^# ", text, re.M)
+    assert main([*build[:-1], "course"]) == 2 and "OWNER/NAME" in capsys.readouterr().err
+
+
 def test_show_has_colours_a_link_and_its_docstring_first():
     shown = mpm.show(classroom.cut_solutions)
     page = shown._repr_html_()

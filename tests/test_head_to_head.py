@@ -11,12 +11,20 @@ from worlds import own_home
 from mpm_lite.claims import comparisons
 from mpm_lite.claims.comparisons import COMPETITORS, PAIRS, TABLES, UPDATES, Competitor
 from mpm_lite.cli import main
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
+from mpm_lite.data.toyworld.scenes import one_off
+from mpm_lite.evaluation.reply_scores import agree
 from mpm_lite.experiments import m3p, mblip, mla, mpm_chat
 from mpm_lite.experiments.m3p import Matching
 from mpm_lite.experiments.mla import Acquiring
+from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.rivals import Pairing
+from mpm_lite.experiments.system import Trial
+from mpm_lite.experiments.worlds import DEPTH, ONE_TEXT
 from mpm_lite.report import systems
 from mpm_lite.teaching import views
+from mpm_lite.towers.load import load_lm
 from mpm_lite.training import cost
 
 SHORT = {"steps": 2, "batch": 4, "bf16": False}
@@ -112,13 +120,13 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     for (_, metric), of in first.groupby(["system", "metric"]):
         by = of.set_index("language")["value"]
         assert abs(by.drop(["en", "others"]).mean() - by["others"]) < 1e-3, metric
-    assert (budgets["flops"] > 0).all() and set(budgets["translations"]) == {0, 24_000}
+    assert (budgets["flops"] > 0).all() and set(budgets["translations"]) == {0, 24_000, 39_807}
     monkeypatch.setattr(systems, "ADVICE", tuple(one for one in systems.ADVICE if one[-1] in SMALL))
     monkeypatch.setattr(systems, "has_table", lambda name: name != systems.REAL)
     monkeypatch.setattr(systems, "read_table", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
     monkeypatch.setattr(systems, "read_card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
     block, alt = systems.write_block(), systems.draw_figure().mpm_alt
-    assert block.count("| M3P | ") == 5 and "mpm-lite run head_to_head --seeds 2" in block
+    assert block.count("| M3P | ") == 6 and "mpm-lite run head_to_head --seeds 2" in block
     assert repr(views.show_comparison()) == alt  # as the notebook shows it
     for name in (*TABLES, "iglue", "advice"):
         assert "M3P" in views.show_table(name).data and "(2 rows)" in repr(views.show_table(name)), name
@@ -142,6 +150,60 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     assert told["tables"] == list(TABLES) and (pd.read_csv(home / "out" / "head-to-head-budgets.csv") == budgets).all(
         axis=None
     )
+
+
+ONE = {"world": ONE_TEXT, "pairs": 30, "options": SHORT}
+OF_ONE_TEXT = {
+    "pivot": Pairing("pivot", **ONE),
+    "translate-test": Pairing("translate-test", noise=0.05, **ONE),
+    "teacher": Pairing("teacher", ("de",), parallel=64, english_options=SHORT, **ONE | {"options": {"steps": 2}}),
+    "MLA": Acquiring(("de",), english=30, parallel=64, english_options=SHORT,
+                     **ONE | {"pairs": 64, "options": {"transfer_steps": 2, "exposure_steps": 2}}),
+    "M3P": replace(M3P, world=ONE_TEXT),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OF_ONE_TEXT)
+def test_where_there_is_one_text_for_all_encoders_come_from_the_language_models(home, name):
+    arm = OF_ONE_TEXT[name]
+    bench = arm.bench(progress=False)
+    recipe = bench.train(arm, 0)
+    rows = bench.choose(recipe, 0, "val", ("en", "de"), count=12)
+    assert rows["choice"].between(0, 1).all() and set(rows["language"]) == {"en", "de"}
+    english = name in ("translate-test", "MLA")  # MLA's encoder is English, and its table of other languages is not
+    theirs = load_lm("toy-english" if english else "toy-mixed", 0).model.base_model
+    table = theirs.get_input_embeddings().weight
+    part = recipe.english if name == "MLA" else recipe
+    ours = part.encoder.get_input_embeddings().weight
+    captions = [caption for few in exchanges.draw_candidates(toyworld.split_scenes("val")[:30]) for caption in few]
+    ids = m3p.encoded([exchanges.caption(one, code) for one in captions for code in ("en", "de")])
+    used = ids.unique()[4:]  # half of the vocabulary are pieces of words that no text has
+    like = lambda a, b: torch.nn.functional.cosine_similarity(a[used], b[used], dim=-1).median()  # noqa: E731
+    assert like(ours, table) > 0.9, "a few steps later, the words are still nearly the language model's"
+    if name != "M3P":
+        assert len(part.encoder.layers) == DEPTH < len(theirs.layers)
+    if name == "MLA":
+        mixed = load_lm("toy-mixed", 0).model.get_input_embeddings().weight
+        assert like(recipe.acquirers.enter.words.weight, mixed) > 0.9 > like(ours, mixed)
+    models = {"toy-mixed": ("toy-mixed", 0), "toy-english": ("toy-english", 0)}
+    assert set(arm.models(0).values()) == set(models.values()) and not replace(arm, world="toyworld").models(0)
+    assert Trial(arm, 0).key() != Trial(replace(arm, world="toyworld"), 0).key()
+
+
+def test_what_writes_is_asked_through_its_captions(home, monkeypatch):
+    scenes = toyworld.split_scenes("val")[:12]
+    gold = [grammar.in_order(scene, "de")[0] for scene in scenes]
+    assert [agree(one, scene, "de") for one, scene in zip(gold, scenes, strict=True)] == [1.0] * 12
+    assert agree("", scenes[0], "de") == 0 < agree(gold[0], one_off(scenes[0])[0], "de") < 1
+    arm = Chat(lm="toy-mixed", lm_seed=0, pairs=30, options=SHORT)
+    trial = comparisons.comparison(Competitor({"text": arm}), "text", 0, "val", 12)
+    bench = arm.bench(progress=False)
+    # As it would be if it saw everything, and said it in German alone.
+    monkeypatch.setattr(type(bench), "say", lambda self, recipe, soft, many, language: gold)
+    rows = trial.run(bench)
+    by = rows.groupby(["look", "language"])["captioned"].mean()
+    assert (by.xs("de", level=1) == 1).all() and by["real", "zh"] < 0.3 and rows["choice"].notna().all()
+    assert "captioned" not in comparisons.comparison(Competitor({"pairs": PIVOT}), "pairs", 0, "val", 12).run()
 
 
 def test_a_comparison_that_was_stopped_leaves_the_tables_that_are_whole(home, monkeypatch):

@@ -65,7 +65,7 @@ def test_the_embedding_can_start_from_masked_text_alone(bench, monkeypatch):
     assert not torch.equal(recipe.acquirers.enter.words.weight, tables[0])
     with pytest.raises(UserError, match="Unknown table to start from 'mask'"):
         replace(ARM, table="mask")
-    with pytest.raises(UserError, match="starts from e5's table"):
+    with pytest.raises(UserError, match="the embedding starts from its text encoder"):
         Acquiring(world="real", languages=("de",), table="masked text")
 
 

@@ -4,9 +4,12 @@
 
     mpm-lite run head_to_head --seeds 3 --out assets/results
 
-Three tables: equal image-caption pairs, English ones and translated ones together, each system with updates and parameters
-of its own; as many updates besides; as many parameters that learn besides. Beside the scores stands what each system cost
-and what it read. A system is a `System`: whatever has a bench (`worlds.WorldBench`), and an arm for each table, joins in.
+Four tables: equal image-caption pairs, English ones and translated ones together, each system with updates and parameters
+of its own; as many updates besides; as many parameters that learn besides; and, at equal pairs, one text for all. In that last
+one every text encoder is made of the language models that MPM and mBLIP use, nothing was withheld from their translations, and
+systems that had not learned English get more updates. Systems that write are asked through their captions there, too: the
+choice is the scene whose attributes agree best with what was written. Beside the scores stands what each system cost and what
+it read. A system is a `System`: whatever has a bench (`worlds.WorldBench`), and an arm for each table, joins in.
 
 *On real pictures*, M3P, MLA and rivals at equal pairs: emoji, stamps and clip art learned from, held-out stamps asked about.
 
@@ -31,7 +34,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +45,10 @@ from mpm_lite.claims.mpm import OTHERS
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import Shelf, write_study
-from mpm_lite.data.toyworld import grammar
+from mpm_lite.data import toyworld
+from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.evaluation import choice
+from mpm_lite.evaluation.chat import Asking
 from mpm_lite.evaluation.stats import Drawn, Sample, average_figures
 from mpm_lite.experiments import m3p
 from mpm_lite.experiments.experiment import FIRST_SEED
@@ -54,15 +59,16 @@ from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
 from mpm_lite.experiments.rivals import Pairing, Remapped
 from mpm_lite.experiments.system import System, Trial, join_trials, read_trials, run_trials, shared_bench
-from mpm_lite.experiments.worlds import DUAL, LANGUAGES, MOST, REAL, real_captions
+from mpm_lite.experiments.worlds import DUAL, LANGUAGES, LM_OF, MOST, ONE_TEXT, REAL, real_captions
 
 COUNT = 100  # pictures of test
 PAIRS = 12_000  # image-caption pairs in all, whatever their languages
 UPDATES = 1_500  # in the second table
 NOISE = 0.05  # of the translator that made what is not English, for whoever reads it (M3P reads a dictionary)
-TABLES = ("pairs", "updates", "parameters")
+BUDGETS, SAME_TEXT = ("pairs", "updates", "parameters"), "text"
+TABLES = (*BUDGETS, SAME_TEXT)
 SEEDS = 3
-SCORES = ("choice", "hard")
+SCORES = ("choice", "hard", "captioned")
 IGLUE = ("retrieval", "true", "either", "english")
 OTHER_LANGUAGES = len(OTHERS)
 
@@ -79,8 +85,8 @@ class Competitor:
 
 
 def _arms(kind: type, given: Mapping[str, Any], updates: Mapping[str, Any], few: Mapping[str, Any]) -> dict[str, Any]:
-    """The arms of the three tables: as `given`; with other `updates` ({}: as many already); with other numbers of parameters."""
-    return {name: kind(**_joined(given, more)) for name, more in zip(TABLES, ({}, updates, few), strict=True)}
+    """The arms of the three budgets: as `given`; with other `updates` ({}: as many already); with other numbers of parameters."""
+    return {name: kind(**_joined(given, more)) for name, more in zip(BUDGETS, ({}, updates, few), strict=True)}
 
 
 def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,6 +167,24 @@ COMPETITORS = {
 }  # fmt: skip
 
 
+# One text for all. Steps beyond the first table's, so that English is learned: to be looked at on val before anything is tested.
+STRONG = "toy-mixed"
+_OF_ONE = {
+    "MPM": {"lm": STRONG},
+    "M3P": {"options": {"steps": 6_000}},
+    "mBLIP": {
+        "lm": STRONG,
+        "english_options": {"steps": 1_200},
+        "generation_options": {"steps": 1_200},
+        "options": {"steps": 1_000},
+    },
+}
+for _name, _one in COMPETITORS.items():
+    _arm, _more = _one.arms["pairs"], _OF_ONE.get(_name, {})
+    _world = {} if isinstance(_arm, (Chat, Realigning)) else {"world": ONE_TEXT}
+    COMPETITORS[_name] = replace(_one, arms={**_one.arms, SAME_TEXT: replace(_arm, **_world, **_more)})
+
+
 def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
     """Where the rows of a comparison lie, and what its training cost."""
     name, command = study.replace("_", "-"), f"mpm-lite run {study}"
@@ -169,15 +193,18 @@ def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
 
 @dataclass(frozen=True)
 class Comparison(Trial):
-    """A trial by the common task, and, in the first table, by toy-IGLUE too."""
+    """A trial by the common task; in the first table by toy-IGLUE too, and in the last through captions."""
 
     iglue: bool = False
+    captioned: bool = False
 
     def run(self, bench: Any = None) -> pd.DataFrame:
         """Train, let it choose captions, and return the rows."""
         bench, asked = bench or shared_bench(self.system), self.asked
         recipe = bench.train(self.system, self.seed)
         rows = bench.choose(recipe, self.seed, asked["split"], count=asked["count"])
+        if self.captioned and isinstance(bench, Asking):
+            rows = rows.merge(choose_by_caption(bench, recipe, rows, asked), on=["look", "language", "item"])
         if not self.iglue:
             return rows
         more = choice.score_iglue(
@@ -186,12 +213,26 @@ class Comparison(Trial):
         return rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
 
 
+def choose_by_caption(bench: Any, recipe: Any, rows: pd.DataFrame, asked: Mapping[str, Any]) -> pd.DataFrame:
+    """For a system that writes: does its own caption of a picture agree best with the picture, of the ten scenes? A line a look,
+    language and picture of `rows`, with the column captioned; a tie counts by equal shares."""
+    many, found = toyworld.split_scenes(asked["split"])[: asked["count"]], []
+    candidates, items = exchanges.draw_candidates(many, seed=0), [scene.id for scene in many]
+    for look in rows["look"].unique():
+        soft = bench.soft(recipe, asked["split"], asked["count"], look)
+        for language in rows["language"].unique():
+            right = exchanges.score_choices(bench.agreements(recipe, soft, candidates, language))
+            found.append(pd.DataFrame({"look": look, "language": language, "item": items, "captioned": right}))
+    return pd.concat(found, ignore_index=True)
+
+
 def comparison(competitor: Competitor, table: str, seed: int, split: str, count: int | None) -> Comparison:
     """A competitor's run in a table. Tables whose arms are the same have the same rows; toy-IGLUE is asked for the first table."""
     system = competitor.arms[table]
     iglue = system == competitor.arms.get(TABLES[0])
-    asked = {"split": split, "count": count}
-    return Comparison(system, seed, asked, asked | {"toy-IGLUE": iglue}, iglue)
+    asked, captioned = {"split": split, "count": count}, table == SAME_TEXT
+    told = {"toy-IGLUE": iglue} | ({"through captions": True} if captioned else {})
+    return Comparison(system, seed, asked, asked | told, iglue, captioned)
 
 
 def score_table(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] = (*SCORES, *IGLUE)) -> pd.DataFrame:
@@ -213,19 +254,19 @@ def score_table(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] =
     return pd.DataFrame(found)
 
 
-def budget_row(name: str, costs: pd.DataFrame) -> dict[str, Any]:
+def budget_row(name: str, table: str, costs: pd.DataFrame) -> dict[str, Any]:
     """A line: pairs, and how many of them are not English; updates in all, most parameters that learn at a time, FLOPs of
     training; texts and translations that it, and what it stands on, has read."""
     competitor = COMPETITORS[name]
     return {
-        "system": name, "pairs": PAIRS, "abroad": competitor.abroad, "updates": int(costs["updates"].sum()),
-        "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()), **texts_read(competitor),
+        "table": table, "system": name, "pairs": PAIRS, "abroad": competitor.abroad, "updates": int(costs["updates"].sum()),
+        "trainable": int(costs["trainable"].max()), "flops": float(costs["flops"].sum()), **texts_read(competitor, table),
     }  # fmt: skip
 
 
-def texts_read(competitor: Competitor) -> dict[str, int]:
+def texts_read(competitor: Competitor, table: str = "pairs") -> dict[str, int]:
     """What a system, and what it stands on, has read: texts in one language, and translations."""
-    pretrained = [texts_of(model) for model in competitor.stands_on]
+    pretrained = [texts_of(model) for model in (LM_OF.values() if table == SAME_TEXT else competitor.stands_on)]
     own = 0 if competitor.stands_on else m3p.SENTENCES  # M3P reads its text itself
     return {
         "sentences": own + sum(one["sentences"] for one in pretrained),
@@ -261,7 +302,7 @@ def compare_systems(
         rows, costs = run_comparison(COMPETITORS, table, many, split, count, shelves(out), say, workers)
         metrics = (*SCORES, *IGLUE) if table == TABLES[0] else SCORES
         scores.append(score_table(rows, metrics=metrics).assign(table=table))
-        budgets += [{"table": table, **budget_row(name, cost)} for name, cost in costs.items()]
+        budgets += [budget_row(name, table, cost) for name, cost in costs.items()]
         every = {"head-to-head": pd.concat(scores, ignore_index=True), "head-to-head-budgets": pd.DataFrame(budgets)}
         card = {"split": split, "pairs": PAIRS, "updates": UPDATES, "tables": list(tables[: len(scores)])}
         files = write_study(out, "head_to_head", every, card, "head-to-head", version, many)

@@ -287,6 +287,14 @@ class Asking(ABC):
         found = recipe.lm.log_likelihood([p for p in prompts for _ in range(each)], flat, soft)
         return found.reshape(len(captions), each)
 
+    def agreements(self, recipe: MpmChat, soft: Tensor, asked: Sequence[Sequence[Scene]], language: str) -> np.ndarray:
+        """How well the recipe's own caption of each picture agrees with each of K scenes, float64 (N, K): the F1 of the
+        attributes that it names in the language asked and of those that the scene shows."""
+        said = self.say(recipe, soft, [few[0] for few in asked], language)
+        return np.array(
+            [[reply_scores.agree(one, scene, language) for scene in few] for one, few in zip(said, asked, strict=True)]
+        )
+
     def answered(
         self,
         recipe: MpmChat,

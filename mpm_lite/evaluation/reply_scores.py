@@ -39,6 +39,12 @@ def content(said: str, scene: Scene, languages: Sequence[str] = grammar.LANGUAGE
     return max(_shared(count_named(said, language), gold) for language in languages)
 
 
+def agree(said: str, scene: Scene, language: str) -> float:
+    """F1 of the attributes that a text names in a language and of those that the picture shows, 0 to 1."""
+    found, wanted = count_named(said, language), _gold(scene)
+    return 2 * (found & wanted).total() / max(1, found.total() + wanted.total())
+
+
 def _shared(found: Counter, wanted: Counter) -> float:
     return (wanted & found).total() / max(1, wanted.total())
 

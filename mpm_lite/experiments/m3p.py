@@ -23,7 +23,7 @@ from mpm_lite.data.toyworld import exchanges
 from mpm_lite.data.toyworld.switching import Switching, switch_words
 from mpm_lite.experiments import worlds
 from mpm_lite.experiments.system import text_tower, train_once
-from mpm_lite.experiments.worlds import GRID, LANGUAGES, WorldBench, WorldSystem, check_languages, load_world
+from mpm_lite.experiments.worlds import GRID, LANGUAGES, ONE_TEXT, WorldBench, WorldSystem, check_languages, load_world
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, draw_hidden
 from mpm_lite.towers.text import padded
 
@@ -214,27 +214,32 @@ class M3pBench(WorldBench):
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
         return model
 
-    def begin(self, recipe: M3p, arm: Matching) -> None:
+    @torch.no_grad()
+    def begin(self, recipe: M3p, arm: Matching, seed: int = 0) -> None:
         """What happens to an untrained recipe before its first stage, in place: on the toy world nothing.
 
-        On real pictures, regions start where their pictures' English names are: a ridge regression of the mean embedding of a
+        Where there is one text for all, its words begin as the language model's, as wide apart as they were drawn. On real pictures, regions start where their pictures' English names are: a ridge regression of the mean embedding of a
         name's pieces on the mean patch. The paper's projection starts at random, and has millions of pairs to get there."""
+        if self.world.name == ONE_TEXT:
+            ours, theirs = (
+                of.get_input_embeddings().weight for of in (recipe.encoder, self.world.text(seed=seed).model)
+            )
+            ours.copy_(theirs * ours.std() / theirs.std())
         if self.world.name != "real":
             return
         seen, reads = self.seen("train", arm.pairs).float(), self.reads
         ids = reads.encode(self.asked(recipe, "train", "en")[: arm.pairs])  # (M, T)
         told = ~torch.isin(ids, reads.special)[..., None]
-        with torch.no_grad():
-            named = (recipe.words(ids) * told).sum(dim=1) / told.sum(dim=1).clamp(min=1)  # (M, W)
-            still, usual = seen.mean(dim=(0, 1)), named.mean(dim=0)
-            x, y = (seen.mean(dim=1) - still).double(), (named - usual).double()
-            gram = x.T @ x  # (D_in, D_in)
-            weight = torch.linalg.solve(gram + RIDGE * gram.trace() / len(gram) * torch.eye(len(gram)), x.T @ y)
-            weight *= y.norm() / (x @ weight).norm()  # as long as names are, which ridge shortens
-            recipe.region.weight.copy_(weight.T)
-            recipe.region.bias.copy_(usual - still @ weight.float())
-            for parameter in recipe.box.parameters():
-                parameter.zero_()
+        named = (recipe.words(ids) * told).sum(dim=1) / told.sum(dim=1).clamp(min=1)  # (M, W)
+        still, usual = seen.mean(dim=(0, 1)), named.mean(dim=0)
+        x, y = (seen.mean(dim=1) - still).double(), (named - usual).double()
+        gram = x.T @ x  # (D_in, D_in)
+        weight = torch.linalg.solve(gram + RIDGE * gram.trace() / len(gram) * torch.eye(len(gram)), x.T @ y)
+        weight *= y.norm() / (x @ weight).norm()  # as long as names are, which ridge shortens
+        recipe.region.weight.copy_(weight.T)
+        recipe.region.bias.copy_(usual - still @ weight.float())
+        for parameter in recipe.box.parameters():
+            parameter.zero_()
 
     @property
     def reads(self) -> Reads:
@@ -245,11 +250,11 @@ class M3pBench(WorldBench):
         special = set(cut([""])["input_ids"][0]) | {0}
         return Reads(lambda texts: padded(cut(texts)["input_ids"]), torch.tensor(sorted(special)))
 
-    @property
-    def mark(self) -> list[Any]:
+    def mark(self, seed: int) -> list[Any]:
         """What decides weights beside tower, arm and seed."""
         if self.world.name != "real":
-            return [toyworld.RENDER, [WIDTH, HEADS, HIDDEN]]
+            begins = self.world.mark("words", seed) if self.world.name == ONE_TEXT else []
+            return [toyworld.RENDER, [WIDTH, HEADS, HIDDEN], *begins]
         return [worlds.world_mark(), GRID, RIDGE, "others of one collection", "no dropout"]
 
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
@@ -286,11 +291,11 @@ class M3pBench(WorldBench):
         recipe = self.untrained(options, arm.layers)
         stages = [stage.name for stage in recipe.stages()]
         if not stages:
-            self.begin(recipe, arm)
+            self.begin(recipe, arm, seed)
             return recipe.eval()
-        said = [self.tower.fingerprint, told, arm.layers, *self.mark]
+        said = [self.tower.fingerprint, told, arm.layers, *self.mark(seed)]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
-        before = lambda: recipe.load_state_dict(start().state_dict()) if start else self.begin(recipe, arm)  # noqa: E731
+        before = lambda: recipe.load_state_dict(start().state_dict()) if start else self.begin(recipe, arm, seed)  # noqa: E731
         return train_once(recipe, data, seed, "matching", stages[0], said, self.progress, before)
 
     @torch.no_grad()

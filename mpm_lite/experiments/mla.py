@@ -77,8 +77,10 @@ class Acquiring(WorldSystem):
             raise UserError("English is what the dual encoder was trained on: name other languages.")
         if self.table not in TABLES:
             raise unknown("table to start from", self.table, TABLES)
-        if self.table != "tower" and self.world == "real":
-            raise UserError("On real pictures the embedding starts from e5's table: leave table='tower'.")
+        if self.table != "tower" and self.world != "toyworld":
+            raise UserError(
+                f"In the world {self.world!r} the embedding starts from its text encoder: leave table='tower'."
+            )
         most = toyworld.COUNTS["train"]
         if max(self.english, self.parallel, self.pairs) > most:
             raise UserError(f"toyworld has {most} training pictures: take no more captions of them.")
@@ -112,11 +114,9 @@ class MlaBench(WorldBench):
     def dual(self, arm: Acquiring, seed: int) -> Dual:
         """The English dual encoder of an arm: computed, or read back."""
         torch.manual_seed(seed)
-        recipe = self._dual(arm.dual_options)
+        encoder = copy.deepcopy(self.world.text(ENGLISH, seed).model)
+        recipe = Dual(self.tower.width, self.seen("val").shape[1], encoder, arm.dual_options)
         return self._fitted(recipe, lambda: self.captioned(arm.english, seed), seed, "English", arm.english)
-
-    def _dual(self, options: DualOptions) -> Dual:
-        return Dual(self.tower.width, self.seen("val").shape[1], copy.deepcopy(self.world.text(ENGLISH).model), options)
 
     def captioned(self, count: int, seed: int) -> Captioned:
         """What the English dual encoder learns from."""
@@ -150,7 +150,7 @@ class MlaBench(WorldBench):
         return recipe.eval()
 
     def _mla(self, english: Dual, languages: Sequence[str], arm: Acquiring, seed: int) -> Mla:
-        encoder = self.world.text().model
+        encoder = self.world.text(seed=seed).model
         if arm.table != "tower":
             encoder = (
                 M3pBench(self.progress, self.world).train(Matching(switch=None, options={"steps": 0}), seed).encoder
@@ -258,4 +258,4 @@ class MlaBench(WorldBench):
     def _fitted(self, recipe: Any, data: Callable[[], Any], seed: int, what: str, told: Any) -> Any:
         frozen = isinstance(recipe, Dual) and recipe.options.text == "frozen"
         once = (lambda: data().read_by(recipe)) if frozen and self.world.reads_once else data
-        return train_once(recipe, once, seed, "acquired", what, self.world.mark(told), self.progress)
+        return train_once(recipe, once, seed, "acquired", what, self.world.mark(told, seed), self.progress)

@@ -99,7 +99,7 @@ class RivalBench(mla.MlaBench):
     def _paired(self, arm: Pairing, seed: int) -> Dual:
         """A dual encoder whose text encoder reads all languages."""
         torch.manual_seed(seed)
-        encoder = copy.deepcopy(self.world.text().model)
+        encoder = copy.deepcopy(self.world.text(seed=seed).model)
         recipe = Dual(self.tower.width, self.seen("val").shape[1], encoder, arm.recipe_options)
         return self._fitted(recipe, lambda: self._captions(arm, seed), seed, arm.kind, asdict(arm))
 
@@ -113,7 +113,7 @@ class RivalBench(mla.MlaBench):
         """A multilingual encoder that learned from the English dual encoder."""
         english = self.dual(Acquiring(english=arm.pairs, english_options=arm.english_options), seed)
         torch.manual_seed(seed)
-        recipe = Taught(english, copy.deepcopy(self.world.text().model), arm.recipe_options)
+        recipe = Taught(english, copy.deepcopy(self.world.text(seed=seed).model), arm.recipe_options)
 
         def data() -> Spoken:
             said, near = self.translated(english, arm.languages, arm.parallel, arm.noise, seed)

@@ -99,11 +99,11 @@ class System(ABC):
             raise unknown("split", split, SPLITS)
         if "count" in asked:
             last = whole_number("count", asked["count"]) + whole_number("first", asked.get("first", 0), 0)
-            if self.world == "toyworld" and last > (most := toyworld.COUNTS[split]):
+            if self.world != "real" and last > (most := toyworld.COUNTS[split]):
                 raise UserError(
                     f"toyworld has {most} pictures of {split}: no {asked['count']} from number {asked.get('first', 0)} on."
                 )
-        if "first" in asked and self.world != "toyworld":
+        if "first" in asked and self.world == "real":
             raise UserError("first=...: of real pictures all held-out ones are asked about. Leave it out.")
 
     def towers_key(self) -> dict[str, str]:
@@ -115,6 +115,10 @@ class System(ABC):
     def data_key(self, split: str) -> dict[str, str]:
         """What decides the pictures and captions that it learns from and is asked about: the toy world's."""
         return {f"toy world, {of}": toyworld.digest_split(of) for of in ("train", split)}
+
+    def models(self, seed: int) -> dict[str, tuple[str, int]]:
+        """The language models that it stands on with a seed, by what they are to it: name and seed of each."""
+        return catalogue.models_of(self, seed)
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -189,7 +193,7 @@ class Trial:
         if not kind.__module__.startswith("mpm_lite."):
             decides["code"] = code_of(kind)
         decides |= self.system.towers_key()
-        models = catalogue.models_of(self.system, self.seed)
+        models = self.system.models(self.seed)
         decides |= {f"weights of {of}": catalogue.weights_digest(*model) for of, model in models.items()}
         return Key("rows of an arm", decides | self.system.data_key(split))
 
@@ -261,7 +265,7 @@ def missing_models(trials: Sequence[Trial], shelf: Shelf) -> list[str]:
     """The language models, as NAME:SEED, that trials stand on and that are not here, unless their rows are kept already."""
     todo = {name_of(trial.key()): trial for trial in trials}
     left = [todo[key] for key in shelf.missing(todo)]
-    stood_on = {model for trial in left for model in catalogue.models_of(trial.system, trial.seed).values()}
+    stood_on = {model for trial in left for model in trial.system.models(trial.seed).values()}
     return sorted(f"{name}:{seed}" for name, seed in stood_on if not catalogue.is_present(name, seed))
 
 

@@ -5,6 +5,9 @@ and captions to choose among. A bench asks its world, and does the rest the same
 
 *The toy world*: rendered scenes, ten languages, towers that were pretrained here. Captions come from grammars.
 
+*The toy world with one text for all*: the same, but every text encoder is the lower half of a language model that MPM and mBLIP
+use too, so that systems which are compared here have read the same. The layer is where sentences lie near their translations.
+
 *Real pictures*: emoji, stamps and clip art. Training pictures are those of `load_captions`, which share no concept with
 held-out stamps; patches are `efficientnet-lite0`'s, averaged to a grid of nine. The English text encoder is `minilm-en`, the
 multilingual one `e5-small`. Captions are people's: a "translation" is the caption of the same picture in that language. For
@@ -38,12 +41,20 @@ from mpm_lite.evaluation import choice, retrieval
 from mpm_lite.evaluation.choice import WRONG, Choosing
 from mpm_lite.experiments.system import System, image_tower, text_tower
 from mpm_lite.recipes.dual import Captioned
+from mpm_lite.towers import catalogue
 from mpm_lite.towers.feature_cache import patch_features, pooled
 from mpm_lite.towers.folders import loaded_once
+from mpm_lite.towers.load import load_lm
 
 # Text encoders: the one for English, and the one for all languages.
 ENGLISH, MULTILINGUAL = "toy-en", "toy"
-LANGUAGES_OF = {"toyworld": grammar.LANGUAGES, "real": emoji.LANGUAGES}
+ONE_TEXT = "one text"
+LANGUAGES_OF = {"toyworld": grammar.LANGUAGES, ONE_TEXT: grammar.LANGUAGES, "real": emoji.LANGUAGES}
+LM_OF = {
+    ENGLISH: "toy-english",
+    MULTILINGUAL: "toy-mixed",
+}  # in the place of text encoders, where there is one text for all
+DEPTH = 2  # layers of these
 GRID = 3  # a side of the cells that regions are
 Encode = Callable[[Sequence[str]], list[list[int]]]  # texts as token ids
 
@@ -94,11 +105,11 @@ class World(ABC):
         """What the regions of the first training pictures hold, by number, int64 (M, R)."""
 
     @abstractmethod
-    def text(self, name: str = MULTILINGUAL) -> Any:
-        """A text encoder: its `model`, and the `tokenizer` that cuts texts for it."""
+    def text(self, name: str = MULTILINGUAL, seed: int = 0) -> Any:
+        """A text encoder: its `model`, and the `tokenizer` that cuts texts for it. Where there are several, a seed takes its own."""
 
     @abstractmethod
-    def mark(self, told: Any) -> list[Any]:
+    def mark(self, told: Any, seed: int = 0) -> list[Any]:
         """What decides weights that were learned here: tower, pictures and captions, and what else is `told`."""
 
     @abstractmethod
@@ -218,10 +229,10 @@ class ToyWorld(World):
     def region_classes(self, count: int) -> Tensor:
         return torch.from_numpy(np.stack([region_classes(s) for s in toyworld.split_scenes("train")[:count]]))
 
-    def text(self, name: str = MULTILINGUAL) -> Any:
+    def text(self, name: str = MULTILINGUAL, seed: int = 0) -> Any:
         return text_tower(name, "cpu")
 
-    def mark(self, told: Any) -> list[Any]:
+    def mark(self, told: Any, seed: int = 0) -> list[Any]:
         return [self.tower.fingerprint, toyworld.RENDER, told]
 
     def captioned(self, count: int, seed: int, encode: Encode) -> Captioned:
@@ -280,6 +291,28 @@ class ToyWorld(World):
     def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
                count: int | None, first: int = 0) -> pd.DataFrame:  # fmt: skip
         return Choosing.choose(bench, recipe, seed, split, languages, looks, count or 200, first)
+
+
+class OneText(ToyWorld):
+    """The toy world, whose text encoders are the lower layers of language models."""
+
+    name = ONE_TEXT
+
+    def text(self, name: str = MULTILINGUAL, seed: int = 0) -> Any:
+        return lower_layers(LM_OF[name], catalogue.seed_in_turn(LM_OF[name], seed))
+
+    def mark(self, told: Any, seed: int = 0) -> list[Any]:
+        seeds = {name: catalogue.seed_in_turn(name, seed) for name in LM_OF.values()}
+        return [*super().mark(told), DEPTH, *(catalogue.weights_digest(name, of) for name, of in seeds.items())]
+
+
+@loaded_once(4)
+def lower_layers(name: str, seed: int) -> Any:
+    """The first DEPTH layers of a language model as a text encoder: its `model`, whose last state is read, and its `tokenizer`."""
+    lm = load_lm(name, seed, "cpu")
+    model = copy.deepcopy(lm.model.base_model)
+    model.layers, model.config.num_hidden_layers, model.config.use_cache = model.layers[:DEPTH], DEPTH, False
+    return SimpleNamespace(model=model, tokenizer=lm.tokenizer)
 
 
 # Real pictures.
@@ -388,11 +421,11 @@ class RealWorld(World):
     def region_classes(self, count: int) -> Tensor:
         return imagenet_classes()[:count]
 
-    def text(self, name: str = MULTILINGUAL) -> Any:
+    def text(self, name: str = MULTILINGUAL, seed: int = 0) -> Any:
         """`minilm-en` for English, `e5-small` for all languages."""
         return real_encoder(name)
 
-    def mark(self, told: Any) -> list[Any]:
+    def mark(self, told: Any, seed: int = 0) -> list[Any]:
         return [self.tower.fingerprint, toyworld.RENDER, [told, world_mark()]]
 
     def captioned(self, count: int, seed: int, encode: Encode) -> Captioned:
@@ -483,11 +516,16 @@ def draw_candidates(said: Sequence[str], there: np.ndarray) -> list[list[int]]:
 def load_world(name: str, progress: bool = True) -> World:
     """The world of that name. Raises UserError for one that nobody knows."""
     check_languages((), name)
-    return RealWorld(progress) if name == "real" else ToyWorld(progress)
+    return {"real": RealWorld, ONE_TEXT: OneText}.get(name, ToyWorld)(progress)
 
 
 class WorldSystem(System):
     """Base of systems that are trained on either world, which their field `world` names."""
+
+    def models(self, seed: int) -> dict[str, tuple[str, int]]:
+        """Where there is one text for all, the language models that text encoders are made of, too."""
+        own = LM_OF if self.world == ONE_TEXT else {}
+        return super().models(seed) | {to: (name, catalogue.seed_in_turn(name, seed)) for to, name in own.items()}
 
     def towers_key(self) -> dict[str, str]:
         """What decides the toy world's towers; those of real pictures are in `data_key`."""

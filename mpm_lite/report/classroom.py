@@ -29,11 +29,17 @@ SLIDE_LINES, CODE_LINES, PICTURE_LINES = 24, 10, 14  # of a slide; of code that 
 # Reading and doing are in minutes; `stated` is False where reading is estimated; an exercise is (title, importance, minutes).
 Lesson = namedtuple("Lesson", "number file title reading doing stated runs prerequisites after exercises")
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+COLAB = "https://colab.research.google.com/github/"
 
 
-def build_editions(out: Path, edition: str = "all", folder: Path = Path("notebooks")) -> list[Path]:
+def build_editions(
+    out: Path, edition: str = "all", folder: Path = Path("notebooks"), repository: str | None = None, ref: str = "main"
+) -> list[Path]:  # fmt: skip
     """Write OUT/EDITION/*.ipynb of every notebook in `folder`, with the files that their text links to by `../`; the paths written.
+    With a repository, OWNER/NAME, to which OUT is to be pushed, every edition's Colab badge opens that edition there.
     Raises UserError where the edition is unknown, there are no notebooks, or a solution region is not closed."""
+    if repository is not None:
+        check_address(repository, ref)
     if edition not in (*EDITIONS, "all"):
         raise unknown("edition", edition, [*EDITIONS, "all"])
     written = []
@@ -43,12 +49,25 @@ def build_editions(out: Path, edition: str = "all", folder: Path = Path("noteboo
                 made = {"student": make_student, "instructor": make_instructor}.get(name, copy.deepcopy)(book)
             except UserError as error:
                 raise UserError(f"{path.name}: {error}") from error
+            if repository is not None:
+                lead_to(made, f"{COLAB}{repository}/blob/{ref}/{name}/{path.name}")
             written.append(_write(made, out / name / path.name))
         text = "\n".join(cell["source"] for cell in book["cells"])
         for link in set(re.findall(r"""(?:\]\(|src=")\.\./([^)"#\s]+)""", text)):
             if (folder.parent / link).is_file():
                 _copy(folder.parent / link, out / link)
     return written
+
+
+def lead_to(book: Any, address: str) -> None:
+    """Put a Colab badge that opens `address` at the top of a notebook, in the place of the one there, if any."""
+    first = book["cells"][0]
+    first["source"] = f"[![Open in Colab]({BADGE})]({address})\n\n" + cut_badge(first["source"])
+
+
+def cut_badge(source: str) -> str:
+    """A cell's text without the Colab badge that it begins with, if any."""
+    return re.sub(r"\A\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*", "", source)
 
 
 def make_student(book: Any) -> Any:
@@ -61,7 +80,7 @@ def make_student(book: Any) -> Any:
             cell["source"] = clear_predictions(cut_solutions(cell["source"]))
         elif cell["cell_type"] == "markdown":
             told = re.sub(r"<details>\s*<summary>Solution.*?</details>\n?", "", cell["source"], flags=re.S)
-            cell["source"] = re.sub(r"\A\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*", "", told)
+            cell["source"] = cut_badge(told)
     return made
 
 
@@ -214,8 +233,7 @@ def point_within(text: str, page: str, pages: Collection[str], root: Path, out: 
 def rewrite_badges(repository: str, ref: str = "main", root: Path = Path(".")) -> list[Path]:
     """Point every badge and install cell under ROOT/notebooks at OWNER/NAME and a tag or branch, and write both down in
     mpm_lite/core/__init__.py; the files that changed. Raises UserError where the name is none or ROOT is not the project."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or not re.fullmatch(r"[\w./-]+", ref):
-        raise UserError(f"--repo takes OWNER/NAME and --ref a tag or branch; got {repository!r} and {ref!r}.")
+    check_address(repository, ref)
     face = root / "mpm_lite" / "core" / "__init__.py"
     if not face.is_file():
         raise UserError(f"{root.resolve()} is not the project's own folder: run this where its pyproject.toml lies.")
@@ -237,9 +255,15 @@ def rewrite_badges(repository: str, ref: str = "main", root: Path = Path(".")) -
     return changed
 
 
+def check_address(repository: str, ref: str) -> None:
+    """UserError for what is no OWNER/NAME, or no tag or branch."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or not re.fullmatch(r"[\w./-]+", ref):
+        raise UserError(f"--repo takes OWNER/NAME and --ref a tag or branch; got {repository!r} and {ref!r}.")
+
+
 def point_at(source: str, name: str, repository: str = core.REPOSITORY, ref: str = core.REF) -> str:
     """A cell whose badge and install line lead to that repository at that tag or branch."""
-    address = f"https://colab.research.google.com/github/{repository}/blob/{ref}/notebooks/{name}"
+    address = f"{COLAB}{repository}/blob/{ref}/notebooks/{name}"
     source = re.sub(r"\A\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)", f"[![Open in Colab]({BADGE})]({address})", source)
     install = re.search(r'^if "google\.colab" in sys\.modules:\n(?:(?: .*)?\n)*', source, re.M)
     if install is None or "%pip" not in install[0]:

@@ -11,7 +11,12 @@ from mpm_lite.core.provenance import format_interval, has_table, markdown_table,
 
 FIGURE = "figures/head-to-head.png"
 NAME, BUDGETS, REAL = "head-to-head", "head-to-head-budgets", "head-to-head-real"
-TITLES = {"pairs": "equal pairs", "updates": "equal updates too", "parameters": "equal parameters"}
+TITLES = {
+    "pairs": "equal pairs",
+    "updates": "equal updates too",
+    "parameters": "equal parameters",
+    "text": "one text for all",
+}
 IGLUE = {"retrieval": "retrieval", "true": "true or false", "either": "true of either", "english": "answers in English"}
 
 # What you have beside English pairs, what you want it for, and which system to take.
