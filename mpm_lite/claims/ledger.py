@@ -250,10 +250,12 @@ def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str) -> lis
     ]
 
 
-def read_details(name: str, names: Mapping[str, str], ledger: Path | None = None) -> pd.DataFrame:
-    """Figures that stand beside a claim's effect (`latest_row`), a row each: name, value, low, high. `names` says which (as the
-    ledger calls them) and what they are to be called. UserError where the claim has not run."""
-    row = latest_row(name, ledger)
+def read_details(
+    name: str, names: Mapping[str, str], ledger: Path | None = None, first: bool = False
+) -> pd.DataFrame:  # fmt: skip
+    """Figures that stand beside a claim's effect (`latest_row`; with `first` the first ledger's), a row each: name, value, low,
+    high. `names` says which (as the ledger calls them) and what they are to be called. UserError where the claim has not run."""
+    row = read_first().get(name) if first else latest_row(name, ledger)
     if row is None:
         raise UserError(f"{name} is not in the ledger yet: `mpm-lite claims run {name}` runs it.")
     found = [(said, *row["details"][what]) for what, said in names.items()]

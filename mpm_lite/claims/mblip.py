@@ -39,7 +39,9 @@ def c14(s: Sample) -> Found:
     control = Condition(
         "the same, English Q-Former over a random one, both with 2,000", few - score[f"random, {FEW}"], 0.05
     )
-    details = {f"slots, ten languages: {arm}": of for arm, of in score.items()}
+    details = {f"slots, ten languages: {arm.replace(', ', ' Q-Former, ')} pairs": score[arm] for arm in arms}
+    details["projection alone, 2000 pairs"] = score["projection alone"]
+    details["random Q-Former, as many pairs in all"] = score["random, 14000 in all"]
     details["Q-Former left as it is, over one that learns"] = score["projection alone"] - few
     details["English Q-Former over a random one with as many pairs in all"] = few - score["random, 14000 in all"]
     return Found([saved], [control], [learned(s, f"english, {MANY}", "slots")], strong(), details=details)
@@ -85,7 +87,8 @@ def c16(s: Sample) -> Found:
     for rule in ("proportional", "tempered", "uniform"):
         details[f"sw and hi, {rule}"] = mean_score(s, rule, "slots", languages=TAIL)
         details[f"others, {rule}"] = mean_score(s, rule, "slots")
-        details |= {f"{code}, {rule}": s.score(rule, code, "slots") for code in ("en", *OTHERS)}
+        details[f"English, {rule}"] = s.score(rule, "en", "slots")
+        details |= {f"{code}, {rule}": s.score(rule, code, "slots") for code in OTHERS}
     return Found(parts, [control], [learned(s, "proportional", "slots")], strong(), details=details)
 
 
