@@ -441,10 +441,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("action", choices=["build", "site", "badges"])
     one.add_argument("--edition", default="all", help="student, instructor, solved or all (default)")
     one.add_argument(
-        "--repo",
-        default=None,
-        metavar="OWNER/NAME",
-        help="of badges: the fork that they lead to; of build: where its folder is pushed to",
+        "--repo", default=None, metavar="OWNER/NAME", help="the fork of badges; where a build is pushed to"
     )
     one.add_argument("--ref", default="main", metavar="TAG", help="of both: a tag or branch (default main)")
     one.set_defaults(do=classroom)

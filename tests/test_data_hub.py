@@ -7,7 +7,6 @@ import tarfile
 import datasets
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import mpm_lite as mpm
@@ -15,7 +14,6 @@ from mpm_lite.core.runtime import UserError
 from mpm_lite.data import sources
 from mpm_lite.data.picture import photo
 from mpm_lite.data.rows import Columns, guess_columns
-from mpm_lite.evaluation import retrieval
 
 COLOURS = [(20 * i, 255 - 20 * i, 40) for i in range(12)]
 EN, DE = [f"a card number {i}" for i in range(12)], [f"eine Karte Nummer {i}" for i in range(12)]
@@ -200,34 +198,6 @@ def test_sets_of_the_hub_by_their_layout(tmp_path, monkeypatch, name):
         assert found.take([0, 1]).several["en"][1] == [EN[1]] * 5
     if name in ("xm3600", "xtd"):
         assert set(found.languages) == {"en", "de"} and len(set(found.ids)) == len(found.ids)
-
-
-def test_several_captions_count_a_picture_once_and_have_their_own_chance():
-    """The trap of five captions in two languages and one in the others, by brute force."""
-    rng = np.random.default_rng(0)
-    of = np.array([0] * 5 + [1] * 5 + [2] + [3] * 5 + [5])  # picture 4 has none
-    images, texts = torch.from_numpy(rng.normal(size=(6, 8))), torch.from_numpy(rng.normal(size=(len(of), 8)))
-    hits, scores = retrieval.several_hits(images, texts, of), (texts @ images.T).numpy()
-    for k in retrieval.KS:
-        rank = (scores > scores[np.arange(len(of)), of][:, None]).sum(1)
-        best = [
-            min((scores[:, i] > scores[c, i]).sum() for c in np.flatnonzero(of == i)) if i != 4 else np.nan
-            for i in range(6)
-        ]
-        for i in range(6):
-            own = np.flatnonzero(of == i)
-            assert (
-                np.isnan(hits[f"t2i_r@{k}"][i])
-                if i == 4
-                else hits[f"t2i_r@{k}"][i] == pytest.approx((rank[own] < k).mean())
-            )
-            assert np.isnan(hits[f"i2t_r@{k}"][i]) if i == 4 else hits[f"i2t_r@{k}"][i] == float(best[i] < k)
-    drawn = [[(rng.permutation(of)[:5] == i).any() for _ in range(4000)] for i in (0, 2)]
-    assert hits["chance i2t_r@5"][[0, 2]] == pytest.approx([np.mean(d) for d in drawn], abs=0.03)
-    assert hits["chance i2t_r@5"][0] > 2 * hits["chance i2t_r@5"][2]  # the trap
-    one = retrieval.several_hits(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6))
-    plain = retrieval.score_retrieval(images, texts[[0, 5, 10, 11, 11, 16]], np.arange(6), np.arange(6))
-    assert all(np.allclose(one[k], plain[k]) for k in one)  # one caption each: the usual score
 
 
 def test_what_is_wrong_with_columns_is_one_sentence(tmp_path):

@@ -16,12 +16,12 @@ from mpm_lite.claims import comparisons as compared
 from mpm_lite.claims.comparisons import TABLE, Competitor
 from mpm_lite.core import runtime, store
 from mpm_lite.data import load_captions
-from mpm_lite.experiments import worlds
+from mpm_lite.experiments import real_pictures
 from mpm_lite.experiments.experiment import text_tower
 from mpm_lite.experiments.m3p import REAL_M3P, M3pBench, Matching
 from mpm_lite.experiments.mla import ENGLISH, MULTILINGUAL, Acquiring, MlaBench
+from mpm_lite.experiments.real_pictures import DUAL, LANGUAGES, REAL, RealWorld, imagenet_classes
 from mpm_lite.experiments.rivals import Pairing, RivalBench
-from mpm_lite.experiments.worlds import DUAL, LANGUAGES, REAL, RealWorld, imagenet_classes
 from mpm_lite.recipes.m3p import FINE, PRETRAIN
 from mpm_lite.report import systems
 from mpm_lite.towers.text import padded
@@ -44,16 +44,16 @@ def few(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPM_LITE_HOME", str(home))
         patch.setattr(
-            worlds, "real_captions", cache(lambda split: load_captions("stamps", split, ("en", *LANGUAGES), 40))
+            real_pictures, "real_captions", cache(lambda split: load_captions("stamps", split, ("en", *LANGUAGES), 40))
         )
-        patch.setattr(worlds, "ENOUGH", 20)
-        worlds.real_encoder.cache_clear()
-        worlds.world_mark.cache_clear()
+        patch.setattr(real_pictures, "ENOUGH", 20)
+        real_pictures.real_encoder.cache_clear()
+        real_pictures.world_mark.cache_clear()
         imagenet_classes.cache_clear()
         yield
         imagenet_classes.cache_clear()
-        worlds.real_encoder.cache_clear()
-        worlds.world_mark.cache_clear()
+        real_pictures.real_encoder.cache_clear()
+        real_pictures.world_mark.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def bench(few):
 
 @pytest.mark.parametrize("name", [ENGLISH, MULTILINGUAL])
 def test_a_compact_vocabulary_reads_as_the_whole_one(few, name):
-    tower, encoder = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu"), worlds.real_encoder(name)
-    texts = list(worlds.real_captions("test").captions["en"])[:5]
+    tower, encoder = text_tower("minilm-en" if name == ENGLISH else "e5-small", "cpu"), real_pictures.real_encoder(name)
+    texts = list(real_pictures.real_captions("test").captions["en"])[:5]
     ids = padded(encoder.tokenizer(texts)["input_ids"])
     assert ids.max() <= len(encoder.tokenizer.used) < 5_000
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_languages_are_acquired_beside_english_and_asked_on_held_out_stamps(benc
     rows = bench.test(recipe, 0, "val")
     assert set(rows["look"]) == {"real", "blind"} and {"en", "de", "zh"} <= set(rows["language"])
     there = rows[rows["language"] == "zh"].groupby("look")["recall"].apply(lambda x: x.notna().sum())
-    assert (there == sum(map(bool, worlds.real_captions("val").captions["zh"]))).all()
+    assert (there == sum(map(bool, real_pictures.real_captions("val").captions["zh"]))).all()
     assert rows["recall"].dropna().between(0, 1).all() and rows["choice"].dropna().between(0, 1).all()
     again = bench.train(Acquiring(**ARM), 0)
     assert rows.equals(bench.test(again, 0, "val"))
@@ -88,7 +88,7 @@ def test_languages_are_acquired_beside_english_and_asked_on_held_out_stamps(benc
 
 def test_what_a_language_learns_from_is_the_same_pictures_captions(bench):
     said = bench.world.captions(("de", "zh"), 30, 0.0, 0)
-    many = worlds.real_captions("train").captions
+    many = real_pictures.real_captions("train").captions
     assert all(text == many[code][i] for text, code, i in zip(*said, strict=True)) and max(said.of) < 30
     english = bench.dual(Acquiring(**ARM), 0)
     said, near = bench.translated(english, ("de",), 10, 0.0, 0)
@@ -110,7 +110,7 @@ def test_behind_a_perfect_translator_a_language_scores_as_english(few):
 def test_captions_of_all_languages_are_paired_where_a_picture_has_any(few):
     bench = RivalBench(False, RealWorld(False))
     data = bench._captions(Pairing("in-language", ("zh",), world="real", pairs=40, noise=0.0), 0)
-    assert len(data) == sum(map(bool, worlds.real_captions("train").captions["zh"]))
+    assert len(data) == sum(map(bool, real_pictures.real_captions("train").captions["zh"]))
 
 
 def test_a_frozen_encoder_reads_each_caption_once_and_what_learns_sees_no_difference(bench):
@@ -134,7 +134,10 @@ def test_both_looks_and_scores_read_a_caption_once(bench, monkeypatch):
         MlaBench, "ids_for", lambda self, r, said, code: read.extend(said) or ids_for(self, r, said, code)
     )
     rows = bench.choose(recipe, 0, "val", languages=("en",))
-    assert len(read) == len(set(read)) == len(set(worlds.real_captions("val").captions["en"])) and bench._read is None
+    assert (
+        len(read) == len(set(read)) == len(set(real_pictures.real_captions("val").captions["en"]))
+        and bench._read is None
+    )
     one = bench.choose(recipe, 0, "val", languages=("en",), looks=("real",))
     assert one.equals(rows[rows["look"] == "real"])
 
@@ -144,7 +147,7 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
     arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     data = bench.data(arm, PRETRAIN, 0)
     batch = data.batch(torch.arange(4))
-    own = worlds.real_captions("train").captions["en"]
+    own = real_pictures.real_captions("train").captions["en"]
     assert any(data.told(i, np.random.default_rng(i))[0] != own[i] for i in range(40))  # switched
     plain = bench.data(replace(arm, switch=None), PRETRAIN, 0).told(3, np.random.default_rng(1))
     assert plain[0] == own[3] and own[3] not in plain[1:] and set(plain[1:]) <= set(own)
@@ -159,9 +162,9 @@ def test_m3p_reads_names_and_regions_with_e5s_lower_layers(few):
 
 def test_m3p_tells_names_of_one_collection_apart_where_it_has_several(few, monkeypatch):
     both = load_captions("emoji+stamps", "train", ("en", *LANGUAGES), 60)
-    monkeypatch.setattr(worlds, "real_captions", lambda split: both)
+    monkeypatch.setattr(real_pictures, "real_captions", lambda split: both)
     monkeypatch.setattr(RealWorld, "seen", lambda self, split, count=None, first=0: torch.zeros(len(both), 9, 1280))
-    monkeypatch.setattr(worlds, "imagenet_classes", lambda: torch.ones(len(both), 9, dtype=torch.long))
+    monkeypatch.setattr(real_pictures, "imagenet_classes", lambda: torch.ones(len(both), 9, dtype=torch.long))
     arm = Matching(**REAL_M3P | {"switch": None, "options": ONE_STEP | {"fine_steps": 1}})
     told, own = M3pBench(False, RealWorld(False)).data(arm, FINE, 0).told, both.captions["en"]
     of = [part.name for part, indices in both.parts for _ in indices]
@@ -177,7 +180,7 @@ def test_m3ps_regions_start_near_their_pictures_names(few):
     bench, arm = M3pBench(False, RealWorld(False)), Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     torch.manual_seed(0)
     recipe = bench.untrained(arm.recipe_options, arm.layers)
-    seen, ids = bench.seen("train").float(), bench.reads.encode(worlds.real_captions("train").captions["en"])
+    seen, ids = bench.seen("train").float(), bench.reads.encode(real_pictures.real_captions("train").captions["en"])
     told = ~torch.isin(ids, bench.reads.special)[..., None]
 
     def rank():
@@ -200,7 +203,7 @@ def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
     arm = Matching(**REAL_M3P | {"fine": (), "options": ONE_STEP})
     tuned = replace(arm, fine=("en",), options=ONE_STEP | {"fine_steps": 1})
     data = bench.data(tuned, FINE, 0)
-    own = worlds.real_captions("train").captions["en"]
+    own = real_pictures.real_captions("train").captions["en"]
     assert any(data.told(i, np.random.default_rng(i))[0] != own[i] for i in range(40))
     assert set(data.batch(torch.arange(4))) == {"match_seen", "match_ids"}  # matching alone
     with store.collect_weights() as opened:
@@ -214,7 +217,7 @@ def test_m3p_is_fine_tuned_in_english_on_switched_names_after_pretraining(few):
 
 def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        worlds, "LANGUAGES", ("de", "zh")
+        real_pictures, "LANGUAGES", ("de", "zh")
     )  # M3P reads ten captions beside each picture in every language
     arm = Pairing("translate-train", LANGUAGES, world="real", pairs=40, noise=0.0, options=SHORT)
     m3p = Matching(**REAL_M3P | {"fine": (), "pairs": 40, "options": ONE_STEP})

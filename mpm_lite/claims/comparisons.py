@@ -57,9 +57,10 @@ from mpm_lite.experiments.mblip import Realigning
 from mpm_lite.experiments.mla import Acquiring
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
+from mpm_lite.experiments.real_pictures import DUAL, LANGUAGES, MOST, REAL, real_captions
 from mpm_lite.experiments.rivals import Pairing, Remapped
 from mpm_lite.experiments.system import System, Trial, join_trials, read_trials, run_trials, shared_bench
-from mpm_lite.experiments.worlds import DUAL, LANGUAGES, LM_OF, MOST, ONE_TEXT, REAL, real_captions
+from mpm_lite.experiments.worlds import LM_OF, ONE_TEXT
 
 COUNT = 100  # pictures of test
 PAIRS = 12_000  # image-caption pairs in all, whatever their languages

@@ -91,32 +91,6 @@ def score_text_alone(pivot: Tensor, texts: Tensor, asked: np.ndarray, groups: np
     return {f"text t2i_r@{k}": expected_hits(ranks, k) for k in KS}
 
 
-def several_hits(images: Tensor, texts: Tensor, of: np.ndarray) -> dict[str, np.ndarray]:
-    """Hits by picture where pictures have several captions: images (N, D), texts (C, D), of int (C,) the picture of each.
-
-    A picture counts once, however many captions it has: text to image is the mean over its captions; image to text is
-    right where *any* of them is among the first k, which is easier with five than with one. So languages are compared
-    with as many captions each (`score_retrieval` of the first), and this score only with its own chance.
-    Returns {metric: float64 (N,)} and {"chance " + metric: ...}, NaN for a picture without a caption.
-    """
-    whose, place = torch.as_tensor(of), torch.arange(len(images))
-    count = torch.bincount(whose, minlength=len(images))
-    there = torch.nonzero(count)[:, 0]
-    first = torch.full((len(images),), len(of)).scatter_reduce(0, whose, torch.arange(len(of)), "amin")
-    t2i = ops.retrieval_ranks(texts, images, whose, groups=(whose, place), return_ties=True)
-    i2t = ops.retrieval_ranks(images[there], texts, first[there], groups=(there, whose), return_ties=True)
-    hits = {}
-    for k in KS:
-        by_picture = np.bincount(of, expected_hits(t2i, k), len(images)) / count.clamp(min=1).numpy()
-        found = {"t2i": by_picture, "i2t": np.zeros(len(images))}
-        found["i2t"][there.numpy()] = expected_hits(i2t, k)
-        chance = {"t2i": np.full(len(images), min(1.0, k / len(images))), "i2t": chance_hits(count.numpy(), len(of), k)}
-        for way in found:
-            hits[f"{way}_r@{k}"] = np.where(count > 0, found[way], np.nan)
-            hits[f"chance {way}_r@{k}"] = np.where(count > 0, chance[way], np.nan)
-    return hits
-
-
 def translation_recall(pivot: np.ndarray, other: np.ndarray, groups: np.ndarray) -> float:
     """Share of texts in L whose nearest English text is their own translation: the tower's alignment, no picture in it.
 

@@ -21,9 +21,9 @@ from mpm_lite.core.runtime import UserError
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges
 from mpm_lite.data.toyworld.switching import Switching, switch_words
-from mpm_lite.experiments import worlds
+from mpm_lite.experiments.real_pictures import LANGUAGES, world_mark
 from mpm_lite.experiments.system import text_tower, train_once
-from mpm_lite.experiments.worlds import GRID, LANGUAGES, ONE_TEXT, WorldBench, WorldSystem, check_languages, load_world
+from mpm_lite.experiments.worlds import GRID, ONE_TEXT, WorldBench, WorldSystem, check_languages, load_world
 from mpm_lite.recipes.m3p import FINE, PRETRAIN, TEXT, M3p, M3pOptions, draw_hidden
 from mpm_lite.towers.text import padded
 
@@ -255,7 +255,7 @@ class M3pBench(WorldBench):
         if self.world.name != "real":
             begins = self.world.mark("words", seed) if self.world.name == ONE_TEXT else []
             return [toyworld.RENDER, [WIDTH, HEADS, HIDDEN], *begins]
-        return [worlds.world_mark(), GRID, RIDGE, "others of one collection", "no dropout"]
+        return [world_mark(), GRID, RIDGE, "others of one collection", "no dropout"]
 
     def data(self, arm: Matching, stage: str, seed: int) -> Streams:
         """What a stage learns from."""

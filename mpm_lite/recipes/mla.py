@@ -6,30 +6,116 @@ through an embedding of its own, and passes through an acquirer behind each laye
 seen. *Language Exposure*: its captions meet pictures, by symmetric InfoNCE at a fixed scale (section 3.3). Each batch is in
 one language. Everything but the embedding and the acquirers is frozen.
 
-Shapes: N texts or pictures, T tokens, P patches, D_in the image tower's width, D the shared space's.
+Shapes: N texts or pictures, T tokens, P patches, D_in the image tower's width, D the shared space's, W the text encoder's, W'
+the multilingual table's, R an acquirer's bottleneck.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite import ops
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.recipes.base import Recipe, Stage, at_least, sample_bytes
 from mpm_lite.recipes.dual import Dual, pool_states
-from mpm_lite.recipes.modules.acquirers import SHARED, Acquirers
+from mpm_lite.recipes.modules.connectors import blocks
 
 TRANSFER, EXPOSURE = "transfer", "exposure"
 TRANSFERS = ("mse", "cosine", "nce")
 LEARNS = ("acquirers", "embedding", "text encoder")
+SHARED = "all"  # the name of an acquirer that serves every language
+
+
+# Acquirers. All new languages share one embedding in front of the layers; English passes through none of this.
+
+
+class Acquirer(nn.Module):
+    """x + up(relu(down(x))): (..., W) -> the same. It begins as the identity."""
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, bottleneck), nn.Linear(bottleneck, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The state, and what the language adds to it."""
+        return x + self.up(torch.relu(self.down(x)))
+
+
+class NonNative(nn.Module):
+    """Turns token ids of a multilingual vocabulary into vectors that the encoder reads as words: (N, T) -> (N, T, W)."""
+
+    def __init__(self, table: Tensor, width: int) -> None:
+        """`table` (V', W') is what the embedding begins with."""
+        super().__init__()
+        self.words = nn.Embedding.from_pretrained(table.detach().float().clone(), freeze=False)
+        self.turn = nn.Linear(table.shape[1], width)
+        if table.shape[1] == width:
+            nn.init.eye_(self.turn.weight)
+            nn.init.zeros_(self.turn.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The vectors for the first layer."""
+        return self.turn(self.words(ids))
+
+
+class Acquirers(nn.Module):
+    """The non-native embedding, and for each language an acquirer behind every layer.
+
+    With `bottleneck` 0 there are no acquirers, and only the embedding learns. With `shared`, all languages have the same ones.
+    Raises UserError for an encoder whose layers cannot be found.
+    """
+
+    def __init__(
+        self, encoder: Any, languages: Sequence[str], table: Tensor, bottleneck: int, shared: bool = False
+    ) -> None:
+        super().__init__()
+        width, depth = encoder.config.hidden_size, len(blocks(encoder))
+        self.enter, self.shared = NonNative(table, width), shared
+        names = ([SHARED] if shared else list(languages)) if bottleneck else []
+        stacks = {name: nn.ModuleList(Acquirer(width, bottleneck) for _ in range(depth)) for name in names}
+        self.of = nn.ModuleDict(stacks)
+        self.languages = tuple(languages)
+
+    def forward(self, encoder: Any, ids: Tensor, there: Tensor, language: str) -> Tensor:
+        """The encoder's last states (N, T, W) of texts in one language: ids int64 (N, T), of which `there` are real.
+
+        Raises UserError for a language that was not acquired.
+        """
+        if language not in self.languages:
+            raise unknown("acquired language", language, self.languages)
+        with self._behind(encoder, SHARED if self.shared else language):
+            return encoder(inputs_embeds=self.enter(ids), attention_mask=there.long()).last_hidden_state
+
+    @contextmanager
+    def _behind(self, encoder: Any, name: str) -> Iterator[None]:
+        """During the block, every layer of the encoder hands its states to this language's acquirer."""
+
+        def passed(acquirer: Acquirer) -> Any:
+            def hook(module: nn.Module, inputs: Any, out: Any) -> Any:
+                return (acquirer(out[0]), *out[1:]) if isinstance(out, tuple) else acquirer(out)
+
+            return hook
+
+        pairs = zip(blocks(encoder), self.of[name], strict=True) if name in self.of else ()
+        with ExitStack() as hooks:
+            for layer, acquirer in pairs:
+                hooks.enter_context(layer.register_forward_hook(passed(acquirer)))
+            yield
+
+
+# The recipe.
 
 
 @dataclass(frozen=True)

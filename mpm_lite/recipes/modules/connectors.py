@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.recipes.modules.acquirers import blocks
 
 CONNECTORS = ("mlp", "resampler", "queries")
 
@@ -308,3 +307,14 @@ class SoftQueries(nn.Module):
     def forward(self, seen: Tensor) -> Tensor:
         """One soft token for each query."""
         return self.to_lm(self.qformer.see(seen))
+
+
+def blocks(encoder: Any) -> nn.ModuleList:
+    """The layers of a transformers encoder. Raises UserError if they are under none of the usual names."""
+    for path in ("encoder.layer", "encoder.layers", "layers", "transformer.layer"):
+        found = encoder
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if isinstance(found, nn.ModuleList):
+            return found
+    raise UserError(f"{type(encoder).__name__} shows no layers to put acquirers behind: take a BERT-style encoder.")
