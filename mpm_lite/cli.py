@@ -281,14 +281,14 @@ def claims(args: argparse.Namespace) -> None:
     if args.action == "run":
         print(runtime.banner())
         names = list(c.CLAIMS) if not args.names or "all" in args.names else args.names
-        first = args.seed or c.FIRST_SEED
-        seeds = range(first, first + (args.seeds or c.SEEDS))
+        seeds = range(first := args.seed or c.FIRST_SEED, first + (args.seeds or c.SEEDS))
         output(args, "runs/claims")
         for one in [c.find_claim(name) for name in names]:  # what is wrong or missing is said before hours of running
             c.check_models(one, out, seeds)
         for one in [c.find_claim(name) for name in names]:
-            say = lambda line: print(line, flush=True)  # noqa: E731
-            c.write_ledger(c.run_claim(one.id, out, seeds, say=say, workers=args.workers), ledger)
+            c.write_ledger(
+                c.run_claim(one.id, out, seeds, say=partial(print, flush=True), workers=args.workers), ledger
+            )
         print(f"Written: {ledger}")
     shown = c.ledger_table(ledger if args.out or args.action == "run" else None)
     print(shown.to_string(index=False, na_rep="-"))
