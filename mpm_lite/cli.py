@@ -398,9 +398,7 @@ def parser() -> argparse.ArgumentParser:
         "recipe", help="a recipe, a study (run only), or FILE.py with a recipe or a system of your own"
     )
     trained.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
-    trained.add_argument(
-        "--track", default=None, help="tensorboard or wandb: losses and scores as they come, under OUT"
-    )
+    trained.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come")
     one = commands.add_parser("run", parents=[shared, trained], help="run a recipe, or a committed study")
     parts = "compute a batch in so many parts: less memory, the same gradient"
     one.add_argument("--parts", type=int, default=1, help=parts)
@@ -440,9 +438,7 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("classroom", parents=[shared], help="the course: its editions, its site, its badges")
     one.add_argument("action", choices=["build", "site", "badges"])
     one.add_argument("--edition", default="all", help="student, instructor, solved or all (default)")
-    one.add_argument(
-        "--repo", default=None, metavar="OWNER/NAME", help="the fork of badges; where a build is pushed to"
-    )
+    one.add_argument("--repo", default=None, metavar="OWNER/NAME", help="the fork of badges; where a build goes")
     one.add_argument("--ref", default="main", metavar="TAG", help="of both: a tag or branch (default main)")
     one.set_defaults(do=classroom)
     one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")

@@ -26,8 +26,17 @@ from mpm_lite.data import emoji, load_captions, toyworld
 from mpm_lite.data.picture import RENDER
 from mpm_lite.data.toyworld import exchanges
 from mpm_lite.evaluation import retrieval
-from mpm_lite.experiments.system import image_tower, text_tower
-from mpm_lite.experiments.worlds import ENGLISH, GRID, MULTILINGUAL, Encode, Parallel, Sentences, World
+from mpm_lite.experiments.system import (
+    ENGLISH,
+    GRID,
+    MULTILINGUAL,
+    Encode,
+    Parallel,
+    Sentences,
+    World,
+    image_tower,
+    text_tower,
+)
 from mpm_lite.recipes.dual import Captioned
 from mpm_lite.towers.feature_cache import patch_features
 from mpm_lite.towers.folders import loaded_once

@@ -3,7 +3,8 @@
 A `System` is a frozen dataclass. Its fields say what is trained on what (`Chat(pairs=6_000)`), and its `bench` trains and
 tests it on one world. A `Trial` is a system with one seed and the questions it is asked; `run_trials` is the one loop that
 runs what is missing of a list of them, in as many processes as asked for, and keeps the rows of each as soon as they are
-there, so that a run that was stopped goes on.
+there, so that a run that was stopped goes on. A `World` says once what there is to see and to read: patches of pictures, the
+encoders of its texts, captions to learn from and captions to choose among.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import pandas as pd
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from mpm_lite.core.runtime import UserError, unknown, whole_number
 from mpm_lite.core.store import Shelf, find_weights, keep_weights, name_of
 from mpm_lite.data import SPLITS, toyworld
 from mpm_lite.recipes.base import Recipe, build_options
+from mpm_lite.recipes.dual import Captioned
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.folders import loaded_once
 from mpm_lite.towers.load import load_image_tower, load_text_tower
@@ -166,6 +168,92 @@ def _as_field(one: Field, value: Any) -> Any:
     if kinds and (not isinstance(value, kinds) or isinstance(value, bool) != isinstance(usual, bool)):
         raise UserError(f"{one.name} takes a {type(usual).__name__} such as {usual!r}; got {value!r}.")
     return value
+
+
+# What systems learn from and are asked about.
+
+# Text encoders: the one for English, and the one for all languages.
+ENGLISH, MULTILINGUAL = "toy-en", "toy"
+GRID = 3  # a side of the cells that regions are
+Encode = Callable[[Sequence[str]], list[list[int]]]  # texts as token ids
+
+
+class Sentences(NamedTuple):
+    """Texts, the language of each, and the number of the picture or of the English sentence that it tells."""
+
+    texts: list[str]
+    languages: list[str]
+    of: list[int]
+
+
+Parallel = tuple[list[str], Sentences]  # English sentences, and what each says in other languages
+
+
+class World(ABC):
+    """What there is to see and to read."""
+
+    name: str
+    classes: int  # of regions, 0 for nothing
+    reads_once = (
+        False  # whether an encoder that stays frozen reads each caption once, before training and before a test
+    )
+
+    def __init__(self, image: str, progress: bool = True, device: str | None = None) -> None:
+        self.tower, self.progress = image_tower(image, device), progress
+        self._seen: dict[tuple[Any, ...], Tensor] = {}
+
+    @abstractmethod
+    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Patches of `count` pictures of a split from the number `first` on, float16 (M, P, D_in)."""
+
+    @abstractmethod
+    def regions(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
+        """Regions of `count` pictures of a split from the number `first` on, float16 (M, R, D_in)."""
+
+    @abstractmethod
+    def region_classes(self, count: int) -> Tensor:
+        """What the regions of the first training pictures hold, by number, int64 (M, R)."""
+
+    @abstractmethod
+    def text(self, name: str = MULTILINGUAL, seed: int = 0) -> Any:
+        """A text encoder: its `model`, and the `tokenizer` that cuts texts for it. Where there are several, a seed takes its own."""
+
+    @abstractmethod
+    def mark(self, told: Any, seed: int = 0) -> list[Any]:
+        """What decides weights that were learned here: tower, pictures and captions, and what else is `told`."""
+
+    @abstractmethod
+    def captioned(self, count: int, seed: int, encode: Encode) -> Captioned:
+        """The first training pictures with their English captions, and with wrong ones where this world makes some."""
+
+    @abstractmethod
+    def paired(self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Encode) -> Captioned:
+        """The first training pictures, each with a caption in one of the languages, spoilt by noise if it is not English."""
+
+    @abstractmethod
+    def captions(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
+        """Captions of the first training pictures in each of the languages, spoilt by noise."""
+
+    @abstractmethod
+    def translations(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Parallel:
+        """Parallel sentences: English ones, and what each says in the languages, spoilt by noise."""
+
+    @abstractmethod
+    def sentences(self, count: int, alpha: float, seed: int) -> list[str]:
+        """Text without pictures, each sentence in one language; the rarer ones the more often the smaller `alpha` is."""
+
+    @abstractmethod
+    def tellers(self, languages: Sequence[str], count: int, wrong: int) -> tuple[list[str], Any]:
+        """For matching the first training pictures: what decides their captions, and a function (i, rng) that draws a caption of
+        picture i in one of the languages and `wrong` captions that are not its own."""
+
+    @abstractmethod
+    def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
+               count: int | None, first: int = 0) -> pd.DataFrame:  # fmt: skip
+        """The common task: which caption belongs to the picture? One row a look, language and picture."""
+
+
+# Trials.
 
 
 @dataclass(frozen=True)

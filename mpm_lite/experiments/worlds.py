@@ -1,7 +1,6 @@
 """The worlds that systems learn from and are asked about: the toy world here, real pictures in `real_pictures`.
 
-A `World` says once what there is to see and to read: patches of pictures, the encoders of its texts, captions to learn from
-and captions to choose among. A bench asks its world, and does the rest the same way on both.
+A `World` (`system.py`) says what there is to see and to read. A bench asks its world, and does the rest the same way on all.
 
 *The toy world*: rendered scenes, ten languages, towers that were pretrained here. Captions come from grammars.
 
@@ -12,11 +11,10 @@ use too, so that systems which are compared here have read the same. They end wh
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import islice
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,32 +28,28 @@ from mpm_lite.data.toyworld.noise import Noise, noisy_caption
 from mpm_lite.data.toyworld.scenes import COLOURS, SHAPES, Scene, draw_neighbours, text_scenes
 from mpm_lite.evaluation import choice
 from mpm_lite.evaluation.choice import WRONG, Choosing
-from mpm_lite.experiments.system import System, image_tower, text_tower
+from mpm_lite.experiments.real_pictures import RealWorld, data_key
+from mpm_lite.experiments.system import (
+    ENGLISH,
+    GRID,
+    MULTILINGUAL,
+    Encode,
+    Parallel,
+    Sentences,
+    System,
+    World,
+    text_tower,
+)
 from mpm_lite.recipes.dual import Captioned
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.feature_cache import patch_features, pooled
 from mpm_lite.towers.folders import loaded_once
 from mpm_lite.towers.load import load_lm
 
-# Text encoders: the one for English, and the one for all languages.
-ENGLISH, MULTILINGUAL = "toy-en", "toy"
 ONE_TEXT = "one text"
 LANGUAGES_OF = {"toyworld": grammar.LANGUAGES, ONE_TEXT: grammar.LANGUAGES, "real": emoji.LANGUAGES}
 LM_OF = {ENGLISH: "toy-english", MULTILINGUAL: "toy-mixed"}  # for ONE_TEXT, in the place of text encoders
 DEPTH = 2  # layers of these
-GRID = 3  # a side of the cells that regions are
-Encode = Callable[[Sequence[str]], list[list[int]]]  # texts as token ids
-
-
-class Sentences(NamedTuple):
-    """Texts, the language of each, and the number of the picture or of the English sentence that it tells."""
-
-    texts: list[str]
-    languages: list[str]
-    of: list[int]
-
-
-Parallel = tuple[list[str], Sentences]  # English sentences, and what each says in other languages
 
 
 def check_languages(languages: Sequence[str], world: str) -> None:
@@ -65,70 +59,6 @@ def check_languages(languages: Sequence[str], world: str) -> None:
     for language in languages:
         if language not in LANGUAGES_OF[world]:
             raise unknown(f"{world} language", language, LANGUAGES_OF[world])
-
-
-class World(ABC):
-    """What there is to see and to read."""
-
-    name: str
-    classes: int  # of regions, 0 for nothing
-    reads_once = (
-        False  # whether an encoder that stays frozen reads each caption once, before training and before a test
-    )
-
-    def __init__(self, image: str, progress: bool = True, device: str | None = None) -> None:
-        self.tower, self.progress = image_tower(image, device), progress
-        self._seen: dict[tuple[Any, ...], Tensor] = {}
-
-    @abstractmethod
-    def seen(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
-        """Patches of `count` pictures of a split from the number `first` on, float16 (M, P, D_in)."""
-
-    @abstractmethod
-    def regions(self, split: str, count: int | None = None, first: int = 0) -> Tensor:
-        """Regions of `count` pictures of a split from the number `first` on, float16 (M, R, D_in)."""
-
-    @abstractmethod
-    def region_classes(self, count: int) -> Tensor:
-        """What the regions of the first training pictures hold, by number, int64 (M, R)."""
-
-    @abstractmethod
-    def text(self, name: str = MULTILINGUAL, seed: int = 0) -> Any:
-        """A text encoder: its `model`, and the `tokenizer` that cuts texts for it. Where there are several, a seed takes its own."""
-
-    @abstractmethod
-    def mark(self, told: Any, seed: int = 0) -> list[Any]:
-        """What decides weights that were learned here: tower, pictures and captions, and what else is `told`."""
-
-    @abstractmethod
-    def captioned(self, count: int, seed: int, encode: Encode) -> Captioned:
-        """The first training pictures with their English captions, and with wrong ones where this world makes some."""
-
-    @abstractmethod
-    def paired(self, codes: Sequence[str], count: int, noise: float, seed: int, encode: Encode) -> Captioned:
-        """The first training pictures, each with a caption in one of the languages, spoilt by noise if it is not English."""
-
-    @abstractmethod
-    def captions(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Sentences:
-        """Captions of the first training pictures in each of the languages, spoilt by noise."""
-
-    @abstractmethod
-    def translations(self, languages: Sequence[str], count: int, noise: float, seed: int) -> Parallel:
-        """Parallel sentences: English ones, and what each says in the languages, spoilt by noise."""
-
-    @abstractmethod
-    def sentences(self, count: int, alpha: float, seed: int) -> list[str]:
-        """Text without pictures, each sentence in one language; the rarer ones the more often the smaller `alpha` is."""
-
-    @abstractmethod
-    def tellers(self, languages: Sequence[str], count: int, wrong: int) -> tuple[list[str], Any]:
-        """For matching the first training pictures: what decides their captions, and a function (i, rng) that draws a caption of
-        picture i in one of the languages and `wrong` captions that are not its own."""
-
-    @abstractmethod
-    def choose(self, bench: Any, recipe: Any, seed: int, split: str, languages: Sequence[str], looks: Sequence[str],
-               count: int | None, first: int = 0) -> pd.DataFrame:  # fmt: skip
-        """The common task: which caption belongs to the picture? One row a look, language and picture."""
 
 
 class WorldBench(Choosing):
@@ -305,8 +235,6 @@ def lower_layers(name: str, seed: int) -> Any:
 
 def load_world(name: str, progress: bool = True) -> World:
     """The world of that name. Raises UserError for one that nobody knows."""
-    from mpm_lite.experiments.real_pictures import RealWorld
-
     check_languages((), name)
     return {"real": RealWorld, ONE_TEXT: OneText}.get(name, ToyWorld)(progress)
 
@@ -325,6 +253,4 @@ class WorldSystem(System):
 
     def data_key(self, split: str) -> dict[str, str]:
         """What decides pictures, captions and, of real pictures, the towers that read them."""
-        from mpm_lite.experiments.real_pictures import data_key
-
         return data_key(split) if self.world == "real" else super().data_key(split)
