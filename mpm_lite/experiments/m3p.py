@@ -218,8 +218,9 @@ class M3pBench(WorldBench):
     def begin(self, recipe: M3p, arm: Matching, seed: int = 0) -> None:
         """What happens to an untrained recipe before its first stage, in place: on the toy world nothing.
 
-        Where there is one text for all, its words begin as the language model's, as wide apart as they were drawn. On real pictures, regions start where their pictures' English names are: a ridge regression of the mean embedding of a
-        name's pieces on the mean patch. The paper's projection starts at random, and has millions of pairs to get there."""
+        Where there is one text for all, its words begin as the language model's, as wide apart as they were drawn. On real
+        pictures, regions start where their pictures' English names are: a ridge regression of the mean embedding of a name's
+        pieces on the mean patch. The paper's projection starts at random, and has millions of pairs to get there."""
         if self.world.name == ONE_TEXT:
             ours, theirs = (
                 of.get_input_embeddings().weight for of in (recipe.encoder, self.world.text(seed=seed).model)
