@@ -8,6 +8,7 @@ import pytest
 import torch
 from worlds import own_home
 
+from mpm_lite import UserError
 from mpm_lite.claims import comparisons
 from mpm_lite.claims.comparisons import COMPETITORS, PAIRS, TABLES, UPDATES, Competitor
 from mpm_lite.cli import main
@@ -24,6 +25,7 @@ from mpm_lite.experiments.system import Trial
 from mpm_lite.experiments.worlds import DEPTH, ONE_TEXT
 from mpm_lite.report import systems
 from mpm_lite.teaching import views
+from mpm_lite.towers import catalogue
 from mpm_lite.towers.load import load_lm
 from mpm_lite.training import cost
 
@@ -33,7 +35,7 @@ PIVOT = Pairing("pivot", pairs=30, options=SHORT)
 
 
 def of_tables(arm, few):  # the second's arm is the first's, and is not run again
-    return dict.fromkeys(TABLES, arm) | {TABLES[2]: few}
+    return dict.fromkeys(TABLES, arm) | {TABLES[2]: few, TABLES[3]: replace(arm, world=ONE_TEXT)}
 
 
 SMALL = {
@@ -106,9 +108,10 @@ def test_the_tables_are_equal_in_what_they_say(home, monkeypatch):
 
 def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     monkeypatch.setattr(comparisons, "COMPETITORS", SMALL)
+    monkeypatch.setattr(catalogue, "seeds", lambda name: [0])  # the models whose weights ship
     # M3P reads ten captions beside each picture in every language.
     monkeypatch.setattr(m3p.M3pBench, "languages", lambda *_: ("en", "zh", "sw"))
-    run = lambda: comparisons.compare_systems(home / "out", seeds=2, split="val", count=20)  # noqa: E731
+    run = lambda: comparisons.compare_systems(home / "out", 2, "val", count=20, tables=TABLES)  # noqa: E731
     files = run()
     scores, budgets = (pd.read_csv(home / "out" / f"{name}.csv") for name in ("head-to-head", "head-to-head-budgets"))
     assert {path.name for path in files} == {"head-to-head.csv", "head-to-head-budgets.csv", "head-to-head.json"}
@@ -185,9 +188,17 @@ def test_where_there_is_one_text_for_all_encoders_come_from_the_language_models(
     if name == "MLA":
         mixed = load_lm("toy-mixed", 0).model.get_input_embeddings().weight
         assert like(recipe.acquirers.enter.words.weight, mixed) > 0.9 > like(ours, mixed)
-    models = {"toy-mixed": ("toy-mixed", 0), "toy-english": ("toy-english", 0)}
-    assert set(arm.models(0).values()) == set(models.values()) and not replace(arm, world="toyworld").models(0)
+    models = {"pivot": {"toy-mixed"}, "M3P": {"toy-mixed"}, "translate-test": {"toy-english"}}
+    assert {name for name, _ in arm.models(0).values()} == models.get(name, {"toy-mixed", "toy-english"})
+    assert not replace(arm, world="toyworld").models(0)
     assert Trial(arm, 0).key() != Trial(replace(arm, world="toyworld"), 0).key()
+
+
+def test_missing_language_models_are_said_before_anything_is_trained(home):
+    with pytest.raises(
+        UserError, match="`mpm-lite pretrain toy-english:1 toy-english:2 toy-mixed:1 toy-mixed:2` makes"
+    ):
+        comparisons.compare_systems(home / "out", tables=TABLES[3:])
 
 
 def test_what_writes_is_asked_through_its_captions(home, monkeypatch):

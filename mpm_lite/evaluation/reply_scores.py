@@ -40,7 +40,8 @@ def content(said: str, scene: Scene, languages: Sequence[str] = grammar.LANGUAGE
 
 
 def agree(said: str, scene: Scene, language: str) -> float:
-    """F1 of the attributes that a text names in a language and of those that the picture shows, 0 to 1."""
+    """F1 of the attributes that a text names in a language and of those that the picture shows, 0 to 1. Which attribute belongs to
+    which thing does not count."""
     found, wanted = count_named(said, language), _gold(scene)
     return 2 * (found & wanted).total() / max(1, found.total() + wanted.total())
 

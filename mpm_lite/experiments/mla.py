@@ -91,6 +91,11 @@ class Acquiring(WorldSystem):
         """The English dual encoder's options, checked."""
         return self.options_of(DualOptions, self.english_options)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The English encoder, and the one whose table of words the non-native embedding begins with."""
+        return (ENGLISH, MULTILINGUAL)
+
     def bench(self, progress: bool = True) -> MlaBench:
         """What trains and tests it, on its world."""
         return MlaBench(progress, load_world(self.world, progress))

@@ -78,6 +78,12 @@ class Pairing(WorldSystem):
         """The options of what learns, checked."""
         return self.options_of(TeacherOptions if self.kind == "teacher" else DualOptions, self.options)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text encoders that it begins with: a teacher's pupil is another than its teacher."""
+        both = (ENGLISH, MULTILINGUAL)
+        return both if self.kind == "teacher" else (both[self.kind not in IN_ENGLISH],)
+
     def bench(self, progress: bool = True) -> RivalBench:
         """What trains and tests it, on its world."""
         return RivalBench(progress, load_world(self.world, progress))

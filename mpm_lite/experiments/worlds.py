@@ -4,8 +4,9 @@ A `World` (`system.py`) says what there is to see and to read. A bench asks its 
 
 *The toy world*: rendered scenes, ten languages, towers that were pretrained here. Captions come from grammars.
 
-*The toy world with one text for all*: the same, but every text encoder is the lower half of a language model that MPM and mBLIP
-use too, so that systems which are compared here have read the same. They end where sentences lie near their translations.
+*The toy world with one text for all*: the same, but text encoders are the lower half of the language models that MPM and mBLIP
+use: of `toy-mixed` for many languages, and of `toy-english`, which read English as often as the other did, for English. They end
+where sentences lie near their translations. M3P, which reads to both sides, takes over the table of words alone.
 """
 
 from __future__ import annotations
@@ -240,16 +241,22 @@ def load_world(name: str, progress: bool = True) -> World:
 
 
 class WorldSystem(System):
-    """Base of systems that are trained on either world, which their field `world` names."""
+    """Base of systems that are trained on any world, which their field `world` names."""
 
     def models(self, seed: int) -> dict[str, tuple[str, int]]:
         """Where there is one text for all, the language models that text encoders are made of, too."""
-        own = LM_OF if self.world == ONE_TEXT else {}
-        return super().models(seed) | {to: (name, catalogue.seed_in_turn(name, seed)) for to, name in own.items()}
+        own = self.reads if self.world == ONE_TEXT else ()
+        return super().models(seed) | {to: (LM_OF[to], catalogue.seed_in_turn(LM_OF[to], seed)) for to in own}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The text encoders that it begins with."""
+        return (MULTILINGUAL,)
 
     def towers_key(self) -> dict[str, str]:
         """What decides the toy world's towers; those of real pictures are in `data_key`."""
-        return {} if self.world == "real" else super().towers_key()
+        depth = {"layers of language models": str(DEPTH)} if self.world == ONE_TEXT else {}
+        return {} if self.world == "real" else super().towers_key() | depth
 
     def data_key(self, split: str) -> dict[str, str]:
         """What decides pictures, captions and, of real pictures, the towers that read them."""

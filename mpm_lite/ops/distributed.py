@@ -54,14 +54,11 @@ def rank() -> int:
     return dist.get_rank() if count_processes() > 1 else 0
 
 
-_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # its older name
-
-
 class _Gather(torch.autograd.Function):
     """Forward, each process gets the rows of all; backward, the gradients that all have for a process's rows are summed.
 
     A gather that only copied would lose gradient: a row is a negative for the rows of all other processes too. The sums are
-    scattered as they are made: to sum everything everywhere and keep one part of it would send twice as much.
+    scattered as they are made: on NCCL, to sum everything everywhere and keep one part of it would send twice as much.
     """
 
     @staticmethod
@@ -72,7 +69,8 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         whole = grads[0].contiguous()
         own = torch.empty_like(whole[: len(whole) // count_processes()])
-        _reduce_scatter(own, whole)
+        scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor  # its older name
+        scatter(own, whole)
         return own
 
 
