@@ -8,9 +8,9 @@ Four tables: equal image-caption pairs, English ones and translated ones togethe
 of its own; as many updates besides; as many parameters that learn besides; and, at equal pairs, one text for all. In that last
 one text encoders are made of the language models that MPM and mBLIP use (`worlds.py`), nothing was withheld from their
 translations, and systems that had not learned English get more updates. Systems that write are asked through their captions
-there, too: the choice is the scene whose attributes agree best with those that were named. It is not run by default yet: whether
-all have learned English after so many steps is to be looked at on val before. Beside the scores stands what each system cost and what
-it read. A system is a `System`: whatever has a bench (`worlds.WorldBench`), and an arm for each table, joins in.
+there, too: the choice is the scene whose attributes agree best with those that were named. It is not run by default yet:
+whether all have learned English after so many steps is to be looked at on val before. Beside the scores stands what each
+system cost and what it read. A system is a `System`: whatever has a bench (`worlds.WorldBench`), and an arm for each table, joins in.
 
 *On real pictures*, M3P, MLA and rivals at equal pairs: emoji, stamps and clip art learned from, held-out stamps asked about.
 
@@ -41,11 +41,11 @@ from typing import Any
 
 import pandas as pd
 
-from mpm_lite.claims import Say, Study, silent
-from mpm_lite.claims.mpm import OTHERS
+from mpm_lite.claims import Say, Study, mblip, silent
+from mpm_lite.claims import m3p as m3p_claims
+from mpm_lite.claims.mpm import OTHERS, STRONG
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
-from mpm_lite.core.runtime import UserError
 from mpm_lite.core.store import Shelf, write_study
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
@@ -64,8 +64,8 @@ from mpm_lite.experiments.rivals import Pairing, Remapped
 from mpm_lite.experiments.system import (
     System,
     Trial,
+    check_models,
     join_trials,
-    missing_models,
     read_trials,
     run_trials,
     shared_bench,
@@ -180,21 +180,15 @@ COMPETITORS = {
 
 
 # One text for all. Steps beyond the first table's, so that English is learned: to be looked at on val before anything is tested.
-STRONG = "toy-mixed"
 _OF_ONE = {
     "MPM": {"lm": STRONG},
-    "M3P": {"options": {"steps": 6_000}},
-    "mBLIP": {
-        "lm": STRONG,
-        "english_options": {"steps": 1_200},
-        "generation_options": {"steps": 1_200},
-        "options": {"steps": 1_000},
-    },
+    "M3P": {"world": ONE_TEXT, "options": m3p_claims.LONG},
+    "mBLIP": {"lm": STRONG, **mblip.LONG, "options": mblip.STEPS},
 }
-for _name, _one in COMPETITORS.items():
-    _arm, _more = _one.arms["pairs"], _OF_ONE.get(_name, {})
-    _world = {} if isinstance(_arm, (Chat, Realigning)) else {"world": ONE_TEXT}
-    COMPETITORS[_name] = replace(_one, arms={**_one.arms, SAME_TEXT: replace(_arm, **_world, **_more)})
+COMPETITORS = {
+    name: replace(one, arms={**one.arms, SAME_TEXT: replace(one.arms["pairs"], **_OF_ONE.get(name, {"world": ONE_TEXT}))})
+    for name, one in COMPETITORS.items()
+}  # fmt: skip
 
 
 def shelves(out: Path, study: str = "head_to_head") -> tuple[Shelf, Shelf]:
@@ -312,12 +306,8 @@ def compare_systems(
     """Train and test what is missing, in so many processes, table by table, and after each write OUT/head-to-head.csv,
     OUT/head-to-head-budgets.csv and a card of those that are whole; rows are kept under OUT, so that it goes on there."""
     version, many = commit(), range(FIRST_SEED, FIRST_SEED + (seeds or SEEDS))
-    every_arm = [(one, table, seed) for table in tables for one in COMPETITORS.values() for seed in many]
-    trials = [comparison(one, table, seed, split, count) for one, table, seed in every_arm]
-    if gone := missing_models(trials, shelves(out)[0]):  # said before hours of training
-        raise UserError(
-            f"Language models are not here: `mpm-lite pretrain {' '.join(gone)}` makes them (an hour each)."
-        )
+    trials = [comparison(one, t, seed, split, count) for t in tables for one in COMPETITORS.values() for seed in many]
+    check_models("head_to_head", trials, shelves(out)[0])  # said before hours of training
     scores: list[pd.DataFrame] = []
     budgets: list[dict[str, Any]] = []
     files: list[Path] = []

@@ -37,8 +37,9 @@ from mpm_lite.core.provenance import commit, read_card, read_table
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import Shelf, write_atomic
 from mpm_lite.evaluation.stats import Sample, holm
+from mpm_lite.experiments import system
 from mpm_lite.experiments.experiment import SEEDS
-from mpm_lite.experiments.system import Trial, join_trials, missing_models, run_trials
+from mpm_lite.experiments.system import Trial, join_trials, run_trials
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,7 @@ def run_claim(
 
 def check_models(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> None:
     """UserError for language models that runs of a claim stand on and that are not here, unless their rows are kept already."""
-    if gone := missing_models(list(list_trials(one, seeds, split).values()), shelf(out)):
-        raise UserError(
-            f"{one.id} stands on language models that are not here: `mpm-lite pretrain {' '.join(gone)}` makes them (an hour "
-            "each on a CPU)."
-        )
+    system.check_models(one.id, list(list_trials(one, seeds, split).values()), shelf(out))
 
 
 def read_items(one: Claim, out: Path, seeds: Sequence[int], split: str = "test") -> pd.DataFrame:

@@ -81,8 +81,8 @@ class Pairing(WorldSystem):
     @property
     def reads(self) -> tuple[str, ...]:
         """The text encoders that it begins with: a teacher's pupil is another than its teacher."""
-        both = (ENGLISH, MULTILINGUAL)
-        return both if self.kind == "teacher" else (both[self.kind not in IN_ENGLISH],)
+        own = (ENGLISH,) if self.kind in IN_ENGLISH else (MULTILINGUAL,)
+        return (ENGLISH, MULTILINGUAL) if self.kind == "teacher" else own
 
     def bench(self, progress: bool = True) -> RivalBench:
         """What trains and tests it, on its world."""

@@ -349,6 +349,15 @@ def join_trials(trials: Mapping[str, Trial], arms: Sequence[str], shelf: Shelf) 
     return pd.concat([of.assign(arm=arm) for arm, of in rows], ignore_index=True)
 
 
+def check_models(who: str, trials: Sequence[Trial], shelf: Shelf) -> None:
+    """UserError for language models that trials stand on and that are not here, unless their rows are kept already; `who` asks."""
+    if gone := missing_models(trials, shelf):
+        raise UserError(
+            f"{who} stands on language models that are not here: `mpm-lite pretrain {' '.join(gone)}` makes them (an hour "
+            "each on a CPU)."
+        )
+
+
 def missing_models(trials: Sequence[Trial], shelf: Shelf) -> list[str]:
     """The language models, as NAME:SEED, that trials stand on and that are not here, unless their rows are kept already."""
     todo = {name_of(trial.key()): trial for trial in trials}

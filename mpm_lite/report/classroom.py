@@ -30,6 +30,7 @@ SLIDE_LINES, CODE_LINES, PICTURE_LINES = 24, 10, 14  # of a slide; of code that 
 Lesson = namedtuple("Lesson", "number file title reading doing stated runs prerequisites after exercises")
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
 COLAB = "https://colab.research.google.com/github/"
+AT_TOP = r"\A\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)"  # a badge with which a cell begins
 
 
 def build_editions(
@@ -62,12 +63,17 @@ def build_editions(
 def lead_to(book: Any, address: str) -> None:
     """Put a Colab badge that opens `address` at the top of a notebook, in the place of the one there, if any."""
     first = book["cells"][0]
-    first["source"] = f"[![Open in Colab]({BADGE})]({address})\n\n" + cut_badge(first["source"])
+    first["source"] = f"{write_badge(address)}\n\n{cut_badge(first['source'])}"
+
+
+def write_badge(address: str) -> str:
+    """A Colab badge that opens `address`."""
+    return f"[![Open in Colab]({BADGE})]({address})"
 
 
 def cut_badge(source: str) -> str:
     """A cell's text without the Colab badge that it begins with, if any."""
-    return re.sub(r"\A\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)\n*", "", source)
+    return re.sub(rf"{AT_TOP}\n*", "", source)
 
 
 def make_student(book: Any) -> Any:
@@ -264,7 +270,7 @@ def check_address(repository: str, ref: str) -> None:
 def point_at(source: str, name: str, repository: str = core.REPOSITORY, ref: str = core.REF) -> str:
     """A cell whose badge and install line lead to that repository at that tag or branch."""
     address = f"{COLAB}{repository}/blob/{ref}/notebooks/{name}"
-    source = re.sub(r"\A\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)", f"[![Open in Colab]({BADGE})]({address})", source)
+    source = re.sub(AT_TOP, write_badge(address), source)
     install = re.search(r'^if "google\.colab" in sys\.modules:\n(?:(?: .*)?\n)*', source, re.M)
     if install is None or "%pip" not in install[0]:
         return source
