@@ -238,25 +238,20 @@ def bench(args: argparse.Namespace) -> None:
 
     device = runtime.device(args.device)
     print(runtime.banner())
-    path = output(args, "runs/bench") / (f"{device.type}.csv" if not args.small else "small.csv")
+    folder = output(args, "runs/bench")
+    if args.card:
+        from mpm_lite.ops import card
+
+        if said := card.stay(device, folder, args.minutes):
+            raise UserError(" ".join(said))
+        return
+    path = folder / (f"{device.type}.csv" if not args.small else "small.csv")
     wanted = [c for c in b.list_cases("small" if args.small else device.type) if not args.op or c.op in args.op]
     if not wanted:
         raise unknown("op", args.op[0], [c.op for c in b.list_cases("small")])
     if args.rounds < 3:
         raise UserError("--rounds must be at least 3: a median of fewer says nothing.")
-    for case in wanted:
-        done = {(r["op"], r["n"], r["m"], r["d"], r["dtype"]) for r in b.read_rows(path)}
-        if args.keep and (case.op, *map(str, (case.n, case.m, case.d)), b.shorten_dtype(case.dtype)) in done:
-            print(f"{case}: kept")
-            continue
-        print(case)
-        rows = list(b.run_case(case, device, args.rounds, peers=not args.no_peers))
-        b.write_rows(path, rows)
-        for row in rows:
-            print(
-                f"  {row['direction']:17} {row['provider']:32} {row['ms']:9.2f} ms [{row['p20']:.2f}, {row['p80']:.2f}]"
-                f" {row['peak_mb']:9.1f} MB {row['tflops']:8.3f} TFLOP/s  errors {row['loss_error']:.1e} {row['grad_error']:.1e}"
-            )
+    b.measure(wanted, device, path, args.rounds, peers=not args.no_peers, keep=args.keep)
     print(f"Written: {path}")
 
 
@@ -420,6 +415,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--small", action="store_true", help="shapes that take seconds, to see that everything runs")
     one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
     one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
+    one.add_argument(
+        "--card", action="store_true", help="a short stay on a GPU: right answers, rows, other chunks and tiles"
+    )
+    one.add_argument("--minutes", type=float, default=9, help="with --card: nothing is begun after these (default 9)")
     one.set_defaults(do=bench)
     rebuilt = "rebuild the toy world's language models, towers, painters"
     one = commands.add_parser("pretrain", parents=[shared], help=rebuilt)

@@ -7,6 +7,7 @@ python tests/cross_compile.py [--only lse,rank] [--cards 80,90] [--jobs 2] [--fr
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -90,7 +91,7 @@ def jobs(everything: bool = False) -> list[dict]:
                     for flag, even in variants(kernel, card, dtype, flags, everything):
                         row = {"kernel": kernel, "module": module, "function": function, "card": card}
                         row |= {"dtype": dtype, "out": out, "flags": flag, "even": even, "args": args}
-                        rows.append(row | {"tile": [tile.bm, tile.bn, tile.bd, tile.warps, tile.stages]})
+                        rows.append(row | {"tile": list(dataclasses.astuple(tile))})
     return sorted(rows, key=lambda row: (row["kernel"] in tiles.ELEMENTWISE, row["dtype"] == "fp32"))
 
 
@@ -104,8 +105,9 @@ def compiled(job: dict) -> dict:
 
     began = time.perf_counter()
     fn = getattr(importlib.import_module(f"mpm_lite.ops.kernels.{job['module']}"), job["function"])
-    bm, bn, bd, warps, stages = job["tile"]
-    constants = {"BM": bm, "BN": bn, "BD": bd, "UPCAST": False} | job["flags"]
+    bm, bn, bd, warps, stages, registers = job["tile"]
+    constants = {"BM": bm, "BN": bn, "BD": bd, "UPCAST": False, "GROW": 1024 if job["out"] == "fp16" else 1}
+    constants |= job["flags"]
     kinds = job["args"].split()
     types = TYPES | {"x": f"*{job['dtype']}", "o": f"*{job['out']}"}
     names = fn.arg_names
@@ -123,8 +125,7 @@ def compiled(job: dict) -> dict:
         kernel = triton.compile(
             ASTSource(fn, signature, constexprs=values, attrs=hints),
             target=GPUTarget("cuda", job["card"], 32),
-            options={"num_warps": warps, "num_stages": stages}
-            | ({"maxnreg": int(os.environ["MAXN"])} if "MAXN" in os.environ else {}),
+            options={"num_warps": warps, "num_stages": stages} | ({"maxnreg": registers} if registers else {}),
         )
         ptx = kernel.asm["ptx"]
         result |= {"mma": len(re.findall(r"\bmma\.sync", ptx)), "wgmma": len(re.findall(r"\bwgmma\.mma_async", ptx))}
@@ -153,7 +154,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="kernels, comma-separated")
     parser.add_argument("--cards", default="", help="cards, comma-separated, e.g. 80,90")
-    parser.add_argument("--tile", default="", help="try another tile, e.g. 128,256,64,8,3")
+    parser.add_argument(
+        "--tile",
+        default="",
+        help="try another tile, e.g. 128,256,64,8,3,0: sides, depth, warps, stages, registers (0: as many as it takes)",
+    )
     parser.add_argument("--dtypes", default="", help="input dtypes, comma-separated: fp16, bf16, fp32")
     parser.add_argument(
         "--everything", action="store_true", help="all flags and both kinds of size for every card and dtype"

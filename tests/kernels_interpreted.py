@@ -133,7 +133,7 @@ def test_clip_elementwise(both, dtype):
         source = cos.clone()
         out = source if out is None else out
         ours = elementwise.clip_grad_elementwise(source, scale, row_lse, col_lse if both else None, offset, out)
-        return out, ours
+        return out, elementwise.added(ours)
 
     out, ours = again(lambda: run(torch.full_like(cos, torch.nan)))
     close(out, g, GRADIENT[dtype])
@@ -174,14 +174,27 @@ def test_siglip(size, scale, bias, dtype):
     *sums, g = siglip_truth(matrix.double(), scale, bias, offset)
     before = matrix.clone()
     separate = torch.full_like(matrix, torch.nan)
-    ours = elementwise.siglip_grad_elementwise(matrix, scale, bias, offset, separate)
+    ours = elementwise.added(elementwise.siglip_grad_elementwise(matrix, scale, bias, offset, separate))
     assert torch.equal(matrix, before)
-    inplace = elementwise.siglip_grad_elementwise(matrix, scale, bias, offset, matrix)
+    inplace = elementwise.added(elementwise.siglip_grad_elementwise(matrix, scale, bias, offset, matrix))
     assert torch.equal(matrix, separate) and all(torch.equal(a, b) for a, b in zip(ours, inplace, strict=True))
     close(separate, g, GRADIENT[dtype], known=SMALLEST[dtype])
     scalar(ours[0], sums[0], 1e-5)
     for a, b, weight in zip(ours[1:], sums[1:], (g * before.double(), g), strict=True):
         scalar(a, b, 1e-4, least=weight.abs().sum().item() / 10)
+
+
+def test_gradients_are_written_larger_where_half_precision_would_lose_them():
+    """Near the end of training most are below 6e-5. `grow` keeps their digits and leaves the sums alone."""
+    cos = torch.linspace(-0.2, 0.2, 64 * 32).view(64, 32)
+    scale, bias = number(30.0), number(-18.0)
+    *_, g = siglip_truth(cos.double(), scale, bias, None)
+    plain, grown = torch.empty(64, 32, dtype=FP16), torch.empty(64, 32, dtype=FP16)
+    sums = elementwise.siglip_grad_elementwise(cos, scale, bias, None, plain)
+    same = elementwise.siglip_grad_elementwise(cos, scale, bias, None, grown, grow=1024)
+    assert torch.equal(sums, same)
+    close(grown.double() / 1024, g, 5e-4)
+    assert (plain.double() - g).norm() > 3 * (grown.double() / 1024 - g).norm()
 
 
 def test_siglip_of_the_smallest_and_largest_logits():
@@ -192,11 +205,11 @@ def test_siglip_of_the_smallest_and_largest_logits():
             cos = z[:, i:]
             *sums, g = siglip_truth(cos.double(), number(1.0), number(0.0), label)
             out = torch.full_like(cos, torch.nan)
-            loss, _, _ = elementwise.siglip_grad_elementwise(cos, number(1.0), number(0.0), label, out)
+            loss = elementwise.added(elementwise.siglip_grad_elementwise(cos, number(1.0), number(0.0), label, out))[0]
             assert (out - g).abs().le(2e-6 * g.abs() + 1e-38).all()
             scalar(loss, sums[0], 1e-6)
     few = torch.full((64, 512), -17.0)  # each loss is 4e-8: as many as fill a batch must not vanish
-    loss, _, _ = elementwise.siglip_grad_elementwise(few, number(1.0), number(0.0), None, few.clone())
+    loss = elementwise.added(elementwise.siglip_grad_elementwise(few, number(1.0), number(0.0), None, few.clone()))[0]
     assert abs(loss.item() / F.softplus(few.double(), threshold=1e9).sum().item() - 1) < 1e-5
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from mpm_lite import ops
-from mpm_lite.ops import plan
+from mpm_lite.ops import chunked, plan
 
 GRADIENT = {torch.float32: 1e-5, torch.float16: 1e-3}
 
@@ -22,7 +22,7 @@ def impl(request, monkeypatch):
     if request.param == "triton":
         return "triton"
     decide = plan.decide
-    monkeypatch.setattr(plan, "decide", lambda *a, **k: dataclasses.replace(decide(*a, **k), elementwise=True))
+    monkeypatch.setattr(plan, "decide", lambda *a, **k: dataclasses.replace(decide(*a, **k), elementwise=True, piece=4))
     return "chunked"
 
 
@@ -61,6 +61,17 @@ def test_clip_loss(n, m, d, offset, scale, dtype, impl):
     judge(ops.clip_loss, inputs, dtype, impl, 8 * m * 15, label_offset=offset)
 
 
+def test_log_sum_exps_merge_over_steps(impl, monkeypatch):
+    """As over a million columns, where the partial results of all rows would not fit into a chunk's bytes."""
+    a, b, scale = unit(37, 16, 0, torch.float32), unit(50, 16, 1, torch.float32), torch.tensor(14.3)
+    monkeypatch.setattr(chunked, "_rows_of_lse", lambda *_: 11)
+    chosen = plan.make_plan("clip_loss", a.device, a.dtype, 50, impl)
+    row, col = chunked.lse(a, b, scale, True, chosen)
+    z = scale.double() * a.double() @ b.double().T
+    torch.testing.assert_close(row.double(), z.logsumexp(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(col.double(), z.logsumexp(0), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", list(GRADIENT))
 @pytest.mark.parametrize("offset", [0, 7, None])
 def test_siglip_loss(offset, dtype, impl):
@@ -69,9 +80,11 @@ def test_siglip_loss(offset, dtype, impl):
 
 
 @pytest.mark.parametrize("dtype", list(GRADIENT))
+@pytest.mark.parametrize("reads", [True, False])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize("softcap", [None, 5.0])
-def test_linear_cross_entropy(softcap, reduction, dtype, impl):
+def test_linear_cross_entropy(softcap, reduction, reads, dtype, impl, monkeypatch):
+    monkeypatch.setattr(ops, "_may_read", lambda *_: reads)  # on a card values are not read
     g = torch.Generator().manual_seed(3)
     x, w, b = (torch.randn(*s, generator=g).to(dtype) for s in ((23, 12), (101, 12), (101,)))
     target = torch.randint(0, 101, (23,), generator=g)

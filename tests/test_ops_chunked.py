@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import mpm_lite
 from mpm_lite import ops
-from mpm_lite.ops import bench, chunked
+from mpm_lite.ops import bench, card, chunked
 from mpm_lite.ops.plan import decide
 
 # Relative Frobenius error of a gradient against float64 on the same rounded inputs.
@@ -54,9 +55,10 @@ SHAPES = [(1, 6, 3, 2), (33, 33, 17, 0), (64, 64, 8, 0), (29, 70, 16, 11), (5, 9
 @pytest.mark.parametrize("dtype", list(GRADIENT))
 @pytest.mark.parametrize("scale", [1.0, 14.3, 100.0])
 @pytest.mark.parametrize("n, m, d, offset", SHAPES)
-def test_clip_loss_in_chunks(n, m, d, offset, scale, dtype):
+def test_clip_loss_in_chunks_and_at_once(n, m, d, offset, scale, dtype):
     inputs = [unit(n, d, 0), unit(m, d, 1), scalar(scale)]
-    judge(ops.clip_loss, inputs, dtype, chunk_bytes=16 * m * 7, label_offset=offset)
+    for chunk_bytes in (16 * m * 7, None):
+        judge(ops.clip_loss, inputs, dtype, chunk_bytes=chunk_bytes, label_offset=offset)
 
 
 def test_one_pair_has_nothing_to_learn():
@@ -133,10 +135,16 @@ def test_what_needs_no_gradient_costs_none(frozen, monkeypatch):
     monkeypatch.setattr(chunked, "product", lambda *a: made.append("product") or true_product(*a))
     monkeypatch.setattr(chunked, "add_product", lambda *a: made.append("add") or true_add(*a))
     inputs = [unit(8, 4, 0, torch.float32), unit(8, 4, 1, torch.float32), scalar(5.0, torch.float32)]
-    learn = [t.clone().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
-    ops.clip_loss(*learn).backward()
-    assert [t.grad is None for t in learn] == [i == frozen for i in range(3)]
-    assert made == ["product", "product"] + ["product"] * (frozen != 0) + ["add"] * (frozen != 1)
+    for chunk_bytes, chunks in ((None, 0), (2**8, 2)):  # all at once; and in chunks of 4 rows, each made twice
+        made.clear()
+        learn = [t.clone().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
+        ops.clip_loss(*learn, chunk_bytes=chunk_bytes).backward()
+        assert [t.grad is None for t in learn] == [i == frozen for i in range(3)]
+        if chunks:
+            assert made.count("product") == 2 * chunks + chunks * (frozen != 0)
+            assert made.count("add") == chunks * (frozen != 1)
+        else:
+            assert made == ["product"] + ["product"] * (frozen != 0) + ["product"] * (frozen != 1)
 
 
 def test_no_grad_makes_no_gradient(monkeypatch):
@@ -293,14 +301,64 @@ def test_auto_decides_in_one_place():
     def impl(kind, able, dtype, missing=""):
         return decide("clip_loss", kind, able, missing, dtype, 100).impl
 
-    assert impl("cuda", (9, 0), torch.bfloat16) == impl("cuda", (8, 0), torch.float32) == "triton"
+    assert impl("cuda", (9, 0), torch.bfloat16) == impl("cuda", (8, 0), torch.float16) == "triton"
     assert impl("cuda", (7, 5), torch.float16) == impl("cpu", (0, 0), torch.float32, "no CUDA") == "chunked"
     assert impl("cuda", (9, 0), torch.float64) == impl("cuda", (9, 0), torch.bfloat16, "no triton") == "chunked"
+    exact = decide("clip_loss", "cuda", (9, 0), "", torch.float32, 100)
+    assert (exact.impl, exact.elementwise) == ("chunked", True) and "no tensor cores" in exact.why
     old = decide("clip_loss", "cuda", (7, 5), "", torch.float16, 100)
     assert old.elementwise and "8.0" in old.why
     pairs = decide("siglip_loss", "cuda", (9, 0), "", torch.bfloat16, 100)
     assert (pairs.impl, pairs.elementwise) == ("chunked", True) and "measured" in pairs.why
+    assert decide("linear_cross_entropy", "cuda", (9, 0), "", torch.bfloat16, 100).elementwise
     assert decide("clip_loss", "cpu", (0, 0), "x", torch.float32, 4096).rows == 512  # 16 MiB of two float32 buffers
+
+
+@pytest.mark.parametrize("impl", ["chunked", "triton"])
+@pytest.mark.parametrize("op", ["clip_loss", "siglip_loss", "linear_cross_entropy"])
+@pytest.mark.parametrize("columns", [1000, 32_768, 65_536, 250_112, 2**20])
+def test_chunks_on_a_card_are_tall_whole_tiles_within_their_bytes(columns, op, impl):
+    found = decide(op, "cuda", (9, 0), "", torch.bfloat16, columns, impl)
+    assert found.rows % 256 == 0 and 256 <= found.rows <= 4096 and 1 <= found.piece <= found.rows
+    assert found.count_bytes(found.rows) <= 2**30
+    if op != "linear_cross_entropy" and columns <= 65_536:
+        assert found.rows == 4096
+    small = decide(op, "cuda", (7, 5), "", torch.float16, columns, "chunked", chunk_bytes=2**24)
+    assert small.count_bytes(small.rows) <= 2**24 and small.rows >= 1
+
+
+def test_a_product_in_half_precision_does_not_overflow():
+    """A T4 returns sums in float16: 20,000 gradients of 8 would be 160,000, and its largest number is 65,504."""
+    g, t = torch.full((2, 20_000), 8.0).half(), torch.ones(20_000, 3).half()
+    assert (g @ t).isinf().all()
+    assert torch.equal(chunked._product_in_half(g, t, torch.float32), torch.full((2, 3), 160_000.0))
+    assert decide("siglip_loss", "cuda", (7, 5), "", torch.float16, 100).grow == 8
+
+
+def test_the_rank_kernel_holds_no_score_and_takes_any_number_of_candidates():
+    assert decide("retrieval_ranks", "cuda", (9, 0), "", torch.bfloat16, 10**9).impl == "triton"
+    with pytest.raises(ValueError, match="too small for a row"):
+        decide("retrieval_ranks", "cuda", (9, 0), "", torch.bfloat16, 10**9, "chunked")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("ignored", [[], [0, 5, 36], list(range(37))])
+def test_rows_that_nobody_may_count_are_weighted(ignored, reduction, monkeypatch):
+    """On a card Python waits for no value, so ignored rows are computed, and weigh nothing: the same loss and gradients as
+    without them, whatever they hold."""
+    g = torch.Generator().manual_seed(4)
+    x, w = (torch.randn(n, 12, generator=g, dtype=torch.float64) for n in (37, 50))
+    target = torch.randint(0, 50, (37,), generator=g)
+    target[ignored] = -100
+    x[ignored] = float("nan")
+    upstream = torch.linspace(-1, 2, 37, dtype=torch.float64) if reduction == "none" else 1.7
+    options = {"reduction": reduction, "upstream": upstream, "chunk_bytes": 8 * 50 * 5}
+    known = results(ops.linear_cross_entropy, [x, w, target], **options)
+    monkeypatch.setattr(ops, "_may_read", lambda *_: False)
+    weighted = results(ops.linear_cross_entropy, [x, w, target], check=False, **options)
+    for a, b in zip(known, weighted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12, equal_nan=True)
+    assert weighted[1].isfinite().all() and weighted[2].isfinite().all()
 
 
 def test_explain_counts_as_a_person_would():
@@ -326,7 +384,7 @@ def test_chunks_hold_a_fraction_of_the_matrix(case, monkeypatch):
     device = torch.device("cpu")
     given = bench.tensors(case, device)
     peaks = {
-        name: bench._peak(bench._caller(loss, given, True), device)
+        name: bench._peak(bench.call_with_gradients(loss, given, True), device)
         for name, loss in bench.providers(case, device, peers=False).items()
     }
     assert peaks["mpm_lite chunked"] < peaks["naive"] / 5
@@ -337,7 +395,7 @@ def test_a_batch_of_16k_fits_where_its_matrix_would_not():
     case = bench.Case("clip_loss", 16_384, 16_384, 8)
     device = torch.device("cpu")
     loss = bench.providers(case, device, peers=False)["mpm_lite chunked"]
-    peak = bench._peak(bench._caller(loss, bench.tensors(case, device), True), device)
+    peak = bench._peak(bench.call_with_gradients(loss, bench.tensors(case, device), True), device)
     assert peak < 40e6
 
 
@@ -361,6 +419,38 @@ def test_a_peer_that_gives_something_else_is_left_out_of_the_benchmark(monkeypat
     rows = list(bench.run_case(bench.Case("clip_loss", 8, 8, 4), torch.device("cpu"), rounds=3, peers=False))
     assert {row["provider"] for row in rows} == {"mpm_lite chunked", "naive"}
     assert "a loss a row: left out" in capsys.readouterr().err
+
+
+def test_a_stay_on_a_card_runs_through_without_one(tmp_path, monkeypatch, capsys):
+    """On a CPU it checks every op and times small shapes; an op that is not right is not timed, and is said."""
+    device = torch.device("cpu")
+    monkeypatch.setattr(bench, "list_cases", lambda kind: [bench.Case("retrieval_ranks", 20, 30, 8)])
+    assert card.stay(device, tmp_path, minutes=9) == []
+    checks = bench.read_rows(tmp_path / "checks.csv")
+    assert {row["op"] for row in checks} == set(card.TRIALS) and {row["right"] for row in checks} == {"True"}
+    assert {row["provider"] for row in bench.read_rows(tmp_path / "sweep.csv")} == {
+        "mpm_lite chunked 1 MiB", "mpm_lite chunked 16 MiB"
+    }  # fmt: skip
+    monkeypatch.setattr(card, "TRIALS", {"retrieval_ranks": card.TRIALS["retrieval_ranks"]})
+    assert card.stay(device, tmp_path, minutes=0)[0].startswith("retrieval_ranks 20 x 30 x 8 float32 was left out")
+    monkeypatch.setattr(chunked, "count_ranks", lambda *a: ops.Ranks(*[torch.zeros(len(a[0]), dtype=torch.int64)] * 3))
+    (said,) = card.stay(device, tmp_path / "wrong", minutes=9)
+    assert "retrieval_ranks" in said and "not timed" in said and not (tmp_path / "wrong" / "small.csv").exists()
+
+
+@pytest.mark.parametrize("file", ["cpu.csv", "cuda.csv"])
+def test_auto_takes_what_the_committed_rows_found_fastest(file):
+    """No other implementation of ours is more than 5 % faster on a machine of which there are rows."""
+    rows = [r for r in bench.read_rows(mpm_lite.asset("bench") / file) if r["provider"].startswith("mpm_lite")]
+    cases = {}
+    for r in rows:
+        key = (r["hardware"], r["op"], int(r["n"]), int(r["m"]), int(r["d"]), r["dtype"], r["data"], r["direction"])
+        cases.setdefault(key, {})[r["provider"].split()[1]] = float(r["ms"])
+    assert len(cases) >= 4
+    for (hardware, op, _, m, _, dtype, _, _), times in cases.items():
+        kind, able = ("cuda", (9, 0)) if "H100" in hardware or "H200" in hardware else ("cpu", (0, 0))
+        chosen = decide(op, kind, able, "" if kind == "cuda" else "no CUDA", getattr(torch, dtype), m).impl
+        assert times[chosen] <= 1.05 * min(times.values()), (hardware, op, times)
 
 
 ALONE = """

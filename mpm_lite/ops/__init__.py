@@ -16,8 +16,8 @@ Under torch.autocast the losses convert their matrices (and the bias of a layer)
 compute exactly what they would compute of such matrices outside it; whether backward() is called inside or outside makes
 no difference. retrieval_ranks measures and does not train: its matrices are not rounded (of two dtypes the wider is taken).
 
-linear_cross_entropy always makes Python wait for CUDA, whatever `check` says, because it counts the rows that are not
-ignored; it cannot be captured in a CUDA graph. The other ops do not wait unless `check` is on.
+On CUDA no op makes Python wait unless `check` is on. linear_cross_entropy then cannot know how many rows are ignored, and
+computes them all, weighted by 0: where most are ignored, turn `check` on or select the rows yourself.
 """
 
 from __future__ import annotations
@@ -75,6 +75,11 @@ def _scalar(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
 
 def _looks(check: bool | None, tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" if check is None else check
+
+
+def _may_read(check: bool | None, tensor: Tensor) -> bool:
+    """Whether Python may read values: on a CPU it waits for nobody, elsewhere only where it is to check them anyway."""
+    return tensor.device.type == "cpu" or bool(check)
 
 
 def _plan_loss(op: str, like: Tensor, columns: int, *chosen: Any) -> ChunkPlan:
@@ -156,8 +161,9 @@ def linear_cross_entropy(
 ) -> Tensor:  # fmt: skip
     """Cross-entropy of a linear layer into V tokens: x (N, D), weight (V, D), target int64 (N,), bias (V,) -> () or (N,).
 
-    Rows whose target is ignore_index are dropped before the product and lose nothing; like torch, the mean of no rows is
-    NaN. softcap c bends logits into c tanh(z / c). reduction: mean, sum or none. Raises ValueError on what does not fit.
+    Rows whose target is ignore_index lose nothing; on a CPU, and with `check`, they are dropped before the product. Like
+    torch, the mean of no rows is NaN. softcap c bends logits into c tanh(z / c). reduction: mean, sum or none. Raises
+    ValueError on what does not fit.
     """
     op = "linear_cross_entropy"
     if reduction not in ("mean", "sum", "none"):
@@ -171,20 +177,23 @@ def linear_cross_entropy(
             raise ValueError(f"{op} needs bias ({len(weight)},) as floats on {x.device}; got {tuple(bias.shape)}.")
         bias = _learning(bias.to(x.dtype))
     plan = _plan_loss(op, x, len(weight), impl, chunk_bytes, accum_dtype)
-    counts = target != ignore_index
-    whole = bool(counts.all())
+    counts, reads = target != ignore_index, _may_read(check, x)
+    whole = reads and bool(counts.all())
     if _looks(check, x):
         _planning.check_in_range(op, target if whole else target[counts], len(weight))
     with _autocast.off(x.device):
         if plan.impl == "reference":
             options = {"ignore_index": ignore_index, "reduction": reduction, "softcap": softcap}
             loss = _reference.linear_cross_entropy(x, weight, target, bias, **options)
+        elif not reads:  # rows that do not count are computed all the same, and weighted by 0
+            rows, named = x.masked_fill(~counts[:, None], 0), target.masked_fill(~counts, 0)
+            loss = _chunked.LinearCrossEntropy.apply(rows, weight, bias, named, counts, softcap, reduction, plan)
         else:
             rows, named = (x, target) if whole else (x[counts], target[counts])
-            loss = _chunked.LinearCrossEntropy.apply(rows, weight, bias, named, softcap, reduction, plan)
+            loss = _chunked.LinearCrossEntropy.apply(rows, weight, bias, named, None, softcap, reduction, plan)
             if reduction == "none" and not whole:
                 loss = loss.new_zeros(len(x)).masked_scatter(counts, loss)
-    if whole or bool(counts.any()):
+    if reads and bool(counts.any()):
         _finite(op, check, loss, x=x if whole else x[counts], weight=weight, bias=bias)
     return loss
 

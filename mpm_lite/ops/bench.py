@@ -216,7 +216,9 @@ def providers(case: Case, device: torch.device, peers: bool = True) -> dict[str,
     """Name -> function of `tensors`: ours, the naive form, and the peers that are installed and can run here."""
     bias = torch.tensor(-10.0, device=device)
     ours = getattr(ops, case.op)
-    impls = ["chunked", "triton"] if device.type == "cuda" else ["chunked"]
+    # The products of linear_cross_entropy are torch's either way: its two names are one code.
+    both = device.type == "cuda" and case.op != "linear_cross_entropy"
+    impls = ["chunked", "triton"] if both else ["chunked"]
     extra = (bias,) if case.op == "siglip_loss" else ()
     found: dict[str, Loss] = {f"mpm_lite {i}": lambda *t, i=i: ours(*t, *extra, impl=i) for i in impls}
     found["naive"] = {
@@ -229,18 +231,20 @@ def providers(case: Case, device: torch.device, peers: bool = True) -> dict[str,
 
 
 def run_case(
-    case: Case, device: torch.device, rounds: int = 15, data: str = "random", peers: bool = True
-) -> Iterator[dict[str, Any]]:
-    """The rows of one case: one for each provider and direction (forward; forward and gradients)."""
+    case: Case, device: torch.device, rounds: int = 15, data: str = "random", peers: bool = True,
+    only: dict[str, Loss] | None = None,
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """The rows of one case: one for each provider and direction (forward; forward and gradients). The providers are those of
+    `providers`, or `only` these."""
     given = tensors(case, device, data)
     bias = (torch.tensor(-10.0, device=device),) if case.op == "siglip_loss" else ()
     exact = tuple(t.double() if t.is_floating_point() else t for t in given)  # the same rounded inputs
     learns = case.op != "retrieval_ranks"
-    truth = _caller(lambda *t: getattr(ops, case.op)(*t, *bias, impl="chunked"), exact, learns)()
+    truth = call_with_gradients(lambda *t: getattr(ops, case.op)(*t, *bias, impl="chunked"), exact, learns)()
     for backward in (False, True)[: 1 + learns]:
         calls, rows = {}, {}
-        for name, loss in providers(case, device, peers).items():
-            call = _caller(loss, given, backward)
+        for name, loss in (only or providers(case, device, peers)).items():
+            call = call_with_gradients(loss, given, backward)
             start = time.perf_counter()
             try:
                 result = call()
@@ -272,7 +276,7 @@ def run_case(
             } | rows[name]  # fmt: skip
 
 
-def _caller(loss: Loss, given: tuple[Tensor, ...], backward: bool) -> Callable[[], list[Tensor]]:
+def call_with_gradients(loss: Loss, given: tuple[Tensor, ...], backward: bool) -> Callable[[], list[Tensor]]:
     def call() -> list[Tensor]:
         learn = [t.detach().requires_grad_(backward and t.is_floating_point()) for t in given]
         value = loss(*learn)
@@ -374,19 +378,47 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def measure(
+    cases: list[Case], device: torch.device, path: Path, rounds: int = 15, peers: bool = True, keep: bool = False,
+    only: Callable[[Case], dict[str, Loss]] | None = None, until: float = float("inf"),
+) -> list[Case]:  # fmt: skip
+    """Run cases, print their rows and write them to a file as soon as each is measured; those that the file holds already are
+    left alone with `keep`. Nothing is begun once time.monotonic() is past `until`: returns the cases left out for that."""
+    for i, case in enumerate(cases):
+        if time.monotonic() > until:
+            return cases[i:]
+        held = {tuple(row[k] for k in ("op", "n", "m", "d", "dtype")) for row in read_rows(path)}
+        if keep and (case.op, str(case.n), str(case.m), str(case.d), shorten_dtype(case.dtype)) in held:
+            print(f"{case}: kept")
+            continue
+        print(case)
+        rows = list(run_case(case, device, rounds, peers=peers, only=only(case) if only else None))
+        write_rows(path, rows)
+        for row in rows:
+            print(
+                f"  {row['direction']:17} {row['provider']:32} {row['ms']:9.2f} ms [{row['p20']:.2f}, {row['p80']:.2f}]"
+                f" {row['peak_mb']:9.1f} MB {row['tflops']:8.3f} TFLOP/s  errors {row['loss_error']:.1e} {row['grad_error']:.1e}"
+            )
+    return []
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Add rows to a file in place of older ones on the same hardware, shape and direction; the file is whole at all times."""
+    """Add rows to a file in place of older ones on the same hardware, shape and direction."""
 
     def key(row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[k]) for k in KEY)
 
     new = {key(row) for row in rows}
     kept = [row for row in read_rows(path) if key(row) not in new]
+    write_table(path, [{k: row[k] for k in COLUMNS} for row in [*kept, *rows]])
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as a CSV file, which is whole at all times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(f".{os.getpid()}.tmp")
     with open(beside, "w", newline="", encoding="utf-8") as file:
-        out = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        out = csv.DictWriter(file, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
         out.writeheader()
-        for row in [*kept, *rows]:
-            out.writerow({k: f"{row[k]:.4g}" if isinstance(row[k], float) else row[k] for k in COLUMNS})
+        out.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
     os.replace(beside, path)

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mpm_lite import ops
+from mpm_lite.ops.plan import explain
 
 PATIENCE = timedelta(hours=6)  # the first process may encode a whole set while the others wait
 
@@ -91,6 +92,28 @@ def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor | float, **options: 
     options["label_offset"] = first_row(len(img))
     to_text = ops.clip_loss(img, gather(txt), logit_scale, **options)
     return (to_text + ops.clip_loss(txt, gather(img), logit_scale, **options)) / 2
+
+
+def simulate(pairs: int, cards: int, width: int, ms_a_logit: float, gigabytes: float) -> dict[str, float]:
+    """What `clip_loss` over `pairs` pairs of `width` numbers in half precision would take on each of several cards.
+
+    `ms_a_logit`: of a symmetric loss on one card, forward and gradients, by a measurement; `gigabytes` a second that a card sends
+    to its neighbour. On several cards each compares its pictures with all captions and its captions with all pictures: twice
+    as many logits as one card has for as many pairs. A ring sends all features but its own, and their gradients back.
+    Sending and computing may take place in turn, or at best at once.
+    """
+    own = pairs // cards
+    compute = ms_a_logit * own * pairs * (2 if cards > 1 else 1)
+    features = 2 * 2e-9 * pairs * width if cards > 1 else 0.0  # both sides, GB
+    sent = 2 * features * (cards - 1) / cards  # there, and the gradients back
+    send = 1e3 * sent / gigabytes
+    # Of both sides: one gathered side and the sum of its gradients in float32 at a time, and a chunk of gradients of logits.
+    rows = explain("clip_loss", N=own, M=pairs, D=width, machine="h100").rows
+    held = features + 4e-9 * pairs * width + 2e-9 * rows * pairs
+    return {
+        "compute_ms": compute, "send_ms": send, "together_ms": max(compute, send), "apart_ms": compute + send,
+        "sent_gb": sent, "held_gb": held,
+    }  # fmt: skip
 
 
 def sum_over_processes(x: Tensor) -> Tensor:

@@ -14,14 +14,24 @@ IMPLS = ("auto", "reference", "chunked", "triton")
 MIB = 1 << 20
 # What a chunk may take: large enough that the products run at full speed, small beside the inputs.
 BUDGET = {  # op: (CPU, CUDA)
-    "clip_loss": (16 * MIB, 256 * MIB),
-    "siglip_loss": (16 * MIB, 256 * MIB),
+    "clip_loss": (16 * MIB, 1024 * MIB),
+    "siglip_loss": (16 * MIB, 1024 * MIB),
     "retrieval_ranks": (64 * MIB, 256 * MIB),
     "linear_cross_entropy": (64 * MIB, 1024 * MIB),
 }
-# Chunk-sized buffers that are alive at once.
+# Chunk-sized buffers in the exact dtype that are alive at once, where torch does all the work.
 LIVE = {"clip_loss": 2, "siglip_loss": 2, "retrieval_ranks": 2, "linear_cross_entropy": 1}
-# Ops whose kernel is slower than chunks (83 ms beside 68 on an H100, seven runs: assets/bench/provisional).
+# On CUDA every chunk reads and writes the sum of the second matrix's gradients once, which takes about 330 / rows of the time
+# of the arithmetic: a tenth is left at 4,096 rows, and more rows only take memory. A product whose height is a multiple of
+# 256 leaves no tile of it half empty.
+MOST_ROWS, MULTIPLE = 4096, 256
+# Where torch makes the product on CUDA and a kernel the rest: rows whose cosines, in the exact dtype, lie there at once.
+PIECE = 256
+# Most gradients of a trained batch are below 6e-5, where float16 loses digits: the losses of pairs write them larger, and
+# divide the sums by it. No gradient exceeds 2. Cards before capability 8.0 return sums in float16, so there 8 times sums of
+# TERMS gradients must stay below 65,504.
+GROW, GROW_OLD, TERMS = 1024, 8, 4096
+# Ops whose kernel is slower than chunks (83 ms beside 68 on an H100, in seven runs, with chunks of 512 rows).
 CHUNKS_WIN = ("siglip_loss",)
 
 
@@ -33,9 +43,15 @@ class ChunkPlan:
     impl: str  # reference | chunked | triton
     why: str  # the reason, for people
     rows: int  # of the first matrix in a chunk
-    row_bytes: int  # what each of them takes while it is worked on
+    piece: int  # of those, the rows whose products lie in memory at once: all of them, but fewer on CUDA
+    row_bytes: tuple[int, int]  # what a row takes meanwhile: its products, and their gradients where these lie apart
     exact: torch.dtype  # of loss, scalar gradients and accumulators
-    elementwise: bool  # chunked: the work between two products runs in one Triton kernel
+    elementwise: bool  # the work between two products runs in one Triton kernel
+    grow: int  # what a kernel multiplies the gradients of logits by before it rounds them
+
+    def count_bytes(self, rows: int) -> int:
+        """What a chunk of so many rows takes while it is worked on."""
+        return min(self.piece, rows) * self.row_bytes[0] + rows * self.row_bytes[1]
 
 
 def capability(device: torch.device) -> tuple[int, int]:
@@ -60,8 +76,9 @@ def decide(
     """The rule, for a machine that need not be this one: `kind` is cpu or cuda, `able` its compute capability, and `missing`
     says why Triton cannot run there ("" where it can).
 
-    auto: triton on CUDA from capability 8.0 on (below, tl.dot has no tensor cores) but for CHUNKS_WIN, chunked everywhere
-    else. float64 always runs chunked: it is there to be exact. Raises ValueError or RuntimeError where it cannot be.
+    auto: triton on CUDA from capability 8.0 on in half precision (elsewhere tl.dot has no tensor cores), but for CHUNKS_WIN
+    and for linear_cross_entropy, whose products are always torch's; chunked everywhere else. float64 always runs chunked: it
+    is there to be exact. Raises ValueError or RuntimeError where it cannot be.
     """
     if impl not in IMPLS:
         raise ValueError(f"{op}: impl must be one of {', '.join(IMPLS)}; got {impl!r}.")
@@ -74,18 +91,54 @@ def decide(
         reason = (no_kernel or old).rstrip(".")
         raise RuntimeError(f"{op}: impl='triton' cannot run: {reason}. Use impl='chunked' or 'auto'.")
     why = "asked for"
-    if impl == "auto" and kind == "cuda" and not no_kernel and not old and op not in CHUNKS_WIN:
-        impl, why = "triton", "CUDA from capability 8.0 on"
-    elif impl == "auto":
-        slower = "its kernel measured slower than chunks" if kind == "cuda" else "on a CPU kernels are only interpreted"
-        impl, why = "chunked", no_kernel or old or slower
-    # On CUDA logits of a vocabulary stay in the input dtype and are overwritten by their gradient.
-    row = columns * (dtype.itemsize if kind == "cuda" and op == "linear_cross_entropy" else LIVE[op] * exact.itemsize)
-    budget = chunk_bytes if chunk_bytes is not None else BUDGET[op][kind == "cuda"]
-    if impl != "reference" and budget < row:
-        raise ValueError(f"{op}: chunk_bytes={budget} is too small for a row of {columns} columns; give {row} or more.")
-    elementwise = impl == "chunked" and kind == "cuda" and not no_kernel
-    return ChunkPlan(op, impl, why, max(1, budget // row), row, exact, elementwise)
+    if impl == "auto":
+        against = no_kernel or old or _reason_for_chunks(op, kind, dtype)
+        impl, why = ("chunked", against) if against else ("triton", "half precision on CUDA from capability 8.0 on")
+    elementwise = impl == "triton" or (impl == "chunked" and kind == "cuda" and not no_kernel)
+    products, gradients = row_bytes = _row_bytes(op, kind, impl, elementwise, columns, dtype.itemsize, exact.itemsize)
+    budget, least = BUDGET[op][kind == "cuda"] if chunk_bytes is None else chunk_bytes, products + gradients
+    if impl != "reference" and budget < least:
+        raise ValueError(
+            f"{op}: chunk_bytes={budget} is too small for a row of {columns} columns; give {least} or more."
+        )
+    if products and gradients:
+        piece = max(1, min(PIECE, budget // 4 // products))
+        rows = (budget - piece * products) // gradients
+    else:
+        piece = rows = max(1, budget // max(1, least))
+    if kind == "cuda" and op != "retrieval_ranks":
+        rows = min(rows, MOST_ROWS)
+        rows -= rows % MULTIPLE if rows > MULTIPLE else 0
+    half = dtype == torch.float16 and elementwise
+    grow = (GROW if able >= (8, 0) or kind == "cpu" else GROW_OLD) if half else 1
+    return ChunkPlan(op, impl, why, rows, min(piece, rows), row_bytes, exact, elementwise, grow)
+
+
+def _row_bytes(
+    op: str, kind: str, impl: str, elementwise: bool, columns: int, size: int, exact: int
+) -> tuple[int, int]:  # fmt: skip
+    """What a row takes while it is worked on: its products, and their gradients where these lie apart. `size` and `exact`
+    are the bytes of a number of the input and of an exact one."""
+    if kind == "cuda" and op == "linear_cross_entropy":
+        return columns * size, 0  # in the input dtype, overwritten by their gradients
+    if impl == "triton" and op == "retrieval_ranks":
+        return 0, 0  # scores stay in registers, and leave counts
+    if impl == "triton" and op != "linear_cross_entropy":
+        return 0, columns * size  # cosines stay in registers
+    if elementwise and op in ("clip_loss", "siglip_loss"):
+        return columns * exact, columns * size
+    return LIVE[op] * columns * exact, 0
+
+
+def _reason_for_chunks(op: str, kind: str, dtype: torch.dtype) -> str:
+    """Why `auto` takes chunks although there are kernels; "" where it takes the kernels."""
+    if kind == "cpu":
+        return "on a CPU kernels are only interpreted"
+    if op == "linear_cross_entropy":
+        return "its products are torch's, with one kernel between them"
+    if op in CHUNKS_WIN:
+        return "its kernel measured slower than chunks"
+    return "" if dtype.itemsize == 2 else "float32 products in Triton use no tensor cores"
 
 
 # What a call would cost.
@@ -158,11 +211,11 @@ def explain(
     rows, matrix = min(N, layout.rows), 4 * N * columns
     work = 1e-12 * N * columns * D
     inputs = (1 if op == "retrieval_ranks" else 2) * dtype.itemsize * D * (N + columns)
-    held = rows * layout.row_bytes
+    held = layout.count_bytes(rows)
     if layout.impl == "reference":
         held = 2 * matrix
-    elif layout.impl == "triton" and op != "linear_cross_entropy":
-        held = rows * columns * dtype.itemsize if op != "retrieval_ranks" else 24 * N
+    elif layout.impl == "triton" and op == "retrieval_ranks":
+        held = 24 * N
     tflops, tbs = rate or listed
     floor = None if tflops is None else 1e3 * max(USEFUL[op] * work / tflops, inputs * 1e-12 / tbs)
     shape = f"{N} x {columns} x {D} {str(dtype).removeprefix('torch.')}"
@@ -192,7 +245,7 @@ def _tile(op: str, able: tuple[int, int], dtype: torch.dtype, width: int) -> str
 
     kernel = {"clip_loss": "clip_grad", "siglip_loss": "siglip_grad", "retrieval_ranks": "rank"}.get(op)
     if kernel is None:
-        return "cuBLAS products, one elementwise kernel in place"
+        return "products of cuBLAS, one elementwise kernel in place"
     tile = tiles.pick(kernel, able, dtype, width)
     return f"{tile.bm} x {tile.bn} x {tile.bd}, {tile.warps} warps, {tile.stages} stages"
 

@@ -22,6 +22,8 @@ from mpm_lite.core.store import write_atomic
 from mpm_lite.evaluation.text_only import CELLS
 from mpm_lite.experiments import experiment
 from mpm_lite.experiments.pretrain import language_models
+from mpm_lite.ops import distributed
+from mpm_lite.ops.plan import MACHINES, explain
 from mpm_lite.report import classroom, fill, systems
 
 SHOWN = ("en", "zh", "th", "ar", "de", "es", "ja", "ru", "hi", "vi", "el", "ka", "gu")
@@ -171,9 +173,9 @@ def list_bench_rows(rows: pd.DataFrame) -> str:
                 error = row.loss_error if op == "retrieval_ranks" else row.grad_error
                 spent = f"{row.ms:,.0f} [{row.p20:,.0f}, {row.p80:,.0f}]"
                 cells = [op, f"{n:,} x {m:,} x {d} {dtype}", row.provider, spent]
-                lines.append([*cells, f"{times:.2f}", f"{row.peak_mb:,.0f}", f"{error:.0e}", hardware])
+                lines.append([*cells, f"{times:.2f}", f"{row.peak_mb:,.0f}", f"{error:.0e}", hardware, str(row.rounds)])
     header = ["op", "shape", "provider", "ms [p20, p80]", "speed over naive"]
-    return markdown_table([*header, "MB beside inputs and gradients", "error", "on"], lines)
+    return markdown_table([*header, "MB beside inputs and gradients", "error", "on", "runs"], lines)
 
 
 def describe_gpu_rows(rows: pd.DataFrame) -> str:
@@ -183,8 +185,56 @@ def describe_gpu_rows(rows: pd.DataFrame) -> str:
         return "On a GPU: not measured. No row is estimated."
     cards, versions, ops = (list(dict.fromkeys(of[column])) for column in ("hardware", "torch", "op"))
     missing = [op for op in BENCH_ROWS if op not in ops]
-    said = f"On {' and '.join(cards)}, torch {' and '.join(versions)}: medians of {of['rounds'].max()} runs of {', '.join(ops)}."
+    said = f"On {' and '.join(cards)}, torch {' and '.join(versions)}: medians of {of['rounds'].min()} to {of['rounds'].max()} runs"
+    said += f" on {of['date'].max()}, in bfloat16."
+    whole = of[of["direction"] == "forward+backward"].set_index(["op", "n", "m", "d"])
+    ours = whole[whole["provider"].str.startswith("mpm_lite")].groupby(level=[0, 1, 2, 3])["ms"].min()
+    compiled = whole.loc[whole["provider"] == "torch compile", "ms"]
+    slower = (ours / compiled).dropna().groupby(level=0).agg(["min", "max"])
+    said += " The faster of our forms took, in times of what `torch.compile` of the naive form took, "
+    said += ", ".join(f"{low:.2f} to {high:.2f} for {op}" for op, low, high in slower.itertuples()) + "."
     return said + (f" Not measured there: {', '.join(missing)}." if missing else "")
+
+
+# Rows of a chunk when the GPU rows were made, and the bandwidth of that card in TB/s.
+ROWS_THEN, BANDWIDTH = {"clip_loss": 1024, "siglip_loss": 512}, MACHINES["h100"][2]
+
+
+def list_taller_chunks(rows: pd.DataFrame) -> str:
+    """What taller chunks should save, by arithmetic alone: each chunk adds M x D gradients to a sum in float32, 8 bytes each."""
+    lines = []
+    for row in rows[rows["op"].isin(ROWS_THEN) & rows["hardware"].str.contains("NVIDIA")].itertuples():
+        ours = row.provider == f"mpm_lite {'triton' if row.op == 'clip_loss' else 'chunked'}"
+        if not ours or row.direction == "forward":
+            continue
+        now = explain(row.op, N=row.n, D=row.d, machine="h100").rows
+        moved = [8e-9 * -(-row.n // height) * row.m * row.d for height in (ROWS_THEN[row.op], now)]  # GB
+        saved = (moved[0] - moved[1]) / BANDWIDTH
+        chunks, traffic = f"{ROWS_THEN[row.op]:,} to {now:,}", f"{moved[0]:.1f} to {moved[1]:.1f}"
+        shape, measured = f"{row.n:,} x {row.m:,} x {row.d}", f"{row.ms:.1f}"
+        lines.append(
+            [row.op, shape, measured, chunks, traffic, f"{saved:.1f}", f"{row.ms - saved:.1f}", "not measured"]
+        )
+    header = ["op", "shape", "ms then", "rows of a chunk", "GB added", "ms saved", "expected ms", "ms now"]
+    return markdown_table(header, lines)
+
+
+def list_cards(rows: pd.DataFrame) -> str:
+    """How InfoNCE over many pairs would go on several cards, simulated from the row of one card."""
+    row = rows[(rows["op"] == "clip_loss") & (rows["provider"] == "mpm_lite triton") & (rows["d"] == 512)]
+    row = row[row["direction"] == "forward+backward"].iloc[0]
+    lines = []
+    for pairs in (32_768, 1_048_576):
+        for cards, gigabytes in ((1, math.inf), (8, 450), (64, 50)):
+            found = distributed.simulate(pairs, cards, row.d, row.ms / (row.n * row.m), gigabytes)
+            link = "" if cards == 1 else f"{gigabytes:,} GB/s"
+            cells = [f"{pairs:,}", str(cards), link, f"{pairs // cards:,}"]
+            cells += [f"{found[k]:,.1f}" for k in ("compute_ms", "send_ms", "together_ms", "apart_ms")]
+            lines.append(
+                [*cells, f"{found['sent_gb']:.2f}", f"{found['held_gb']:.2f}", f"{4e-9 * pairs**2 / cards:,.1f}"]
+            )
+    header = ["pairs", "cards", "link", "pairs a card", "computing, ms", "sending, ms", "at once, ms", "in turn, ms"]
+    return markdown_table([*header, "GB sent", "GB held", "GB of logits, naive"], lines)
 
 
 # Painting.
@@ -223,6 +273,7 @@ NAMES |= {made.__name__: partial(made, runtime.asset().parent / "notebooks") for
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
 NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages, list_translators)}
 NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
+NAMES |= {made.__name__: made for made in (list_taller_chunks, list_cards)} | {"BANDWIDTH": BANDWIDTH}
 
 
 def render_page(page: str) -> str:

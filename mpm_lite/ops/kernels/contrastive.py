@@ -108,7 +108,7 @@ def _lse(
 @triton.jit(do_not_specialize=["label_offset"])
 def _clip_grad(
     img, txt, scale, row_lse, col_lse, out, part, R, M, D, label_offset,
-    COLUMNS: tl.constexpr,
+    COLUMNS: tl.constexpr, GROW: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
@@ -135,14 +135,14 @@ def _clip_grad(
         inside = (row < R - down * BM)[:, None] & (col <= last)[None, :]
         dot += tl.sum(tl.where(inside, g * c, 0.0), 1)
         at = out + first_row * M + first_col + (row[:, None] * M + col[None, :])
-        tl.store(at, g.to(out.dtype.element_ty), mask=inside)
+        tl.store(at, (g * GROW).to(out.dtype.element_ty), mask=inside)
     tl.store(part + pid, tl.sum(dot, 0))
 
 
 @triton.jit(do_not_specialize=["label_offset"])
 def _siglip_grad(
     img, txt, scale, bias, out, part, R, M, D, label_offset,
-    LABEL: tl.constexpr,
+    LABEL: tl.constexpr, GROW: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
@@ -172,7 +172,7 @@ def _siglip_grad(
         g_sum += tl.sum(g, 1)
         if out is not None:
             at = out + first_row * M + first_col + (row[:, None] * M + col[None, :])
-            tl.store(at, g.to(out.dtype.element_ty), mask=inside)
+            tl.store(at, (g * GROW).to(out.dtype.element_ty), mask=inside)
     programs = tl.num_programs(0)
     tl.store(part + pid, tl.sum(loss_sum, 0))
     tl.store(part + programs + pid, tl.sum(cos_sum, 0))
@@ -236,13 +236,13 @@ def lse(
 
 def clip_grad(
     rows: Tensor, txt: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor | None, label_offset: int, out: Tensor,
-    *, tile: Tile | None = None,
+    *, grow: int = 1, tile: Tile | None = None,
 ) -> Tensor:  # fmt: skip
     """The unscaled gradient of the contrastive loss by its logits, for a chunk of rows (CLIP, 2103.00020, figure 3).
 
     rows (R, D), txt (M, D) fp16, bf16 or fp32; scale () fp32; row_lse (R,), col_lse (M,) or None fp32, from `lse`; row i
     matches column i + label_offset. Writes G = softmax(row) + softmax(column) - 2 onehot, or softmax(row) - onehot
-    without col_lse, to out (R, M). Returns () fp32: the sum of G * cosine, from G before rounding.
+    without col_lse, times `grow`, to out (R, M). Returns () fp32: the sum of G * cosine, from G before rounding.
     """
     (height, width), device = out.shape, rows.device
     tile = tile or tiles.pick_here("clip_grad", device, rows.dtype, rows.shape[1])
@@ -253,20 +253,20 @@ def clip_grad(
         _clip_grad[grid](
             rows, txt, scale, row_lse, row_lse if col_lse is None else col_lse, out, part,
             height, width, rows.shape[1], label_offset,
-            COLUMNS=col_lse is not None, **product_options(tile, rows),
+            COLUMNS=col_lse is not None, GROW=grow, **product_options(tile, rows),
         )  # fmt: skip
     return added(part)
 
 
 def siglip_grad(
     rows: Tensor, txt: Tensor, scale: Tensor, bias: Tensor, label_offset: int | None, out: Tensor | None,
-    *, tile: Tile | None = None,
+    *, grow: int = 1, tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Loss and its gradient by the logits z = scale * cosine + bias, for a chunk of rows (SigLIP, 2303.15343).
 
     rows (R, D), txt (M, D) fp16, bf16 or fp32; scale, bias () fp32; row i matches column i + label_offset, nothing
-    matches where it is None. Writes G = -y sigmoid(-y z) to out (R, M), where there is one. Returns three () fp32: the
-    sums of softplus(-y z), of G * cosine and of G.
+    matches where it is None. Writes G = -y sigmoid(-y z), times `grow`, to out (R, M), where there is one. Returns three
+    () fp32: the sums of softplus(-y z), of G * cosine and of G.
     """
     height, width, device = len(rows), len(txt), rows.device
     tile = tile or tiles.pick_here("siglip_grad", device, rows.dtype, rows.shape[1])
@@ -276,6 +276,6 @@ def siglip_grad(
     with use_device(device):
         _siglip_grad[grid](
             rows, txt, scale, bias, out, part, height, width, rows.shape[1], label_offset or 0,
-            LABEL=label_offset is not None, **product_options(tile, rows),
+            LABEL=label_offset is not None, GROW=grow, **product_options(tile, rows),
         )  # fmt: skip
     return added(part).unbind()

@@ -61,7 +61,7 @@ def siglip_terms(cos, scale, bias, hit, LABEL: tl.constexpr):
 @triton.jit(do_not_specialize=["label_offset"])
 def _clip_elementwise(
     cos, scale, row_lse, col_lse, out, part, R, M, label_offset,
-    COLUMNS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    COLUMNS: tl.constexpr, GROW: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     across = tl.cdiv(M, BN)
     pid = tl.program_id(0)
@@ -76,14 +76,14 @@ def _clip_elementwise(
         by_col = tl.load(col_lse + cols, mask=cols < M, other=0.0)
     hit = cols[None, :] == (rows + label_offset)[:, None]
     g = clip_gradient(c, tl.load(scale), by_row, by_col, hit, COLUMNS)
-    tl.store(out + at, g.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + at, (g * GROW).to(out.dtype.element_ty), mask=inside)
     tl.store(part + pid, tl.sum(tl.sum(tl.where(inside, g * c, 0.0), 1), 0))
 
 
 @triton.jit(do_not_specialize=["label_offset"])
 def _siglip_elementwise(
     cos, scale, bias, out, part, R, M, label_offset,
-    LABEL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    LABEL: tl.constexpr, GROW: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     across = tl.cdiv(M, BN)
     pid = tl.program_id(0)
@@ -95,7 +95,7 @@ def _siglip_elementwise(
     hit = cols[None, :] == (rows + label_offset)[:, None]
     loss, g = siglip_terms(c, tl.load(scale), tl.load(bias), hit, LABEL)
     if out is not None:
-        tl.store(out + at, g.to(out.dtype.element_ty), mask=inside)
+        tl.store(out + at, (g * GROW).to(out.dtype.element_ty), mask=inside)
     programs = tl.num_programs(0)
     tl.store(part + pid, tl.sum(tl.sum(tl.where(inside, loss, 0.0), 1), 0))
     tl.store(part + programs + pid, tl.sum(tl.sum(tl.where(inside, g * c, 0.0), 1), 0))
@@ -197,13 +197,14 @@ def added(part: Tensor) -> Tensor:
 
 def clip_grad_elementwise(
     cos: Tensor, scale: Tensor, row_lse: Tensor, col_lse: Tensor | None, label_offset: int, out: Tensor,
-    *, tile: Tile | None = None,
+    *, grow: int = 1, tile: Tile | None = None,
 ) -> Tensor:  # fmt: skip
     """The unscaled gradient of the contrastive loss by its logits, from cosines (CLIP, 2103.00020, figure 3).
 
     cos (R, M) any float; scale () fp32; row_lse (R,) and col_lse (M,) or None fp32, of scale * cos; row i matches column
-    i + label_offset. Writes G = softmax(row) + softmax(column) - 2 onehot, or softmax(row) - onehot without col_lse, to
-    out (R, M) any float, which may be `cos` itself. Returns () fp32: the sum of G * cos, from G before rounding.
+    i + label_offset. Writes G = softmax(row) + softmax(column) - 2 onehot, or softmax(row) - onehot without col_lse, times
+    `grow`, to out (R, M) any float, which may be `cos` itself. Returns (programs,) fp32, to be `added`: sums of G * cos,
+    from G before rounding.
     """
     (height, width), device = cos.shape, cos.device
     tile = tile or tiles.pick_here("clip_elementwise", device, cos.dtype)
@@ -212,19 +213,20 @@ def clip_grad_elementwise(
     with use_device(device):
         _clip_elementwise[grid](
             cos, scale, row_lse, row_lse if col_lse is None else col_lse, out, part, height, width, label_offset,
-            COLUMNS=col_lse is not None, **tile.sides,
+            COLUMNS=col_lse is not None, GROW=grow, **tile.sides,
         )  # fmt: skip
-    return added(part)
+    return part
 
 
 def siglip_grad_elementwise(
-    cos: Tensor, scale: Tensor, bias: Tensor, label_offset: int | None, out: Tensor | None, *, tile: Tile | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+    cos: Tensor, scale: Tensor, bias: Tensor, label_offset: int | None, out: Tensor | None,
+    *, grow: int = 1, tile: Tile | None = None,
+) -> Tensor:  # fmt: skip
     """Loss and its gradient by the logits z = scale * cos + bias, from cosines (SigLIP, 2303.15343, section 3.2).
 
     cos (R, M) any float; scale, bias () fp32; row i matches column i + label_offset, nothing matches where it is None.
-    Writes G = -y sigmoid(-y z) to out (R, M) any float, which may be `cos` itself or None. Returns three () fp32: the
-    sums of softplus(-y z), of G * cos and of G.
+    Writes G = -y sigmoid(-y z), times `grow`, to out (R, M) any float, which may be `cos` itself or None. Returns
+    (3, programs) fp32, to be `added`: sums of softplus(-y z), of G * cos and of G.
     """
     (height, width), device = cos.shape, cos.device
     tile = tile or tiles.pick_here("siglip_elementwise", device, cos.dtype)
@@ -233,9 +235,9 @@ def siglip_grad_elementwise(
     with use_device(device):
         _siglip_elementwise[grid](
             cos, scale, bias, out, part, height, width, label_offset or 0,
-            LABEL=label_offset is not None, **tile.sides,
+            LABEL=label_offset is not None, GROW=grow, **tile.sides,
         )  # fmt: skip
-    return added(part).unbind()
+    return part
 
 
 def ce_grad(

@@ -1,13 +1,15 @@
 """Tile sizes of every kernel by card, precision and width: tables, no autotuning, so a run is the same run twice.
 
-Chosen by arithmetic and by what compiles without a spilled register; no card has measured them yet. 128 x 256 reads
-less from L2 for each product than 128 x 128, where its results and what is made of them fit into the registers. fp32
-stays IEEE, without tensor cores: small tiles, because that product is unrolled along its depth. Every row is compiled
-by tests/cross_compile.py. sm_100 and newer borrow these rows and are not compiled there.
+Chosen by arithmetic and by what compiles without a spilled register; no card has measured these yet. 128 x 256 reads less
+from L2 for each product than 128 x 128, where its results and what is made of them fit into the registers. Where much is
+made of them, as in the losses, two programs or more share a multiprocessor, so that one multiplies while another takes
+exponentials. fp32 stays IEEE, without tensor cores: small tiles, because that product is unrolled along its depth. Every
+row is compiled by tests/cross_compile.py. sm_100 and newer borrow these rows and are not compiled there.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -20,18 +22,22 @@ PRODUCTS = ("lse", "clip_grad", "siglip_grad", "rank", "rank_groups")
 
 @dataclass(frozen=True)
 class Tile:
-    """bm x bn results per step, bd deep; warps of 32 threads; stages of loads in flight."""
+    """bm x bn results per step, bd deep; warps of 32 threads; stages of loads in flight; the registers that a thread may
+    have, where the compiler would take more than leaves room for a second program."""
 
     bm: int
     bn: int
     bd: int
     warps: int
     stages: int
+    registers: int | None = None
 
     @property
     def sides(self) -> dict[str, int]:
-        """What every kernel on tiles takes by keyword: the sides, and warps as a launch option."""
-        return {"BM": self.bm, "BN": self.bn, "num_warps": self.warps}
+        """What every kernel on tiles takes by keyword: the sides, and warps and registers as launch options."""
+        return {"BM": self.bm, "BN": self.bn, "num_warps": self.warps} | (
+            {"maxnreg": self.registers} if self.registers else {}
+        )
 
 
 SMALL = Tile(32, 32, 32, 4, 1)  # for the interpreter: ragged edges already with small inputs
@@ -40,8 +46,15 @@ WIDE = 256  # up to this width there is too little product to pay for a large ti
 _IEEE = Tile(64, 64, 16, 8, 2)
 _SQUARE = Tile(128, 128, 64, 8, 3)
 _LONG = Tile(128, 256, 64, 8, 3)
-# Cards and kernels that take the long tile beyond WIDE. With a gradient to write as well, it does not fit into registers.
-_TAKES_LONG = ((90, "lse"), (90, "rank"))
+_FLAT = Tile(64, 128, 64, 4, 3)
+# (card, kernel): tiles of half precision up to WIDE and beyond, where they are not square. On sm_90, registers and shared
+# memory leave room for two programs of `lse`, three of the others that write gradients, and one of the long tile.
+_HALF = {
+    (90, "lse"): (replace(_SQUARE, registers=128),) * 2,
+    (90, "clip_grad"): (replace(_FLAT, registers=168),) * 2,
+    (90, "siglip_grad"): (_FLAT, _FLAT),
+    (90, "rank"): (_SQUARE, _LONG),
+}
 # Bound by memory on every card, so one tile each: enough bytes in flight per thread, nothing kept but sums.
 _ROW = Tile(1, 4096, 1, 8, 1)
 ELEMENTWISE = {
@@ -72,7 +85,27 @@ def pick(kernel: str, capability: tuple[int, int], dtype: torch.dtype, width: in
         raise ValueError(f"Triton has no tensor cores before sm_80: kernel {kernel!r} is not offered there")
     if dtype == torch.float32:
         return _IEEE
-    return _LONG if width > WIDE and (column, kernel) in _TAKES_LONG else _SQUARE
+    narrow, wide = _HALF.get((column, kernel), (_SQUARE, _SQUARE))
+    return wide if width > WIDE else narrow
+
+
+# What a card should be asked to try in place of the rows above: `mpm-lite bench --card`.
+CANDIDATES = (
+    _SQUARE, replace(_SQUARE, registers=128), replace(_SQUARE, stages=4), _LONG, _FLAT, replace(_FLAT, registers=168),
+    replace(_FLAT, stages=4),
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def trying(kernel: str, capability: tuple[int, int], tile: Tile) -> Iterator[None]:
+    """Within it, half precision takes this tile of a kernel on cards of this capability."""
+    key = (card_column(capability), kernel)
+    before = _HALF.get(key, (_SQUARE, _SQUARE))
+    _HALF[key] = (tile, tile)
+    try:
+        yield
+    finally:
+        _HALF[key] = before
 
 
 def pick_here(kernel: str, device: torch.device, dtype: torch.dtype, width: int = 0) -> Tile:
@@ -89,6 +122,6 @@ def shipped() -> Iterator[tuple[str, int, str, Tile]]:
             yield name, column, "half", tile
             yield name, column, "float", tile
         for name in PRODUCTS if column > 75 else ():
-            for tile in (_SQUARE, _LONG) if (column, name) in _TAKES_LONG else (_SQUARE,):
+            for tile in dict.fromkeys(_HALF.get((column, name), (_SQUARE,))):
                 yield name, column, "half", tile
             yield name, column, "float", _IEEE
