@@ -23,7 +23,11 @@ FIRST = tuple(code for code in OTHERS if code not in LATER)
 SENTENCES = 4_000  # translations of a language, and captioned pictures
 STEPS = {"transfer_steps": 400, "exposure_steps": 80}
 LONG = {"transfer_steps": 1_500, "exposure_steps": 300}
-TOGETHER = sum(STEPS.values())
+# C12 in 480 steps left every arm at the top, and told nothing (seeds 40 to 44, other pictures). On val, in nine languages and with
+# seed 7, transfer alone is right in 0.13, 0.32, 0.67, 0.94 of choices after 24, 48, 96, 192 steps: 96 are the most at which at most
+# 0.8 are right.
+FEW = {"transfer_steps": 80, "exposure_steps": 16}
+TOGETHER = sum(FEW.values())
 # As many steps a language for nine languages that learn together as for one that comes later.
 NINE = {name: len(OTHERS) * steps for name, steps in STEPS.items()}
 NOISES = (0.05, 0.1)
@@ -117,15 +121,15 @@ CLAIMS = {
         load_claim(
             "C12",
             {
-                "both": _mla(),
+                "both": _mla(FEW),
                 "transfer alone": _mla({"order": "transfer", "transfer_steps": TOGETHER}),
                 # Alone, it learns as fast as transfer does: at its usual rate, a tenth of that, it could hardly begin.
                 "exposure alone": _mla({"order": "exposure", "exposure_steps": TOGETHER, "exposure_lr": 2e-3}),
-                "reversed": _mla({"order": "exposure transfer"}),
-                "shuffled": _mla(shuffled=True),
+                "reversed": _mla(FEW | {"order": "exposure transfer"}),
+                "shuffled": _mla(FEW, shuffled=True),
             },
             c12,
-            ASKED,
+            {**ASKED, "first": 400},
         ),
         load_claim(
             "C13",
