@@ -102,6 +102,16 @@ def test_linear_cross_entropy(softcap, reduction, reads, dtype, impl, monkeypatc
     )
 
 
+def test_the_gradient_of_a_plain_sum_is_one_number_for_all_rows(impl):
+    x, w = unit(12, 8, 0, torch.float32), unit(30, 8, 1, torch.float32)
+    found = {}
+    for reduction in ("sum", "none"):
+        learn = x.clone().requires_grad_()
+        ops.linear_cross_entropy(learn, w, torch.arange(12), reduction=reduction, impl=impl).sum().backward()
+        found[reduction] = learn.grad
+    torch.testing.assert_close(found["sum"], found["none"])
+
+
 @pytest.mark.parametrize("where", ["inside", "forward only", "backward only"])
 @pytest.mark.parametrize("op", ["clip_loss", "siglip_loss", "linear_cross_entropy"])
 def test_autocast_changes_the_matrices_dtype_and_nothing_else(op, where, impl):

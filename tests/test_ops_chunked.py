@@ -135,7 +135,7 @@ def test_what_needs_no_gradient_costs_none(frozen, monkeypatch):
     monkeypatch.setattr(chunked, "product", lambda *a: made.append("product") or true_product(*a))
     monkeypatch.setattr(chunked, "add_product", lambda *a: made.append("add") or true_add(*a))
     inputs = [unit(8, 4, 0, torch.float32), unit(8, 4, 1, torch.float32), scalar(5.0, torch.float32)]
-    for chunk_bytes, chunks in ((None, 0), (2**8, 2)):  # all at once; and in chunks of 4 rows, each made twice
+    for chunk_bytes, chunks in ((None, 0), (4 * 8 * 12, 2)):  # all at once; and in chunks of 4 rows, each made twice
         made.clear()
         learn = [t.clone().requires_grad_(i != frozen) for i, t in enumerate(inputs)]
         ops.clip_loss(*learn, chunk_bytes=chunk_bytes).backward()
@@ -311,7 +311,7 @@ def test_auto_decides_in_one_place():
     pairs = decide("siglip_loss", "cuda", (9, 0), "", torch.bfloat16, 100)
     assert (pairs.impl, pairs.elementwise) == ("chunked", True) and "measured" in pairs.why
     assert decide("linear_cross_entropy", "cuda", (9, 0), "", torch.bfloat16, 100).elementwise
-    assert decide("clip_loss", "cpu", (0, 0), "x", torch.float32, 4096).rows == 512  # 16 MiB of two float32 buffers
+    assert decide("clip_loss", "cpu", (0, 0), "x", torch.float32, 4096).rows == 512  # 24 MiB of three float32 buffers
 
 
 @pytest.mark.parametrize("impl", ["chunked", "triton"])
@@ -428,9 +428,8 @@ def test_a_stay_on_a_card_runs_through_without_one(tmp_path, monkeypatch, capsys
     assert card.stay(device, tmp_path, minutes=9) == []
     checks = bench.read_rows(tmp_path / "checks.csv")
     assert {row["op"] for row in checks} == set(card.TRIALS) and {row["right"] for row in checks} == {"True"}
-    assert {row["provider"] for row in bench.read_rows(tmp_path / "sweep.csv")} == {
-        "mpm_lite chunked 1 MiB", "mpm_lite chunked 16 MiB"
-    }  # fmt: skip
+    # With 16 MiB the same chunks would be made.
+    assert {row["provider"] for row in bench.read_rows(tmp_path / "sweep.csv")} == {"mpm_lite chunked 1 MiB"}
     monkeypatch.setattr(card, "TRIALS", {"retrieval_ranks": card.TRIALS["retrieval_ranks"]})
     assert card.stay(device, tmp_path, minutes=0)[0].startswith("retrieval_ranks 20 x 30 x 8 float32 was left out")
     monkeypatch.setattr(chunked, "count_ranks", lambda *a: ops.Ranks(*[torch.zeros(len(a[0]), dtype=torch.int64)] * 3))
@@ -438,7 +437,7 @@ def test_a_stay_on_a_card_runs_through_without_one(tmp_path, monkeypatch, capsys
     assert "retrieval_ranks" in said and "not timed" in said and not (tmp_path / "wrong" / "small.csv").exists()
 
 
-@pytest.mark.parametrize("file", ["cpu.csv", "cuda.csv"])
+@pytest.mark.parametrize("file", ["cpu.csv", "cuda.csv", "cuda-7-runs.csv"])
 def test_auto_takes_what_the_committed_rows_found_fastest(file):
     """No other implementation of ours is more than 5 % faster on a machine of which there are rows."""
     rows = [r for r in bench.read_rows(mpm_lite.asset("bench") / file) if r["provider"].startswith("mpm_lite")]
@@ -446,7 +445,7 @@ def test_auto_takes_what_the_committed_rows_found_fastest(file):
     for r in rows:
         key = (r["hardware"], r["op"], int(r["n"]), int(r["m"]), int(r["d"]), r["dtype"], r["data"], r["direction"])
         cases.setdefault(key, {})[r["provider"].split()[1]] = float(r["ms"])
-    assert len(cases) >= 4
+    assert len(cases) >= 4 and (file != "cuda-7-runs.csv" or all(len(times) == 2 for times in cases.values()))
     for (hardware, op, _, m, _, dtype, _, _), times in cases.items():
         kind, able = ("cuda", (9, 0)) if "H100" in hardware or "H200" in hardware else ("cpu", (0, 0))
         chosen = decide(op, kind, able, "" if kind == "cuda" else "no CUDA", getattr(torch, dtype), m).impl

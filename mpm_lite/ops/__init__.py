@@ -5,7 +5,7 @@ cards (kernels/); plan.py picks one. Importable with torch alone; triton is impo
 
 The public functions take, beside what reference.py documents:
   impl         "auto", "reference", "chunked" or "triton"
-  chunk_bytes  what a chunk may take; default 16 to 64 MiB on a CPU, 256 MiB to 1 GiB on CUDA (plan.BUDGET)
+  chunk_bytes  what a chunk may take; default 24 to 64 MiB on a CPU, 256 MiB to 1 GiB on CUDA (plan.BUDGET)
   accum_dtype  dtype of sums and losses; default float32, or float64 for float64 inputs
   check        look for NaN and for targets out of range; default only on a CPU: reading values makes Python wait for CUDA
 They raise ValueError for inputs that do not fit and RuntimeError where an implementation cannot run here. Gradients are
@@ -16,7 +16,7 @@ Under torch.autocast the losses convert their matrices (and the bias of a layer)
 compute exactly what they would compute of such matrices outside it; whether backward() is called inside or outside makes
 no difference. retrieval_ranks measures and does not train: its matrices are not rounded (of two dtypes the wider is taken).
 
-On CUDA no op makes Python wait unless `check` is on. linear_cross_entropy then cannot know how many rows are ignored, and
+On CUDA no op makes Python wait unless `check` is on, or a scale lies on a CPU. linear_cross_entropy then cannot know how many rows are ignored, and
 computes them all, weighted by 0: where most are ignored, turn `check` on or select the rows yourself.
 """
 
@@ -68,7 +68,9 @@ def _learning(t: Tensor) -> Tensor:
 
 
 def _scalar(op: str, name: str, value: Tensor | float, like: Tensor) -> Tensor:
-    value = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float32, device=like.device)
+    if not isinstance(value, Tensor):  # filled there: copying a number to CUDA would make Python wait
+        value = torch.full((), value, dtype=torch.float32, device=like.device)
+    value = value.to(like.device)
     _planning.check_scalar(op, name, value)
     return _learning(value)
 

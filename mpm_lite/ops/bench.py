@@ -9,6 +9,7 @@ only here and only where they are installed; one that cannot run on a device is 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gc
 import importlib
@@ -252,11 +253,13 @@ def run_case(
                 first = 1e3 * (time.perf_counter() - start)
                 errors = _errors(case, result, truth, backward)  # of whoever gives something else, too
                 rows[name] = {"first_ms": first, "peak_mb": _peak(call, device) / 1e6} | errors
-            except (RuntimeError, ValueError, AttributeError, ImportError) as error:
-                print(f"  {name}: left out, {str(error).splitlines()[0][:120]}", file=sys.stderr)
+            except Exception as error:  # a peer, or a compiler, may fail in any way on a machine that it never met
+                print(f"  {name}: left out, {shorten_error(error)}", file=sys.stderr)
                 continue
             calls[name] = call
             del result
+        if not calls:
+            continue
         times: dict[str, list[float]] = {name: [] for name in calls}
         flush = torch.empty(2**28, dtype=torch.int8, device=device) if device.type == "cuda" else None
         for turn in range(rounds):
@@ -279,9 +282,10 @@ def run_case(
 def call_with_gradients(loss: Loss, given: tuple[Tensor, ...], backward: bool) -> Callable[[], list[Tensor]]:
     def call() -> list[Tensor]:
         learn = [t.detach().requires_grad_(backward and t.is_floating_point()) for t in given]
-        value = loss(*learn)
-        if backward:
-            value.backward()
+        with getattr(loss, "within", contextlib.nullcontext)():  # what a provider wants around its backward too
+            value = loss(*learn)
+            if backward:
+                value.backward()
         return [value.detach(), *(t.grad for t in learn if t.grad is not None)]
 
     return call
@@ -294,6 +298,11 @@ def _errors(case: Case, found: list[Tensor], truth: list[Tensor], backward: bool
     pairs = zip(found[1:3], truth[1:3], strict=True) if backward else ()
     errors = [float((a.double() - b).norm() / b.norm()) for a, b in pairs]
     return {"loss_error": float(loss), "grad_error": max(errors, default=float("nan"))}
+
+
+def shorten_error(error: Exception) -> str:
+    """The kind of an error and its first line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:120]}"
 
 
 def _sync(device: torch.device) -> None:

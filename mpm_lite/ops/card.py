@@ -4,9 +4,11 @@ would other chunks or tiles cost less. `mpm-lite bench --card` runs it; on a CPU
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +18,42 @@ from torch import Tensor
 from mpm_lite import ops
 from mpm_lite.ops import bench
 from mpm_lite.ops.bench import Case, Loss
+from mpm_lite.ops.plan import make_plan
 
-# What is tried of each op: (n, m, d) and keywords. "rare" leaves most rows out, "mates" makes every tenth candidate correct.
+# What is tried of each op: (n, m, d) and keywords. "rare" leaves most rows out, "bias" gives one to the layer, "mates" makes
+# every tenth candidate correct. A few bytes for a chunk make many chunks.
 TRIALS: dict[str, list[tuple[tuple[int, int, int], dict[str, Any]]]] = {
-    "clip_loss": [((257, 257, 96), {}), ((1024, 1024, 512), {}), ((130, 515, 128), {"label_offset": 7})],
-    "siglip_loss": [((257, 257, 96), {}), ((1024, 1024, 512), {}), ((130, 515, 128), {"label_offset": None})],
+    "clip_loss": [
+        ((257, 257, 96), {}), ((1024, 1024, 512), {}), ((130, 515, 128), {"label_offset": 7}),
+        ((1024, 1024, 128), {"chunk_bytes": 2**21}),
+    ],
+    "siglip_loss": [
+        ((257, 257, 96), {}), ((1024, 1024, 512), {}), ((130, 515, 128), {"label_offset": None}),
+        ((1024, 1024, 128), {"chunk_bytes": 2**21}),
+    ],
     "linear_cross_entropy": [
         ((100, 1001, 96), {}), ((512, 8192, 256), {"softcap": 5.0}), ((512, 8192, 256), {"reduction": "none"}),
-        ((300, 1001, 96), {"rare": True}),
+        ((300, 1001, 96), {"rare": True}), ((300, 1001, 96), {"bias": True, "chunk_bytes": 2**18}),
     ],
     "retrieval_ranks": [((301, 2000, 128), {}), ((301, 2000, 128), {"mates": True})],
 }  # fmt: skip
 # Relative error of loss and gradients against float64 on the same rounded inputs, beside five times that of the reference
-# in float32. Of ranks, the share of queries that differ: one in a hundred, which two candidates may be too near to decide.
+# in float32, and at most TOLERANT times as much in all. Of ranks, the share of queries that differ: one in a hundred, which two candidates may be too near to decide.
 ALLOWED = {torch.bfloat16: 6e-3, torch.float16: 1.5e-3, torch.float32: 5e-5}
-# One chunk of each holds more than 2^31 numbers, where indices of 32 bits would come round.
+TOLERANT = 10
+# One chunk of gradients of logits holds more than 2^31 numbers, where indices of 32 bits would come round.
 LARGE = [Case(op, 4096, 600_000, 64, torch.bfloat16) for op in ("clip_loss", "siglip_loss", "linear_cross_entropy")]
 CHUNKS = {"cuda": (128, 256, 512, 1024, 2048, 4096), "cpu": (1, 16)}  # MiB
 KERNELS = {"clip_loss": ("lse", "clip_grad"), "siglip_loss": ("siglip_grad",), "retrieval_ranks": ("rank",)}
 
 
 def list_impls(op: str, device: torch.device) -> tuple[str, ...]:
-    """The implementations of an op that differ on a device."""
-    return ("chunked", "triton") if device.type == "cuda" and op != "linear_cross_entropy" else ("chunked",)
+    """The implementations of an op that differ on a device, and can run there."""
+    try:
+        make_plan(op, device, torch.float16, 64, "triton")
+    except RuntimeError:
+        return ("chunked",)
+    return ("chunked", "triton") if op != "linear_cross_entropy" else ("chunked",)
 
 
 def call_op(case: Case, device: torch.device, **options: Any) -> Loss:
@@ -53,28 +68,39 @@ def check_op(op: str, device: torch.device) -> Iterator[dict[str, Any]]:
     for dtype, allowed in ALLOWED.items():
         for impl in list_impls(op, device):
             for (n, m, d), asked in TRIALS[op]:
-                for data in ("random", "peaked"):
+                # Unbounded logits of a peaked vocabulary lose their last digits in any form, the reference's too.
+                bounded = op != "linear_cross_entropy" or "softcap" in asked
+                for data in ("random", "peaked") if bounded else ("random",):
                     case = Case(op, n, m, d, dtype)
                     row = {"op": op, "shape": f"{n} x {m} x {d}", "dtype": bench.shorten_dtype(dtype), "impl": impl}
                     row |= {"data": data, "asked": " ".join(f"{k}={v}" for k, v in asked.items())}
                     try:
                         found = try_case(case, device, impl, data, **asked)
                     except Exception as error:  # a kernel may fail in any way on a card that it never met
-                        words = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
-                        yield row | {"right": False, "said": words}
+                        yield row | {"right": False, "said": bench.shorten_error(error)}
                         continue
-                    bound = 0.01 if op == "retrieval_ranks" else allowed + 5 * found["reference_error"]
+                    bound = min(allowed + 5 * found["reference_error"], TOLERANT * allowed)
+                    bound = 0.01 if op == "retrieval_ranks" else bound
                     yield (
                         row | found | {"allowed": bound, "right": found["error"] <= bound and found["same"], "said": ""}
                     )
 
 
 def try_case(
-    case: Case, device: torch.device, impl: str, data: str, rare: bool = False, mates: bool = False, **asked: Any
+    case: Case,
+    device: torch.device,
+    impl: str,
+    data: str,
+    rare: bool = False,
+    mates: bool = False,
+    bias: bool = False,
+    **asked: Any,
 ) -> dict[str, Any]:
     """The errors of one trial."""
     given = list(bench.tensors(case, device, data))
     ranks = case.op == "retrieval_ranks"
+    if bias:
+        given.append(torch.linspace(-1, 1, case.m, device=device).to(case.dtype))
     if rare:
         given[2] = given[2].masked_fill(torch.arange(case.n, device=device) % 5 > 0, -100)
     if ranks and data == "random":
@@ -84,10 +110,12 @@ def try_case(
     # As in training, float16 has a loss scale; a loss a row has weights.
     upstream = torch.linspace(0.5, 2, case.n, device=device) * (1024 if case.dtype == torch.float16 else 1)
 
+    whole = {k: v for k, v in asked.items() if k != "chunk_bytes"}
+
     def run(tensors: list[Tensor], low: torch.dtype | None = None, **how: Any) -> list[Tensor]:
         learn = [t.detach().requires_grad_(t.is_floating_point() and not ranks) for t in tensors]
         with torch.autocast(device.type, low or torch.bfloat16, enabled=low is not None):
-            loss = call_op(case, device, **asked, **how)(*learn)
+            loss = call_op(case, device, **(whole if how["impl"] == "reference" else asked), **how)(*learn)
             if not ranks:
                 (loss * (upstream if loss.ndim else upstream[0])).sum().backward()
         return [loss.detach(), *(t.grad for t in learn if t.grad is not None)]
@@ -96,7 +124,7 @@ def try_case(
         if ranks:
             return float((found[0] != truth[0]).double().mean())
         # Of a loss near 0 the difference counts, and float16 holds nothing below 6e-8.
-        least = 6e-8 / ALLOWED[torch.float16] if case.dtype == torch.float16 else 1e-30
+        least = 6e-8 / ALLOWED[torch.float16] if case.dtype == torch.float16 else 1e-12
         norms = [truth[0].norm().clamp_min(1), *(t.norm().clamp_min(least * t.numel() ** 0.5) for t in truth[1:])]
         return max(float((a.double() - b).norm() / n) for a, b, n in zip(found, truth, norms, strict=True))
 
@@ -120,21 +148,20 @@ def check_large(case: Case, device: torch.device) -> Iterator[dict[str, Any]]:
     """As `check_op`, for one large chunk against small ones of the same implementation."""
     given = bench.tensors(case, device)
     for impl in list_impls(case.op, device):
-        small, large = (
-            bench.call_with_gradients(call_op(case, device, impl=impl, chunk_bytes=size), given, True)()
-            for size in (2**30, 2**34)
-        )
-        error = max(
-            float((a.double() - b.double()).norm() / b.double().norm()) for a, b in zip(large, small, strict=True)
-        )
-        row = {
-            "op": case.op,
-            "shape": f"{case.n} x {case.m} x {case.d}",
-            "dtype": "bfloat16",
-            "impl": impl,
-            "data": "random",
-        }
-        yield row | {"asked": "one chunk", "error": error, "allowed": 6e-3, "right": error <= 6e-3, "said": ""}
+        row = {"op": case.op, "shape": f"{case.n} x {case.m} x {case.d}", "dtype": "bfloat16", "impl": impl}
+        row |= {"data": "random", "asked": "one chunk", "allowed": ALLOWED[torch.bfloat16]}
+        try:
+            small, large = (
+                bench.call_with_gradients(call_op(case, device, impl=impl, chunk_bytes=size), given, True)()
+                for size in (2**30, 2**34)
+            )
+        except Exception as error:  # as above; and the card may be too small
+            yield row | {"right": False, "said": bench.shorten_error(error)}
+            continue
+        pairs = zip(large, small, strict=True)
+        errors = [float((a.double() - b.double()).norm() / b.double().norm()) for a, b in pairs]
+        right = all(error <= row["allowed"] for error in errors)  # which no NaN is
+        yield row | {"error": max(errors), "same": True, "right": right, "said": ""}
 
 
 def list_choices(case: Case, device: torch.device) -> dict[str, Loss]:
@@ -142,19 +169,22 @@ def list_choices(case: Case, device: torch.device) -> dict[str, Loss]:
     from mpm_lite.ops.kernels import tiles
 
     def with_tile(kernel: str, tile: tiles.Tile) -> Loss:
-        def call(*given: Tensor) -> Tensor:
-            with tiles.trying(kernel, torch.cuda.get_device_capability(device), tile):
-                return call_op(case, device, impl="triton")(*given)
-
+        call = call_op(case, device, impl="triton")
+        call.within = partial(tiles.trying, kernel, torch.cuda.get_device_capability(device), tile)  # type: ignore[attr-defined]
         return call
 
-    found = {
-        f"mpm_lite {impl} {size} MiB": call_op(case, device, impl=impl, chunk_bytes=size << 20)
-        for impl in list_impls(case.op, device)
-        for size in CHUNKS[device.type]
-    }
-    for kernel in KERNELS.get(case.op, ()) if device.type == "cuda" else ():
-        for tile in tiles.CANDIDATES:
+    found, seen = {}, set()
+    for impl in list_impls(case.op, device):
+        for size in CHUNKS[device.type]:
+            try:
+                plan = make_plan(case.op, device, case.dtype, case.m, impl, size << 20)
+            except ValueError:  # too small for a row
+                continue
+            if (impl, min(plan.rows, case.n)) not in seen:
+                seen.add((impl, min(plan.rows, case.n)))
+                found[f"mpm_lite {impl} {size} MiB"] = call_op(case, device, impl=impl, chunk_bytes=size << 20)
+    if "triton" in list_impls(case.op, device):
+        for kernel, tile in itertools.product(KERNELS.get(case.op, ()), tiles.CANDIDATES):
             words = " ".join(str(n) for n in astuple(tile) if n)
             found[f"mpm_lite triton {kernel} {words}"] = with_tile(kernel, tile)
     return found
@@ -167,6 +197,7 @@ def stay(device: torch.device, folder: Path, minutes: float) -> list[str]:
     until, on_card = time.monotonic() + 60 * minutes, device.type == "cuda"
     large = LARGE if on_card and torch.cuda.get_device_properties(device).total_memory > 60e9 else []
     checks: list[dict[str, Any]] = []
+    wrong: list[str] = []
     for rows in [*(check_op(op, device) for op in TRIALS), *(check_large(case, device) for case in large)]:
         checks += rows
         bench.write_table(folder / "checks.csv", checks)

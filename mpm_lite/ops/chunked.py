@@ -29,7 +29,7 @@ def product(a: Tensor, b: Tensor, exact: torch.dtype) -> Tensor:
         return a @ b
     if a.is_cuda and a.dtype == b.dtype and exact == torch.float32 and capability(a.device) >= (8, 0):
         return torch.mm(a, b, out_dtype=exact)
-    if a.is_cuda and a.dtype == b.dtype:
+    if a.is_cuda and a.dtype == b.dtype == torch.float16 and exact == torch.float32:
         return _product_in_half(a, b, exact)
     return a.to(exact) @ b.to(exact)
 
@@ -48,7 +48,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
     keep = 0 if first else 1
     if a.dtype == b.dtype == total.dtype:
         total.addmm_(a, b, beta=keep)
-    elif a.is_cuda and total.dtype == torch.float32 and capability(a.device) >= (8, 0):
+    elif a.is_cuda and a.dtype == b.dtype and total.dtype == torch.float32 and capability(a.device) >= (8, 0):
         torch.addmm(total, a, b, beta=keep, out_dtype=torch.float32, out=total)
     elif first:
         total.copy_(product(a, b, total.dtype))
@@ -104,7 +104,7 @@ def lse(img: Tensor, txt: Tensor, scale: Tensor, columns: bool, plan: ChunkPlan)
 
 def _rows_of_lse(img: Tensor, plan: ChunkPlan) -> int:
     """The rows of a step of `lse`, which takes no more bytes than a chunk of gradients: four for each column and 64 rows (the
-    kernel's partial results; its tiles are at least as high), or for each cosine."""
+    kernel's partial results, of which no tile leaves more), or for each cosine."""
     if plan.impl == "triton":
         return 64 * plan.rows
     return max(1, plan.rows * img.element_size() // plan.exact.itemsize) if plan.elementwise else plan.rows
@@ -209,7 +209,9 @@ def token_grad(
     need_grad: bool, plan: ChunkPlan,
 ) -> tuple[Tensor | None, Tensor]:  # fmt: skip
     """Of one chunk of rows: d loss / d logit (R, V), times factor (R,) where given, and the losses (R,)."""
-    if x.is_cuda:  # in the input dtype, overwritten in place: half the memory, twice the speed
+    if (
+        x.is_cuda and plan.exact == torch.float32
+    ):  # in the input dtype, overwritten in place: half the memory, twice the speed
         z = torch.mm(x, weight.T) if bias is None else torch.addmm(bias, x, weight.T)  # (R, V)
     else:
         z = product(x, weight.T, plan.exact)
@@ -413,7 +415,8 @@ class LinearCrossEntropy(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None  # handed over, not copied; a second backward makes them again
         upstream = upstream.to(ctx.plan.exact)
         if ctx.reduction == "none":
-            counts = upstream if counts is None else upstream * counts
+            # A kernel reads one number a row: the gradient of a plain sum is one number, expanded.
+            counts = (upstream if counts is None else upstream * counts).contiguous()
         if grads is None:
             needs = ctx.needs_input_grad[:3]
             _, grads = _token_sweep(x, weight, bias, target, ctx.softcap, counts, needs, ctx.plan)

@@ -14,13 +14,13 @@ IMPLS = ("auto", "reference", "chunked", "triton")
 MIB = 1 << 20
 # What a chunk may take: large enough that the products run at full speed, small beside the inputs.
 BUDGET = {  # op: (CPU, CUDA)
-    "clip_loss": (16 * MIB, 1024 * MIB),
-    "siglip_loss": (16 * MIB, 1024 * MIB),
+    "clip_loss": (24 * MIB, 1024 * MIB),
+    "siglip_loss": (24 * MIB, 1024 * MIB),
     "retrieval_ranks": (64 * MIB, 256 * MIB),
     "linear_cross_entropy": (64 * MIB, 1024 * MIB),
 }
-# Chunk-sized buffers in the exact dtype that are alive at once, where torch does all the work.
-LIVE = {"clip_loss": 2, "siglip_loss": 2, "retrieval_ranks": 2, "linear_cross_entropy": 1}
+# Chunk-sized buffers in the exact dtype that are alive at once, where torch does all the work. A softcap needs two more.
+LIVE = {"clip_loss": 3, "siglip_loss": 3, "retrieval_ranks": 2, "linear_cross_entropy": 1}
 # On CUDA every chunk reads and writes the sum of the second matrix's gradients once, which takes about 330 / rows of the time
 # of the arithmetic: a tenth is left at 4,096 rows, and more rows only take memory. A product whose height is a multiple of
 # 256 leaves no tile of it half empty.
@@ -43,7 +43,7 @@ class ChunkPlan:
     impl: str  # reference | chunked | triton
     why: str  # the reason, for people
     rows: int  # of the first matrix in a chunk
-    piece: int  # of those, the rows whose products lie in memory at once: all of them, but fewer on CUDA
+    piece: int  # of those, the rows whose products lie in memory at once: fewer where torch makes the product on CUDA
     row_bytes: tuple[int, int]  # what a row takes meanwhile: its products, and their gradients where these lie apart
     exact: torch.dtype  # of loss, scalar gradients and accumulators
     elementwise: bool  # the work between two products runs in one Triton kernel
@@ -107,9 +107,9 @@ def decide(
     else:
         piece = rows = max(1, budget // max(1, least))
     if kind == "cuda" and op != "retrieval_ranks":
-        rows = min(rows, MOST_ROWS)
+        rows = rows if chunk_bytes else min(rows, MOST_ROWS)
         rows -= rows % MULTIPLE if rows > MULTIPLE else 0
-    half = dtype == torch.float16 and elementwise
+    half = dtype == torch.float16 and elementwise and op in ("clip_loss", "siglip_loss")
     grow = (GROW if able >= (8, 0) or kind == "cpu" else GROW_OLD) if half else 1
     return ChunkPlan(op, impl, why, rows, min(piece, rows), row_bytes, exact, elementwise, grow)
 
@@ -120,7 +120,8 @@ def _row_bytes(
     """What a row takes while it is worked on: its products, and their gradients where these lie apart. `size` and `exact`
     are the bytes of a number of the input and of an exact one."""
     if kind == "cuda" and op == "linear_cross_entropy":
-        return columns * size, 0  # in the input dtype, overwritten by their gradients
+        # In the input dtype, overwritten by their gradients; without a kernel for that, exact copies beside them.
+        return columns * (size if elementwise else size + exact), 0
     if impl == "triton" and op == "retrieval_ranks":
         return 0, 0  # scores stay in registers, and leave counts
     if impl == "triton" and op != "linear_cross_entropy":
@@ -170,7 +171,7 @@ class Cost:
     tflop_done: float
     bytes_inputs: int  # inputs and their gradients, in the input dtype
     bytes_matrix: int  # the N x M matrix the naive form keeps for its backward, float32
-    bytes_chunk: int  # what the chosen implementation holds beside inputs and gradients
+    bytes_chunk: int  # what the chosen implementation holds beside inputs and gradients: a chunk, and sums of gradients
     floor_ms: float | None  # the longer of work at the machine's rate and bytes at its bandwidth; None without rates
     machine: str
 
@@ -211,7 +212,9 @@ def explain(
     rows, matrix = min(N, layout.rows), 4 * N * columns
     work = 1e-12 * N * columns * D
     inputs = (1 if op == "retrieval_ranks" else 2) * dtype.itemsize * D * (N + columns)
-    held = layout.count_bytes(rows)
+    # Sums of half-precision gradients take more than the gradients that become of them.
+    summed = {"clip_loss": columns, "siglip_loss": N + columns, "linear_cross_entropy": N + columns}.get(op, 0)
+    held = layout.count_bytes(rows) + (layout.exact.itemsize - dtype.itemsize) * D * summed
     if layout.impl == "reference":
         held = 2 * matrix
     elif layout.impl == "triton" and op == "retrieval_ranks":

@@ -54,7 +54,8 @@ def use_device(device: torch.device) -> contextlib.AbstractContextManager:
 
 
 def programs_wanted(device: torch.device) -> int:
-    """How many programs keep the whole card busy: two waves; a few in the interpreter, so that splits are exercised."""
+    """How many programs keep the whole card busy: two for each multiprocessor; a few in the interpreter, so that splits are
+    exercised."""
     if device.type != "cuda":
         return 4
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count
