@@ -11,37 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from mpm_lite.core import __version__
 
-_WHERE = {
-    "load_captions": "data",
-    "CaptionSet": "data",
-    "load_text_tower": "towers.load",
-    "load_image_tower": "towers.load",
-    "load_lm": "towers.load",
-    "Recipe": "recipes",
-    "Stage": "recipes",
-    "Experiment": "experiments.experiment",
-    "sweep": "experiments.sweep",
-    "Hypothesis": "experiments.hypothesis",
-    "Results": "experiments.results",
-    "asset": "core.runtime",
-    "banner": "core.runtime",
-    "UserError": "core.runtime",
-    "show": "teaching.check",
-    "draw_system": "teaching.drawings",
+_OF = {
+    "data": "load_captions CaptionSet",
+    "towers.load": "load_text_tower load_image_tower load_lm",
+    "recipes": "Recipe Stage",
+    "experiments.experiment": "Experiment",
+    "experiments.sweep": "sweep",
+    "experiments.hypothesis": "Hypothesis",
+    "experiments.results": "Results",
+    "core.runtime": "asset banner UserError",
+    "teaching.check": "show",
+    "teaching.drawings": "draw_system",
 }
-_MODULES = {
-    "ops",
-    "core",
-    "data",
-    "towers",
-    "recipes",
-    "training",
-    "evaluation",
-    "experiments",
-    "claims",
-    "report",
-    "teaching",
-}
+_WHERE = {name: module for module, names in _OF.items() for name in names.split()}
+_MODULES = set("ops core data towers recipes training evaluation experiments claims report teaching".split())
 __all__ = sorted({*_WHERE, *_MODULES, "check"})
 
 if TYPE_CHECKING:  # what editors see behind __getattr__

@@ -222,8 +222,8 @@ def data_command(args: argparse.Namespace) -> None:
             print(
                 f"{row['name']:10} {'-' if row['pictures'] is None else row['pictures']:>6} pictures  {row['languages'] or '-':>3} languages  {'here' if row['present'] else 'not here':9} {row['licence']}: {row['where']}"
             )
-        for known in sources.list_hub_sets():
-            print(f"{known['name']:10} hub:{known['repo']:23} captions: {known['captions']}; {known['licence']}")
+        for name, known in sources.KNOWN.items():  # the hub is not asked
+            print(f"{name:10} hub:{known.repo:23} captions: {known.captions}; {known.licence}")
         print("Your own: parquet:PATH, webdataset:PATH, imagefolder:PATH; any of the hub: hub:OWNER/NAME.")
         return
     if not args.names:

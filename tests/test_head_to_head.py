@@ -23,7 +23,7 @@ from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.rivals import Pairing
 from mpm_lite.experiments.system import Trial
 from mpm_lite.experiments.worlds import DEPTH, ONE_TEXT
-from mpm_lite.report import systems
+from mpm_lite.report import readme, systems
 from mpm_lite.teaching import views
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.load import load_lm
@@ -128,7 +128,7 @@ def test_every_system_and_table_is_written_and_read_back(home, monkeypatch):
     monkeypatch.setattr(systems, "has_table", lambda name: name != systems.REAL)
     monkeypatch.setattr(systems, "read_table", lambda name: pd.read_csv(home / "out" / f"{name}.csv"))
     monkeypatch.setattr(systems, "read_card", lambda name: json.loads((home / "out" / f"{name}.json").read_text()))
-    block, alt = systems.write_block(), systems.draw_figure().mpm_alt
+    block, alt = readme.render_page("assets/results/systems.md"), systems.draw_figure().mpm_alt
     assert block.count("| M3P | ") == 6 and "mpm-lite run head_to_head --seeds 2" in block
     assert repr(views.show_comparison()) == alt  # as the notebook shows it
     for name in (*TABLES, "iglue", "advice"):

@@ -23,7 +23,7 @@ from mpm_lite.experiments.mla import ENGLISH, MULTILINGUAL, Acquiring, MlaBench
 from mpm_lite.experiments.real_pictures import DUAL, LANGUAGES, REAL, RealWorld, imagenet_classes
 from mpm_lite.experiments.rivals import Pairing, RivalBench
 from mpm_lite.recipes.m3p import FINE, PRETRAIN
-from mpm_lite.report import systems
+from mpm_lite.report import readme, systems
 from mpm_lite.towers.text import padded
 
 SHORT = DUAL | {"steps": 2, "batch": 8, "bf16": False}
@@ -232,10 +232,10 @@ def test_the_comparison_on_real_pictures_is_written_and_read_back(few, tmp_path,
     rows = pd.read_csv(tmp_path / "head-to-head-real.csv")
     assert set(rows["system"]) == set(small) and set(rows["metric"]) == {"recall", "choice"}
     assert {"en", "others", "de", "zh"} <= set(rows["language"]) and rows["value"].between(0, 1).all()
-    monkeypatch.setattr(systems, "has_table", lambda name: True)
+    monkeypatch.setattr(systems, "has_table", lambda name: name == systems.REAL)
     monkeypatch.setattr(systems, "read_table", lambda name: pd.read_csv(tmp_path / f"{name}.csv"))
     monkeypatch.setattr(systems, "read_card", lambda name: json.loads((tmp_path / f"{name}.json").read_text()))
-    block = systems.write_real_block()
+    block = readme.render_page("assets/results/systems.md")
     assert "| MLA | " in block and "head_to_head_real --seeds 2" in block
     assert "| M3P | - | - | - | " in block  # it chooses, and retrieves nothing
     monkeypatch.setattr(MlaBench, "train", None)  # read back

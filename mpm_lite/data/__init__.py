@@ -20,19 +20,8 @@ from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import bcp47, english_first
 from mpm_lite.data.picture import draw
 
-__all__ = [
-    "SETS",
-    "SPLITS",
-    "CaptionSet",
-    "LazyImages",
-    "Part",
-    "SetInfo",
-    "available",
-    "counts",
-    "fetch_set",
-    "list_sets",
-    "load_captions",
-]
+__all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "count_items", "fetch_set", "is_available",
+           "list_sets", "load_captions"]  # fmt: skip
 
 BOTH = "train+val"
 # What can be fetched beside sets: names of emoji in over 100 languages, and dictionaries from other languages to English.
@@ -44,7 +33,6 @@ class SetInfo:
     """What the registry knows about a packaged set. Its module, mpm_lite.data.NAME, is only imported when it is needed."""
 
     name: str
-    languages: str
     licence: str
     open_licence: bool
 
@@ -77,10 +65,10 @@ class SetInfo:
 
 
 SETS = {
-    "emoji": SetInfo("emoji", "14 to 104", "OpenMoji CC BY-SA 4.0; names Unicode", True),
-    "stamps": SetInfo("stamps", "70+", "GPL-2", False),
-    "clipart": SetInfo("clipart", "English", "public domain", True),
-    "toyworld": SetInfo("toyworld", "10", "drawn here, MIT", True),
+    "emoji": SetInfo("emoji", "OpenMoji CC BY-SA 4.0; names Unicode", True),
+    "stamps": SetInfo("stamps", "GPL-2", False),
+    "clipart": SetInfo("clipart", "public domain", True),
+    "toyworld": SetInfo("toyworld", "drawn here, MIT", True),
 }
 
 

@@ -189,11 +189,6 @@ def split_of_folders(path: PurePath, shown: str) -> str | None:
     return next((s for folder in reversed(path.parent.parts) if (s := split_of_name(folder, shown))), None)
 
 
-def split_of_file(path: PurePath, shown: str) -> str | None:
-    """The split that a file's own name says, or else the nearest of its folders. path: below the folder that was given."""
-    return split_of_name(path.stem, shown) or split_of_folders(path, shown)
-
-
 def picture_file(said: str, folders: Sequence[Path], shown: str) -> tuple[Path | None, list[Path]]:
     """The file of a picture that a set names by its path (None if it is missing or cannot be read), and all places tried.
 

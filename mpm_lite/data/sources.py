@@ -27,20 +27,9 @@ import pyarrow.parquet as pq
 
 from mpm_lite.core import runtime
 from mpm_lite.core.runtime import UserError
-from mpm_lite.data import local
+from mpm_lite.data import local, rows
 from mpm_lite.data.captionset import Part
-from mpm_lite.data.rows import (
-    CODES,
-    GUESSED,
-    Columns,
-    Source,
-    check_no_other_splits,
-    checked,
-    guess_columns,
-    is_usual,
-    rows_of,
-    unread_texts,
-)
+from mpm_lite.data.rows import CODES, GUESSED, Columns, Source
 from mpm_lite.data.splits import parts_of, pictures_of
 
 LOCAL = tuple(local.ENDS)
@@ -110,8 +99,8 @@ def _parts(
     if columns:
         said = Columns.of(json.loads(columns))
     else:
-        said = KNOWN[name].columns if name in KNOWN else guess_columns(name, held, held)
-    checked(name, said, held)
+        said = KNOWN[name].columns if name in KNOWN else rows.guess_columns(name, held, held)
+    rows.checked(name, said, held)
     if said.language == "split" and "split" not in held:
         sources = [source for source in sources if not own and (source.split or "").lower() in CODES]
         if not sources:
@@ -120,19 +109,19 @@ def _parts(
             )
     column = said.split_column(held)
     if said.split == GUESSED and not column and not any(source.split for source in sources):
-        check_no_other_splits(name, said, held)
+        rows.check_no_other_splits(name, said, held)
     if not columns:
-        unread = unread_texts(said, held)
+        unread = rows.unread_texts(said, held)
         if unread and (own or name not in KNOWN):
             told = f"the texts of {', '.join(unread)} are not read; columns= says which columns are captions."
             print(f"mpm_lite: {name}: {told}", file=sys.stderr)
     if column and (not held[column] or not (own or _one_split(sources))):
         column = None  # it is empty, or the repository has splits of its own
-    rows = rows_of([replace(source, image=said.image) for source in sources], said, column)
-    watched = tuple(dict.fromkeys(path for row in rows for path in row.watched))
+    read = rows.rows_of([replace(source, image=said.image) for source in sources], said, column)
+    watched = tuple(dict.fromkeys(path for row in read for path in row.watched))
     there = local.stamp_of(watched)
     key = [name, revision or "", str(limit), stamp, there, columns, *map(_snapshot, sources)]
-    pictures = pictures_of(rows, said, column is not None, name in KNOWN, key if limit is None else [])
+    pictures = pictures_of(read, said, column is not None, name in KNOWN, key if limit is None else [])
     return parts_of(shown, pictures, skip_bad, key), watched, there
 
 
@@ -178,12 +167,12 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
         path = local.below(file, root)
         if file.suffix == ".csv":
             _check_csv(file, f"{name}: {path}")
-        split = local.split_of_file(path, f"{name}: {path}")
-        rows = _read(opened[file], None if limit is None else limit - taken.get(split, 0))
-        taken[split] = taken.get(split, 0) + len(rows)
+        split = local.split_of_name(path.stem, f"{name}: {path}") or local.split_of_folders(path, f"{name}: {path}")
+        few = _read(opened[file], None if limit is None else limit - taken.get(split, 0))
+        taken[split] = taken.get(split, 0) + len(few)
         if kind == "webdataset" and limit is None:
             local.check_whole(file, f"{name}: {path}")
-        sources.append(Source(rows, path.as_posix(), split, root if root.is_dir() else root.parent, file))
+        sources.append(Source(few, path.as_posix(), split, root if root.is_dir() else root.parent, file))
     return sources
 
 
@@ -202,9 +191,9 @@ def _check_csv(file: Path, shown: str) -> None:
 def _check_fields(name: str, root: Path, opened: Mapping[Path, Any]) -> None:
     """Raises UserError for pictures or captions in a tar file that would be lost: `datasets` learns the fields from the first
     few examples and ignores any other."""
-    for file, rows in opened.items():
-        for field in sorted(local.tar_fields(file) - set(rows.column_names)):
-            if is_usual(field):
+    for file, few in opened.items():
+        for field in sorted(local.tar_fields(file) - set(few.column_names)):
+            if rows.is_usual(field):
                 raise UserError(
                     f"{name}: in {local.below(file, root)}, members that end in .{field} would be lost, since the first pictures "
                     "have none: give every picture the same members (an empty text where there is no caption)."
@@ -295,8 +284,3 @@ def _failed(name: str, source: str, revision: str | None, local: bool, error: Ex
         f"{name} is neither on this machine nor did the hub give it ({reason}); emoji, stamps, clipart, toyworld and your own "
         f"files ({', '.join(f'{kind}:PATH' for kind in LOCAL)}) need no hub."
     )
-
-
-def list_hub_sets() -> list[dict[str, str]]:
-    """One row for each KNOWN set, for `mpm-lite data list`: name, repository, captions, licence. The hub is not asked."""
-    return [{"name": n, "repo": k.repo, "captions": k.captions, "licence": k.licence} for n, k in KNOWN.items()]

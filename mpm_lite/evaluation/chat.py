@@ -16,6 +16,7 @@ Shapes: N pictures, Q soft tokens, L layers of the model, V its vocabulary, K la
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import lru_cache
@@ -65,21 +66,10 @@ def read_words(lm: LM, soft: Tensor, question: str = "", top: int = 3) -> pd.Dat
     """The likeliest tokens at each soft token: picture, layer, query, rank, token, probability."""
     read = read_probabilities(lm, soft, question)
     best, which = read.topk(top, dim=-1)  # (L + 1, N, Q, top)
-    rows = [
-        (
-            n,
-            layer,
-            q,
-            rank,
-            lm.tokenizer.convert_ids_to_tokens(int(which[layer, n, q, rank])),
-            float(best[layer, n, q, rank]),
-        )
-        for n in range(read.shape[1])
-        for layer in range(read.shape[0])
-        for q in range(read.shape[2])
-        for rank in range(top)
-    ]
-    return pd.DataFrame(rows, columns=["picture", "layer", "query", "rank", "token", "probability"])
+    tokens = lm.tokenizer.convert_ids_to_tokens(which.transpose(0, 1).flatten().tolist())
+    places = itertools.product(*map(range, (read.shape[1], read.shape[0], read.shape[2], top)))
+    table = pd.DataFrame(places, columns=["picture", "layer", "query", "rank"])
+    return table.assign(token=tokens, probability=best.transpose(0, 1).flatten().tolist())
 
 
 def token_languages(lm: LM, scenes: Sequence[Scene], languages: Sequence[str] = grammar.LANGUAGES) -> np.ndarray:
@@ -116,18 +106,7 @@ def languages_read(
 
 LOOKS = ("real", "shuffled", "blind", "english", "text", "translated", "begun")
 WITHOUT_PICTURE = ("english", "text", "translated")
-OF_CAPTIONS = (
-    "exact",
-    "slots",
-    "content",
-    "agreement",
-    "reply_language",
-    "withheld",
-    "paired",
-    "cider_d",
-    "chrf",
-    "bleu",
-)
+OF_CAPTIONS = tuple("exact slots content agreement reply_language withheld paired cider_d chrf bleu".split())
 METRICS = (*OF_CAPTIONS, "answers", "nats", "choice")
 ITEMS = ("seed", "lm", "lm_seed", "look", "language", "item", "concept", *METRICS)
 
@@ -186,19 +165,10 @@ class Asking(ABC):
         return soft_tokens(recipe, self.seen(split, count, recipe.options.connector == "queries", first), look)
 
     def test(
-        self,
-        recipe: MpmChat,
-        seed: int,
-        split: str = "test",
-        languages: Sequence[str] = grammar.LANGUAGES,
-        looks: Sequence[str] = ("real", "blind"),
-        count: int | None = None,
-        captions: bool = True,
-        closed: int = 2,
-        nats: bool = False,
-        choice: bool = False,
-        first: int = 0,
-    ) -> pd.DataFrame:
+        self, recipe: MpmChat, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
+        looks: Sequence[str] = ("real", "blind"), count: int | None = None, captions: bool = True, closed: int = 2,
+        nats: bool = False, choice: bool = False, first: int = 0,
+    ) -> pd.DataFrame:  # fmt: skip
         """One row a look, language and picture: the caption's scores (`scored`), the share of `closed` questions right, with
         `choice` whether the picture's own caption is the likeliest of ten, and with `nats` what a token of a caption costs
         the language model as text (look "text" only; no picture is there).
@@ -232,8 +202,7 @@ class Asking(ABC):
                     frame["nats"] = self.nats(recipe, many, language)
                 known = {"seed": seed, "lm": recipe.lm.name.split(":")[0], "lm_seed": seed_of(recipe.lm)}
                 known |= {"look": look, "language": language}
-                concepts = [" ".join(scene.things[0].pair) for scene in many]
-                frames.append(frame.assign(**known, item=[scene.id for scene in many], concept=concepts))
+                frames.append(frame.assign(**known, **toyworld.name_items(many)))
         return pd.concat(frames, ignore_index=True)[list(ITEMS)]
 
     def scored(
@@ -252,14 +221,9 @@ class Asking(ABC):
         return frame.assign(cider_d=by_picture, chrf=corpus["chrf"] / 100, bleu=corpus["bleu"] / 100)
 
     def say(
-        self,
-        recipe: MpmChat,
-        soft: Tensor | None,
-        many: Sequence[Scene],
-        language: str,
-        told: Sequence[str] | None = None,
-        begun: bool = False,
-    ) -> list[str]:
+        self, recipe: MpmChat, soft: Tensor | None, many: Sequence[Scene], language: str,
+        told: Sequence[str] | None = None, begun: bool = False,
+    ) -> list[str]:  # fmt: skip
         """What the model replies when it is asked, in that language, what the picture shows; `told` stands in front.
 
         `begun`: the reply's first token is one with which training captions of that language begin; which, it chooses.
@@ -272,13 +236,9 @@ class Asking(ABC):
         return recipe.lm.generate(prompts, soft, stop="\n", new_tokens=64, begin=begin)
 
     def likelihoods(
-        self,
-        recipe: MpmChat,
-        soft: Tensor | None,
-        captions: Sequence[Sequence[str]],
-        language: str,
+        self, recipe: MpmChat, soft: Tensor | None, captions: Sequence[Sequence[str]], language: str,
         told: Sequence[str] | None = None,
-    ) -> np.ndarray:
+    ) -> np.ndarray:  # fmt: skip
         """Log-likelihood of K captions a picture as replies to the question that asks for one, float64 (N, K)."""
         each = len(captions[0])
         prompts = [f"{one}\n{self.open_prompt(language)}\n" for one in told or [""] * len(captions)]
@@ -296,33 +256,23 @@ class Asking(ABC):
         )
 
     def answered(
-        self,
-        recipe: MpmChat,
-        soft: Tensor | None,
-        many: Sequence[Scene],
-        language: str,
-        each: int = 2,
-        told: Sequence[str] | None = None,
-    ) -> np.ndarray:
-        """The share of the closed questions on each picture whose right answer is the likeliest, float64 (N,)."""
-        asked = ask_questions(many, [language], seed=5, each=each)
-        of = np.array([e.picture for e in asked])
-        prompts = [(told[e.picture] if told else "") + f"\n{self.closed_prompt(e.question, language)}\n" for e in asked]
+        self, recipe: MpmChat, soft: Tensor | None, many: Sequence[Scene], language: str, each: int = 2,
+        told: Sequence[str] | None = None, reply: str = "",
+    ) -> np.ndarray:  # fmt: skip
+        """The share of the closed questions on each picture whose right answer is the likeliest, float64 (N,). Answers are in
+        the language `reply` or, where that is "", in the language of the question."""
+        asked, given = (ask_questions(many, [code], seed=5, each=each) for code in (language, reply or language))
+        of, own = np.array([e.picture for e in asked]), told or [""] * len(many)
+        prompts = [f"{own[e.picture]}\n{self.closed_prompt(e.question, reply or language)}\n" for e in asked]
         seen = None if soft is None else soft[torch.from_numpy(of)]
-        picks = recipe.lm.choose(prompts, [e.options for e in asked], seen)
-        right = [e.options[pick] == e.reply for e, pick in zip(asked, picks, strict=True)]
+        picks = recipe.lm.choose(prompts, [e.options for e in given], seen)
+        right = [e.options[pick] == e.reply for e, pick in zip(given, picks, strict=True)]
         return np.bincount(of, right, len(many)) / np.maximum(np.bincount(of, minlength=len(many)), 1)
 
     def free_answers(
-        self,
-        recipe: MpmChat,
-        soft: Tensor | None,
-        many: Sequence[Scene],
-        language: str,
-        each: int = 4,
-        kinds: Sequence[str] = grammar.KINDS,
-        told: Sequence[str] | None = None,
-    ) -> pd.DataFrame:
+        self, recipe: MpmChat, soft: Tensor | None, many: Sequence[Scene], language: str, each: int = 4,
+        kinds: Sequence[str] = grammar.KINDS, told: Sequence[str] | None = None,
+    ) -> pd.DataFrame:  # fmt: skip
         """Several different questions about each picture, answered in the model's own words: one row a question.
 
         Columns: language, item, kind, question, reply, answer, and two scores of 0 or 1. `understood`: the reply is the right
@@ -332,8 +282,8 @@ class Asking(ABC):
         ways = {code: ask_questions(many, [code], seed=5, each=each, kinds=kinds) for code in grammar.LANGUAGES}
         asked = ways[language]
         seen = None if soft is None else soft[torch.tensor([e.picture for e in asked])]
-        before = [told[e.picture] if told else "" for e in asked]
-        prompts = [f"{one}\n{self.closed_prompt(e.question, language)}\n" for one, e in zip(before, asked, strict=True)]
+        own = told or [""] * len(many)
+        prompts = [f"{own[e.picture]}\n{self.closed_prompt(e.question, language)}\n" for e in asked]
         replies = recipe.lm.generate(prompts, seen, stop="\n", new_tokens=64)
         rows = []
         for k, (one, reply) in enumerate(zip(asked, replies, strict=True)):

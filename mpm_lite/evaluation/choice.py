@@ -30,7 +30,6 @@ from torch import Tensor
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
-from mpm_lite.data.toyworld.exchanges import ask_questions
 from mpm_lite.data.toyworld.scenes import Scene, draw_neighbours, one_off
 from mpm_lite.recipes.dual import Captioned
 
@@ -90,13 +89,10 @@ class Choosing(ABC):
                         fits = self.fits_text(recipe, gold, told, language)
                     else:
                         fits = self.fits(recipe, seen, told, language)
-                scores = {
-                    "choice": exchanges.score_choices(fits),
-                    "hard": exchanges.score_choices(fits[:, : 1 + exchanges.HARD]),
-                }
+                right = [exchanges.score_choices(fits[:, :k]) for k in (None, 1 + exchanges.HARD)]
                 known = {"look": look, "language": language, "seed": seed, **self.known(recipe, seed)}
-                items = {"item": [s.id for s in many], "concept": [" ".join(s.things[0].pair) for s in many]}
-                frames.append(pd.DataFrame(scores).assign(**known, **items))
+                scores = pd.DataFrame(dict(zip(SCORES, right, strict=True)))
+                frames.append(scores.assign(**known, **toyworld.name_items(many)))
         return pd.concat(frames, ignore_index=True)
 
     def test(self, recipe: Any, seed: int, *asked: Any, **more: Any) -> pd.DataFrame:
@@ -111,7 +107,7 @@ class Choosing(ABC):
         """Pictures as one of LOOKS shows them, (N, P, D_in)."""
         if look not in LOOKS:
             raise unknown("way to look", look, LOOKS)
-        seen = self.seen(split, count, first).float()
+        seen = self.seen(split, count, first=first).float()
         if look == "blind":
             return seen.mean(dim=0, keepdim=True).expand_as(seen)
         return seen.roll(1, dims=0) if look == "shuffled" else seen
@@ -186,28 +182,18 @@ def measure_statements(
     said, true = draw_statements(many)
     own = _stated(bench, recipe, seen, said, language)
     # Of two pictures the other shows something else: what is false of this one is false of that one too.
-    facts = [grammar.shown(scene) for scene in many]
-    other = np.array([next(k for k in range(i + 1, i + len(many)) if not _same(facts, said[i], k, len(many))) % len(many)
-                      for i in range(len(many))])  # fmt: skip
+    facts, told = ([grammar.shown(scene) for scene in of] for of in (many, said))
+    after = [[*range(i + 1, len(many)), *range(i)] for i in range(len(many))]
+    other = np.array([next(k for k in few if facts[k] != told[i]) for i, few in enumerate(after)])
     beside = _stated(bench, recipe, seen[torch.from_numpy(other)], said, language)
     return {"true": (own, true), "either": (np.maximum(own, beside), true)}
-
-
-def _same(facts: Sequence[Any], said: Scene, k: int, count: int) -> bool:
-    return facts[k % count] == grammar.shown(said)
 
 
 def answer_in_english(bench: Any, recipe: Any, language: str, split: str, count: int, look: str = "real") -> np.ndarray:
     """The share of closed questions in a language whose right *English* answer is the likeliest, (N,). The bench answers
     questions: MPM chat's, or mBLIP's."""
-    many = toyworld.split_scenes(split)[:count]
     soft = bench.soft(recipe, split, count, look)
-    there, here = (ask_questions(many, [code], seed=5, each=2) for code in (language, "en"))
-    of = np.array([e.picture for e in there])
-    prompts = [f"\n{bench.closed_prompt(e.question, 'en')}\n" for e in there]
-    picks = recipe.lm.choose(prompts, [e.options for e in here], soft[torch.from_numpy(of)])
-    right = [e.options[pick] == e.reply for e, pick in zip(here, picks, strict=True)]
-    return np.bincount(of, right, len(many)) / np.maximum(np.bincount(of, minlength=len(many)), 1)
+    return bench.answered(recipe, soft, toyworld.split_scenes(split)[:count], language, reply="en")
 
 
 def score_iglue(
@@ -227,6 +213,5 @@ def score_iglue(
                 answer_in_english(bench, recipe, language, split, count, look) if asks else np.full(len(many), np.nan)
             )
             known = {"look": look, "language": language, "seed": seed, **bench.known(recipe, seed)}
-            items = {"item": [s.id for s in many], "concept": [" ".join(s.things[0].pair) for s in many]}
-            frames.append(pd.DataFrame(found).assign(**known, **items))
+            frames.append(pd.DataFrame(found).assign(**known, **toyworld.name_items(many)))
     return pd.concat(frames, ignore_index=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from mpm_lite import ops
@@ -43,21 +45,15 @@ def group_captions(*captions: list[str]) -> np.ndarray:
 
     An empty caption equals nothing.
     """
-    parent = list(range(len(captions[0])))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
+    rows, columns = [], []
     for texts in captions:
         first: dict[str, int] = {}
         for i, text in enumerate(texts):
-            said = " ".join(text.casefold().split())
-            if said:
-                parent[root(i)] = root(first.setdefault(said, i))
-    return np.array([root(i) for i in range(len(parent))])
+            if said := " ".join(text.casefold().split()):
+                rows.append(i)
+                columns.append(first.setdefault(said, i))
+    same = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(captions[0]),) * 2)
+    return connected_components(same, directed=False)[1].astype(np.int64)
 
 
 def score_retrieval(images: Tensor, texts: Tensor, asked: np.ndarray, groups: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,11 +93,6 @@ def translation_recall(pivot: np.ndarray, other: np.ndarray, groups: np.ndarray)
     pivot, other float32 (N, D), groups int (N,) of equal captions.
     """
     group = torch.as_tensor(groups)
-    ranks = ops.retrieval_ranks(
-        torch.as_tensor(other),
-        torch.as_tensor(pivot),
-        torch.arange(len(group)),
-        groups=(group, group),
-        return_ties=True,
-    )
+    query, found, own = torch.as_tensor(other), torch.as_tensor(pivot), torch.arange(len(group))
+    ranks = ops.retrieval_ranks(query, found, own, groups=(group, group), return_ties=True)
     return float(expected_hits(ranks, 1).mean())

@@ -32,7 +32,6 @@ BENCH_FIGURE = "figures/bench-cpu.png"
 LADDER_FIGURE, REPLY_FIGURE = "figures/ladder.png", "figures/reply-language.png"
 PANELS = {"reply_language": "replies in the language asked", "content": "content, in any language"}
 BENCH_ROWS = {"clip_loss": 4096, "siglip_loss": 4096, "linear_cross_entropy": 2048, "retrieval_ranks": 1000}  # n shown
-RIVAL_METRICS = {"attributes": "attributes", "bound": "bound", "r_precision": "R-precision", "fid": "FID"}
 INTERVAL = ["value", "low", "high"]
 
 
@@ -71,25 +70,6 @@ def unlisted_languages(text: str) -> pd.DataFrame:
     of = hundred_languages().query("text == @text")
     usual = of[of["cell"] == "read"]["alignment"].quantile(0.25)
     return of[(of["cell"] != "read") & (of["alignment"] >= usual)].sort_values("alignment", ascending=False)
-
-
-def list_translators(means: pd.DataFrame) -> str:
-    """A line for each test, translator and pivot: R@10 in percent behind the translator, of the pivot, the difference, and the
-    bounds: untranslated and translated perfectly."""
-
-    def percent(row: pd.Series, name: str = "score", low: str = "low", high: str = "high", sign: str = "") -> str:
-        value, *bounds = (format(100 * row[column], f"{sign}.1f") for column in (name, low, high))
-        return f"{value} [{', '.join(bounds)}]"
-
-    lines = []
-    for (test, translator, text), of in means.groupby(["test", "translator", "read_by"], sort=False):
-        rows = of.set_index("arm")
-        own = rows.loc[translator]
-        over = percent(own, "over_pivot", "over_low", "over_high", "+")
-        arms = [percent(rows.loc[arm]) for arm in (translator, f"pivot, {text}", "untranslated", "perfect")]
-        lines.append([test, translator, f"`{text}`", str(own["languages"]), *arms[:2], over, *arms[2:]])
-    header = ["test", "translator", "pivot's tower", "languages", "translated", "pivot", "translated over pivot"]
-    return markdown_table([*header, "untranslated", "perfect"], lines)
 
 
 # The ladder of language models.
@@ -160,24 +140,6 @@ def bench_rows() -> pd.DataFrame:
     return pd.concat([pd.read_csv(file, keep_default_na=False, na_values=["", "nan"]) for file in files])
 
 
-def list_bench_rows(rows: pd.DataFrame) -> str:
-    """Time, memory and error of the ops beside the naive form and peers: a line for each shape and provider."""
-    lines = []
-    whole = rows[(rows["direction"] == "forward+backward") | (rows["op"] == "retrieval_ranks")]
-    whole = whole[(whole["threads"] == 0) | (whole["n"] == whole["op"].map(BENCH_ROWS))]  # of a CPU one size an op
-    for (hardware, op), of in whole.groupby(["hardware", "op"], sort=False):
-        for (n, m, d, dtype), shape in of.groupby(["n", "m", "d", "dtype"], sort=False):
-            naive = shape[shape["provider"] == "naive"]
-            for row in shape.itertuples():
-                times = naive["ms"].iloc[0] / row.ms if len(naive) else math.nan
-                error = row.loss_error if op == "retrieval_ranks" else row.grad_error
-                spent = f"{row.ms:,.0f} [{row.p20:,.0f}, {row.p80:,.0f}]"
-                cells = [op, f"{n:,} x {m:,} x {d} {dtype}", row.provider, spent]
-                lines.append([*cells, f"{times:.2f}", f"{row.peak_mb:,.0f}", f"{error:.0e}", hardware, str(row.rounds)])
-    header = ["op", "shape", "provider", "ms [p20, p80]", "speed over naive"]
-    return markdown_table([*header, "MB beside inputs and gradients", "error", "on", "runs"], lines)
-
-
 def describe_gpu_rows(rows: pd.DataFrame) -> str:
     """A sentence on what was measured on a GPU, and on what was not."""
     of = rows[~rows["hardware"].str.contains("(", regex=False)]
@@ -196,67 +158,6 @@ def describe_gpu_rows(rows: pd.DataFrame) -> str:
     return said + (f" Not measured there: {', '.join(missing)}." if missing else "")
 
 
-# Rows of a chunk when the GPU rows were made, and the bandwidth of that card in TB/s.
-ROWS_THEN, BANDWIDTH = {"clip_loss": 1024, "siglip_loss": 512}, MACHINES["h100"][2]
-
-
-def list_taller_chunks(rows: pd.DataFrame) -> str:
-    """What taller chunks should save, by arithmetic alone: each chunk adds M x D gradients to a sum in float32, 8 bytes each."""
-    lines = []
-    for row in rows[rows["op"].isin(ROWS_THEN) & rows["hardware"].str.contains("NVIDIA")].itertuples():
-        ours = row.provider == f"mpm_lite {'triton' if row.op == 'clip_loss' else 'chunked'}"
-        if not ours or row.direction == "forward":
-            continue
-        now = explain(row.op, N=row.n, D=row.d, machine="h100").rows
-        moved = [8e-9 * -(-row.n // height) * row.m * row.d for height in (ROWS_THEN[row.op], now)]  # GB
-        saved = (moved[0] - moved[1]) / BANDWIDTH
-        chunks, traffic = f"{ROWS_THEN[row.op]:,} to {now:,}", f"{moved[0]:.1f} to {moved[1]:.1f}"
-        shape, measured = f"{row.n:,} x {row.m:,} x {row.d}", f"{row.ms:.1f}"
-        lines.append(
-            [row.op, shape, measured, chunks, traffic, f"{saved:.1f}", f"{row.ms - saved:.1f}", "not measured"]
-        )
-    header = ["op", "shape", "ms then", "rows of a chunk", "GB added", "ms saved", "expected ms", "ms now"]
-    return markdown_table(header, lines)
-
-
-def list_cards(rows: pd.DataFrame) -> str:
-    """How InfoNCE over many pairs would go on several cards, simulated from the row of one card."""
-    row = rows[(rows["op"] == "clip_loss") & (rows["provider"] == "mpm_lite triton") & (rows["d"] == 512)]
-    row = row[row["direction"] == "forward+backward"].iloc[0]
-    lines = []
-    for pairs in (32_768, 1_048_576):
-        for cards, gigabytes in ((1, math.inf), (8, 450), (64, 50)):
-            found = distributed.simulate(pairs, cards, row.d, row.ms / (row.n * row.m), gigabytes)
-            link = "" if cards == 1 else f"{gigabytes:,} GB/s"
-            cells = [f"{pairs:,}", str(cards), link, f"{pairs // cards:,}"]
-            cells += [f"{found[k]:,.1f}" for k in ("compute_ms", "send_ms", "together_ms", "apart_ms")]
-            lines.append(
-                [*cells, f"{found['sent_gb']:.2f}", f"{found['held_gb']:.2f}", f"{4e-9 * pairs**2 / cards:,.1f}"]
-            )
-    header = ["pairs", "cards", "link", "pairs a card", "computing, ms", "sending, ms", "at once, ms", "in turn, ms"]
-    return markdown_table([*header, "GB sent", "GB held", "GB of logits, naive"], lines)
-
-
-# Painting.
-
-
-def list_rivals(rows: pd.DataFrame) -> str:
-    """A line for each painter: its scores in English, and their means over the nine other languages."""
-    where = rows["language"].map(lambda code: "English" if code == "en" else "others")
-    kept = rows[rows["metric"].isin(RIVAL_METRICS)].assign(where=where)
-    by = kept.groupby(["arm", "metric", "where"])[["value", "chance"]].mean()
-    lines = []
-    for arm in dict.fromkeys(kept["arm"]):
-        cells = [arm]
-        for metric in RIVAL_METRICS:
-            digits = 1 if metric == "fid" else 2
-            cells += [f"{by.loc[(arm, metric, where), 'value']:.{digits}f}" for where in ("English", "others")]
-        cells.insert(3, f"{by.loc[(arm, 'attributes', 'others'), 'chance']:.2f}")
-        lines.append(cells)
-    header = [cell for name in RIVAL_METRICS.values() for cell in (f"{name}, English", "others")]
-    return markdown_table(["painter", *header[:2], "their chance", *header[2:]], lines)
-
-
 # The pages.
 
 HANDBOOK = "assets/handbook.md"
@@ -271,9 +172,9 @@ NAMES |= {"ladder": ladder, "ledger": ledger, "systems": systems}
 of_course = (classroom.read_lessons, classroom.read_plans)
 NAMES |= {made.__name__: partial(made, runtime.asset().parent / "notebooks") for made in of_course}
 NAMES |= {made.__name__: made for made in (find_numbers, draw_ladder, list_models, list_connectors, average_efficiency)}
-NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages, list_translators)}
-NAMES |= {made.__name__: made for made in (bench_rows, list_bench_rows, describe_gpu_rows, list_rivals)}
-NAMES |= {made.__name__: made for made in (list_taller_chunks, list_cards)} | {"BANDWIDTH": BANDWIDTH}
+NAMES |= {made.__name__: made for made in (hundred_languages, draw_transfer, unlisted_languages)}
+NAMES |= {made.__name__: made for made in (bench_rows, describe_gpu_rows, distributed.simulate, explain)}
+NAMES |= {"BENCH_ROWS": BENCH_ROWS, "MACHINES": MACHINES}
 
 
 def render_page(page: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mpm_lite.core import figures
-from mpm_lite.core.provenance import format_interval, has_table, markdown_table, read_card, read_table
+from mpm_lite.core.provenance import format_interval, has_table, markdown_table, read_card, read_table  # noqa: F401
 
 FIGURE = "figures/head-to-head.png"
 NAME, BUDGETS, REAL = "head-to-head", "head-to-head-budgets", "head-to-head-real"
@@ -102,45 +102,6 @@ def advice() -> Table:
         reached = [f"{of['value'][system]:.2f}" for of in scores.values()]
         lines.append([system, given, purpose, *reached])
     return ["take", "if beside English pairs you have", "for", "choices right, nine languages", "retrieval"], lines
-
-
-def write_real_block() -> str:
-    """The block on real pictures: what was asked, the table, and how it was made."""
-    if not has_table(REAL):
-        return "On real pictures, `mpm-lite run head_to_head_real`, they have not been compared yet."
-    told, count = read_card(REAL), len(set(read_table(REAL)["language"]) - {"en", "others"})
-    return "\n\n".join([
-        f"On real pictures: {told['pictures']:,} of emoji, stamps and clip art with one caption each, {len(told['seeds'])} seeds, held-out stamps asked about in English and {count} other languages. *Translate-test* is a perfect translator, *untranslated* none, *pivot* MPM's way with two towers.",
-        markdown_table(*real()),
-        f"Run at commit `{told['commit']}`: `{told['command']}`.",
-    ])  # fmt: skip
-
-
-def write_block() -> str:
-    """The block on the systems."""
-    return write_toy_block() + "\n\n" + write_real_block()
-
-
-def write_toy_block() -> str:
-    """The block on the toy world: the figure, three tables, toy-IGLUE, and advice."""
-    if not has_table(NAME):
-        return "The comparison, `mpm-lite run head_to_head`, has not run yet."
-    told = read_card(NAME)
-    parts = [
-        f"Which of ten captions belongs to the picture: choices right on test, {len(told['seeds'])} seeds, {told['pairs']:,} image-caption pairs each.",
-        f"![{draw_figure().mpm_alt}](assets/{FIGURE})",
-    ]  # fmt: skip
-    for name, title in read_titles().items():
-        parts += [f"*{title[0].upper()}{title[1:]}:*", markdown_table(*build_table(name))]
-    parts += [
-        "*Toy-IGLUE, at equal pairs (English, mean of the nine others, chance of those):*",
-        markdown_table(*iglue()),
-        "The second picture of *true of either* is drawn at random and seldom fits better, so that task tells little that *true or false* does not.",
-        "*What to choose when, by these figures:*",
-        markdown_table(*advice()),
-        f"Run at commit `{told['commit']}`: `{told['command']}`.",
-    ]
-    return "\n\n".join(parts)
 
 
 def draw_figure() -> Any:

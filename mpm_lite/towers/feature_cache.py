@@ -124,16 +124,11 @@ class _Block:
 
     def features(self, kind: str, tower: Any, compute: Any, progress: bool, **also: str) -> np.ndarray:
         """What `compute` makes of the block's pictures, CHUNK at a time, from the store or for it; `also` goes into the key."""
-        decides = {
-            "weights": tower.fingerprint,
-            "pictures": self.part.image_digest(),
-            "block": str(self.number),
-            **also,
-        }
+        decides = {"weights": tower.fingerprint, "pictures": self.part.image_digest(), "block": str(self.number)}
         what = {"image": "vectors of pictures", "patches": "patches of pictures"}[kind]
         starts, label = range(self.start, self.end, CHUNK), f"{tower.name}: {self.part.name}, from {self.start:,}"
         return store.keep_features(
-            Key(what, {"kind": kind, **decides}),
+            Key(what, {"kind": kind, **decides, **also}),
             lambda: np.concatenate([compute(self._pictures(start)) for start in runtime.bar(starts, label, progress)]),
         )
 
@@ -195,22 +190,20 @@ def text_features(captions: Any, language: str, tower: Any, progress: bool = Fal
     rows = [np.zeros((0, tower.width), np.float32)]
     for part, indices in captions.parts:
         texts = part.captions.get(language) or [""] * len(part.ids)
-        there = np.array([bool(text) for text in texts])
-        whole = np.full((len(texts), tower.width), np.nan, dtype=np.float32)
-        if there.any():
-            decides = {"weights": tower.fingerprint, "language": language, "captions": part.text_digest(language)}
-            key = Key("vectors of captions", {"kind": "text", **decides})
-            said = [text for text in texts if text]
-            whole[there] = store.keep_features(key, lambda said=said: tower.encode(said, progress=progress))
-        rows.append(whole[indices])
+        told = {"language": language, "captions": part.text_digest(language)} if any(texts) else {}
+        rows.append(_vectors(texts, tower, progress, kind="text", **told)[indices])
     return np.concatenate(rows)
 
 
 def vectors_of(texts: list[str], tower: Any, progress: bool = False) -> np.ndarray:
     """Sentence vectors of texts that belong to no part: float32 (N, D), NaN where a text is empty."""
-    there = np.array([bool(text) for text in texts], bool)
-    whole = np.full((len(texts), tower.width), np.nan, dtype=np.float32)
-    said = [text for text in texts if text]
-    key = Key("vectors of captions", {"kind": "texts", "weights": tower.fingerprint, "captions": digest(said)})
-    whole[there] = store.keep_features(key, lambda: tower.encode(said, progress=progress))
+    return _vectors(texts, tower, progress, kind="texts", captions=digest(text for text in texts if text))
+
+
+def _vectors(texts: list[str], tower: Any, progress: bool, kind: str, **told: str) -> np.ndarray:
+    """Sentence vectors from the store or for it, NaN where a text is empty; `kind` and what else is `told` go into the key."""
+    whole, said = np.full((len(texts), tower.width), np.nan, dtype=np.float32), [text for text in texts if text]
+    if said:
+        key = Key("vectors of captions", {"kind": kind, "weights": tower.fingerprint, **told})
+        whole[list(map(bool, texts))] = store.keep_features(key, lambda: tower.encode(said, progress=progress))
     return whole

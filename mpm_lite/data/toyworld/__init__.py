@@ -66,6 +66,11 @@ def split_scenes(split: str) -> tuple[Scene, ...]:
     return tuple(islice(pictured_scenes() if split == "train" else scenes(split), COUNTS[split]))
 
 
+def name_items(many: Sequence[Scene]) -> dict[str, list[str]]:
+    """The columns "item" and "concept" of a table with a row for each scene."""
+    return {"item": [scene.id for scene in many], "concept": [pair_name(scene.things[0].pair) for scene in many]}
+
+
 @lru_cache(maxsize=3)
 def _named(split: str) -> tuple[tuple[str, Scene, int], ...]:
     """For each item of a split its id, its scene, and the number of the picture; the id of a second picture ends in -1."""
@@ -109,13 +114,6 @@ def _render(split: str, i: int) -> np.ndarray:
 
 def _part(split: str) -> Part:
     many = _named(split)
-    return Part(
-        name=f"toyworld/{split}",
-        ids=[name for name, _, _ in many],
-        captions=_ByLanguage(partial(_captions, split_scenes(split))),
-        concepts=[pair_name(scene.things[0].pair) for _, scene, _ in many],
-        render=partial(_render, split),
-        open_licence=True,
-        size=PIXELS,
-        made_by=RENDER,
-    )
+    ids, concepts = [name for name, _, _ in many], [pair_name(scene.things[0].pair) for _, scene, _ in many]
+    captions, shown = _ByLanguage(partial(_captions, split_scenes(split))), partial(_render, split)
+    return Part(f"toyworld/{split}", ids, captions, concepts, shown, open_licence=True, size=PIXELS, made_by=RENDER)
