@@ -16,8 +16,9 @@ Under torch.autocast the losses convert their matrices (and the bias of a layer)
 compute exactly what they would compute of such matrices outside it; whether backward() is called inside or outside makes
 no difference. retrieval_ranks measures and does not train: its matrices are not rounded (of two dtypes the wider is taken).
 
-On CUDA no op makes Python wait unless `check` is on, or a scale lies on a CPU. linear_cross_entropy then cannot know how many rows are ignored, and
-computes them all, weighted by 0: where most are ignored, turn `check` on or select the rows yourself.
+On CUDA no op makes Python wait unless `check` is on, or a scale lies on a CPU. linear_cross_entropy then cannot know how
+many rows are ignored, and computes them all, weighted by 0: where most are ignored, turn `check` on or select the rows
+yourself.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpm_lite.ops import autocast as _autocast
 from mpm_lite.ops import chunked as _chunked
 from mpm_lite.ops import plan as _planning
 from mpm_lite.ops import reference as _reference
@@ -55,7 +55,7 @@ def _eager(fn: Callable) -> Callable:
     return call
 
 
-def _matrices(op: str, autocast: Callable[..., list[Tensor]] = _autocast.for_product, **named: Tensor) -> list[Tensor]:
+def _matrices(op: str, autocast: Callable[..., list[Tensor]] = _planning.for_product, **named: Tensor) -> list[Tensor]:
     """The matrices, in the dtype that `autocast` gives them, checked and contiguous."""
     named = dict(zip(named, autocast(*named.values()), strict=True))
     _planning.check_matrices(op, **named)
@@ -117,7 +117,7 @@ def clip_loss(
     scale = _scalar(op, "logit_scale", logit_scale, img)
     _planning.check_offset(op, len(img), len(txt), label_offset)
     plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
-    with _autocast.off(img.device):
+    with _planning.autocast_off(img.device):
         if plan.impl == "reference":
             loss = _reference.clip_loss(img, txt, scale, label_offset=label_offset)
             exact = loss.dtype
@@ -146,7 +146,7 @@ def siglip_loss(
     if label_offset is not None:
         _planning.check_offset(op, len(img), len(txt), label_offset)
     plan = _plan_loss(op, img, len(txt), impl, chunk_bytes, accum_dtype)
-    with _autocast.off(img.device):
+    with _planning.autocast_off(img.device):
         if plan.impl == "reference":
             loss = _reference.siglip_loss(img, txt, scale, bias, label_offset=label_offset)
         else:
@@ -183,7 +183,7 @@ def linear_cross_entropy(
     whole = reads and bool(counts.all())
     if _looks(check, x):
         _planning.check_in_range(op, target if whole else target[counts], len(weight))
-    with _autocast.off(x.device):
+    with _planning.autocast_off(x.device):
         if plan.impl == "reference":
             options = {"ignore_index": ignore_index, "reduction": reduction, "softcap": softcap}
             loss = _reference.linear_cross_entropy(x, weight, target, bias, **options)
@@ -195,7 +195,7 @@ def linear_cross_entropy(
             loss = _chunked.LinearCrossEntropy.apply(rows, weight, bias, named, None, softcap, reduction, plan)
             if reduction == "none" and not whole:
                 loss = loss.new_zeros(len(x)).masked_scatter(counts, loss)
-    if reads and bool(counts.any()):
+    if whole or (reads and bool(counts.any())):
         _finite(op, check, loss, x=x if whole else x[counts], weight=weight, bias=bias)
     return loss
 
@@ -212,7 +212,7 @@ def retrieval_ranks(
     """
     op = "retrieval_ranks"
     with torch.no_grad():
-        query, cand = _matrices(op, _autocast.for_measurement, query=query, cand=cand)
+        query, cand = _matrices(op, _planning.for_measurement, query=query, cand=cand)
     _planning.check_targets(op, target, len(query), query.device)
     if groups is not None:
         for name, group, length in zip(("query_group", "cand_group"), groups, (len(query), len(cand)), strict=True):
@@ -224,7 +224,7 @@ def retrieval_ranks(
     if _looks(check, query):
         _planning.check_in_range(op, target, len(cand))
         _planning.check_finite(op, query=query, cand=cand)
-    with _autocast.off(query.device):
+    with _planning.autocast_off(query.device):
         if plan.impl == "reference":
             found = _reference.retrieval_ranks(query, cand, target, groups=groups, return_ties=True)
         else:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mpm_lite import ops
 from mpm_lite.ops import reference
-from mpm_lite.ops.plan import USEFUL, explain
+from mpm_lite.ops.plan import USEFUL, explain, make_plan
 
 Loss = Callable[..., Tensor]
 
@@ -213,15 +213,28 @@ def tensors(case: Case, device: torch.device, data: str = "random", seed: int = 
     return (a, b, target.to(device)) if case.op == "retrieval_ranks" else (a, b, torch.tensor(14.3, device=device))
 
 
+def list_impls(op: str, device: torch.device) -> tuple[str, ...]:
+    """The implementations of an op that differ on a device, and can run there."""
+    try:
+        make_plan(op, device, torch.float16, 64, "triton")
+    except RuntimeError:
+        return ("chunked",)
+    # The products of linear_cross_entropy are torch's either way: its two names are one code.
+    return ("chunked", "triton") if op != "linear_cross_entropy" else ("chunked",)
+
+
+def call_op(case: Case, device: torch.device, **options: Any) -> Loss:
+    """An op as a function of its `tensors`."""
+    bias = (torch.tensor(-10.0, device=device),) if case.op == "siglip_loss" else ()
+    return lambda *given: getattr(ops, case.op)(*given, *bias, **options)
+
+
 def providers(case: Case, device: torch.device, peers: bool = True) -> dict[str, Loss]:
     """Name -> function of `tensors`: ours, the naive form, and the peers that are installed and can run here."""
     bias = torch.tensor(-10.0, device=device)
-    ours = getattr(ops, case.op)
-    # The products of linear_cross_entropy are torch's either way: its two names are one code.
-    both = device.type == "cuda" and case.op != "linear_cross_entropy"
-    impls = ["chunked", "triton"] if both else ["chunked"]
-    extra = (bias,) if case.op == "siglip_loss" else ()
-    found: dict[str, Loss] = {f"mpm_lite {i}": lambda *t, i=i: ours(*t, *extra, impl=i) for i in impls}
+    found: dict[str, Loss] = {
+        f"mpm_lite {impl}": call_op(case, device, impl=impl) for impl in list_impls(case.op, device)
+    }
     found["naive"] = {
         "clip_loss": naive_clip,
         "siglip_loss": lambda a, b, s: reference.siglip_loss(a, b, s, bias),
@@ -238,10 +251,9 @@ def run_case(
     """The rows of one case: one for each provider and direction (forward; forward and gradients). The providers are those of
     `providers`, or `only` these."""
     given = tensors(case, device, data)
-    bias = (torch.tensor(-10.0, device=device),) if case.op == "siglip_loss" else ()
     exact = tuple(t.double() if t.is_floating_point() else t for t in given)  # the same rounded inputs
     learns = case.op != "retrieval_ranks"
-    truth = call_with_gradients(lambda *t: getattr(ops, case.op)(*t, *bias, impl="chunked"), exact, learns)()
+    truth = call_with_gradients(call_op(case, device, impl="chunked"), exact, learns)()
     for backward in (False, True)[: 1 + learns]:
         calls, rows = {}, {}
         for name, loss in (only or providers(case, device, peers)).items():

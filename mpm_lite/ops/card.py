@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mpm_lite import ops
 from mpm_lite.ops import bench
-from mpm_lite.ops.bench import Case, Loss
+from mpm_lite.ops.bench import Case, Loss, call_op, list_impls
 from mpm_lite.ops.plan import make_plan
 
 # What is tried of each op: (n, m, d) and keywords. "rare" leaves most rows out, "bias" gives one to the layer, "mates" makes
@@ -38,28 +37,14 @@ TRIALS: dict[str, list[tuple[tuple[int, int, int], dict[str, Any]]]] = {
     "retrieval_ranks": [((301, 2000, 128), {}), ((301, 2000, 128), {"mates": True})],
 }  # fmt: skip
 # Relative error of loss and gradients against float64 on the same rounded inputs, beside five times that of the reference
-# in float32, and at most TOLERANT times as much in all. Of ranks, the share of queries that differ: one in a hundred, which two candidates may be too near to decide.
+# in float32, and at most TOLERANT times as much in all. Of ranks, the share of queries that differ: one in a hundred, where
+# two candidates may be too near to decide.
 ALLOWED = {torch.bfloat16: 6e-3, torch.float16: 1.5e-3, torch.float32: 5e-5}
 TOLERANT = 10
 # One chunk of gradients of logits holds more than 2^31 numbers, where indices of 32 bits would come round.
 LARGE = [Case(op, 4096, 600_000, 64, torch.bfloat16) for op in ("clip_loss", "siglip_loss", "linear_cross_entropy")]
 CHUNKS = {"cuda": (128, 256, 512, 1024, 2048, 4096), "cpu": (1, 16)}  # MiB
 KERNELS = {"clip_loss": ("lse", "clip_grad"), "siglip_loss": ("siglip_grad",), "retrieval_ranks": ("rank",)}
-
-
-def list_impls(op: str, device: torch.device) -> tuple[str, ...]:
-    """The implementations of an op that differ on a device, and can run there."""
-    try:
-        make_plan(op, device, torch.float16, 64, "triton")
-    except RuntimeError:
-        return ("chunked",)
-    return ("chunked", "triton") if op != "linear_cross_entropy" else ("chunked",)
-
-
-def call_op(case: Case, device: torch.device, **options: Any) -> Loss:
-    """An op as a function of its `bench.tensors`."""
-    bias = (torch.tensor(-10.0, device=device),) if case.op == "siglip_loss" else ()
-    return lambda *given: getattr(ops, case.op)(*given, *bias, **options)
 
 
 def check_op(op: str, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -87,15 +72,9 @@ def check_op(op: str, device: torch.device) -> Iterator[dict[str, Any]]:
 
 
 def try_case(
-    case: Case,
-    device: torch.device,
-    impl: str,
-    data: str,
-    rare: bool = False,
-    mates: bool = False,
-    bias: bool = False,
+    case: Case, device: torch.device, impl: str, data: str, rare: bool = False, mates: bool = False, bias: bool = False,
     **asked: Any,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """The errors of one trial."""
     given = list(bench.tensors(case, device, data))
     ranks = case.op == "retrieval_ranks"
@@ -173,8 +152,9 @@ def list_choices(case: Case, device: torch.device) -> dict[str, Loss]:
         call.within = partial(tiles.trying, kernel, torch.cuda.get_device_capability(device), tile)  # type: ignore[attr-defined]
         return call
 
+    impls = list_impls(case.op, device)
     found, seen = {}, set()
-    for impl in list_impls(case.op, device):
+    for impl in impls:
         for size in CHUNKS[device.type]:
             try:
                 plan = make_plan(case.op, device, case.dtype, case.m, impl, size << 20)
@@ -183,7 +163,7 @@ def list_choices(case: Case, device: torch.device) -> dict[str, Loss]:
             if (impl, min(plan.rows, case.n)) not in seen:
                 seen.add((impl, min(plan.rows, case.n)))
                 found[f"mpm_lite {impl} {size} MiB"] = call_op(case, device, impl=impl, chunk_bytes=size << 20)
-    if "triton" in list_impls(case.op, device):
+    if "triton" in impls:
         for kernel, tile in itertools.product(KERNELS.get(case.op, ()), tiles.CANDIDATES):
             words = " ".join(str(n) for n in astuple(tile) if n)
             found[f"mpm_lite triton {kernel} {words}"] = with_tile(kernel, tile)

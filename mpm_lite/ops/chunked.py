@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpm_lite.ops.autocast import without_autocast
-from mpm_lite.ops.plan import TERMS, ChunkPlan, capability
+from mpm_lite.ops.plan import TERMS, ChunkPlan, capability, without_autocast
 from mpm_lite.ops.reference import Ranks
 
 

@@ -107,9 +107,9 @@ def simulate(pairs: int, cards: int, width: int, ms_a_logit: float, gigabytes: f
     features = 2 * 2e-9 * pairs * width if cards > 1 else 0.0  # both sides, GB
     sent = 2 * features * (cards - 1) / cards  # there, and the gradients back
     send = 1e3 * sent / gigabytes
-    # Of both sides: one gathered side and the sum of its gradients in float32 at a time, and a chunk of gradients of logits.
-    rows = explain("clip_loss", N=own, M=pairs, D=width, machine="h100").rows
-    held = features + 4e-9 * pairs * width + 2e-9 * rows * pairs
+    # Both gathered sides, the gradients of one at a time, and what the op holds beside them.
+    beside = explain("clip_loss", N=own, M=pairs, D=width, machine="h100").bytes_chunk
+    held = features + 2e-9 * pairs * width + 1e-9 * beside
     return {
         "compute_ms": compute, "send_ms": send, "together_ms": max(compute, send), "apart_ms": compute + send,
         "sent_gb": sent, "held_gb": held,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mpm_lite.ops.autocast import product
+from mpm_lite.ops.plan import product
 
 
 def clip_loss(img: Tensor, txt: Tensor, logit_scale: Tensor, *, label_offset: int = 0) -> Tensor:
