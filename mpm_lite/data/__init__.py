@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mpm_lite.core import runtime
+from mpm_lite.core import packages, runtime
+from mpm_lite.core.packages import DebianPackage, WheelPackage
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import local, sources
 from mpm_lite.data.captionset import SPLITS, CaptionSet, Item, LazyImages, Part
-from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import bcp47, english_first
 from mpm_lite.data.picture import draw
 
@@ -24,8 +24,8 @@ __all__ = ["SETS", "SPLITS", "CaptionSet", "LazyImages", "Part", "SetInfo", "cou
            "list_sets", "load_captions"]  # fmt: skip
 
 BOTH = "train+val"
-# What can be fetched beside sets: names of emoji in over 100 languages, and dictionaries from other languages to English.
-EXTRAS = ("emoji-names", "freedict")
+# What can be fetched beside sets: names of emoji in over 100 languages, dictionaries to and from English, a language model.
+EXTRAS = ("emoji-names", "freedict", "smollm2")
 
 
 @dataclass(frozen=True)
@@ -211,26 +211,26 @@ def fetch_set(name: str, progress: bool = True) -> Path:
     say = (lambda text: print(text, file=sys.stderr)) if progress else (lambda text: None)
     if name not in (*SETS, *EXTRAS):
         raise runtime.unknown("data set", name, [*SETS, *EXTRAS])
-    packages = extra_packages(name) if name in EXTRAS else [SETS[name].package]
-    if packages == [None]:
+    needed = extra_packages(name) if name in EXTRAS else [SETS[name].package]
+    if needed == [None]:
         more = name == "emoji" and not is_available("emoji-names")
         told = "; emoji-names brings its names in over 100 languages" if more else ""
         say(f"{name} comes with the installation; nothing to fetch{told}.")
         return Path(SETS[name].items()[0].file).parent
-    missing = [package for package in packages if not package.present()]
+    missing = [package for package in needed if not package.present()]
     if not missing:
         say(f"{name} is already there.")
     for package in missing:
         package.fetch(say)
-    return packages[0].root()
+    return needed[0].root()
 
 
-def extra_packages(name: str) -> list[DebianPackage]:
+def extra_packages(name: str) -> Sequence[DebianPackage | WheelPackage]:
     """The packages of one of EXTRAS."""
     from mpm_lite.data import emoji, translators
 
-    if name == "emoji-names":
-        return [emoji.NAMES]
+    if name != "freedict":
+        return [{"emoji-names": emoji.NAMES, "smollm2": packages.SMOLLM2}[name]]
     return [translators.package_of(code) for code in translators.DICTIONARIES]
 
 

@@ -259,11 +259,7 @@ class CaptionSet:
                 for lang in self.languages[:3]
                 if part.captions.get(lang) and part.captions[lang][i]
             ]
-            picture = _thumbnail(part, i) if part.open_licence else ""
+            alt = html.escape(part.captions.get("en", [""] * len(part))[i], quote=True)
+            picture = f'<img width="96" alt="{alt}" src="{data_uri(part.render(i), 96)}">' if part.open_licence else ""
             cells.append(f'<td style="text-align:center;vertical-align:top">{picture}{"".join(lines)}</td>')
         return f"<div>{html.escape(repr(self))}</div><table><tr>{''.join(cells)}</tr></table>"
-
-
-def _thumbnail(part: Part, i: int) -> str:
-    alt = html.escape(part.captions.get("en", [""] * len(part))[i], quote=True)
-    return f'<img width="96" alt="{alt}" src="{data_uri(part.render(i), 96)}">'

@@ -27,9 +27,9 @@ import simplemma
 from tqdm.auto import tqdm
 
 from mpm_lite.core import runtime
+from mpm_lite.core.packages import DebianPackage
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data.captionset import Item
-from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.picture import draw, svg_text
 
 PACKAGE = DebianPackage(
@@ -41,25 +41,10 @@ FILTER_VERSION = 1  # names the filter that the hand labels were made for
 MOST_WORDS = 6
 MOST_PER_TITLE = 3
 
-_FOLDERS = re.compile(
-    r"^(computer/(icons/.+/|icons/(gnome|stock|gtk|bb_|plastik|people_|button|70a|.*mime)|buttons|folders|diagrams|games)|shapes|signs_and_symbols/(flags|map_symbols|led)|special|buttons|logos"
-    r"|transportation/aiga-symbols/.*arrow|transportation/boating/boating_rules|recreation/games/cards|unsorted/duplicates)"
-)
-_PLACEHOLDER = re.compile(
-    r"^(various cliparts|svg road signs|clipart by|people$|r16|australian maps|advertising|map symbols|homes clipart"
-    r"|etiquette icons|road signs|aiga|lemon theme|flat icon|blueberry|icons?$|balloons-aj"
-    r"|untitled|drawing$|image$|picture$|clip ?art$|test$|layer|new$|open clip)"
-    r"|@|https?:|\.(svg|png|gif|jpe?g|ai|eps)$",
-    re.I,
-)
-_ROMANCE_AUTHORS = re.compile(r"archit|rollan|francesco|yves|guillou|jean.?vic|balin|valessio|utrescu", re.I)
-_NOISE = re.compile(
-    r"\((b ?(and|&) ?w|b/w|bw|black and white|colou?r)\)"
-    r"|\b(b ?and ?w|bw|clip ?art|svg|symbol|remix|ganson|aiga|aj|hotel icon|icon|md)\b"
-    r"|\|.*$",
-    re.I,
-)
 _WORDS = tomllib.loads(runtime.asset("data/clipart.toml").read_text(encoding="utf-8"))
+_FOLDERS, _PLACEHOLDER, _ROMANCE_AUTHORS, _NOISE = (
+    re.compile(_WORDS[name].replace("\n", "")) for name in ("folders", "placeholder", "romance_authors", "noise")
+)
 _NOT_ENGLISH, _UNFIT, _ENGLISH = (frozenset(_WORDS[name].split()) for name in ("not_english", "unfit", "english"))
 
 

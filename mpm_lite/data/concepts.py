@@ -56,14 +56,11 @@ def _clean(caption: str) -> str:
     return re.sub(r"\W*\bemoji style\W*$", "", text)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*", text)
-
-
 def _clauses(text: str) -> list[list[str]]:
     """The words of each clause. Clauses end at a comma, colon, bracket, dash, or a full stop that is not of an abbreviation."""
     text = re.sub(rf"\b({'|'.join(sorted(_WORDS['abbreviations'].split()))})\.", r"\1", text)
-    return [words for piece in re.split(r"[,;:()\[\]—–!?|•…/]|\.(?=\s|$)|\s-+\s", text) if (words := _words(piece))]
+    pieces = re.split(r"[,;:()\[\]—–!?|•…/]|\.(?=\s|$)|\s-+\s", text)
+    return [words for piece in pieces if (words := re.findall(r"[^\W\d_]+(?:['-][^\W\d_]+)*", piece))]
 
 
 def head_noun(caption: str) -> str:

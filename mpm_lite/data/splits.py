@@ -130,17 +130,12 @@ def _part(
     firsts = {code: [(few or [""])[0] for few in of] for code, of in several.items()}
     english = firsts.get("en", [""] * len(pictures))
     taken = [one.row.content or b"" for one in pictures]
+    concepts = [head_noun(text) if text else one.id for text, one in zip(english, pictures, strict=True)]
+    made_by, contents = digest([RENDER, *(taken if all(taken) else key)]), taken if all(taken) else ()
     return Part(
-        name=name,
-        ids=[f"{name}/{one.id}" for one in pictures],
-        captions=firsts,
-        concepts=[head_noun(text) if text else one.id for text, one in zip(english, pictures, strict=True)],
-        render=Drawing(name, pictures),
-        made_by=digest([RENDER, *(taken if all(taken) else key)]),
-        several=several,
-        left_out=tuple(left_out),
-        contents=taken if all(taken) else (),
-    )
+        name, [f"{name}/{one.id}" for one in pictures], firsts, concepts, Drawing(name, pictures), made_by=made_by,
+        several=several, left_out=tuple(left_out), contents=contents,
+    )  # fmt: skip
 
 
 def told_apart(rows: Sequence[Row]) -> Sequence[Row]:

@@ -15,8 +15,8 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from mpm_lite.core.packages import DebianPackage
 from mpm_lite.data.captionset import Item
-from mpm_lite.data.debian import DebianPackage
 from mpm_lite.data.languages import base, bcp47
 
 PACKAGE = DebianPackage(

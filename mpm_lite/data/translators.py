@@ -21,8 +21,8 @@ import numpy as np
 import simplemma
 
 from mpm_lite.core.keys import digest
+from mpm_lite.core.packages import DebianPackage
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data.debian import DebianPackage
 
 # The modes of Apertium that lead from each language to English, one after another. Serbian is turned into Latin script first.
 MODES = {

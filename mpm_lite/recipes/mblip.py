@@ -140,7 +140,9 @@ class MblipOptions:
 
 
 class Mblip(MpmChat):
-    """A Q-Former before a language model. It learns from `Exchanges` and is asked questions, both as MPM chat is."""
+    """A Q-Former before a language model: patches (N, P, D_in) -> soft tokens (N, Q, D). It learns from `Exchanges` and is asked
+    questions, both as MPM chat is. Its loss, too, is MPM chat's in both stages: the cross-entropy of the reply's tokens behind
+    soft tokens and prompt, and nothing else."""
 
     name = "mblip"
     Options = MblipOptions
@@ -175,14 +177,3 @@ class Mblip(MpmChat):
         name = "re-alignment" if o.rank else "generation"
         found.append(Stage(name, learns, frozen, steps=o.steps, lr=o.lr, faster=faster, **same))
         return found
-
-    def see(self, seen: Tensor) -> Tensor:
-        """Patches (N, P, D_in) -> soft tokens (N, Q, D)."""
-        return self.visual(seen)
-
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """The cross-entropy of the reply's tokens behind soft tokens and prompt, in both stages, and nothing else."""
-        with torch.autocast(batch["seen"].device.type, torch.bfloat16, enabled=self.options.bf16):
-            soft = self.see(batch["seen"])
-            context = self.lm.place(bool(batch["begins"]), batch["prompt"], batch["there"], soft, batch["shown"])
-            return self.lm.mean_loss(context, batch["reply"])

@@ -267,15 +267,8 @@ def summary(results: Results, rho: pd.DataFrame, test: str) -> list[str]:
 def to_json(results: Results) -> bytes:
     """{"rows": [...]} with the columns of the contract, and no times: the same seed gives the same bytes."""
     columns = "recipe text image lm train test condition seed language metric value n chance".split()
-    rows = [{k: _plain(v) for k, v in row.items()} for row in results.table[columns].to_dict("records")]
+    rows = json.loads(results.table[columns].to_json(orient="records", double_precision=9))
     return json.dumps({"rows": rows}, ensure_ascii=False, indent=0).encode()
-
-
-def _plain(value: Any) -> Any:
-    """A cell as JSON takes it: floats to nine decimals, and numpy's integers as Python's."""
-    if isinstance(value, float):
-        return round(value, 9)
-    return int(value) if isinstance(value, np.integer) else value
 
 
 def write_files(results: Results, rho: pd.DataFrame, test: str, json_path: Path, out: Path) -> list[Path]:

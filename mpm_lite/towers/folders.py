@@ -27,7 +27,12 @@ from mpm_lite.towers.inference import too_large
 from mpm_lite.towers.text import tokenizer_file
 
 T = TypeVar("T")
-PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS, "lm": catalogue.NAMES, "paint": ("toy-painter",)}
+PACKAGED = {
+    "text": tuple(TEXT_TOWERS),
+    "image": IMAGE_TOWERS,
+    "lm": (*catalogue.NAMES, catalogue.SMOLLM2),
+    "paint": ("toy-painter",),
+}
 _KINDS = {"text": "text towers", "image": "image towers", "lm": "language models", "paint": "painters"}
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")  # weights, configuration, vocabularies; never code
 SKIPPED = ("onnx/*", "openvino/*", "*.fp16.*", "*.non_ema.*")  # the same weights again
@@ -234,26 +239,32 @@ def tensors(path: Path) -> dict[str, torch.Tensor]:
         return {key: value.float() for key, value in load_file(path).items()}
 
 
-def load_model(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
-    """A transformers model from a folder, and which of its weights the folder lacks. Only poolers may be lacking:
-    anything else is a UserError."""
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Around transformers' reading of a model: loading takes a second, so that a bar would only clutter, and missing weights are
+    looked at by whoever loads."""
     from transformers.utils import logging
 
-    if not read_json(root / "config.json").get("model_type"):
-        raise UserError(f"{root} does not load: no config.json there names its model_type; use save_pretrained.")
-    check_whole(root)
-    # Loading takes a second, so that a bar would only clutter; and missing weights are looked at below.
     bars, loudness = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    options |= {"use_safetensors": True, "output_loading_info": True}
     try:
-        with reading(root):
-            model, info = loader.from_pretrained(root, local_files_only=True, trust_remote_code=False, **options)
+        yield
     finally:
         logging.set_verbosity(loudness)
         if bars:
             logging.enable_progress_bar()
+
+
+def load_model(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]:
+    """A transformers model from a folder, and which of its weights the folder lacks. Only poolers may be lacking:
+    anything else is a UserError."""
+    if not read_json(root / "config.json").get("model_type"):
+        raise UserError(f"{root} does not load: no config.json there names its model_type; use save_pretrained.")
+    check_whole(root)
+    options |= {"use_safetensors": True, "output_loading_info": True}
+    with quiet(), reading(root):
+        model, info = loader.from_pretrained(root, local_files_only=True, trust_remote_code=False, **options)
     missing = sorted(info["missing_keys"])
     vital = [key for key in missing if "pooler" not in key]
     if vital:

@@ -169,15 +169,12 @@ class LM(Fingerprinted):
         soft tokens of the context, and the model where it may learn."""
         # There is one column at least, even where all continuations are empty.
         rows = [row or [IGNORE] for row in self._targets(continuations, end)]
-        return self.losses_of(context, padded(rows, IGNORE).to(self.device))
+        labels = padded(rows, IGNORE).to(self.device)
+        return self._losses(context, labels, "none").view_as(labels), labels != IGNORE
 
     def mean_loss(self, context: Context, labels: Tensor) -> Tensor:
         """The mean cross-entropy, (), of the tokens of continuations: ids int64 (N, T'), IGNORE after the end of a row."""
         return self._losses(context, labels, "mean")
-
-    def losses_of(self, context: Context, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """As `losses`, for continuations given as token ids: the cross-entropy of every token, (N, T'), and their mask."""
-        return self._losses(context, labels, "none").view_as(labels), labels != IGNORE
 
     def _losses(self, context: Context, labels: Tensor, reduction: str) -> Tensor:
         there = labels != IGNORE

@@ -88,8 +88,8 @@ def load_lm(
     """The language model of that name, frozen, in float32.
 
     `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`, and those that
-    `mpm-lite pretrain` makes, such as `toy-mixed` and `toy-parallel-70`; `seed` picks one of those pretrained apart), a
-    folder written by transformers, or a hub id such as `bigscience/mt0-small`; `NAME@REVISION`, or `revision`, takes a
+    `mpm-lite pretrain` makes, such as `toy-mixed` and `toy-parallel-70`; `seed` picks one of those pretrained apart),
+    `smollm2` (135 million parameters, mostly English; `mpm-lite data get smollm2` fetches it, no hub needed), a folder written by transformers, or a hub id such as `bigscience/mt0-small`; `NAME@REVISION`, or `revision`, takes a
     hub repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU. Raises UserError for a name
     nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its tokenizer, a hub that cannot be
     reached, or bits without a GPU or bitsandbytes.
@@ -99,6 +99,9 @@ def load_lm(
     if name in catalogue.NAMES:
         folders.unpinned("lm", name, revision)
         return pretrained.lm_from_folder(catalogue.folder(name, seed), f"{name}:{seed}" if seed else name, on, bits)
+    if name == catalogue.SMOLLM2:
+        folders.unpinned("lm", name, revision)
+        return pretrained.lm_from_folder(packaged.smollm2(), name, on, bits)
     if "/" in name or _is_folder(name):
         return pretrained.lm_from_folder(*folders.find("lm", name, revision), on, bits)
-    raise runtime.unknown("language model", name, catalogue.NAMES)
+    raise runtime.unknown("language model", name, folders.PACKAGED["lm"])

@@ -181,13 +181,8 @@ def of_recipe(
     ready = sum(x.nbytes for x in sample.values()) / few  # the whole batch waits, though one part is computed at a time
     part = batch / parts
     gradients = sum(p.nbytes for p in learns)
-    return Memory(
-        weights=sum(storages(own).values()) + fixed,
-        gradients=gradients,
-        optimizer=2 * gradients,
-        activations=round(each * part + ready * (batch - part)),
-        head=_head(recipe, sample, batch, parts),
-    )
+    weights, activations = sum(storages(own).values()) + fixed, round(each * part + ready * (batch - part))
+    return Memory(weights, gradients, 2 * gradients, activations, _head(recipe, sample, batch, parts))
 
 
 @contextmanager
@@ -322,10 +317,6 @@ def of_lm(
     adapters = 4 * of.learning if learns == "lora" else 0
     gradients = adapters or of.learning * bits // 8
     predicted = tokens if predicted is None else predicted
-    return Memory(
-        weights=round(weights + adapters + of.copies),
-        gradients=gradients,
-        optimizer=2 * gradients,
-        activations=round(of.token * tokens / parts),
-        head=vocabulary(predicted // parts, config.hidden_size, config.vocab_size, machine),
-    )
+    head = vocabulary(predicted // parts, config.hidden_size, config.vocab_size, machine)
+    held = round(weights + adapters + of.copies)
+    return Memory(held, gradients, 2 * gradients, round(of.token * tokens / parts), head)

@@ -362,11 +362,7 @@ def _key(recipe: Recipe, each: Sequence[TrainData], plan: Plan) -> Key:
         "shapes": {k: list(v.shape) for k, v in recipe.state_dict().items()},
         "data": [[len(data), getattr(data, "digest", "")] for data in each],
         # In a sharded run, the optimizer numbers its tensors differently.
-        "plan": [
-            plan.seed,
-            plan.score_every,
-            *(["sharded"] if plan.shard and distributed.count_processes() > 1 else []),
-        ],
+        "plan": [plan.seed, plan.score_every, *["sharded"] * (plan.shard and distributed.count_processes() > 1)],
         **plan.also,
         **({} if precision == "no" else {"precision": precision}),
     }

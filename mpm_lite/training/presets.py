@@ -10,7 +10,6 @@ and then stands in the table's last column.
 
 from __future__ import annotations
 
-import io
 import sys
 import tomllib
 from collections.abc import Callable
@@ -299,9 +298,7 @@ def main(path: Path | None = None) -> Path:
         rows.append({"preset": preset.name, "made_for": _made_for(preset)} | vars(of.lm) | rest)
         print(rows[-1], file=sys.stderr, flush=True)
     path = path or runtime.asset("presets") / Path(LAYERS).name
-    out = io.StringIO()
-    pd.DataFrame(rows).to_csv(out, index=False, lineterminator="\n")
-    write_atomic(path, out.getvalue().encode())
+    write_atomic(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n").encode())
     return path
 
 

