@@ -22,7 +22,9 @@ LATER = ("hi", "sw", "tr")
 FIRST = tuple(code for code in OTHERS if code not in LATER)
 SENTENCES = 4_000  # translations of a language, and captioned pictures
 STEPS = {"transfer_steps": 400, "exposure_steps": 80}
-LONG = {"transfer_steps": 1_500, "exposure_steps": 300}
+# C11 in 1,800 steps left its arms at the top, too: 0.99 with acquirers and with the embedding alone (seeds 40 to 44, other pictures).
+# By the look below, 192 are the most steps at which at most 0.95 of choices are right; the rule asks for 0.84 of English.
+SOME = {"transfer_steps": 160, "exposure_steps": 32}
 # C12 in 480 steps left every arm at the top, and told nothing (seeds 40 to 44, other pictures). On val, in nine languages and with
 # seed 7, transfer alone is right in 0.13, 0.32, 0.67, 0.94 of choices after 24, 48, 96, 192 steps: 96 are the most at which at most
 # 0.8 are right.
@@ -111,12 +113,12 @@ CLAIMS = {
         load_claim(
             "C11",
             {
-                "acquirers": _mla(LONG),
-                "embedding alone": _mla(LONG | {"learns": "embedding"}),
-                "whole text encoder": _mla(LONG | {"learns": "text encoder"}),
+                "acquirers": _mla(SOME),
+                "embedding alone": _mla(SOME | {"learns": "embedding"}),
+                "whole text encoder": _mla(SOME | {"learns": "text encoder"}),
             },
             c11,
-            ASKED,
+            {**ASKED, "first": 400},
         ),
         load_claim(
             "C12",
