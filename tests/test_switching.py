@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from need import require
 
 from mpm_lite import UserError
+from mpm_lite.core.packages import DebianPackage
 from mpm_lite.data import load_captions, toyworld
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.switching import Switching, make_dictionary, switch_captions
+from mpm_lite.experiments.m3p import Matching
 
 OTHERS = [code for code in grammar.LANGUAGES if code != "en"]
 
@@ -91,3 +94,31 @@ def test_nonsense_is_refused():
         make_dictionary("de", "photographs")
     with pytest.raises(UserError, match="language"):
         make_dictionary("xx")
+
+
+def test_real_dictionaries_lack_words_and_choose_wrong_senses():
+    require("freedict")
+    real, own = make_dictionary("de", "freedict"), make_dictionary("de")
+    assert set(own) < set(real) and real["star"] == "Stern" and real["yellow"] != own["yellow"]
+    assert not set(own) <= set(make_dictionary("sw", "freedict"))
+    wrong = make_dictionary("de", "freedict", "random")
+    assert wrong.keys() == real.keys() and not any(wrong[word] == real[word] for word in ("star", "red"))
+    half, few = (make_dictionary("de", "freedict", coverage=share) for share in (0.5, 0.1))
+    assert few.items() < half.items() < real.items() and abs(len(half) - len(real) / 2) <= 1
+    how = Switching(("de", "ja"), 1.0, 1.0, world="freedict")
+    assert switch_captions(["a red star"], how, seed=0)[0].endswith((" Stern", " 星")) and len(how.mark()) == 1
+    assert "dictionaries" in Matching(switch={"world": "freedict", "languages": ("de",)}).towers_key()
+    assert "dictionaries" not in Matching().towers_key() and not Switching().mark()
+    with pytest.raises(UserError, match="FreeDict dictionary 'zh'"):
+        make_dictionary("zh", "freedict")
+
+
+def test_a_share_of_a_dictionary_and_a_missing_one(monkeypatch, tmp_path):
+    own = make_dictionary("sw")
+    half = make_dictionary("sw", coverage=0.5)
+    assert half.items() < own.items() and len(half) == round(0.5 * len(own)) and not make_dictionary("sw", coverage=0.0)
+    with pytest.raises(UserError, match="coverage=1.5 is a share"):
+        Switching(coverage=1.5)
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [tmp_path / package.name])
+    with pytest.raises(UserError, match="from English to cy .*`mpm-lite data get freedict`"):
+        make_dictionary("cy", "freedict")

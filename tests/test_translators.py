@@ -14,7 +14,7 @@ from mpm_lite import Experiment
 from mpm_lite.core.packages import DebianPackage
 from mpm_lite.core.runtime import UserError
 from mpm_lite.data import fetch_set, translators
-from mpm_lite.data.translators import first_sense, gloss, load_translator, read_dictionary
+from mpm_lite.data.translators import all_senses, first_sense, gloss, load_translator, read_dictionary
 
 DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -34,19 +34,38 @@ def test_the_first_sense_of_an_entry(entry, sense):
     assert first_sense(entry) == sense
 
 
+def test_all_senses_and_the_words_that_most_of_them_have(monkeypatch, tmp_path):
+    entry = 'star /s/ <n>\n1. 恒星, 星\n(astronomy) a luminous body\n2. 星 2.\n      "a star"  - 例\n Note: x\n'
+    assert all_senses(entry) == ["恒星", "星", "a luminous body", "星"]
+    write_dictionary(tmp_path, {"star": entry, "big dog": "big dog /b/\nmastiff\n", "Red": "Red /r/\nहरा\n"})
+    monkeypatch.setattr(
+        translators, "_files", lambda code, from_english: (tmp_path / "d.index", tmp_path / "d.dict.dz")
+    )
+    translators.english_words.cache_clear()
+    assert translators.english_words("xx") == {
+        "star": ["星", "恒星"],
+        "red": ["हरा"],
+    }  # in one word; marks belong to letters
+    translators.english_words.cache_clear()
+
+
 def number(n: int) -> str:
     """A number in dictd's base 64."""
     return (number(n // 64) if n >= 64 else "") + DIGITS[n % 64]
 
 
-def test_a_dictionary_in_dictds_format(tmp_path):
-    entries = {"Hund": "Hund /h/\ndog, hound\n", "großer hund": "großer Hund /g/\nmastiff\n", "rot": "rot /r/\nred\n"}
+def write_dictionary(folder, entries):
     text, lines = b"x" * 5_000, ["00database-info\tA\tB"]  # places beyond one digit
     for word, entry in entries.items():
         lines.append(f"{word}\t{number(len(text))}\t{number(len(entry.encode()))}")
         text += entry.encode()
-    (tmp_path / "d.index").write_text("\n".join(lines), encoding="utf-8")
-    (tmp_path / "d.dict.dz").write_bytes(gzip.compress(text))
+    (folder / "d.index").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "d.dict.dz").write_bytes(gzip.compress(text))
+
+
+def test_a_dictionary_in_dictds_format(tmp_path):
+    entries = {"Hund": "Hund /h/\ndog, hound\n", "großer hund": "großer Hund /g/\nmastiff\n", "rot": "rot /r/\nred\n"}
+    write_dictionary(tmp_path, entries)
     words = read_dictionary(tmp_path / "d.index", tmp_path / "d.dict.dz")
     assert words == {"hund": "dog", "grosser hund": "mastiff", "rot": "red"}  # casefolded
     assert gloss("Großer Hund, rot.", words, "de") == ("mastiff red", True)
@@ -75,6 +94,9 @@ def test_dictionaries_that_the_system_brought_are_not_fetched_again(monkeypatch,
             (tmp_path / file).touch()
         if code == "af":
             assert translators.Gloss().languages == {"af"}
+    for code in translators.FROM_ENGLISH:
+        for file in translators.package_of(code, from_english=True).wanted:
+            (tmp_path / file).touch()
     assert fetch_set("freedict", progress=False) == tmp_path
 
 

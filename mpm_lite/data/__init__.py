@@ -231,7 +231,8 @@ def extra_packages(name: str) -> Sequence[DebianPackage | WheelPackage]:
 
     if name != "freedict":
         return [{"emoji-names": emoji.NAMES, "smollm2": packages.SMOLLM2}[name]]
-    return [translators.package_of(code) for code in translators.DICTIONARIES]
+    ways = ((translators.DICTIONARIES, False), (translators.FROM_ENGLISH, True))
+    return [translators.package_of(code, from_english) for codes, from_english in ways for code in codes]
 
 
 def list_sets() -> list[dict[str, object]]:

@@ -85,6 +85,11 @@ class Matching(WorldSystem):
             raise UserError("switch=none leaves captions English; else set sentences, words, variant or dictionary.")
         return super().build(given)
 
+    def towers_key(self) -> dict[str, str]:
+        """Dictionaries that were fetched, too."""
+        marks = Switching(**self.switch).mark() if self.switch else []
+        return super().towers_key() | ({"dictionaries": marks[0]} if marks else {})
+
     def bench(self, progress: bool = True) -> M3pBench:
         """What trains and tests it, on its world."""
         return M3pBench(progress, load_world(self.world, progress))
@@ -294,7 +299,8 @@ class M3pBench(WorldBench):
         if not stages:
             self.begin(recipe, arm, seed)
             return recipe.eval()
-        said = [self.tower.fingerprint, told, arm.layers, *self.mark(seed)]
+        dictionaries = Switching(**arm.switch).mark() if arm.switch else []
+        said = [self.tower.fingerprint, told, arm.layers, *self.mark(seed), *dictionaries]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
         before = lambda: recipe.load_state_dict(start().state_dict()) if start else self.begin(recipe, arm, seed)  # noqa: E731
         return train_once(recipe, data, seed, "matching", stages[0], said, self.progress, before)

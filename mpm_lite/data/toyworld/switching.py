@@ -1,7 +1,8 @@
 """Code-switching as in M3P (2006.02635, section 3.2): words of an English caption are replaced by their translations.
 
 A dictionary knows single words and no grammar: "A small red circle." may become "A pequeño rojo 圆形." For the toy world it
-has the content words of the grammars, for the emoji the names of those in train. The control for any effect of code-switching
+has the content words of the grammars, for the emoji the names of those in train. "freedict" takes dictionaries that people
+use: they lack words, and a word with many senses may get the wrong one. The control for any effect of code-switching
 is a dictionary in which each of these words has a wrong translation.
 """
 
@@ -15,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from mpm_lite.core.runtime import UserError, unknown
-from mpm_lite.data import load_captions
+from mpm_lite.data import is_available, load_captions, translators
 from mpm_lite.data.toyworld import grammar
 from mpm_lite.data.toyworld.grammar import Mention
 from mpm_lite.data.toyworld.scenes import one_of
@@ -23,7 +24,7 @@ from mpm_lite.data.toyworld.scenes import one_of
 VARIANTS = ("words", "one")
 KINDS = ("own", "random")
 SLOTS = ("shape", "colour", "size", "count", "relation")
-_WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
+_WORD = re.compile(translators.WORD)
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,11 @@ class Switching:
     words: float = 0.8
     variant: str = "words"
     dictionary: str = "own"  # or "random": every word has a wrong translation in the same language
-    world: str = "toyworld"
+    world: str = "toyworld"  # whose dictionaries: "toyworld", "emoji" or "freedict"
+    coverage: float = 1.0  # the share of their words that is kept; a larger one keeps those of a smaller one
 
     def __post_init__(self) -> None:
-        for name in ("sentences", "words"):
+        for name in ("sentences", "words", "coverage"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} is a share, from 0 to 1.")
         if self.variant not in VARIANTS:
@@ -53,17 +55,25 @@ class Switching:
     @property
     def dictionaries(self) -> list[Mapping[str, str]]:
         """For each language its dictionary, from English words in lower case."""
-        return [make_dictionary(code, self.world, self.dictionary) for code in self.languages]
+        return [make_dictionary(code, self.world, self.dictionary, self.coverage) for code in self.languages]
+
+    def mark(self) -> list[str]:
+        """What decides its dictionaries beside its dials: the files of those that were fetched."""
+        return [translators.dictionaries_mark(self.languages)] if self.world == "freedict" else []
 
 
 @lru_cache(maxsize=64)
-def make_dictionary(language: str, world: str = "toyworld", kind: str = "own") -> Mapping[str, str]:
+def make_dictionary(
+    language: str, world: str = "toyworld", kind: str = "own", coverage: float = 1.0
+) -> Mapping[str, str]:  # fmt: skip
     """From English words in lower case to words of a language. Raises UserError for a language or world without one."""
-    worlds = {"toyworld": _of_grammar, "emoji": _of_emoji}
+    worlds = {"toyworld": _of_grammar, "emoji": _of_emoji, "freedict": _of_freedict}
     if world not in worlds:
         raise unknown("world with dictionaries", world, worlds)
     entries = worlds[world](language)
-    return {word: said for word, (_, said) in (entries if kind == "own" else _mixed(entries, language)).items()}
+    found = {word: said for word, (_, said) in (entries if kind == "own" else _mixed(entries, language)).items()}
+    order = np.random.default_rng([5, *language.encode()]).permutation(sorted(found))
+    return found if coverage == 1 else {word: found[word] for word in order[: round(coverage * len(order))].tolist()}
 
 
 Entries = dict[str, tuple[str, str]]  # English word -> what it means, a translation
@@ -102,6 +112,21 @@ def _of_emoji(language: str) -> Entries:
     names = load_captions("emoji", "train", ("en", language)).captions
     pairs = zip(names["en"], names[language], strict=True)
     return {ours.lower(): (ours, said) for ours, said in pairs if said and _WORD.fullmatch(ours)}
+
+
+def _of_freedict(language: str) -> Entries:
+    """Words that stand in English captions of the toy world or of training pictures that are here, each with the translation that most
+    of its senses have."""
+    return {word: (word, said[0]) for word, said in translators.english_words(language).items() if word in words_used()}
+
+
+@lru_cache(maxsize=1)
+def words_used() -> frozenset[str]:
+    """The words of the toy world's English and of the English captions of training pictures that are on this machine, in lower
+    case."""
+    here = "+".join(name for name in ("emoji", "stamps", "clipart") if is_available(name))
+    texts = load_captions(here, "train").captions["en"]
+    return frozenset(_of_grammar("de")) | {word[0].lower() for text in texts for word in _WORD.finditer(text)}
 
 
 def _mixed(own: Entries, language: str) -> Entries:
