@@ -12,7 +12,7 @@ APART = ({"data", "towers"}, {"training", "evaluation"}, {"teaching", "cli"})  #
 GRAMMAR = PACKAGE / "data" / "toyworld" / "grammar"
 ANSWERS = "*exercises.py"  # answers of the course: lists in which one looks something up
 # Of all but the grammar and, in lines, the answers; these may only shrink.
-FILES, LINES, LONGEST, ENTRIES = 130, 27_312, 500, 13
+FILES, LINES, LONGEST, ENTRIES = 130, 27_150, 500, 13
 
 
 def sources():
