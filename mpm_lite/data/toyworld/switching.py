@@ -15,6 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import is_available, load_captions, translators
 from mpm_lite.data.toyworld import grammar
@@ -58,8 +59,10 @@ class Switching:
         return [make_dictionary(code, self.world, self.dictionary, self.coverage) for code in self.languages]
 
     def mark(self) -> list[str]:
-        """What decides its dictionaries beside its dials: the files of those that were fetched."""
-        return [translators.dictionaries_mark(self.languages)] if self.world == "freedict" else []
+        """What decides its dictionaries beside its dials: the files of those that were fetched, and the words that are taken."""
+        if self.world != "freedict":
+            return []
+        return [digest([translators.dictionaries_mark(self.languages), *sorted(words_used())])]
 
 
 @lru_cache(maxsize=64)
