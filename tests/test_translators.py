@@ -100,6 +100,25 @@ def test_dictionaries_that_the_system_brought_are_not_fetched_again(monkeypatch,
     assert fetch_set("freedict", progress=False) == tmp_path
 
 
+def test_packages_that_a_system_lacks_do_not_keep_the_others_away(monkeypatch, tmp_path):
+    monkeypatch.setattr(DebianPackage, "places", lambda package: [tmp_path / package.name])
+
+    def fetch(package, say):
+        if package.name.endswith(("eng-jpn", "eng-bul")):
+            raise UserError(f"Could not fetch {package.set}: {package.name} could not be downloaded.")
+        for file in package.wanted:
+            (tmp_path / package.name).mkdir(exist_ok=True)
+            (tmp_path / package.name / file).touch()
+
+    monkeypatch.setattr(DebianPackage, "fetch", fetch)
+    with pytest.raises(
+        UserError, match=r"51 of the 53 packages of freedict are here\. Could not fetch .*eng-bul could"
+    ):
+        fetch_set("freedict", progress=False)
+    assert translators.package_of("tr", from_english=True).present()
+    assert not translators.package_of("ja", from_english=True).present()
+
+
 def test_apertium_where_it_is():
     if shutil.which("apertium") is None:
         pytest.skip("apertium is not on this machine: apt-get install apertium apertium-eng-spa ...")

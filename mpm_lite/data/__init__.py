@@ -220,8 +220,15 @@ def fetch_set(name: str, progress: bool = True) -> Path:
     missing = [package for package in needed if not package.present()]
     if not missing:
         say(f"{name} is already there.")
-    for package in missing:
-        package.fetch(say)
+    failed = []
+    for package in missing:  # an older system may lack some of many: those that it has are fetched all the same
+        try:
+            package.fetch(say)
+        except UserError as error:
+            failed.append(error)
+    if failed:
+        left = f"{len(needed) - len(failed)} of the {len(needed)} packages of {name} are here. " if needed[1:] else ""
+        raise UserError(left + str(failed[0])) from failed[0]
     return needed[0].root()
 
 
