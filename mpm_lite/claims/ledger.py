@@ -238,7 +238,7 @@ def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str) -> lis
     on = "; on " + ", ".join(row["on"]) if row.get("on") else ""
     who = "language models" if find_claim(row["claim"]).study else "seeds"
     return [
-        f"  verdict: {row['verdict']} ({row['seeds']} {who}, {row['n']} pictures, commit {row['commit']}{on})",
+        f"  {'verdict of the first ledger' if 'told' in row else 'verdict'}: {row['verdict']} ({row['seeds']} {who}, {row['n']} pictures, commit {row['commit']}{on})",
         *([f"  reason: {row['reason']}"] if "reason" in row else []),
         f"  effect: {span(row['effect'], row['low'], row['high'])} {told['effect']}",
         f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {told['control']}",

@@ -88,7 +88,8 @@ def count_parameters(recipe: Recipe, part: str) -> str:
 
 def describe_stage(stage: Stage) -> str:
     """A stage in a few words."""
-    return f"{stage.steps:,} steps of {stage.batch}, lr {stage.lr:g}; frozen: {', '.join(stage.frozen) or 'nothing'}"
+    size = stage.batch if stage.batch > 1 else "one batch"
+    return f"{stage.steps:,} steps of {size}, lr {stage.lr:g}; frozen: {', '.join(stage.frozen) or 'nothing'}"
 
 
 def score_of_rival(arm: str) -> str:
