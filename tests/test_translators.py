@@ -118,6 +118,17 @@ def test_packages_that_a_system_lacks_do_not_keep_the_others_away(monkeypatch, t
     assert translators.package_of("tr", from_english=True).present()
     assert not translators.package_of("ja", from_english=True).present()
 
+    tried = []
+
+    def unreachable(package, say):
+        tried.append(package.name)
+        raise UserError(f"Could not fetch {package.set}: no network.")
+
+    monkeypatch.setattr(DebianPackage, "fetch", unreachable)
+    with pytest.raises(UserError, match=r"51 of the 53 packages of freedict are here\. Could not fetch .*no network"):
+        fetch_set("freedict", progress=False)
+    assert len(tried) == 1  # without a network each would take its time
+
 
 def test_apertium_where_it_is():
     if shutil.which("apertium") is None:

@@ -225,12 +225,12 @@ def describe_claim(name: str, ledger: Path | None = None, about: str = "") -> st
     if before is not None and ledger is None:
         lines.append(f"  first ledger: {before['verdict']}, by the rule: {before['told']['rule']}")
         lines += [f"  why another rule: {one.why}"] if one.why else []
-        lines += _figures(before, before["told"], about) if row is None else []
+        lines += _figures(before, before["told"], about, "verdict of the first ledger") if row is None else []
     return "\n".join(fill(line, 100, subsequent_indent="    ") for line in lines)
 
 
-def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str) -> list[str]:
-    """Verdict, effect, control, disputes and details of a row, a line each."""
+def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str, what: str = "verdict") -> list[str]:
+    """Verdict (called `what`), effect, control, disputes and details of a row, a line each."""
 
     def span(value: float, low: float, high: float) -> str:
         return f"{value:.3f} [{low:.3f}, {high:.3f}]"
@@ -238,7 +238,7 @@ def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str) -> lis
     on = "; on " + ", ".join(row["on"]) if row.get("on") else ""
     who = "language models" if find_claim(row["claim"]).study else "seeds"
     return [
-        f"  {'verdict of the first ledger' if 'told' in row else 'verdict'}: {row['verdict']} ({row['seeds']} {who}, {row['n']} pictures, commit {row['commit']}{on})",
+        f"  {what}: {row['verdict']} ({row['seeds']} {who}, {row['n']} pictures, commit {row['commit']}{on})",
         *([f"  reason: {row['reason']}"] if "reason" in row else []),
         f"  effect: {span(row['effect'], row['low'], row['high'])} {told['effect']}",
         f"  control: {span(row['control_effect'], row['control_low'], row['control_high'])} {told['control']}",

@@ -226,8 +226,11 @@ def fetch_set(name: str, progress: bool = True) -> Path:
             package.fetch(say)
         except UserError as error:
             failed.append(error)
+            if package is missing[0]:  # without a network each would fail, and take its time
+                break
     if failed:
-        left = f"{len(needed) - len(failed)} of the {len(needed)} packages of {name} are here. " if needed[1:] else ""
+        here = sum(package.present() for package in needed)
+        left = f"{here} of the {len(needed)} packages of {name} are here. " if needed[1:] else ""
         raise UserError(left + str(failed[0])) from failed[0]
     return needed[0].root()
 

@@ -187,13 +187,13 @@ def first_sense(entry: str) -> str:
 
 
 def all_senses(entry: str) -> list[str]:
-    """Every translation in an entry; indented lines are examples and remarks."""
+    """Every translation in an entry; indented lines are examples and remarks, and the next sense's number may end a line."""
     lines = [line for line in entry.splitlines()[1:] if line.strip() and not line[0].isspace()]
-    return [sense for line in lines for sense in _senses(line) if sense]
+    return [sense for line in lines for sense in _senses(re.sub(r"\s\d+\.\s*$", "", line)) if sense]
 
 
 def _senses(line: str) -> list[str]:
-    text = re.sub(r"<[^>]*>|\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|(?:^|\s)\d+\.(?=\s|$)", " ", line).rpartition(":")[2]
+    text = re.sub(r"<[^>]*>|\[[^\]]*\]|\([^)]*\)|\{[^}]*\}|^\s*\d+\.\s*", " ", line).rpartition(":")[2]
     return [" ".join(one.split()) for one in re.split(r"[,;]", text)]  # "plural of: orange" is an orange
 
 

@@ -85,10 +85,14 @@ class Matching(WorldSystem):
             raise UserError("switch=none leaves captions English; else set sentences, words, variant or dictionary.")
         return super().build(given)
 
+    @property
+    def dictionaries(self) -> dict[str, str]:
+        """What decides dictionaries that were fetched; {} where there are none."""
+        return Switching(**self.switch).mark() if self.switch else {}
+
     def towers_key(self) -> dict[str, str]:
         """Dictionaries that were fetched, too."""
-        marks = Switching(**self.switch).mark() if self.switch else []
-        return super().towers_key() | ({"dictionaries": marks[0]} if marks else {})
+        return super().towers_key() | self.dictionaries
 
     def bench(self, progress: bool = True) -> M3pBench:
         """What trains and tests it, on its world."""
@@ -178,6 +182,7 @@ class M3pBench(WorldBench):
         o = arm.recipe_options
         text = {"alpha": arm.alpha, "sentences": SENTENCES}
         pairs = asdict(arm) | text | {"text_steps": o.text_steps, "fine": (), "shuffled": False, "options": None}
+        pairs |= arm.dictionaries
         # Its rates decide nothing before fine-tuning.
         plain = {"fine_steps": 0, "fine_lr": M3pOptions.fine_lr, "slower": M3pOptions.slower}
         first = lambda: self._fitted(replace(o, steps=0, **plain), text, arm, seed)  # noqa: E731
@@ -299,8 +304,7 @@ class M3pBench(WorldBench):
         if not stages:
             self.begin(recipe, arm, seed)
             return recipe.eval()
-        dictionaries = Switching(**arm.switch).mark() if arm.switch else []
-        said = [self.tower.fingerprint, told, arm.layers, *self.mark(seed), *dictionaries]
+        said = [self.tower.fingerprint, told, arm.layers, *self.mark(seed)]
         data = lambda: self.data(arm, stages[0], seed)  # noqa: E731
         before = lambda: recipe.load_state_dict(start().state_dict()) if start else self.begin(recipe, arm, seed)  # noqa: E731
         return train_once(recipe, data, seed, "matching", stages[0], said, self.progress, before)

@@ -23,7 +23,6 @@ DIAL_LMS = ("toy-parallel-1", "toy-parallel-20", "toy-parallel-70")
 MIXED_LMS = ("toy-mixed", "toy-unmixed", "toy-mixed-short", "toy-unmixed-short", "toy-mixed-10", "toy-mixed-few",
              "toy-mixed-narrow", "toy-mixed-deep")  # fmt: skip
 NAMES = (*TOY_LMS, *DIAL_LMS, *MIXED_LMS)
-SMOLLM2 = "smollm2"  # a language model of real size, which `mpm-lite data get smollm2` fetches
 
 
 def withheld(name: str) -> int:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from mpm_lite.core import runtime
+from mpm_lite.core.packages import SMOLLM2
 from mpm_lite.core.runtime import UserError, reachable
 from mpm_lite.towers import catalogue
 from mpm_lite.towers.catalogue import IMAGE_TOWERS, TEXT_TOWERS
@@ -27,12 +28,8 @@ from mpm_lite.towers.inference import too_large
 from mpm_lite.towers.text import tokenizer_file
 
 T = TypeVar("T")
-PACKAGED = {
-    "text": tuple(TEXT_TOWERS),
-    "image": IMAGE_TOWERS,
-    "lm": (*catalogue.NAMES, catalogue.SMOLLM2),
-    "paint": ("toy-painter",),
-}
+LMS = (*catalogue.NAMES, SMOLLM2.set)
+PACKAGED = {"text": tuple(TEXT_TOWERS), "image": IMAGE_TOWERS, "lm": LMS, "paint": ("toy-painter",)}
 _KINDS = {"text": "text towers", "image": "image towers", "lm": "language models", "paint": "painters"}
 WANTED = ("*.json", "*.safetensors", "*.txt", "*.model")  # weights, configuration, vocabularies; never code
 SKIPPED = ("onnx/*", "openvino/*", "*.fp16.*", "*.non_ema.*")  # the same weights again

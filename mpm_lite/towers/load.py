@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from mpm_lite.core import runtime
+from mpm_lite.core.packages import SMOLLM2
 from mpm_lite.towers import catalogue, folders, inference, openclip, packaged, pretrained
 from mpm_lite.towers.catalogue import IMAGE_TOWERS, TEXT_TOWERS, TOY_TOWERS
 from mpm_lite.towers.image import ImageTower, JoinedTower
@@ -89,8 +90,9 @@ def load_lm(
 
     `name` is one of the toy world's (`toy-multilingual`, `toy-noparallel`, `toy-english`, `toy-unseen`, and those that
     `mpm-lite pretrain` makes, such as `toy-mixed` and `toy-parallel-70`; `seed` picks one of those pretrained apart),
-    `smollm2` (135 million parameters, mostly English; `mpm-lite data get smollm2` fetches it, no hub needed), a folder written by transformers, or a hub id such as `bigscience/mt0-small`; `NAME@REVISION`, or `revision`, takes a
-    hub repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU. Raises UserError for a name
+    `smollm2` (135 million parameters, mostly English; `mpm-lite data get smollm2` fetches it, no hub needed), a folder
+    written by transformers, or a hub id such as `bigscience/mt0-small`; `NAME@REVISION`, or `revision`, takes a hub
+    repository at a branch, a tag or a commit. `bits`: 4 or 8 quantises it on a GPU. Raises UserError for a name
     nobody knows, a seed nobody trained, a checkpoint that is torn or does not fit its tokenizer, a hub that cannot be
     reached, or bits without a GPU or bitsandbytes.
     """
@@ -99,9 +101,9 @@ def load_lm(
     if name in catalogue.NAMES:
         folders.unpinned("lm", name, revision)
         return pretrained.lm_from_folder(catalogue.folder(name, seed), f"{name}:{seed}" if seed else name, on, bits)
-    if name == catalogue.SMOLLM2:
+    if name == SMOLLM2.set:
         folders.unpinned("lm", name, revision)
         return pretrained.lm_from_folder(packaged.smollm2(), name, on, bits)
     if "/" in name or _is_folder(name):
         return pretrained.lm_from_folder(*folders.find("lm", name, revision), on, bits)
-    raise runtime.unknown("language model", name, folders.PACKAGED["lm"])
+    raise runtime.unknown("language model", name, folders.LMS)

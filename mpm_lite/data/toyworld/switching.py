@@ -58,11 +58,12 @@ class Switching:
         """For each language its dictionary, from English words in lower case."""
         return [make_dictionary(code, self.world, self.dictionary, self.coverage) for code in self.languages]
 
-    def mark(self) -> list[str]:
-        """What decides its dictionaries beside its dials: the files of those that were fetched, and the words that are taken."""
+    def mark(self) -> dict[str, str]:
+        """What decides its dictionaries beside its dials, as a part of a key: the files of those that were fetched, and the words
+        that are taken."""
         if self.world != "freedict":
-            return []
-        return [digest([translators.dictionaries_mark(self.languages), *sorted(words_used())])]
+            return {}
+        return {"dictionaries": digest([translators.dictionaries_mark(self.languages), *sorted(words_used())])}
 
 
 @lru_cache(maxsize=64)
@@ -75,8 +76,10 @@ def make_dictionary(
         raise unknown("world with dictionaries", world, worlds)
     entries = worlds[world](language)
     found = {word: said for word, (_, said) in (entries if kind == "own" else _mixed(entries, language)).items()}
+    if coverage == 1:
+        return found
     order = np.random.default_rng([5, *language.encode()]).permutation(sorted(found))
-    return found if coverage == 1 else {word: found[word] for word in order[: round(coverage * len(order))].tolist()}
+    return {word: found[word] for word in order[: round(coverage * len(order))].tolist()}
 
 
 Entries = dict[str, tuple[str, str]]  # English word -> what it means, a translation
@@ -120,7 +123,8 @@ def _of_emoji(language: str) -> Entries:
 def _of_freedict(language: str) -> Entries:
     """Words that stand in English captions of the toy world or of training pictures that are here, each with the translation that most
     of its senses have."""
-    return {word: (word, said[0]) for word, said in translators.english_words(language).items() if word in words_used()}
+    used = words_used()
+    return {word: (word, said[0]) for word, said in translators.english_words(language).items() if word in used}
 
 
 @lru_cache(maxsize=1)
