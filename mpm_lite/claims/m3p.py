@@ -28,20 +28,20 @@ def c9(s: Sample) -> Found:
     gain = mean_score(s, USUAL, "choice") - mean_score(s, "plain", "choice")
     wrong = mean_score(s, WRONG, "choice") - mean_score(s, "plain", "choice")
     parts = [
-        Condition("choices right in nine languages, words switched over none", gain, 0.05),
+        Condition("choices right in nine languages, words switched minus none", gain, 0.05),
         Condition("retention without switching", mean_rho(s, "plain", "choice"), high=0.8),
         Condition(
-            "choices right in English, words switched over none",
+            "choices right in English, words switched minus none",
             s.score(USUAL, "en", "choice") - s.score("plain", "en", "choice"),
             -0.05,
         ),
     ]
     controls = [
-        Condition("choices right in nine languages, a wrong dictionary over none", wrong, high=0.05),
-        Condition("the right dictionary over a wrong one", gain - wrong, 0.05),
+        Condition("choices right in nine languages, a wrong dictionary minus none", wrong, high=0.05),
+        Condition("the right dictionary minus a wrong one", gain - wrong, 0.05),
     ]
     # Of switched captions no more is asked than that English is seen: what it lost is the claim's third part.
-    sees = Condition("choices right over chance in English, words switched", s.gain(USUAL, "en", "choice"), SEEN)
+    sees = Condition("choices right above chance in English, words switched", s.gain(USUAL, "en", "choice"), SEEN)
     details = {}
     for arm in ("plain", USUAL, WRONG, TEXT):
         details[f"English, {arm}"] = s.score(arm, "en", "choice")
@@ -58,11 +58,11 @@ def c10(s: Sample) -> Found:
     names = ("en", "all", "all, equal steps")
     english, every, equal = (mean_score(s, f"fine-tuned in {name}", "choice", languages=EACH) for name in names)
     parts = [
-        Condition("choices right in zh, hi, tr: all languages over the own, equal steps a language", every - own, 0.0),
-        Condition("the same: own language over English", own - english, 0.0),
+        Condition("choices right in zh, hi, tr: all languages minus the own, equal steps a language", every - own, 0.0),
+        Condition("the same: own language minus English", own - english, 0.0),
     ]
-    control = Condition("own language, other pictures' captions, over English", strange - english, high=0.05)
-    details = {"all languages over the own, equal steps in all": equal - own}
+    control = Condition("own language, other pictures' captions, minus English", strange - english, high=0.05)
+    details = {"all languages minus the own, equal steps in all": equal - own}
     none = mean_score(s, "plain", "choice", languages=EACH)
     for name, of in {"none": none, "English": english, "own": own, "all": every, "all, equal steps": equal}.items():
         details[f"zh, hi, tr; fine-tuned in {name}"] = of

@@ -33,18 +33,18 @@ def c14(s: Sample) -> Found:
     score = {arm: mean_score(s, arm, "slots", languages=grammar.LANGUAGES) for arm in (*arms, *more)}
     few = score[f"english, {FEW}"]
     saved = Condition(
-        "attributes right, English Q-Former with 2,000 pairs over a random one with 8,000",
+        "attributes right, English Q-Former with 2,000 pairs minus a random one with 8,000",
         few - score[f"random, {MANY}"],
         0.0,
     )
     control = Condition(
-        "the same, English Q-Former over a random one, both with 2,000", few - score[f"random, {FEW}"], 0.05
+        "the same, English Q-Former minus a random one, both with 2,000", few - score[f"random, {FEW}"], 0.05
     )
     details = {f"slots, ten languages: {arm.replace(', ', ' Q-Former, ')} pairs": score[arm] for arm in arms}
     details["projection alone, 2000 pairs"] = score["projection alone"]
     details["random Q-Former, as many pairs in all"] = score["random, 14000 in all"]
-    details["Q-Former left as it is, over one that learns"] = score["projection alone"] - few
-    details["English Q-Former over a random one with as many pairs in all"] = few - score["random, 14000 in all"]
+    details["Q-Former left as it is, minus one that learns"] = score["projection alone"] - few
+    details["English Q-Former minus a random one with as many pairs in all"] = few - score["random, 14000 in all"]
     return Found([saved], [control], [learned(s, f"english, {MANY}", "slots")], strong(), details=details)
 
 
@@ -57,17 +57,18 @@ def c15(s: Sample) -> Found:
         s.score("mix", c, "slots", "blind") - s.score("english", c, "slots", "blind") for c in OTHERS
     )
     parts = [
-        Condition("attributes named in the language asked, mix over English alone", slots, 0.1),
-        Condition("captions' gain over that of closed answers", slots - closed, 0.0),
-        Condition("attributes named in any language, mix over English alone", said, -0.05),
+        Condition("attributes named in the language asked, mix minus English alone", slots, 0.1),
+        Condition("captions' gain minus that of closed answers", slots - closed, 0.0),
+        Condition("attributes named in any language, mix minus English alone", said, -0.05),
     ]
-    control = Condition("captions' gain over what the mix gains blind", slots - blind, 0.05)
-    sees = Condition("attributes over chance in English, mix", s.gain("mix", "en", "slots"), SEEN)
+    control = Condition("captions' gain minus what the mix gains blind", slots - blind, 0.05)
+    sees = Condition("attributes above chance in English, mix", s.gain("mix", "en", "slots"), SEEN)
     details = {"closed answers": closed}
     for arm in ("mix", "english"):
         for metric in ("slots", "content", "reply_language", "answers", "cider_d"):
             details[f"{metric}, others, {arm}"] = mean_score(s, arm, metric)
             details[f"{metric}, English, {arm}"] = s.score(arm, "en", metric)
+        details[f"answers, others, {arm}, blind"] = mean_score(s, arm, "answers", "blind")
     return Found(parts, [control], [learned(s, "english", "slots"), sees], strong(), details=details)
 
 
@@ -80,10 +81,10 @@ def c16(s: Sample) -> Found:
 
     tail, head = gained(TAIL), gained(HEAD)
     parts = [
-        Condition("attributes right in sw and hi, evenly over as mC4 is", tail, 0.05),
-        Condition("attributes right in English, evenly over as mC4 is", gained(("en",)), -0.05),
+        Condition("attributes right in sw and hi, evenly minus as mC4 is", tail, 0.05),
+        Condition("attributes right in English, evenly minus as mC4 is", gained(("en",)), -0.05),
     ]
-    control = Condition("what sw and hi gain over what de, es and fr gain", tail - head, 0.0)
+    control = Condition("what sw and hi gain minus what de, es and fr gain", tail - head, 0.0)
     details = {}
     for rule in ("proportional", "tempered", "uniform"):
         details[f"sw and hi, {rule}"] = mean_score(s, rule, "slots", languages=TAIL)

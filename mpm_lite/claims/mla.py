@@ -49,7 +49,7 @@ def c11(s: Sample) -> Found:
     score = {arm: mean_score(s, arm, "choice") for arm in arms}
     rho = Condition("retention of choices in nine languages", mean_rho(s, "acquirers", "choice"), 0.84)
     over = Condition(
-        "choices right, acquirers over the embedding alone", score["acquirers"] - score["embedding alone"], 0.0
+        "choices right, acquirers minus the embedding alone", score["acquirers"] - score["embedding alone"], 0.0
     )
     details = {f"rho of {code}": s.rho("acquirers", code, "choice") for code in OTHERS}
     details |= {f"others, {arm}": of for arm, of in score.items()}
@@ -68,7 +68,7 @@ def c12(s: Sample) -> Found:
     ]
     share = gain["transfer alone"] / gain["both"]
     parts.append(Condition("share of the gain that transfer alone gives", share, 0.5))
-    control = Condition("choices right over chance, every translation another's", gain["shuffled"], high=0.1)
+    control = Condition("choices right above chance, every translation another's", gain["shuffled"], high=0.1)
     details = {f"others, {arm}": of for arm, of in score.items()}
     return Found(parts, [control], [learned(s, "both", "choice")], details=details)
 
@@ -80,7 +80,7 @@ def c13(s: Sample) -> Found:
         s, "shared, later", "choice", languages=FIRST
     )
     own = mean_score(s, "first", "choice", languages=FIRST) - mean_score(s, "later", "choice", languages=FIRST)
-    effect = Condition("retention of hi, sw and tr, added later over learned together", late, -0.05)
+    effect = Condition("retention of hi, sw and tr, added later minus learned together", late, -0.05)
     control = Condition("what six languages lose when three are added to shared acquirers", lost, 0.0)
     known = Condition("retention of hi, sw and tr, learned together", mean_rho(s, "together", "choice", LATER), 0.5)
     details = {"what six languages lose, acquirers of their own": own}
@@ -93,12 +93,12 @@ def c17(s: Sample) -> Found:
     """English pairs on a multilingual encoder beside an English model behind a translator."""
     pivot, perfect = mean_score(s, "pivot", "choice"), mean_score(s, "translated 0.0", "choice")
     over = Condition(
-        "choices right in nine languages, over a translator that errs in one of twenty",
+        "choices right in nine languages, minus those behind a translator that errs in one of twenty",
         pivot - mean_score(s, "translated 0.05", "choice"),
         0.0,
     )
     control = Condition(
-        "a translator without mistakes, over English", perfect - s.score("translated 0.0", "en", "choice"), -0.05, 0.05
+        "a translator without mistakes, minus English", perfect - s.score("translated 0.0", "en", "choice"), -0.05, 0.05
     )
     details = {"others, pivot": pivot, "English, pivot": s.score("pivot", "en", "choice")}
     details |= {

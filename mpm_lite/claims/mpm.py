@@ -93,11 +93,11 @@ def instrument(s: Sample) -> Found:
         for look, said in (("shuffled", "another's picture"), ("blind", "one mean picture for all"))
     ]
     others = mean_gain(s, "english LM", "slots")
-    nothing = Condition("attributes over chance in nine languages, English-only model", others, high=AT_ZERO)
+    nothing = Condition("attributes above chance in nine languages, English-only model", others, high=AT_ZERO)
     details = {"English exact, others": mean_score(s, "mpm", "exact")} | _factors(s, "mpm", "slots")
     details |= {f"rho of slots in {code}": s.rho("mpm", code, "slots") for code in OTHERS}
     translated = mean_score(s, "mpm", "slots", "translated") - mean_score(s, "mpm", "slots")
-    details["translate-test over MPM, slots"] = translated
+    details["translate-test minus MPM, slots"] = translated
     for name, metric in (("CIDEr-D / 10", "cider_d"), ("chrF / 100", "chrf")):
         details |= {f"{name}, English": s.score("mpm", "en", metric), f"{name}, others": mean_score(s, "mpm", metric)}
     return Found([exact, slots], [*looks, nothing], [], details=details)
@@ -113,9 +113,9 @@ def c1a(s: Sample) -> Found:
     """Closed questions in nine languages, by a connector that learned from English captions alone."""
     rho = Condition("retention of closed answers", mean_rho(s, "mpm", "answers"), 0.8)
     nothing = Condition(
-        "closed answers over chance, English-only model", mean_gain(s, "english LM", "answers"), high=AT_ZERO
+        "closed answers above chance, English-only model", mean_gain(s, "english LM", "answers"), high=AT_ZERO
     )
-    sees = Condition("closed answers over chance in English", s.gain("mpm", "en", "answers"), SEEN)
+    sees = Condition("closed answers above chance in English", s.gain("mpm", "en", "answers"), SEEN)
     details = _factors(s, "mpm", "answers") | {f"rho {code}": s.rho("mpm", code, "answers") for code in OTHERS}
     details |= {"English": s.score("mpm", "en", "answers"), "English, blind": s.score("mpm", "en", "answers", "blind")}
     details["English, English caption as text"] = s.score("mpm", "en", "answers", "english")
@@ -126,8 +126,8 @@ def c1b(s: Sample) -> Found:
     """The same after stage 2, a share of which is in the nine languages."""
     rho = Condition("retention of closed answers, 5 % of stage 2", mean_rho(s, "tuned 0.05", "answers"), 0.8)
     over = mean_score(s, "tuned 0.05", "answers") - mean_score(s, "english LM, tuned 0.05", "answers")
-    control = Condition("closed answers over an English-only model with the same stage 2", over, AT_ZERO)
-    sees = Condition("closed answers over chance in English", s.gain("tuned 0.05", "en", "answers"), SEEN)
+    control = Condition("closed answers minus those of an English-only model with the same stage 2", over, AT_ZERO)
+    sees = Condition("closed answers above chance in English", s.gain("tuned 0.05", "en", "answers"), SEEN)
     details = _factors(s, "tuned 0.05", "answers") | {"English": s.score("tuned 0.05", "en", "answers")}
     for share in (0.05, 0.5):
         details[f"retention, {100 * share:g} %"] = mean_rho(s, f"tuned {share}", "answers")
@@ -164,11 +164,11 @@ def c3(s: Sample) -> Found:
     # "|content| small" asks for content not lost: more of it is no fault.
     parts = [
         Condition("replies in the language asked at 5 %", reply[0.05], 0.9),
-        Condition("content at 5 %, over none", content[0.05] - kept, -0.05),
+        Condition("content at 5 %, minus none", content[0.05] - kept, -0.05),
     ]
     controls = [
         Condition("replies in English to English questions", english, 0.95),
-        Condition("replies in the language asked, 5 % over none", reply[0.05] - none, 0.05),
+        Condition("replies in the language asked, 5 % minus none", reply[0.05] - none, 0.05),
     ]
     details = {f"reply in L at {100 * x:g} %": reply[x] for x in SHARES}
     details |= {f"content at {100 * x:g} %": content[x] for x in SHARES}
@@ -184,14 +184,14 @@ def c4(s: Sample) -> Found:
     names = ("english", "few noisy", "few clean", "many noisy", "many clean")
     zh = {name: s.score(name, "zh", "slots") for name in names}
     gain = Condition(
-        "attributes right in Chinese, English pairs over few noisy Chinese ones", zh["english"] - zh["few noisy"], 0.0
+        "attributes right in Chinese, English pairs minus few noisy Chinese ones", zh["english"] - zh["few noisy"], 0.0
     )
     matched = Condition(
-        "the same, many clean Chinese pairs over few noisy ones", zh["many clean"] - zh["few noisy"], 0.0
+        "the same, many clean Chinese pairs minus few noisy ones", zh["many clean"] - zh["few noisy"], 0.0
     )
-    details = {f"English over {name}": zh["english"] - of for name, of in zh.items() if name != "english"}
-    details["many clean over few clean"] = zh["many clean"] - zh["few clean"]
-    details["few clean over few noisy"] = zh["few clean"] - zh["few noisy"]
+    details = {f"English minus {name}": zh["english"] - of for name, of in zh.items() if name != "english"}
+    details["many clean minus few clean"] = zh["many clean"] - zh["few clean"]
+    details["few clean minus few noisy"] = zh["few clean"] - zh["few noisy"]
     details |= {f"Chinese, {name}": of for name, of in zh.items()}
     return Found([gain], [matched], [learned(s, "english", "slots")], strong(), details=details)
 
@@ -205,13 +205,13 @@ def c5(s: Sample) -> Found:
         Condition("English, pairs of others on top", plus["en"] - base["en"], -0.05, 0.05),
     ]
     control = Condition(
-        "attributes right in nine languages, their pairs over as many English ones", plus["L"] - more["L"], 0.0
+        "attributes right in nine languages, their pairs minus as many English ones", plus["L"] - more["L"], 0.0
     )
     details = {"others, more English": more["L"] - base["L"], "English, more English": more["en"] - base["en"]}
     details |= {f"others, {name}": mean_score(s, name, "slots") for name in arms}
     # Of the arm whose English may suffer, no more is asked than that it sees: what it lost is the claim's second part.
     sees = Condition(
-        "attributes over chance in English, pairs of others on top", s.gain("plus others", "en", "slots"), SEEN
+        "attributes above chance in English, pairs of others on top", s.gain("plus others", "en", "slots"), SEEN
     )
     return Found(parts, [control], [learned(s, "english", "slots"), sees], strong(), details=details)
 
@@ -266,14 +266,14 @@ def c8(s: Sample) -> Found:
     """The language model frozen, with LoRA and free while it sees its first captions, which are English and short."""
     rho = {arm: mean_rho(s, arm, "slots") for arm in ("frozen", "lora", "free")}
     nats = {arm: mean_score(s, arm, "nats", "text") for arm in rho}
-    gain = Condition("retention of attributes, frozen over free", rho["frozen"] - rho["free"], 0.0)
+    gain = Condition("retention of attributes, frozen minus free", rho["frozen"] - rho["free"], 0.0)
     # Free, the model must have learned to see at least as well in English, or its loss elsewhere says little.
     control = Condition(
-        "attributes in English, free over frozen",
+        "attributes in English, free minus frozen",
         s.score("free", "en", "slots") - s.score("frozen", "en", "slots"),
         -0.05,
     )
-    details = {f"rho, {arm}": of for arm, of in rho.items()} | {"frozen over LoRA": rho["frozen"] - rho["lora"]}
+    details = {f"rho, {arm}": of for arm, of in rho.items()} | {"frozen minus LoRA": rho["frozen"] - rho["lora"]}
     details |= {f"nats a token of text in L, {arm}": of for arm, of in nats.items()}
     return Found([gain], [control], [learned(s, "frozen", "slots")], strong(), details=details)
 
@@ -375,12 +375,12 @@ def c6(s: Sample) -> Found:
     gained = mean_gain(s, "english LM", "attributes", chance="wrong")
     bound = s.score(layer, "en", "bound", "wrong")
     controls = [
-        Condition("attributes over chance, English-only model", gained, high=AT_ZERO),
+        Condition("attributes above chance, English-only model", gained, high=AT_ZERO),
         Condition("attributes that belong together, another's prompt in English", bound, high=0.1),
     ]
     near = alignments(STRONG).query(f"layer == {best}").groupby("lm_seed")["value"].mean()
     close = Condition("sentences found among their translations at that layer", draw_models(near.to_numpy()), 0.9)
-    details = {f"retention, {arm}": of for arm, of in rho.items()} | {"another's prompt over none": wrong}
+    details = {f"retention, {arm}": of for arm, of in rho.items()} | {"another's prompt minus none": wrong}
     details |= {f"rho of {code}, {layer}": _rho(s, layer, code) for code in OTHERS}
     for metric in ("attributes", "bound", "r_precision", "fid"):
         for arm in rho:
