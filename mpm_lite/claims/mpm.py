@@ -278,7 +278,7 @@ def c8(s: Sample) -> Found:
     return Found([gain], [control], [learned(s, "frozen", "slots")], strong(), details=details)
 
 
-def _tuned(share: float = 0.0, added: str = "pictures", steps: int = 200, lm: str = STRONG) -> Chat:
+def _tuned(share: float = 0.0, added: str = "pictures", steps: int = 600, lm: str = STRONG) -> Chat:
     options, targets = {"tuned": "all", "tune_steps": steps}, OTHERS if share else ()
     same = {"instructions": INSTRUCTIONS, "options": options, "targets": targets}
     return replace(MPM, lm=lm, share=share, added=added, **same)
