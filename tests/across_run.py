@@ -9,6 +9,7 @@ from worlds import Pairs
 from mpm_lite.ops import distributed
 from mpm_lite.recipes import Align
 from mpm_lite.recipes.dual import Captioned, Dual, DualOptions
+from mpm_lite.recipes.mblip import Blip2, Blip2Options
 from mpm_lite.recipes.mpm_chat import Exchanges, MpmChat, MpmChatOptions
 from mpm_lite.towers.load import load_lm
 from mpm_lite.training import loop, sharding
@@ -58,6 +59,34 @@ def chat(steps):
     data = Exchanges(lm, torch.randn(40, 6, 12, generator=rng), range(40), asked[:40], said)
     options = MpmChatOptions(queries=3, width=16, layers=1, heads=2, steps=steps, batch=BATCH, bf16=False)
     return MpmChat(lm, 12, 6, options), data
+
+
+class Contrast(Blip2):
+    """ITC alone: ITM and ITG are means over each process's own captions and tokens."""
+
+    def loss(self, batch):
+        return self.itc_loss(batch["seen"], batch["ids"])
+
+
+class Wrong:
+    """Pictures with their captions, and two wrong ones for each."""
+
+    digest = "wrong captions"
+
+    def __init__(self):
+        rng = torch.Generator().manual_seed(0)
+        self.seen, self.ids = torch.randn(40, 6, 12, generator=rng), torch.randint(1, 30, (40, 3, 7), generator=rng)
+
+    def __len__(self):
+        return len(self.seen)
+
+    def batch(self, indices):
+        return {"seen": self.seen[indices], "ids": self.ids[indices].transpose(0, 1).flatten(0, 1)}
+
+
+def blip2(steps):
+    options = Blip2Options(queries=3, width=16, layers=2, heads=2, steps=steps, batch=BATCH, bf16=False)
+    return Contrast(12, 6, 30, options), Wrong()
 
 
 def learned(kind, steps, parts, shard, out):

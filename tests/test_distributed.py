@@ -40,7 +40,7 @@ def trained(out, processes=1, in_parts=1, shard=False, kinds=KINDS):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("across") / "alone")
+    return trained(tmp_path_factory.mktemp("across") / "alone", kinds=(*KINDS, "blip2"))
 
 
 def apart(a, b, what):
@@ -50,7 +50,7 @@ def apart(a, b, what):
     return max(float((a[k] - b[k]).abs().max()) for k in names) / max(float(a[k].abs().max()) for k in names)
 
 
-@pytest.mark.parametrize(("processes", "kinds"), [(2, KINDS), (4, FEW)])
+@pytest.mark.parametrize(("processes", "kinds"), [(2, ("blip2", *KINDS)), (4, FEW)])
 def test_several_processes_learn_what_one_does(alone, tmp_path, processes, kinds):
     several = trained(tmp_path / "several", processes, kinds=kinds)
     for kind in kinds:

@@ -78,7 +78,7 @@ def test_blip2_learns_its_three_objectives():
     optimizer = torch.optim.AdamW(recipe.parameters(), lr=2e-3)
 
     def parts():
-        lost = recipe.contrast(seen, ids), recipe.matching(seen, ids), recipe.telling(seen, ids[:4])
+        lost = recipe.itc_loss(seen, ids), recipe.itm_loss(seen, ids), recipe.itg_loss(seen, ids[:4])
         return [of.detach() for of in lost]
 
     before = [float(x) for x in parts()]

@@ -18,7 +18,7 @@ from mpm_lite.claims import (
     mpm,
 )
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import Drawn, Sample
+from mpm_lite.evaluation.stats import Drawn, Sample, widen
 
 SEEDS, N = range(40, 45), 120
 ITEMS, CONCEPTS = (np.array([f"{letter}{i}" for i in range(N)], object) for letter in "ic")
@@ -63,7 +63,8 @@ def judged(name, world, strong=True, monkeypatch=None, near=0.97):
     k = np.tile(np.arange(N), len(SEEDS) * len(known))
     rows["seed"] = rows["lm_seed"] = np.tile(np.repeat(SEEDS, N), len(known))
     rows["item"], rows["concept"] = ITEMS[k], CONCEPTS[k % 20]
-    row = one.judge(Sample(rows, 500, widened=True)).row()
+    sample = Sample(rows, 500, widened=True)
+    row = one.judge(sample).row(sample.models)
     verdict, reason = judge(row, row["p"])  # by itself: what Holm does over all claims has a test of its own
     return row | {"verdict": verdict, "reason": reason}
 
@@ -212,10 +213,12 @@ def test_models_that_carry_sight_by_their_alignment_or_not(monkeypatch):
     monkeypatch.setattr(mpm, "text_transfer", lambda lm: np.full(5, 0.97))
     kinds = [*(f"toy-mixed-{k}" for k in range(10)), "toy-english", "toy-noparallel"]
     points = pd.DataFrame({"lm": kinds, "lm_seed": 0, "alignment": np.linspace(1, 0, 12)})
-    follows, against = 0.9 * points["alignment"], np.r_[np.linspace(0.1, 0.9, 10), 0.0, 0.0]
+    of_none = [0.01, 0.0]  # the two that read no translation
+    follows = np.r_[0.9 * points["alignment"][:10], of_none]
+    against = np.r_[np.linspace(0.1, 0.9, 10), of_none]
     for retention, said in ((follows, REPRODUCED), (against, CONTRADICTED), (follows + 0.5, CONTROL_FAILED)):
         monkeypatch.setattr(mpm, "ladder_points", lambda values=retention: points.assign(retention=values))
-        row = {"claim": "C7", "seeds": 12, "models": 12, "split": "test", **mpm.c7().row()}
+        row = {"claim": "C7", "seeds": 12, "models": 12, "split": "test", **mpm.c7().row(12)}
         assert ledger.judge_rows({"C7": row})["C7"]["verdict"] == said
 
 
@@ -226,12 +229,34 @@ def condition(value, spread, **bars):
 def test_conditions_have_two_sides_and_p_values():
     sure, unsure, wrong = (condition(value, 0.05, low=0.5) for value in (0.9, 0.5, 0.1))
     assert sure.row("claim")["holds"] and not unsure.row("claim")["holds"] and not wrong.row("claim")["met"]
-    assert sure.p_values() == (1 / 2001, 1.0) and wrong.p_values() == (1.0, 1 / 2001)
-    assert all(0.4 < p < 0.6 for p in unsure.p_values())
+    assert sure.p_values(5)[0] < 0.001 < 0.99 < sure.p_values(5)[1]
+    assert wrong.p_values(5)[1] < 0.001 < 0.99 < wrong.p_values(5)[0]
+    assert all(0.4 < p < 0.6 for p in unsure.p_values(5))
+    assert sure.p_values(30)[0] < sure.p_values(5)[0] < sure.p_values(3)[0], "fewer models, less certainty"
     between = condition(0.0, 0.01, low=-0.05, high=0.05)
-    assert between.p_values()[0] < 0.01 and "above" in between.row("claim") and "below" in between.row("claim")
+    assert between.p_values(5)[0] < 0.01 and "above" in between.row("claim") and "below" in between.row("claim")
     nothing = Condition("x", Drawn(0.9, np.full(2000, np.nan)), 0.5)
-    assert nothing.p_values() == (1.0, 1.0), "a figure without draws decides nothing"
+    assert nothing.p_values(5) == (1.0, 1.0), "a figure without draws decides nothing"
+
+
+def test_p_values_are_what_they_say_far_out_too():
+    """Five models without an effect: of many repetitions a share p has a p value of p or less, at a level for one of many claims."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(4000):
+        models = rng.normal(0, 1, 5)
+        draws = models[rng.integers(5, size=(400, 5))].mean(axis=1)
+        figure = widen(Drawn(float(models.mean()), draws), 5)
+        found.append(Condition("x", figure, low=0.0).p_values(5)[0])
+    for level in (0.025, 0.005):
+        assert 0.5 * level < np.mean(np.array(found) <= level) < 1.6 * level
+
+
+def test_a_value_weighs_models_as_its_draws_do():
+    """Five seeds on three models: each model counts a third, in the value and in the mean of the draws."""
+    rows = pd.DataFrame({"item": "a", "concept": "a", "arm": "x", "language": "en", "look": "real", "seed": range(5)})
+    rows = rows.assign(lm_seed=[0, 0, 1, 1, 2], slots=[0.0, 0.0, 0.0, 0.0, 1.0])
+    score = Sample(rows, 4000).score("x", "en", "slots")
+    assert score.value == pytest.approx(1 / 3) and score.draws.mean() == pytest.approx(1 / 3, abs=0.02)
 
 
 def test_verdicts_are_holms_over_all_claims_whether_they_have_run_or_not():

@@ -28,7 +28,7 @@ import pandas as pd
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import commit
 from mpm_lite.core.store import Shelf, write_study
-from mpm_lite.evaluation.stats import Drawn, Interval, Sample
+from mpm_lite.evaluation.stats import Drawn, Interval, Sample, outside
 from mpm_lite.experiments.experiment import FIRST_SEED
 from mpm_lite.experiments.system import System, Trial, join_trials, run_trials
 
@@ -48,12 +48,11 @@ class Condition:
     low: float = -math.inf
     high: float = math.inf
 
-    def p_values(self) -> tuple[float, float]:
-        """One-sided p values of the bootstrap: of the figure lying where it must, and of its lying elsewhere. A draw without
-        a value counts against both."""
-        draws = self.figure.draws
-        inside, known = (draws > self.low) & (draws < self.high), np.isfinite(draws)
-        return tuple(float((1 + few.sum()) / (1 + len(draws))) for few in (~inside, inside | ~known))  # type: ignore[return-value]
+    def p_values(self, models: int) -> tuple[float, float]:
+        """One-sided p values, from so many models: of the figure lying where it must, and of its lying elsewhere. A draw
+        without a value counts against both."""
+        elsewhere, missing = outside(self.figure, self.low, self.high, models), np.isnan(self.figure.draws).mean()
+        return elsewhere, min(1.0, 1 - elsewhere + 2 * float(missing))
 
     def row(self, part: str) -> dict[str, Any]:
         """The condition as data for the ledger; `met` looks at the value, `holds` at the whole interval."""
@@ -80,20 +79,20 @@ class Found:
     settled: Sequence[Condition] = ()
     details: Mapping[str, Drawn] = field(default_factory=dict)
 
-    def p_values(self) -> dict[str, float]:
+    def p_values(self, models: int) -> dict[str, float]:
         """Of every part of the claim holding, and of some part being wrong (which is asked as often as there are parts)."""
-        each = [one.p_values() for one in self.claim]
+        each = [one.p_values(models) for one in self.claim]
         return {"for": max(p for p, _ in each), "against": min(1.0, len(each) * min(p for _, p in each))}
 
-    def row(self) -> dict[str, Any]:
-        """All of it as data for the ledger, without a verdict."""
+    def row(self, models: int) -> dict[str, Any]:
+        """All of it, from so many models, as data for the ledger, without a verdict."""
         effect, control = self.claim[0].figure.interval, self.controls[0].figure.interval
         parts = {"english": self.english, "settled": self.settled, "control": self.controls, "premise": self.premise}
         parts["claim"] = self.claim
         return {
             **_rounded(effect, "effect", ""),
             **_rounded(control, "control_effect", "control_"),
-            "p": self.p_values(),
+            "p": self.p_values(models),
             "conditions": [one.row(part) for part, many in parts.items() for one in many],
             "details": {name: list(_rounded(of.interval).values()) for name, of in self.details.items()},
         }
@@ -134,6 +133,10 @@ def judge(row: Mapping[str, Any], p: Mapping[str, float]) -> tuple[str, str]:
         return NOT_HERE, f"{wrong} {weak}".strip()
     if all(c["holds"] for c in of["claim"]):
         return NO_POWER, f"It holds by itself, but not surely enough for one of many claims (Holm). {told(of['claim'])}"
+    if beyond := [
+        c for c in of["claim"] if c["high"] < c.get("above", -math.inf) or c["low"] > c.get("below", math.inf)
+    ]:
+        return NO_POWER, f"It fails by itself, but not surely enough for one of many claims (Holm). {told(beyond)}"
     unsure = [c for c in of["claim"] if not c["holds"]]
     return NO_POWER, f"The runs cannot tell on which side of the bar it lies. {told(unsure)}"
 
@@ -171,11 +174,7 @@ def claim_texts() -> dict[str, dict[str, Any]]:
 
 
 def load_claim(
-    name: str,
-    arms: Mapping[str, System],
-    judge: Callable[[Sample], Found],
-    asked: Mapping[str, Any],
-    study: str = "",
+    name: str, arms: Mapping[str, System], judge: Callable[[Sample], Found], asked: Mapping[str, Any], study: str = ""
 ) -> Claim:
     """A claim: its words, its arms, what they are asked, and the rule as a function."""
     told = {key: text for key, text in claim_texts()[name].items() if key != "disputes"}
@@ -223,6 +222,5 @@ class Study:
         trials, shelf = self.trials(many, split), self.shelf(out)
         run_trials(trials, shelf, workers, say)
         rows = join_trials(trials, [arm for _ in many for arm in self.arms], shelf)
-        return write_study(
-            out, self.name, self.tables(rows), {"split": split, **self.card(self.arms)}, self.title, version, many
-        )
+        card = {"split": split, **self.card(self.arms)}
+        return write_study(out, self.name, self.tables(rows), card, self.title, version, many)

@@ -61,15 +61,7 @@ from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
 from mpm_lite.experiments.real_pictures import DUAL, LANGUAGES, MOST, REAL, real_captions
 from mpm_lite.experiments.rivals import Pairing, Remapped
-from mpm_lite.experiments.system import (
-    System,
-    Trial,
-    check_models,
-    join_trials,
-    read_trials,
-    run_trials,
-    shared_bench,
-)
+from mpm_lite.experiments.system import System, Trial, check_models, join_trials, read_trials, run_trials, shared_bench
 from mpm_lite.experiments.worlds import ONE_TEXT
 from mpm_lite.towers import catalogue
 
@@ -81,7 +73,7 @@ BUDGETS, SAME_TEXT = ("pairs", "updates", "parameters"), "text"
 TABLES = (*BUDGETS, SAME_TEXT)
 SEEDS = 3
 SCORES = ("choice", "hard", "captioned")
-IGLUE = ("retrieval", "true", "either", "english")
+IGLUE = ("retrieval", "true", "english")
 OTHER_LANGUAGES = len(OTHERS)
 
 
@@ -109,7 +101,7 @@ def _joined(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# The third table's number is that of an M3P of four layers, about 840,000 that learn at a time. Of a dual
+# The third table's number is that of an M3P of four layers, about 840,000 that are trainable at once. Of a dual
 # encoder whose text side stays frozen only pooler and head learn; four layers more make it as large.
 _LARGE = {"text": "frozen", "layers": 6}
 
@@ -135,37 +127,24 @@ COMPETITORS = {
             {"english_options": {"steps": 600}, "options": {"transfer_steps": 750, "exposure_steps": 150}},
             {"english_options": _LARGE, "options": {"bottleneck": 64}},
         ),
-        abroad=500 * OTHER_LANGUAGES,
-        translated=500,
-        stands_on=("toy-text-en",),
+        abroad=500 * OTHER_LANGUAGES, translated=500, stands_on=("toy-text-en",),
     ),
     "mBLIP": Competitor(
         _arms(
             Realigning,
             {"english": PAIRS // 2, "pairs": PAIRS // 2, "rule": "uniform", "noise": NOISE},
-            {
-                "english_options": {"steps": 450},
-                "generation_options": {"steps": 450},
-                "options": {"warm_steps": 100, "steps": 500},
-            },
+            {"english_options": {"steps": 450}, "generation_options": {"steps": 450},
+             "options": {"warm_steps": 100, "steps": 500}},
             {"english_options": {"width": 104}},
         ),
         abroad=PAIRS // 2 * OTHER_LANGUAGES // (1 + OTHER_LANGUAGES),
         stands_on=("toy-english", "toy-multilingual"),
     ),
-    "pivot": Competitor(
-        _paired("pivot"),
-        stands_on=("toy-text",),
-    ),
+    "pivot": Competitor(_paired("pivot"), stands_on=("toy-text",)),
     "translate-train": Competitor(
-        _paired("translate-train"),
-        abroad=PAIRS * OTHER_LANGUAGES // (1 + OTHER_LANGUAGES),
-        stands_on=("toy-text",),
+        _paired("translate-train"), abroad=PAIRS * OTHER_LANGUAGES // (1 + OTHER_LANGUAGES), stands_on=("toy-text",)
     ),
-    "translate-test": Competitor(
-        _paired("translate-test"),
-        stands_on=("toy-text-en",),
-    ),
+    "translate-test": Competitor(_paired("translate-test"), stands_on=("toy-text-en",)),
     "teacher": Competitor(
         _arms(
             Pairing,
@@ -173,8 +152,7 @@ COMPETITORS = {
             {"english_options": {"steps": UPDATES // 2}, "options": {"steps": UPDATES // 2}},
             {"english_options": _LARGE},
         ),
-        translated=500,
-        stands_on=("toy-text-en", "toy-text"),
+        translated=500, stands_on=("toy-text-en", "toy-text"),
     ),
 }  # fmt: skip
 
@@ -213,9 +191,8 @@ class Comparison(Trial):
             rows = rows.merge(choose_by_caption(bench, recipe, rows, asked), on=["look", "language", "item"])
         if not self.iglue:
             return rows
-        more = choice.score_iglue(
-            bench, recipe, self.seed, asked["split"], bench.languages(recipe), count=asked["count"]
-        )
+        languages = bench.languages(recipe)
+        more = choice.score_iglue(bench, recipe, self.seed, asked["split"], languages, count=asked["count"])
         return rows.merge(more[["look", "language", "item", *IGLUE]], on=["look", "language", "item"])
 
 
@@ -261,7 +238,7 @@ def score_table(rows: pd.DataFrame, draws: int = 2_000, metrics: Sequence[str] =
 
 
 def budget_row(name: str, table: str, costs: pd.DataFrame) -> dict[str, Any]:
-    """A line: pairs, and how many of them are not English; updates in all, most parameters that learn at a time, FLOPs of
+    """A line: pairs, and how many of them are not English; updates in all, most parameters that are trainable at once, FLOPs of
     training; texts and translations that it, and what it stands on, has read."""
     competitor = COMPETITORS[name]
     return {

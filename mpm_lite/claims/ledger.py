@@ -138,7 +138,14 @@ def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test"
         models = len(card["models"])
         known = {"seeds": models, "models": models, "n": int(read_table(one.study)["n"].max())}
         known |= {name: card[name] for name in ("commit", "split")}
-        return {"claim": one.id, "rule": rule_digest(one), **known, "first_seed": 0, "on": [], **one.judge(None).row()}  # type: ignore[arg-type]
+        return {
+            "claim": one.id,
+            "rule": rule_digest(one),
+            **known,
+            "first_seed": 0,
+            "on": [],
+            **one.judge(None).row(models),
+        }  # type: ignore[arg-type]
     rows = read_items(one, out, seeds, split)
     sample = Sample(rows, DRAWS, widened=True)
     return {
@@ -151,7 +158,7 @@ def judge_claim(one: Claim, out: Path, seeds: Sequence[int], split: str = "test"
         "split": split,
         "first_seed": min(seeds),
         "on": sorted(rows["on"].dropna().unique()) if "on" in rows else [],
-        **one.judge(sample).row(),
+        **one.judge(sample).row(sample.models),
     }
 
 

@@ -93,7 +93,7 @@ def c17(s: Sample) -> Found:
     """English pairs on a multilingual encoder beside an English model behind a translator."""
     pivot, perfect = mean_score(s, "pivot", "choice"), mean_score(s, "translated 0.0", "choice")
     over = Condition(
-        "choices right in nine languages, minus those behind a translator that errs in one of twenty",
+        "choices right in nine languages, minus those behind a translator that makes mistakes",
         pivot - mean_score(s, "translated 0.05", "choice"),
         0.0,
     )

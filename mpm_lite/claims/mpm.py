@@ -17,7 +17,7 @@ from mpm_lite.claims import LEARNED, Condition, Found, load_claim
 from mpm_lite.core import runtime
 from mpm_lite.core.provenance import read_table
 from mpm_lite.data.toyworld import grammar
-from mpm_lite.evaluation.stats import DRAWS, SEEN, Drawn, Sample, average_figures
+from mpm_lite.evaluation.stats import DRAWS, SEEN, Drawn, Sample, average_figures, widen
 from mpm_lite.experiments.correlations import spearman
 from mpm_lite.experiments.mpm_chat import Chat
 from mpm_lite.experiments.mpm_paint import Paint
@@ -81,7 +81,7 @@ def strong(lm: str = STRONG, least: float = 0.85) -> tuple[Condition, ...]:
 def draw_models(values: np.ndarray) -> Drawn:
     """The mean over language models, (models,), with draws of models."""
     picks = np.random.default_rng(5).integers(len(values), size=(DRAWS, len(values)))
-    return Drawn(float(values.mean()), values[picks].mean(axis=1))
+    return widen(Drawn(float(values.mean()), values[picks].mean(axis=1)), len(values))
 
 
 def instrument(s: Sample) -> Found:
@@ -218,10 +218,11 @@ def c5(s: Sample) -> Found:
 
 def alignments(lm: str) -> pd.DataFrame:
     """How well a language model's layers find a sentence among English ones, on val: columns lm_seed, layer, to, value."""
-    paths = sorted((runtime.asset("results") / "lm").glob(f"{lm}-[0-9].csv"))
-    if not paths:
+    folder = runtime.asset("results") / "lm"
+    tables = [pd.read_csv(folder / f"{lm}-{seed}.csv").assign(lm_seed=seed) for seed in catalogue.seeds(lm)]
+    if not tables:
         raise runtime.UserError(f"No alignment was measured for {lm}: `mpm-lite pretrain {lm}:0` measures it.")
-    every = pd.concat([pd.read_csv(path).assign(lm_seed=int(path.stem[-1])) for path in paths])
+    every = pd.concat(tables)
     return every.query("metric == 'alignment' and split == 'val' and to != 'en'")[["lm_seed", "layer", "to", "value"]]
 
 
@@ -249,7 +250,8 @@ def c7(s: Sample | None = None) -> Found:
             some = [kinds[k] for k in rng.integers(len(kinds), size=len(kinds))]
             picks = np.concatenate([rng.choice(kind, len(kind)) for kind in some])
             drawn.append(spearman(x[picks], y[picks]))
-        return Drawn(spearman(x, y), np.array(drawn))
+        wide = widen(Drawn(spearman(x, y), np.array(drawn)), len(kinds))
+        return replace(wide, draws=wide.draws.clip(-1, 1))
 
     none = points["lm"].isin([ENGLISH_LM, "toy-noparallel"])
     every, few = correlation(points), correlation(points[~none])

@@ -138,11 +138,8 @@ def retention_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
         said = {"text": text, "test": test, "cell": cell, "languages": len(rows), "codes": " ".join(codes)}
         floor = (rows["floor"] - rows["chance"]) / (rows["pivot_score"] - rows["chance"])
         said["floor"] = float(floor.mean())  # retention of the English-only tower: shared spelling
-        means.append(
-            said
-            | arm.mean_retention(codes, METRIC).columns("rho")
-            | results.factor_columns(arm.identity(codes, METRIC))
-        )
+        said |= arm.mean_retention(codes, METRIC).columns("rho")
+        means.append(said | results.factor_columns(arm.identity(codes, METRIC)))
     return {
         "retention": rho.drop(columns=ALIKE),
         "retention-cells": pd.DataFrame(means),
@@ -166,18 +163,11 @@ def translator_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
             codes = [code for code in scores[name].index if code != "en"]
             for code in codes:
                 row = scores[name].loc[code]
-                others = {arm: scores[arm].loc[code, "score"] for arm in done if arm not in TRANSLATORS}
-                said = {
-                    "test": test,
-                    "translator": name,
-                    "language": code,
-                    "score": row["score"],
-                    "perfect": row["pivot_score"],
-                }
-                told = measure_translation(name, test, code)
-                by_language.append(
-                    said | others | {k: row[k] for k in ("chance", "rho", "t", "e", "n", "counts")} | told
-                )
+                said = {"test": test, "translator": name, "language": code}
+                said |= {"score": row["score"], "perfect": row["pivot_score"]}
+                said |= {arm: scores[arm].loc[code, "score"] for arm in done if arm not in TRANSLATORS}
+                said |= {k: row[k] for k in ("chance", "rho", "t", "e", "n", "counts")}
+                by_language.append(said | measure_translation(name, test, code))
             codes = [code for code in codes if scores[name].loc[code, "counts"]]
             for text in TOWERS:  # each tower is compared in the languages that it read
                 read, pivot = [code for code in codes if base(code) in text_tower(text).languages], f"pivot, {text}"
@@ -223,10 +213,8 @@ def control_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
     for result in done.values():
         rho = result.retention(METRIC)
         named = result.items.iloc[0]
-        for group, codes in (
-            ("en", ["en"]),
-            ("all others", rho[rho["counts"] & (rho["language"] != "en")]["language"].tolist()),
-        ):
+        others = rho[rho["counts"] & (rho["language"] != "en")]["language"].tolist()
+        for group, codes in (("en", ["en"]), ("all others", others)):
             items = result.items[result.items["language"].isin(codes)]
             gain = items[METRIC] - items[f"chance {METRIC}"]
             by_item = gain.groupby([items["seed"], items["item"]]).mean().unstack()
@@ -252,10 +240,8 @@ def crossing_tables(done: dict[str, Results]) -> dict[str, pd.DataFrame]:
                 if name not in done:
                     continue
                 value, drawn, n, chance = _score(done[name], code)
-                size = sum(
-                    v for k, v in done[name].meta["pairs"].items() if k == code or arm.startswith("english-same")
-                )
-                size = size or done[name].meta["pairs"]["en"]
+                pairs = done[name].meta["pairs"]
+                size = sum(v for k, v in pairs.items() if k == code or arm.startswith("english-same")) or pairs["en"]
                 curves.setdefault(arm, []).append((size, value, drawn))
                 said = {"language": code, "arm": arm, "pairs": size} | stats.summarise(value, drawn).columns("score")
                 rows.append(said | {"n": n, "chance": chance, "seeds": everything.items["seed"].nunique()})

@@ -58,7 +58,8 @@ def _intervals(axis: Any, x: Any, y: Any, low: Any, high: Any, colour: str, alph
 
 
 def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] | None = None, title: str = "") -> Any:
-    """Grouped bars of `value` by language with the chance line; each value of `columns` has its own colour.
+    """Grouped bars of `value` by language with the line of chance; each value of `columns` has its own colour, and a line of
+    its own where their chances differ.
 
     table: the rows of one metric (language, value, chance and `columns`). Bars are means over seeds, whiskers their spread.
     """
@@ -73,15 +74,21 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
         where = np.arange(len(order)) + (i - (len(names) - 1) / 2) * width
         look = {"color": COLOURS[i % 6], "hatch": HATCHES[i % 6], "edgecolor": "white", "error_kw": {"lw": 0.8}}
         axis.bar(where, mean[name].reindex(order), width, yerr=spread[name].reindex(order), label=name, **look)
-    chance = table.groupby("language")["chance"].mean().reindex(order)
-    axis.step(np.arange(len(order)), chance, where="mid", color="black", lw=1.2, ls="--", label="chance")
+    chance = table.groupby(["language", columns])["chance"].mean().unstack(columns).reindex(order)[names]
+    alike = (chance.max(axis=1) - chance.min(axis=1)).max() < 0.02
+    lines = {"chance": (chance.mean(axis=1), "black")} if alike else {}
+    lines = lines or {f"chance, {name}": (chance[name], COLOURS[i % 6]) for i, name in enumerate(names)}
+    for label, (level, colour) in lines.items():
+        axis.step(np.arange(len(order)), level, where="mid", color=colour, lw=1.2, ls="--", label=label)
     axis.set_xticks(np.arange(len(order)), order, rotation=90 if len(order) > 16 else 0)
     axis.set(ylabel="score (share of queries)", xlabel="language of the query (BCP 47)", title=title, ylim=(0, None))
     axis.grid(axis="x", visible=False)
-    figure.legend(ncols=min(4, len(names) + 1), loc="outside lower center", fontsize=8)  # inside, it would hide bars
-    level = mean.mean(axis=1).reindex(order)
-    told = f"highest in {level.idxmax()}, lowest in {level.idxmin()}; the dashed line is chance."
-    return describe(figure, f"Bars of the score in {len(order)} languages for {', '.join(map(str, names))}; {told}")
+    figure.legend(
+        ncols=min(4, len(names) + len(lines)), loc="outside lower center", fontsize=8
+    )  # inside, it would hide bars
+    ends = [(name, mean[name].reindex(order)) for name in names]
+    told = "; ".join(f"{name} {of.min():.2f} ({of.idxmin()}) to {of.max():.2f} ({of.idxmax()})" for name, of in ends)
+    return describe(figure, f"Bars of the score in {len(order)} languages: {told}. Dashed lines are chance.")
 
 
 CELLS = {"read": "o", "relative read": "^", "no relative read": "s", "unreadable pieces": "X"}
@@ -261,13 +268,14 @@ def draw_head_to_head(
         told.append(f"{title}: " + ", ".join(f"{row.system} {row.value:.2f}" for row in of[::-1].itertuples()))
     handles = [plt.Line2D([], [], color="black", ls="--", lw=1, label="chance: the same without the picture")]
     if table["abroad"].any():
-        said = {0.0: "all pairs English", 0.5: "half of the pairs not English", 0.9: "nine in ten"}
+        said = {0.0: "all pairs English", 0.5: "half of the pairs not English", 0.9: "nine in ten pairs not English"}
         handles += [
             plt.Line2D([], [], color="0.6", marker="o", ls="", ms=_size(share) ** 0.5, label=text)
             for share, text in said.items()
         ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles) if n > 1 else 2)
-    return describe(figure, f"Score in other languages against parameters that learn. {'; '.join(told)}.")
+    moved = "Points that would cover each other are moved a little to the side."
+    return describe(figure, f"Score in other languages against trainable parameters. {'; '.join(told)}. {moved}")
 
 
 def _size(share: float) -> float:

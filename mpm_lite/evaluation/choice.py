@@ -8,12 +8,11 @@ them.
 
 * `retrieval`, as xFlickr: among a hundred pictures and their captions, by the system's own measure; recall, both directions.
 * `true`, as XVNLI: is a statement true of a picture? False ones are wrong in one attribute.
-* `either`, as MaRVL: is it true of one of two pictures?
-* `answers`, as xGQA: a question in L, the answer in English; for systems that answer questions.
+* `english`, as xGQA: a question in L, the answer in English; for systems that answer questions.
 * captions, as XM3600, are what `evaluation.chat` scores.
 
-For `true` and `either` a system's measure needs a line between yes and no: drawn where English val statements are told apart
-best, and used in every language. Nothing is fine-tuned.
+For `true` a system's measure needs a line between yes and no: drawn where English val statements are told apart best, and used
+in every language. Nothing is fine-tuned. MaRVL's pairs of pictures have no counterpart here.
 """
 
 from __future__ import annotations
@@ -27,10 +26,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from mpm_lite import ops
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.data import toyworld
 from mpm_lite.data.toyworld import exchanges, grammar
 from mpm_lite.data.toyworld.scenes import Scene, draw_neighbours, one_off
+from mpm_lite.evaluation import retrieval
 from mpm_lite.recipes.dual import Captioned
 
 LOOKS = ("real", "blind", "shuffled")  # the picture; one mean picture for all; another's
@@ -144,10 +145,11 @@ def score_recall(
 
 
 def recall_of_ranks(fits: np.ndarray, same: np.ndarray) -> np.ndarray:
-    """For each row of fits (N, M), the share of RANKS within which a right one (bool (N, M)) lies; ties count against."""
+    """For each row of fits (N, M), the share of RANKS within which a right one (bool (N, M)) lies; ties in random order."""
     best = np.where(same, fits, -np.inf).max(axis=1, keepdims=True)
-    rank = 1 + ((fits >= best) & ~same).sum(axis=1)
-    return np.mean([rank <= k for k in RANKS], axis=0)
+    counts = (fits > best) & ~same, (fits == best) & ~same, (fits == best) & same
+    ranks = ops.Ranks(*(torch.from_numpy(of.sum(axis=1)) for of in counts))
+    return np.mean([retrieval.expected_hits(ranks, k) for k in RANKS], axis=0)
 
 
 def draw_statements(many: Sequence[Scene], seed: int = 0) -> tuple[list[Scene], np.ndarray]:
@@ -160,12 +162,6 @@ def draw_statements(many: Sequence[Scene], seed: int = 0) -> tuple[list[Scene], 
     return said, true
 
 
-def _stated(bench: Choosing, recipe: Any, seen: Tensor, said: Sequence[Scene], language: str) -> np.ndarray:
-    """How well each picture fits its statement, (N,)."""
-    with torch.no_grad():
-        return bench.fits(recipe, seen, bench.told(recipe, [[one] for one in said], language), language)[:, 0]
-
-
 def draw_line(fits: np.ndarray, true: np.ndarray) -> float:
     """Where to draw it: between two neighbouring values, so that most fall on their own side."""
     order = np.sort(np.unique(fits))
@@ -176,17 +172,13 @@ def draw_line(fits: np.ndarray, true: np.ndarray) -> float:
 
 def measure_statements(
     bench: Choosing, recipe: Any, language: str, split: str, count: int, look: str = "real"
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For `true` and `either`: how well each picture, or the better of two, fits its statement, and which are true."""
-    many, seen = toyworld.split_scenes(split)[:count], bench.looked(split, count, look)
-    said, true = draw_statements(many)
-    own = _stated(bench, recipe, seen, said, language)
-    # Of two pictures the other shows something else: what is false of this one is false of that one too.
-    facts, told = ([grammar.shown(scene) for scene in of] for of in (many, said))
-    after = [[*range(i + 1, len(many)), *range(i)] for i in range(len(many))]
-    other = np.array([next(k for k in few if facts[k] != told[i]) for i, few in enumerate(after)])
-    beside = _stated(bench, recipe, seen[torch.from_numpy(other)], said, language)
-    return {"true": (own, true), "either": (np.maximum(own, beside), true)}
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well each picture fits its statement, and which statements are true: (N,) each."""
+    seen = bench.looked(split, count, look)
+    said, true = draw_statements(toyworld.split_scenes(split)[:count])
+    with torch.no_grad():
+        fits = bench.fits(recipe, seen, bench.told(recipe, [[one] for one in said], language), language)  # (N, 1)
+    return fits[:, 0], true
 
 
 def answer_in_english(bench: Any, recipe: Any, language: str, split: str, count: int, look: str = "real") -> np.ndarray:
@@ -202,12 +194,14 @@ def score_iglue(
 ) -> pd.DataFrame:  # fmt: skip
     """One row a look, language and picture, with a column a task; NaN where the system cannot do it."""
     many, frames = toyworld.split_scenes(split)[:count], []
-    lines = {task: draw_line(*of) for task, of in measure_statements(bench, recipe, "en", "val", count).items()}
+    line = draw_line(*measure_statements(bench, recipe, "en", "val", count))
     for look in looks:
         for language in languages:
-            found = {"retrieval": score_recall(bench, recipe, language, split, count, look)}
-            for task, (fits, true) in measure_statements(bench, recipe, language, split, count, look).items():
-                found[task] = ((fits > lines[task]) == true).astype(float)
+            fits, true = measure_statements(bench, recipe, language, split, count, look)
+            found = {
+                "retrieval": score_recall(bench, recipe, language, split, count, look),
+                "true": ((fits > line) == true).astype(float),
+            }
             asks = hasattr(bench, "closed_prompt")
             found["english"] = (
                 answer_in_english(bench, recipe, language, split, count, look) if asks else np.full(len(many), np.nan)

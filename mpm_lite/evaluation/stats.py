@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 from mpm_lite.core.runtime import UserError
 
@@ -99,6 +99,29 @@ class Drawn:
         return summarise(self.value, self.draws)
 
 
+def widen(figure: Drawn, models: int) -> Drawn:
+    """The draws of a figure of G models further from its value. Draws of few with replacement vary too little, by the square root
+    of (G - 1)/G, and their tails are those of a normal distribution, where few have Student's; the 95 % interval makes up for
+    both. One model cannot say how models differ: nothing is changed."""
+    if models < 2:
+        return figure
+    wider = np.sqrt(models / (models - 1)) * stdtrit(models - 1, 0.975) / ndtri(0.975)
+    return Drawn(figure.value, figure.value + (figure.draws - figure.value) * wider)
+
+
+def outside(figure: Drawn, low: float, high: float, models: int) -> float:
+    """The chance that a figure lies outside (low, high), by Student's t around its value, with the spread of its draws from
+    `widen`. Draws themselves would say too little far out, where a p value that counts for one of many claims lies. A draw
+    without a value counts as one outside."""
+    missing = float(1 - np.isfinite(figure.draws).mean())
+    if missing == 1 or models < 2:
+        return 1.0
+    df = models - 1
+    error = max(float(np.nanstd(figure.draws)) * ndtri(0.975) / stdtrit(df, 0.975), 1e-12)
+    tails = stdtr(df, (low - figure.value) / error) + stdtr(df, (figure.value - high) / error)
+    return min(1.0, float(tails) + missing)
+
+
 def average_figures(figures: Iterable[Drawn]) -> Drawn:
     """The mean of several figures, paired. UserError for none."""
     many = list(figures)
@@ -168,9 +191,8 @@ class Sample:
     pictures. Figures are means over both, by arm, language, metric and look. A bootstrap draw takes language models and
     then the seeds that share one; and concepts, and then their pictures.
 
-    Draws of few models with replacement vary too little: those of G models by the square root of (G - 1)/G, and their tails are
-    those of a normal distribution, where few models have Student's. With `widened`, every draw lies further from its score by
-    both. `models` says how many there are: seeds that share their language models are one."""
+    With `widened`, draws make up for there being few models; see `widen`. `models` says how many there are: seeds that share
+    their language models are one."""
 
     def __init__(self, items: pd.DataFrame, draws: int = DRAWS, widened: bool = False) -> None:
         self.items, self.widened = items, widened
@@ -181,6 +203,9 @@ class Sample:
         groups = _models(items, self.seeds)
         self.models = len(groups)
         self.seed_weights = _seed_weights(groups, len(self.seeds), draws)
+        self.seed_shares = np.zeros(len(self.seeds))  # (S,)
+        for members in groups:
+            self.seed_shares[members] = 1 / len(groups) / len(members)
         self._rows = items.groupby(["arm", "language", "look"], sort=False).indices
         number = {seed: i for i, seed in enumerate(self.seeds)}
         self._place = items["seed"].map(number).to_numpy() * len(known) + items["item"].map(self.names).to_numpy()
@@ -213,13 +238,12 @@ class Sample:
         hits.flat[self._place[rows]] = values
         there = np.isfinite(hits).astype(float)
         over, share = (average_draws(x, self.weights, self.seed_weights) for x in (np.nan_to_num(hits), there))
-        value, many = float(np.nanmean(hits)), self.models
+        equal = self.seed_shares[:, None]  # every model counts as much in the value as it does in the draws
+        value = float((equal * np.nan_to_num(hits)).sum() / (equal * there).sum())
         with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
             draws = over / share
-        if self.widened and many > 1:
-            wider = np.sqrt(many / (many - 1)) * stdtrit(many - 1, 0.975) / ndtri(0.975)
-            draws = value + (draws - value) * wider
-        return Drawn(value, draws)
+        found = Drawn(value, draws)
+        return widen(found, self.models) if self.widened else found
 
     def gain(self, arm: str, language: str, metric: str, look: str = "real", chance: str = "blind") -> Drawn:
         """The score minus what the same models score in that language by chance: under the blind look, unless told otherwise."""

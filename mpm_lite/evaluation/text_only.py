@@ -162,7 +162,7 @@ def passes_gate(table: pd.DataFrame, languages: Sequence[str]) -> bool:
 
 
 def transfer(table: pd.DataFrame, languages: Sequence[str]) -> dict[str, float]:
-    """Text transfer t of each of these languages except English, from the rows of `measure`. Empty for a model of one
+    """Text transfer t of each of these languages except English, from the rows of `measure_model`. Empty for a model of one
     language, and for one whose English gains less than SEEN from the caption: a ratio over that would say nothing."""
     score = table[table["metric"].isin([FROM_ENGLISH, FROM_NOTHING])].set_index(["metric", "to"])["value"]
     gain = {code: score[FROM_ENGLISH, code] - score[FROM_NOTHING, code] for code in {*languages, text_mix.PIVOT}}

@@ -116,5 +116,8 @@ def difference_in_differences(of: pd.DataFrame, results: Results, towers: list[s
 
     found = stats.summarise(float(contrast(0)), contrast(1))
     what = f"difference in differences: {more} less {less}, {len(only)} languages only {more} read less {len(both)} both read"
-    how_many = {"languages": len(only) + len(both), "families": of["family"].nunique()}
+    how_many = {
+        "languages": len(only) + len(both),
+        "families": of[of["language"].isin(only + both)]["family"].nunique(),
+    }
     return {"what": what, "text": f"{more} - {less}"} | how_many | found.columns()

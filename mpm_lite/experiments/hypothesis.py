@@ -96,9 +96,8 @@ class Hypothesis:
     bar: float = 0.0
     control_bar: float = 0.05
     metric: str = "t2i_r@10"
-    notes: dict[str, str] = field(
-        default_factory=dict
-    )  # whatever else is to be held fast: why, what is expected, limits
+    # Whatever else is to be held fast: why, what is expected, limits.
+    notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for arm in (*self.effect, *self.control):

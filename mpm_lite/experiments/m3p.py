@@ -148,13 +148,9 @@ class Streams:
         ids, seen, classes = self.reads.encode(own), self.seen[indices].float(), self.classes[indices]
         of_words = (torch.arange(len(ids)) % 2 == 0)[:, None]  # a sample hides tokens, or regions
         there = (classes > 0) & ~of_words  # a detector's regions hold something: of the cells, those that do
-        return {
-            "ids": ids,
-            "seen": seen,
-            "classes": classes,
-            "words_asked": self._asked(ids, hides) & of_words,
-            "regions_asked": draw_hidden(seen.shape[:2], self.options.hidden, there, hides),
-        }
+        words = self._asked(ids, hides) & of_words
+        regions = draw_hidden(seen.shape[:2], self.options.hidden, there, hides)
+        return {"ids": ids, "seen": seen, "classes": classes, "words_asked": words, "regions_asked": regions}
 
     def _asked(self, ids: Tensor, hides: torch.Generator) -> Tensor:
         return draw_hidden(ids.shape, self.options.hidden, ~torch.isin(ids, self.reads.special), hides)
@@ -232,9 +228,8 @@ class M3pBench(WorldBench):
         pictures, regions start where their pictures' English names are: a ridge regression of the mean embedding of a name's
         pieces on the mean patch. The paper's projection starts at random, and has millions of pairs to get there."""
         if self.world.name == ONE_TEXT:
-            ours, theirs = (
-                of.get_input_embeddings().weight for of in (recipe.encoder, self.world.text(seed=seed).model)
-            )
+            ours = recipe.encoder.get_input_embeddings().weight
+            theirs = self.world.text(seed=seed).model.get_input_embeddings().weight
             ours.copy_(theirs * ours.std() / theirs.std())
         if self.world.name != "real":
             return

@@ -209,12 +209,8 @@ class Paint(System):
     def towers_key(self) -> dict[str, str]:
         """The toy world's towers, and what painting begins with."""
         other = {} if self.encoder in catalogue.NAMES else {"text weights": encoder_of(self.encoder).fingerprint}
-        folder = Path(self.painter).expanduser()
-        files = (
-            sorted(f for f in folder.rglob("*") if f.suffix in (".safetensors", ".bin", ".json"))
-            if self.painter
-            else []
-        )
+        folder, ends = Path(self.painter).expanduser(), (".safetensors", ".bin", ".json")
+        files = sorted(f for f in folder.rglob("*") if f.suffix in ends) if self.painter else []
         other |= {f"painter, {file.relative_to(folder)}": file_digest(file).hex() for file in files}
         return {"toy towers": catalogue.towers_digest("towers", "paint")} | other
 
@@ -222,9 +218,8 @@ class Paint(System):
         """Write the painter as a diffusers folder."""
         (place := folder / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
         vae, encoder_seed = shared_bench(self).vae, seed_of(recipe.encoder)
-        diffusion.PaintPipeline(*recipe.parts, vae, self.encoder, encoder_seed, self.layer).save_pretrained(
-            place / "painter"
-        )
+        pipe = diffusion.PaintPipeline(*recipe.parts, vae, self.encoder, encoder_seed, self.layer)
+        pipe.save_pretrained(place / "painter")
         return [f"seed-{seed}/painter"]
 
 
@@ -244,16 +239,11 @@ def _prompts(start: int, count: int, languages: tuple[str, ...], seed: int) -> t
 def weights_key(recipe: MpmPaint, seed: int, prompts: Sequence[str], autoencoder: str) -> Key:
     """Everything that a recipe's weights will depend on: what it starts from, reads, and how it learns. `autoencoder` is the
     mark of its weights."""
-    decides = {
-        "autoencoder": autoencoder,
-        "predicts": recipe.predicts,
-        "prompt encoder": recipe.encoder.fingerprint,
-        "options": json.dumps(deciding_dials(recipe.options), sort_keys=True),
-        "seed": str(seed),
-        "prompts": list(prompts),
-        "starting weights": [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()],
-    }
-    return Key("weights of mpm_paint", decides)
+    options = json.dumps(deciding_dials(recipe.options), sort_keys=True)
+    start = [v.numpy().tobytes() for v in recipe.now["unet"].state_dict().values()]
+    decides = {"autoencoder": autoencoder, "predicts": recipe.predicts, "prompt encoder": recipe.encoder.fingerprint}
+    learns = {"options": options, "seed": str(seed), "prompts": list(prompts), "starting weights": start}
+    return Key("weights of mpm_paint", decides | learns)
 
 
 def fit_painter(
@@ -330,10 +320,8 @@ class PaintBench:
         """The trained recipe: computed, or read back from MPM_LITE_HOME/painted or the assets; a run that was stopped
         goes on. Only what learned is kept."""
         recipe, prompts, key = self._untrained(arm, seed)
-        label = f"{arm.encoder} painting, seed {seed}"
-        return fit_painter(
-            recipe, prompts, self.latents, key, loop.Plan(seed, None, 250, progress=self.progress, label=label)
-        )
+        plan = loop.Plan(seed, None, 250, progress=self.progress, label=f"{arm.encoder} painting, seed {seed}")
+        return fit_painter(recipe, prompts, self.latents, key, plan)
 
     def start(self, arm: Paint) -> tuple[Any, Any]:
         """The UNet that an arm starts from, a copy of its own, and its noise schedule."""
@@ -347,10 +335,8 @@ class PaintBench:
         guidance: float = GUIDANCE, steps: int | None = None,
     ) -> np.ndarray:  # fmt: skip
         """Pictures uint8 (N, H, H, 3), one a prompt, each from the noise of its seed; `steps` None takes the bench's."""
-        states, steps = recipe.encoder.states(prompts), self.steps if steps is None else steps
-        return diffusion.paint_pictures(
-            recipe.parts, self.vae, states, seeds, guidance=guidance, steps=steps, told=told
-        )
+        how = {"guidance": guidance, "steps": self.steps if steps is None else steps, "told": told}
+        return diffusion.paint_pictures(recipe.parts, self.vae, recipe.encoder.states(prompts), seeds, **how)
 
     def test(
         self, recipe: MpmPaint, seed: int, split: str = "test", languages: Sequence[str] = grammar.LANGUAGES,
@@ -406,18 +392,13 @@ class PaintBench:
     @cached_property
     def likeness(self) -> Any:
         """Judges of sets of pictures, made when first asked for."""
-
         return Likeness(progress=self.progress)
 
     def _as_sets(self, pictures: np.ndarray, real: Tensor, english: Sequence[str]) -> dict[str, Any]:
         """FID and KID against the features of other drawings of the same scenes, and R-precision of each picture."""
-
         painted = self.likeness.features(pictures)
-        return {
-            "fid": measure_fid(real, painted),
-            "kid": measure_kid(real, painted),
-            "r_precision": self.likeness.r_precision(painted, english),
-        }
+        found = {"fid": measure_fid(real, painted), "kid": measure_kid(real, painted)}
+        return found | {"r_precision": self.likeness.r_precision(painted, english)}
 
     def scored(self, pictures: np.ndarray, many: Sequence[Scene]) -> pd.DataFrame:
         """The scores of pictures against scenes, a row each: those of `scene_reader`; attributes: mean of shape, colour and

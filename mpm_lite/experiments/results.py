@@ -47,11 +47,8 @@ class Results:
     ) -> Results:  # fmt: skip
         """Results of a system's test: `rows`, one a seed, look, language and picture with a column a score; `named` are the
         columns of ARM. The condition is the look; chance is what the look `chance` scores in the same language."""
-        renamed = {
-            "look": "condition",
-            "lm_seed": "model_seed",
-            "kind": "scene_kind",
-        }  # names that a sweep's dial may have
+        # Names that a sweep's dial may have.
+        renamed = {"look": "condition", "lm_seed": "model_seed", "kind": "scene_kind"}
         rows = rows.drop(columns=["lm"], errors="ignore").rename(columns=renamed)
         rows = rows.dropna(axis="columns", how="all")  # scores that were not asked for
         flags = [c for c in rows.select_dtypes("bool") if c not in SAID]

@@ -173,14 +173,9 @@ class RemapBench(PaintBench):
         wanted = old.cached(prompts, self.progress)
         torch.manual_seed(seed)
         glue = Glue(new.width, wanted, options)
-        decides = {
-            "prompt encoder": new.fingerprint,
-            "painter's prompt encoder": old.fingerprint,
-            "options": json.dumps(asdict(options), sort_keys=True),
-            "seed": str(seed),
-            "prompts": list(prompts),
-        }
-        key = Key("weights of a re-mapping", decides)
+        decides = {"prompt encoder": new.fingerprint, "painter's prompt encoder": old.fingerprint}
+        learns = {"options": json.dumps(asdict(options), sort_keys=True), "seed": str(seed), "prompts": list(prompts)}
+        key = Key("weights of a re-mapping", decides | learns)
 
         def learn(work: Path) -> dict[str, torch.Tensor]:
             plan = loop.Plan(seed, work, 250, progress=self.progress, label=f"re-mapping, seed {seed}")

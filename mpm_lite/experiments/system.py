@@ -194,9 +194,8 @@ class World(ABC):
 
     name: str
     classes: int  # of regions, 0 for nothing
-    reads_once = (
-        False  # whether an encoder that stays frozen reads each caption once, before training and before a test
-    )
+    # Whether an encoder that stays frozen reads each caption once, before training and before a test.
+    reads_once = False
 
     def __init__(self, image: str, progress: bool = True, device: str | None = None) -> None:
         self.tower, self.progress = image_tower(image, device), progress

@@ -3,7 +3,8 @@
 Method. An image tower and a text tower stay frozen. A small head on each maps its features to a shared space. Both heads
 and a temperature learn from image-text pairs by symmetric InfoNCE (CLIP, 2103.00020, section 2.3). Every language that the
 text tower placed near English then finds the pictures too, though the heads saw only English: the premise of MPM
-(2308.12038, section 3.1) in its plainest form.
+(2308.12038, section 3.1) in its plainest form. A caption that stands below two pictures of a batch counts as wrong for each
+other's picture, as in CLIP: about one row of twenty-five among the real pictures here.
 """
 
 from __future__ import annotations

@@ -64,9 +64,8 @@ class Recipe(nn.Module):
 
     name: str = "recipe"
     compares: bool = False  # whether the objective compares the examples of a batch with each other
-    idle: bool = (
-        True  # whether a batch may leave some of what learns without a gradient, such as another language's part
-    )
+    # Whether a batch may leave some of what learns without a gradient, such as another language's part.
+    idle: bool = True
 
     def stages(self) -> list[Stage]:
         """What is frozen and what learns, in order."""

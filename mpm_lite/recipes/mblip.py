@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpm_lite import ops
-from mpm_lite.core.runtime import unknown
+from mpm_lite.core.runtime import in_full_precision, unknown
+from mpm_lite.ops import distributed
 from mpm_lite.recipes.base import Recipe, Stage, at_least
 from mpm_lite.recipes.modules.connectors import QFormer, SoftQueries
 from mpm_lite.recipes.mpm_chat import MpmChat, add_lora, copy_lm, lora_parts
@@ -53,7 +54,8 @@ class Blip2Options:
 
 
 class Blip2(Recipe):
-    """A Q-Former with heads for contrast and matching; it tells in words of its own. Data: `recipes.dual.Captioned`."""
+    """A Q-Former with a head for each of BLIP-2's losses: ITC, ITM and ITG, image-grounded text generation. Data:
+    `recipes.dual.Captioned`."""
 
     name = "blip2"
     compares = True
@@ -70,40 +72,44 @@ class Blip2(Recipe):
 
     def stages(self) -> list[Stage]:
         learns = ("qformer", "image_head", "text_head", "match", "tell", "log_scale")
-        objective, how = "contrast + matching + telling, summed", {"clip": 1.0, "beta2": 0.98}
+        objective, how = "ITC + ITM + ITG, summed", {"clip": 1.0, "beta2": 0.98}
         return [Stage.of(self.options, "representation", learns, ("image tower",), objective, **how)]
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         """`seen` (N, P, D_in); `ids` (N (1 + K), T): the pictures' own captions, then K wrong ones for each."""
         seen, ids = batch["seen"], batch["ids"]
         with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.options.bf16):
-            return self.contrast(seen, ids) + self.matching(seen, ids) + self.telling(seen, ids[: len(seen)])
+            return self.itc_loss(seen, ids) + self.itm_loss(seen, ids) + self.itg_loss(seen, ids[: len(seen)])
 
-    def similarity(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """Cosines (N, M) of N pictures and M captions, each of the query nearest to the caption."""
-        image = F.normalize(self.image_head(self.qformer.see(seen)).float(), dim=-1)  # (N, Q, D)
-        text = F.normalize(self.text_head(self.qformer.read(ids)[:, 0]).float(), dim=-1)  # (M, D)
-        return (image @ text.T).amax(dim=1)
+    def vectors(self, seen: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors of N pictures, one for each query (N, Q, D), and of M captions (M, D)."""
+        image = F.normalize(in_full_precision(self.image_head(self.qformer.see(seen))), dim=-1)
+        return image, F.normalize(in_full_precision(self.text_head(self.qformer.read(ids)[:, 0])), dim=-1)
 
-    def contrast(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """InfoNCE of each picture among all captions, wrong ones too, and of each own caption among all pictures."""
-        near = self.log_scale.clamp(max=math.log(100)).exp() * self.similarity(seen, ids)
-        own = torch.arange(len(seen), device=seen.device)
-        return (F.cross_entropy(near, own) + F.cross_entropy(near[:, : len(seen)].T, own)) / 2
+    def itc_loss(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """InfoNCE of each picture among all captions, wrong ones too, and of each own caption among all pictures, of all
+        processes."""
+        image, text = self.vectors(seen, ids)  # (N, Q, D), (N (1 + K), D)
+        text, wrong = (distributed.gather(of) for of in (text[: len(seen)], text[len(seen) :]))
+        scale = self.log_scale.clamp(max=math.log(100)).exp()
+        near = scale * nearest(distributed.gather(image), torch.cat([text, wrong]))  # (N, M) of all processes
+        own = torch.arange(len(seen), device=seen.device) + distributed.first_row(len(seen))
+        to_text, to_image = F.cross_entropy(near[own], own), F.cross_entropy(near[:, : len(text)].T[own], own)
+        return (to_text + to_image) / 2
 
     def fit(self, seen: Tensor, ids: Tensor) -> Tensor:
         """Logits (N, 2) of whether a caption (N, T) does not belong to its picture, and of whether it does; mean over queries."""
         return self.match(self.qformer.both(seen, ids)[:, : self.options.queries]).mean(dim=1)
 
-    def matching(self, seen: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy of whether a caption belongs."""
+    def itm_loss(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy of whether a caption belongs to its picture."""
         each = len(ids) // len(seen) - 1
         shown = torch.cat([seen, seen.repeat_interleave(each, dim=0)])
         belongs = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
         belongs[: len(seen)] = 1
         return F.cross_entropy(self.fit(shown, ids).float(), belongs)
 
-    def telling(self, seen: Tensor, ids: Tensor) -> Tensor:
+    def itg_loss(self, seen: Tensor, ids: Tensor) -> Tensor:
         """Cross-entropy of each token of the captions but the first, given the queries and the tokens before it."""
         states = self.tell(self.qformer.both(seen, ids, telling=True)[:, self.options.queries : -1])
         flat, told = states.flatten(0, 1), ids[:, 1:].flatten()
@@ -115,6 +121,11 @@ class Blip2(Recipe):
         """{"seen": (N, P, D_in), "ids": (N, T)} -> {"match": log-odds (N,) that each caption belongs to its picture}."""
         logits = self.fit(inputs["seen"].float(), inputs["ids"])
         return {"match": logits[:, 1] - logits[:, 0]}
+
+
+def nearest(image: Tensor, text: Tensor) -> Tensor:
+    """Cosines (N, M) of N pictures (N, Q, D) and M captions (M, D), each of the query nearest to the caption."""
+    return (image @ text.T).amax(dim=1)
 
 
 # mBLIP itself.
@@ -162,7 +173,7 @@ class Mblip(MpmChat):
     def stages(self) -> list[Stage]:
         o = self.options
         lora = tuple(lora_parts(self)) if o.rank else ()
-        # Queries see; the words, which telling and matching needed, are not read any more.
+        # Queries see; the words, which ITM and ITG needed, are not read any more.
         sees = tuple(f"visual.qformer.{part}" for part in ("enter", "places", "queries", "former"))
         still = ("image tower", "language model" + (" but its LoRA" if o.rank else ""))
         same = {"objective": "cross-entropy of the reply's tokens", "batch": o.batch, "weight_decay": o.weight_decay,

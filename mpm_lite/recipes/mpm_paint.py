@@ -68,7 +68,7 @@ class Prompted:
 
 
 class MpmPaint(Recipe):
-    """A bridge and a UNet. To paint, give `parts` to `diffusion.sample`."""
+    """A bridge and a UNet. To paint, give `parts` to `diffusion.sample_latents`."""
 
     name = "mpm_paint"
     Options = MpmPaintOptions
@@ -135,5 +135,5 @@ class MpmPaint(Recipe):
 
     @property
     def parts(self) -> tuple[Any, Any, Any]:
-        """UNet, bridge and schedule, as `diffusion.sample` and a `PaintPipeline` take them."""
+        """UNet, bridge and schedule, as `diffusion.sample_latents` and a `PaintPipeline` take them."""
         return self.painter["unet"], self.painter["bridge"], self.schedule

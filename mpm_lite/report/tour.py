@@ -109,10 +109,8 @@ def run_tour(
     arms += [base_experiment(seed, 1, device, condition=condition) for condition in ("shuffled", "blind")]
     results = Results.join([_run_kept(arm, progress) for arm in arms])
     captions = load_alignment_sample()
-    known = pd.concat(
-        [text_only.measure_alignment(text_tower(text, device), captions, progress=progress) for text in TOWERS]
-    )
-    return results, known.reset_index(drop=True)
+    known = [text_only.measure_alignment(text_tower(text, device), captions, progress=progress) for text in TOWERS]
+    return results, pd.concat(known, ignore_index=True)
 
 
 def load_alignment_sample() -> CaptionSet:
@@ -221,10 +219,8 @@ def format_factors(rho: pd.DataFrame) -> str:
         f"{'language':24}{'n':>5}{'R@10':>7}  {'rho':<20}{'t':>6}{'e':>6}",
     ]
     for row in of.sort_values("rho", ascending=False).itertuples():
-        name, kept = (
-            f"{display_name(row.language)} ({row.language})",
-            f"{row.rho:5.2f} [{row.low:5.2f}, {row.high:5.2f}]",
-        )
+        name = f"{display_name(row.language)} ({row.language})"
+        kept = f"{row.rho:5.2f} [{row.low:5.2f}, {row.high:5.2f}]"
         t, e = ("-" if np.isnan(value) else f"{value:.2f}" for value in (row.t, row.e))
         lines.append(f"{name:24.24}{row.n:5d}{100 * row.score:7.1f}  {kept:<20}{t:>6}{e:>6}")
     return "\n".join(lines)
@@ -246,15 +242,10 @@ def summary(results: Results, rho: pd.DataFrame, test: str) -> list[str]:
                 kept = format_interval(mean.value, mean.low, mean.high)
                 lines.append(f"  {cell:18} {len(codes):3d} languages, mean retention {kept}")
     reader = results.where(text=READER, condition="real", test="emoji")
-    read = [
-        code
-        for code in reader.galleries["emoji"].languages
-        if base(code) in text_tower(READER).languages and code != "en"
-    ]
-    told = ", ".join(
-        f"{name} {format_interval(of.value, of.low, of.high)}"
-        for name, of in reader.identity(read, METRIC).table().items()
-    )
+    there, known = reader.galleries["emoji"].languages, text_tower(READER).languages
+    read = [code for code in there if base(code) in known and code != "en"]
+    factors = reader.identity(read, METRIC).table()
+    told = ", ".join(f"{name} {format_interval(of.value, of.low, of.high)}" for name, of in factors.items())
     lines.append(f"{READER}, emoji in the {len(read)} languages that it read: {told}")
     for condition in ("shuffled", "blind"):
         said = results.where(text=TOWERS[0], condition=condition, test=test, metric=METRIC).table

@@ -44,9 +44,10 @@ def check(name: str, yours: Any, **given: Any) -> None:
 
 def compare_guess(name: str, yours: Any, ours: float, near: float = 0.1) -> None:
     """Print how far a prediction was from the outcome. A wrong prediction is not a failure."""
+    came = float(np.asarray(_plain(ours)).reshape(()))
     if _open(yours):
-        return print(f"{name}: no prediction yet: write one and run the cell again")
-    guess, came = (float(np.asarray(_plain(value)).reshape(())) for value in (yours, ours))
+        return print(f"{name}: it came out as {came:.2f} (no prediction yet: next time, write one first)")
+    guess = float(np.asarray(_plain(yours)).reshape(()))
     gap = abs(guess - came)
     print(
         f"{name}: you predicted {guess:.2f}, it came out as {came:.2f}, "

@@ -199,16 +199,17 @@ def lose_regions(features: Tensor, logits: Tensor, there: tuple[Tensor, Tensor],
 
 
 @exercise(
-    "07.4", "the share of foreign words", tolerance=0.005,
+    "07.4", "the share of captions that stay English", tolerance=0.005,
     mistakes={
-        "this is the chance of a word in a caption that is switched; two in ten captions are not": lambda: RATE,
-        "this is the share of captions; of their words only some are replaced": lambda: Switching().sentences,
-        "this is the share that stays English": lambda: 1 - Switching().sentences * RATE,
+        "this leaves out captions that are switched, and in which no word is replaced by luck": lambda: 1 - Switching().sentences,
+        "this leaves out the captions that are not switched at all": lambda: Switching().sentences * (1 - RATE) ** 4,
+        "this is the chance that one word stays English; a caption has four": lambda: 1 - Switching().sentences * RATE,
+        "this is the share of captions with a foreign word": lambda: Switching().sentences * (1 - (1 - RATE) ** 4),
     },
 )  # fmt: skip
-def share_foreign() -> float:
-    """Of the words that a dictionary has, with the rate that controls share."""
-    return Switching().sentences * RATE
+def share_english() -> float:
+    """Of captions with four words that a dictionary has, with the rate that controls share."""
+    return 1 - Switching().sentences + Switching().sentences * (1 - RATE) ** 4
 
 
 # Notebook 08

@@ -233,7 +233,7 @@ def build_dial(pages: Mapping[str, widgets.Page], start: str) -> Any:
 def _queries(
     recipe: MpmChat, features: torch.Tensor, soft: torch.Tensor, picture: np.ndarray, question: str, reads: int
 ) -> str:
-    """A table with a row for each query: where it looks, and the likeliest token behind each layer."""
+    """A table with a row for each query: where it looks, and the likeliest token after each layer."""
     if not hasattr(recipe.visual, "attention"):
         return ""
     where = recipe.visual.attention(features)[0].numpy()  # (Q, P)
@@ -246,7 +246,7 @@ def _queries(
         tokens = "".join(f"<td>{widgets.safe(token)}</td>" for token in said)
         looks = _image(_lit(picture, where[q]), f"where query {q} looks", 72)
         rows.append(f'<tr><th scope="row">{looks}</th>{tokens}</tr>')
-    names = ["where a query looks", "as it is", *(f"behind layer {layer}" for layer in layers[1:])]
+    names = ["where a query looks", "as it is", *(f"after layer {layer}" for layer in layers[1:])]
     return widgets.table_html("Logit lens: the likeliest token at each query", widgets.column_heads(names), rows)
 
 
@@ -291,7 +291,7 @@ def build_composer(draw: Callable[[Scene, str], widgets.Page], languages: tuple[
 # All systems side by side.
 
 CAPTIONS = {
-    "iglue": "Toy-IGLUE at equal pairs: English, mean of nine others (chance of those)",
+    "iglue": "Toy-IGLUE at equal pairs (others: mean of nine languages; blind: their chance)",
     "advice": "What to choose when: figures of nine languages at equal pairs",
     "real": "Real pictures, equal pairs",
 }

@@ -75,7 +75,8 @@ def batch_indices(n: int, batch: int, seed: int, stage: int, step: int) -> Tenso
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """The rate climbs linearly during the warm-up, then falls along a cosine to `final` times lr at the last step."""
+    """The rate climbs linearly during the warm-up, then falls along a cosine that would reach `final` times lr one step after
+    the last."""
     climb = max(1, round(stage.warmup * stage.steps))
     if step < climb:
         return stage.lr * (step + 1) / climb
@@ -214,6 +215,12 @@ class _Run:
             groups = _groups(self.recipe, stage)
         # Fused: one pass over the weights, which on a CPU takes a quarter of the default's time.
         how = {"betas": (0.9, stage.beta2), "weight_decay": stage.weight_decay, "fused": True}
+        # What does not learn has no dropout, and no statistics of batches, in training either.
+        rests = lambda part: not any(p.requires_grad for p in part.parameters())  # noqa: E731
+        self.frozen = [
+            part for part in self.objective.modules() if any(True for _ in part.parameters()) and rests(part)
+        ]
+        self.stage_began = sum(one.steps for one in self.recipe.stages()[:number])
         self.model = self.accelerator.prepare_model(
             self.objective, device_placement=not self.sharded, evaluation_mode=self.sharded
         )
@@ -229,6 +236,8 @@ class _Run:
     def update(self, number: int, stage: Stage, step: int) -> None:
         """One step of training: the gradient of a batch, clipped, and AdamW's step at that step's rate."""
         self.objective.train()
+        for part in self.frozen:
+            part.eval()
         indices = batch_indices(len(self.data[number]), stage.batch, self.plan.seed, number, step)
         batches = gradcache.share_batch(self.data[number], indices, self.plan.parts, self.device)
         rate = learning_rate(stage, step)
@@ -256,13 +265,13 @@ class _Run:
         self._track({"loss": loss, "rate": rate})
 
     def validate(self, score: Callable[[Recipe], float]) -> None:
-        """Score the recipe, and remember its weights if no earlier step was better."""
+        """Score the recipe, and remember its weights if no earlier step of this stage was better."""
         self.recipe.to(self.device).eval()
         found = float(score(self.recipe))
         self.recipe.to(self.home)
         self.history.scores.append((self.done, found))
         self._track({"score": found})
-        if found >= max(s for _, s in self.history.scores):
+        if found >= max(s for step, s in self.history.scores if step > self.stage_began):
             self.best = {k: v.detach().clone() for k, v in self.recipe.state_dict().items()}
             self.history.kept_step = self.done
 

@@ -3,7 +3,7 @@
 This is fully sharded data parallelism by torch's `fully_shard`. In each of W processes, weights, gradients and AdamW's state
 take a W-th of the memory, for more communication. A block (an element of a ModuleList) is gathered when its turn comes and
 let go again; everything outside of blocks is gathered once. Training works on a copy of the recipe. The recipe that the
-caller holds stays on the CPU meanwhile, and `collect` brings the learned weights home to be scored or saved.
+caller holds stays on the CPU meanwhile, and `gather_weights` brings the learned weights home to be scored or saved.
 
 Accelerate's FSDP2 plugin cannot take this over. `fully_shard` refuses parameters of shape (), such as a temperature, and the
 plugin can leave out whole modules only, not single parameters. It also shards the model in place, together with an optimizer,
@@ -53,7 +53,7 @@ def shard_recipe(recipe: Recipe, device: torch.device) -> Objective:
     """A copy of the recipe in shards, ready to train. What learns must be decided before."""
     mesh = init_device_mesh(device.type, (distributed.count_processes(),))
     objective = Objective(copy.deepcopy(recipe))
-    # A single number, such as a temperature, cannot be split: every process keeps it, and `finish` averages its gradient.
+    # A single number, such as a temperature, cannot be split: every process keeps it, and `finish_gradients` averages its gradient.
     whole = {p for p in objective.parameters() if p.ndim == 0}
     for p in whole:
         p.data = p.data.to(device)

@@ -88,7 +88,7 @@ VARIANTS = {
         Variant("toy-parallel-70", _ALL, 0.70, (0,), steps=36_000, withheld=3),
         # Half of its discourse is in two languages. Its control reads as many documents that say a caption again in another
         # language (a third of all), and asks and answers in one language only.
-        Variant("toy-mixed", _ALL, 0.20, (0, 1, 2), mixed=0.5),
+        Variant("toy-mixed", _ALL, 0.20, (0, 1, 2, 3, 4), mixed=0.5),
         Variant("toy-unmixed", _ALL, 0.33, (0, 1, 2)),
         # Others: a tenth of its discourse in two languages; a twentieth of pairs; fewer steps; narrower; deeper.
         Variant("toy-mixed-10", _ALL, 0.20, (0, 1), mixed=0.1),

@@ -1,1 +1,1 @@
-"""The modules that recipes are built from: connectors, the Q-Former, acquirers, the parts of the diffusion model."""
+"""The modules that recipes are built from: connectors, the Q-Former, the parts of the diffusion model."""

@@ -177,7 +177,7 @@ def paint_pictures(
     parts: tuple[Any, Bridge, Any], vae: AutoencoderKL | None, states: Any, seeds: Sequence[int], batch: int = 64, **dials: Any
 ) -> np.ndarray:  # fmt: skip
     """Paint pictures uint8 (N, H, H, 3) after the States of N prompts, each from the noise of its seed, `batch` at a time.
-    `parts` are UNet, bridge and schedule; `dials` go to `sample`."""
+    `parts` are UNet, bridge and schedule; `dials` go to `sample_latents`."""
     found = []
     for start in range(0, len(states), batch):
         part = range(start, min(start + batch, len(states)))
@@ -219,7 +219,7 @@ class PaintPipeline(DiffusionPipeline):
         """Pictures uint8 (N, H, H, 3), one for each prompt. The same prompt, seed and dials give the same picture. If `seeds` is
         an int, it is the seed of the first prompt, and the others count on from it.
 
-        Raises UserError for a prompt that is empty or too long, and where `sample` does. Warns of a prompt in a script that
+        Raises UserError for a prompt that is empty or too long, and where `sample_latents` does. Warns of a prompt in a script that
         the encoder's tokenizer lacks.
         """
         many = [prompts] if isinstance(prompts, str) else list(prompts)
