@@ -63,7 +63,7 @@ def c12(s: Sample) -> Found:
     score = {arm: mean_score(s, arm, "choice") for arm in arms}
     gain = {arm: mean_gain(s, arm, "choice") for arm in ("both", "transfer alone", "shuffled")}
     parts = [
-        Condition(f"choices right, both stages over {arm}", score["both"] - score[arm], 0.0)
+        Condition(f"choices right, both stages minus {arm}", score["both"] - score[arm], 0.0)
         for arm in ("transfer alone", "exposure alone")
     ]
     share = gain["transfer alone"] / gain["both"]
