@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mpm_lite.core import runtime
+from mpm_lite.core import __version__, runtime
 from mpm_lite.core.keys import explain_key
 from mpm_lite.core.runtime import UserError, unknown
 from mpm_lite.core.store import check_writable, write_atomic
@@ -65,6 +65,8 @@ def experiment(recipe: str, settings: dict[str, Any], args: argparse.Namespace) 
     given: dict[str, Any] = {"recipe": kind, "seed": args.seed, "device": args.device, "options": {}, "asked": {}}
     given["seeds"] = args.seeds or (3 if towers else 1)
     for key, value in settings.items():
+        if key in ("seed", "seeds", "device") and getattr(args, key):
+            raise UserError(f"{key} is given twice, by --{key} and by --set: leave one out.")
         if key in fields:
             given[key] = where(key, value) if key in ("train", "val", "test") else value
         elif key in options:
@@ -162,12 +164,15 @@ def run_recipe(settings: dict[str, Any], args: argparse.Namespace) -> None:
     """Train a recipe with every seed, test it, and write weights (of the first seed), scores, rows and configuration."""
     if args.workers != 1:
         raise UserError("--workers is for studies: a recipe is trained in one process, or by accelerate launch.")
+    from mpm_lite.experiments.sweep import read_kept
+
     out = output(args, f"runs/{Path(args.recipe.partition(':')[0]).stem}")
     distributed.join_processes(args.device)
     if distributed.rank() == 0:
         print(runtime.banner())
     how = {"track": args.track or "", "parts": args.parts, "shard": args.shard, "precision": args.precision or ""}
     one = experiment(args.recipe, settings, args)
+    read_kept(out, one.key)  # results of something else are not overwritten
     results = one.run(out=out, **how)
     if distributed.rank():
         return
@@ -285,6 +290,12 @@ def claims(args: argparse.Namespace) -> None:
                 c.run_claim(one.id, out, seeds, say=partial(print, flush=True), workers=args.workers), ledger
             )
         print(f"Written: {ledger}")
+    elif args.names:
+        raise UserError(
+            f"`claims table` shows all claims; `mpm-lite claims show {' '.join(args.names)}` says more of some."
+        )
+    elif args.out and not ledger.exists():
+        raise UserError(f"{ledger} is not there: `mpm-lite claims run --out {args.out}` makes it.")
     shown = c.ledger_table(ledger if args.out or args.action == "run" else None)
     print(shown.to_string(index=False, na_rep="-"))
     if args.json:
@@ -379,6 +390,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="mpm-lite", description="Teach vision in English, see it work in other languages."
     )
+    top.add_argument("--version", action="version", version=f"mpm-lite {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
     shared, trained = (argparse.ArgumentParser(add_help=False) for _ in range(2))
     flag = shared.add_argument

@@ -21,6 +21,7 @@ from mpm_lite.data import local, sources, splits
 from mpm_lite.data.captionset import CaptionSet, Part
 from mpm_lite.data.picture import photo
 from mpm_lite.data.rows import Columns, guess_columns
+from mpm_lite.evaluation import retrieval
 from mpm_lite.towers import feature_cache as features
 
 SPLITS = ("train", "val", "test")
@@ -878,6 +879,55 @@ def test_a_caption_that_a_csv_reader_takes_for_nothing_is_refused(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(told))
     parts = [mpm.load_captions(f"imagefolder:{tmp_path}", split) for split in ("train", "val", "test")]
     assert sorted(text for part in parts for text in part.captions["en"]) == sorted(captions)
+
+
+def test_a_csv_file_whose_rows_do_not_fit_its_header_is_refused(tmp_path):
+    """A text with a comma shifts a row, and a column that is named twice would be lost."""
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    for header, row, said in (
+        ("en,file_name", "a dog, running,{}.png", "put texts that hold commas between quotes"),
+        ("file_name,en,en", "{}.png,a dog,a cat", "two columns named 'en'"),
+    ):
+        (tmp_path / "metadata.csv").write_text("\n".join([header, *(row.format(i) for i in range(3))]))
+        with pytest.raises(UserError, match=said):
+            mpm.load_captions(f"imagefolder:{tmp_path}")
+
+
+def test_what_is_no_text_and_no_language_is_refused(tmp_path):
+    captions = pa.array([*(text.encode() for text in EN[:9]), b"ein K\xe4fer"], pa.binary())
+    with pytest.raises(UserError, match="no text"):
+        mpm.load_captions(parquet(tmp_path / "a" / "x.parquet", range(10), en=captions))
+    with pytest.raises(UserError, match="says the language '..', which is no code"):
+        mpm.load_captions(
+            parquet(tmp_path / "b" / "x.parquet", range(10), caption=EN[:10], language=[*["en"] * 9, ".."])
+        )
+    for name in ("parquet:", "", "emoji+"):
+        with pytest.raises(UserError, match="names no"):
+            mpm.load_captions(name)
+
+
+def test_one_picture_under_two_ids_is_right_for_both(tmp_path):
+    """Ids that number the rows make five pictures of one: they are alike all the same."""
+    name = parquet(
+        tmp_path / "x.parquet", [i // 5 for i in range(50)], en=[f"{t}!" for t in (EN * 2)[:50]], id=range(50)
+    )
+    held = mpm.load_captions(name, "train")
+    assert len(held) > 2 and "" not in held.same_pictures
+    groups = retrieval.group_captions(held.captions["en"], held.same_pictures)
+    of = {}
+    for i, picture in enumerate(held.same_pictures):
+        assert of.setdefault(picture, groups[i]) == groups[i]
+    with pytest.raises(UserError, match="take.. wants whole numbers"):
+        held.take([0.5])
+    with pytest.raises(UserError, match="take.. wants whole numbers"):
+        held.take(np.array([True, False]))
+
+
+def test_files_that_say_train_alone_are_told_what_is_held_out(tmp_path, capsys):
+    name = parquet(tmp_path / "train.parquet", range(40), en=EN[:40])
+    assert len(mpm.load_captions(name, "train")) < 40
+    assert "a tenth of its pictures is held out" in capsys.readouterr().err
 
 
 def test_a_split_of_the_hub_says_what_its_words_say():

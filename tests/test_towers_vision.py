@@ -67,7 +67,10 @@ def test_siglip2_reads_patches_as_its_own_processor_cuts_them(tmp_path: Path) ->
 
 def test_dinov2_is_read_at_the_size_its_file_crops_to(tmp_path: Path) -> None:
     model, images = tiny.vision(tmp_path, "dinov2"), tiny.pictures(2, 35)
-    assert load_image_tower(str(tmp_path), "cpu").size == 48  # without a file: where its positions were learned
+    assert load_image_tower(str(tmp_path), "cpu").size == 48  # nothing about sizes: where its positions were learned
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(UserError, match="no preprocessor_config.json"):
+        load_image_tower(str(tmp_path), "cpu")  # how it scales colours is known from that file alone
     said = SAID | {"size": {"shortest_edge": 40}, "crop_size": {"height": 35, "width": 35}, "do_center_crop": True}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(said))
     tower = load_image_tower(str(tmp_path), "cpu")

@@ -254,9 +254,7 @@ def _figures(row: Mapping[str, Any], told: Mapping[str, str], about: str, what: 
     ]
 
 
-def read_details(
-    name: str, names: Mapping[str, str], ledger: Path | None = None, first: bool = False
-) -> pd.DataFrame:  # fmt: skip
+def read_details(name: str, names: Mapping[str, str], ledger: Path | None = None, first: bool = False) -> pd.DataFrame:
     """Figures that stand beside a claim's effect (`latest_row`; with `first` the first ledger's), a row each: name, value, low,
     high. `names` says which (as the ledger calls them) and what they are to be called. UserError where the claim has not run."""
     row = read_first().get(name) if first else latest_row(name, ledger)

@@ -104,6 +104,8 @@ def load_captions(
         runtime.whole_number("limit", limit)
     names = local.set_names(str(name), _known)
     for one in names:
+        if not one.strip():
+            raise UserError(f"{name!r} names no caption set: say one, such as emoji, or parquet:photos.")
         if not _known(one) and Path(one).expanduser().exists():
             kinds = ", ".join(f"{kind}:{one}" for kind in sources.LOCAL)
             raise UserError(f"{one} is here, but which kind of set it is has to be said: {kinds}.")

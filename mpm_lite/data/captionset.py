@@ -206,6 +206,11 @@ class CaptionSet:
         return {part.contents[i]: part.ids[i] for part, i in self._flat if part.contents}
 
     @property
+    def same_pictures(self) -> list[str]:
+        """The SHA-256 of each picture's bytes, in hexadecimal, item by item; "" for pictures that were not read."""
+        return [part.contents[i].hex() if part.contents else "" for part, i in self._flat]
+
+    @property
     def left_out(self) -> list[str]:
         """One sentence for each picture that `skip_bad` left out: its id, its file and the reason."""
         return [why for part in dict.fromkeys(part for part, _ in self.parts) for why in part.left_out]
@@ -217,8 +222,10 @@ class CaptionSet:
         return np.flatnonzero([bool(text) for text in self.captions[language]])
 
     def take(self, indices: Iterable[int] | np.ndarray) -> CaptionSet:
-        """The items at `indices` (whole numbers or a boolean mask), in this order."""
+        """The items at `indices` (whole numbers or a boolean mask), in this order. Raises UserError for anything else."""
         numbers = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices))
+        if len(numbers) and (numbers.dtype.kind not in "iub" or numbers.dtype == bool and len(numbers) != len(self)):
+            raise UserError(f"take() wants whole numbers, or a mask of {len(self)} truth values.")
         numbers = np.flatnonzero(numbers) if numbers.dtype == bool else numbers.astype(np.int64)
         owner = np.repeat(np.arange(len(self.parts)), [len(rows) for _, rows in self.parts]).astype(np.int64)
         row = np.concatenate([rows for _, rows in self.parts] or [[]]).astype(np.int64)

@@ -43,7 +43,9 @@ def is_local(name: str) -> bool:
 
 def place(name: str) -> Path:
     """The absolute path of a local set's folder or file, since the working directory may change later."""
-    return Path(name.partition(":")[2].strip()).expanduser().absolute()
+    if not (path := name.partition(":")[2].strip()):
+        raise UserError(f"{name!r} names no folder or file: say where the set is, as in {name.strip()}photos.")
+    return Path(path).expanduser().absolute()
 
 
 def is_present(name: str) -> bool:

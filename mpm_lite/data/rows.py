@@ -32,6 +32,7 @@ CODES = frozenset(
     "nl no pa pl pt quz ro ru sk sl sq sr sv sw ta te th tl tr uk ur uz vi zh zh-hans zh-cn jp".split()
 )
 _KNOWN = frozenset(bcp47(code) for code in CODES) | frozenset(REGIONAL)
+_CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]+)*")  # of a language
 _PREFIX = re.compile(rf"^({'|'.join(TEXTS[:-1])})[_-]")  # `caption_de` is a column of captions in German
 GUESSED = "where there is one"  # stands for the column of splits where nobody named one
 
@@ -230,10 +231,14 @@ def captions_of(row: Mapping[str, Any], columns: Columns, code: str, shown: str 
         said = [("en", text) for text in _texts(row[columns.captions])]
     found: dict[str, list[str]] = {}
     for own, text in said:
+        if isinstance(text, bytes):
+            raise UserError(f"{shown} has a caption {text[:40]!r} that is no text in UTF-8: write it again in UTF-8.")
         if text and text.strip():
             if not isinstance(own, str) or not own.strip():
                 raise UserError(f"{shown} has a caption, and no language in column {columns.language!r}: fill it in.")
-            found.setdefault(bcp47(own), []).append(text)
+            if not _CODE.fullmatch(code := bcp47(own)):
+                raise UserError(f"{shown} says the language {own!r}, which is no code such as 'de' or 'zh-Hans'.")
+            found.setdefault(code, []).append(text)
     return found
 
 
@@ -241,8 +246,8 @@ def id_of(value: Any) -> str | None:
     """A picture's id as text; None where the row has none (null, NaN or empty)."""
     if value is None or value != value:
         return None
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+    if isinstance(value := _decoded(value), bytes):
+        raise UserError(f"An id, {value[:40]!r}, is no text in UTF-8: write it again in UTF-8.")
     return str(value).strip() or None
 
 
@@ -260,9 +265,16 @@ def split_of_value(value: Any, column: str, shown: str) -> str:
 def _texts(value: Any) -> list[Any]:
     if value is None:
         return []
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
+    value = _decoded(value)
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _decoded(value: Any) -> Any:
+    """Bytes as text, where they are text in UTF-8."""
+    try:
+        return value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ is ever run.
 
 from __future__ import annotations
 
+import csv
 import glob
 import json
 import sys
@@ -178,7 +179,15 @@ def _local_sources(name: str, revision: str | None, limit: int | None) -> list[S
 
 def _check_csv(file: Path, shown: str) -> None:
     """Raises UserError for a text that the reader of CSV files takes for a missing value, such as the caption None."""
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        header = next(csv.reader(lines), [])
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise UserError(f"{shown} has two columns named {twice[0]!r}: give each a name of its own.")
     told = pd.read_csv(file, dtype=str, keep_default_na=False)
+    if not isinstance(told.index, pd.RangeIndex):
+        raise UserError(
+            f"{shown}: its rows have more fields than its header: put texts that hold commas between quotes."
+        )
     lost = told.ne("") & pd.read_csv(file, dtype=str).isna()
     for column in told.columns[lost.any()]:
         k = int(lost[column].to_numpy().argmax())

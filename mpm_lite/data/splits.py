@@ -1,6 +1,6 @@
 """The pictures of a captioned set: which rows show the same picture, which split it is in, and what is left out.
 
-Pictures are compared by their bytes: rows without ids are one picture if their bytes are equal, rows with one id must show the
+Pictures are compared by their bytes, so that a picture which was saved again in another format counts as another one: rows without ids are one picture if their bytes are equal, rows with one id must show the
 same picture, and no picture may be in two splits.
 """
 
@@ -66,6 +66,9 @@ def pictures_of(
             names = ", ".join(map(repr, unread))
             print(f"mpm_lite: the splits {names} are none of {', '.join(SPLITS)}: left out.", file=sys.stderr)
         return {split: found.get(split, []) for split in SPLITS}
+    if own and any(row.split for row in rows):
+        told = "its files name no pictures for val and test: a tenth of its pictures is held out for each of the two."
+        print(f"mpm_lite: {rows[0].shown}: {told}", file=sys.stderr)
     whole = found.get("", [])
     if not read:
         firsts = with_contents([one.row for one in whole], key and ["contents", *key])

@@ -6,6 +6,8 @@ tied with the right one counts as if the tie were broken at random, so that a co
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import torch
 from scipy.sparse import coo_array
@@ -49,7 +51,10 @@ def group_captions(*captions: list[str]) -> np.ndarray:
     for texts in captions:
         first: dict[str, int] = {}
         for i, text in enumerate(texts):
-            if said := " ".join(text.casefold().split()):
+            plain = (
+                unicodedata.normalize("NFC", text).replace("\u200b", "").replace("\ufeff", "")
+            )  # no letter, and no width
+            if said := " ".join(plain.casefold().split()):
                 rows.append(i)
                 columns.append(first.setdefault(said, i))
     same = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(captions[0]),) * 2)

@@ -227,6 +227,21 @@ class AlignBench:
                 f"{self.e.val[0]} has no captioned pictures for validation, so no step can be chosen on them: give another "
                 "set as val, or val=None, which takes the last step and trains on all that is there."
             )
+        tests = self.e.test if isinstance(self.e.test, list) else [self.e.test]
+        needed = np.ones(len(self.train_set), bool)
+        for code in _languages(self.e.require):
+            needed &= np.array([bool(c) for c in self.train_set.captions[code]])
+        said = [(self.e.train, "training", self.train_set, self.train_languages, needed)]
+        said += [
+            (of, "test", captions, languages, True)
+            for of, (_, captions, languages) in zip(tests, self.tests, strict=True)
+        ]
+        for (name, named), what, captions, languages, there in said:
+            for code in [] if named == "all" else languages:
+                if not np.any(there & np.array([bool(c) for c in captions.captions[code]])):
+                    raise UserError(
+                        f"{name} has no {what} picture with a caption in {code!r}: leave that language out."
+                    )
         self.check_apart()
         for name, _, languages in self.tests if self.translator else ():
             if foreign := sorted(set(languages) - {"en"} - self.translator.languages):
@@ -304,7 +319,7 @@ class AlignBench:
         """The training pairs of one seed: all languages, limited and permuted as the experiment says."""
         chosen, images = self.train_set, self.images(self.train_set)
         fit = np.ones(len(chosen), dtype=bool)
-        for language in [bcp47(code) for code in self.e.require]:
+        for language in _languages(self.e.require):
             fit &= np.array([bool(c) for c in chosen.captions[language]])
         rows, said = [], []
         order = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(9_000 + seed)).numpy()
@@ -356,7 +371,9 @@ class AlignBench:
                 if not len(asked):
                     continue
                 both = {language, pivot} & set(captions.languages)
-                groups = retrieval.group_captions(*(captions.captions[code] for code in sorted(both)))
+                # What shows the same picture, or is described alike, is right for each other's queries.
+                alike = [captions.captions[code] for code in sorted(both)]
+                groups = retrieval.group_captions(*alike, captions.same_pictures)
                 scored = {}
                 for code in both:
                     texts = recipe.predict({"text": self.texts(captions, code).to(on)})["text"].cpu()

@@ -93,9 +93,8 @@ def load_class(path: str) -> type:
     file, _, name = path.partition(":")
     if not Path(file).is_file():
         raise UserError(f"{file} is not there: give the path of a Python file with a recipe or a system in it.")
-    spec = importlib.util.spec_from_file_location(
-        f"_own_{Path(file).stem}", file
-    )  # no module of that name is displaced
+    # No module of that name is displaced.
+    spec = importlib.util.spec_from_file_location(f"_own_{Path(file).stem}", file)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -295,11 +294,8 @@ class Experiment:
         """The fields as plain JSON-able values."""
         towers = isinstance(self.system, Alignment)  # a system has no use for what it does not read
         said = _DEFAULTS if towers else {*_OF_EVERY, *self.given}
-        named = {
-            f: getattr(self, f)
-            for f in _DEFAULTS
-            if f in said and (f not in ("asked", "translator") or getattr(self, f))
-        }
+        values = {f: getattr(self, f) for f in _DEFAULTS if f in said}
+        named = {f: value for f, value in values.items() if f not in ("asked", "translator") or value}
         return {k: plain(v) if k in ("recipe", "text", "image") else v for k, v in named.items()}
 
     def decides(self) -> str:

@@ -12,12 +12,14 @@ Whoever looks at results first and words the hypothesis afterwards can support a
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mpm_lite.core.keys import KEY, Key, differences, digest
@@ -100,6 +102,12 @@ class Hypothesis:
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for what, pair in (("effect", self.effect), ("control", self.control)):
+            if isinstance(pair, str) or len(pair) != 2:
+                raise UserError(f"{what}={pair!r}: it is the difference of two arms, such as ('with', 'without').")
+        for what, bar in (("bar", self.bar), ("control_bar", self.control_bar)):
+            if isinstance(bar, bool) or not isinstance(bar, (int, float)) or not math.isfinite(bar):
+                raise UserError(f"{what}={bar!r} is not a number.")
         for arm in (*self.effect, *self.control):
             if arm not in self.arms:
                 raise unknown("arm", arm, self.arms)
@@ -174,6 +182,8 @@ class Hypothesis:
         # A control that does what the cause was to do says that something else did it.
         near = {"above": control.high < self.control_bar, "below": control.low > -self.control_bar}
         holds = near.get(self.predicts, within(control, self.control_bar) == FOR)
+        if not np.isfinite([effect.low, effect.high, control.low, control.high]).all():
+            verdict, holds = OPEN, True  # English is not above chance somewhere: there is nothing to divide by
         spans = {name: of.interval for name, of in drawn.items()}
         rows = [{"name": name, **span.columns()} for name, span in spans.items()]
         joined = Results.join([results.mark(arm=name) for name, results in found.items()])

@@ -75,9 +75,8 @@ class Results:
                 items[f"pivot {metric}"] += items[f"chance {metric}"]
         items = items.assign(**{name: value or "" for name, value in named.items()})
         groups = items.groupby([*ARM, *(c for c in SAID_OF if c in items), "seed", "language"], sort=False)
-        value, least = (
-            groups[of].mean().stack(future_stack=True) for of in (metrics, [f"chance {m}" for m in metrics])
-        )
+        value = groups[metrics].mean().stack(future_stack=True)
+        least = groups[[f"chance {m}" for m in metrics]].mean().stack(future_stack=True)
         table = value.rename_axis([*value.index.names[:-1], "metric"]).rename("value").reset_index()
         table["chance"] = least.to_numpy()
         table["n"] = groups[metrics].count().stack(future_stack=True).to_numpy()
@@ -164,9 +163,7 @@ class Results:
             there = f"text {metric}" in said and said[f"text {metric}"].notna().any()
             for name in ("", "pivot ", "chance ", *(("text ", "pivot text ") if there else ())):
                 mean[name], drawn[name] = _score(said, name + metric, weights, seed_weights, place)
-            rho = stats.summarise(
-                _ratio(mean[""], mean["chance "], mean["pivot "]), _ratio(drawn[""], drawn["chance "], drawn["pivot "])
-            )
+            rho = stats.summarise(*(_ratio(of[""], of["chance "], of["pivot "]) for of in (mean, drawn)))
             above = stats.summarise(mean[""] - mean["chance "], drawn[""] - drawn["chance "])
             scores = {"score": mean[""], "pivot_score": mean["pivot "], "chance": mean["chance "]}
             counts = n >= MIN_QUERIES and language not in REGIONAL
@@ -222,7 +219,7 @@ class Results:
     def mean_retention(self, languages: list[str], metric: str | None = None, draws: int = 2000) -> stats.Interval:
         """Mean rho over languages (those with enough queries), resampled jointly. One arm only.
 
-        Raises UserError where the results hold several arms or none of the languages counts.
+        Raises UserError where the results hold several arms, and for a language that is not there or has too few queries.
         """
         return stats.summarise(*self.mean_retention_draws(languages, metric, draws))
 
@@ -234,15 +231,17 @@ class Results:
         self._has_pivot(metric)
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("mean_retention needs one arm; narrow down with .where(text=..., test=..., condition=...).")
+        asked = self._of_languages(languages)
+        if few := [code for code, said in asked.items() if said["item"].nunique() < MIN_QUERIES]:
+            raise UserError(
+                f"{', '.join(few)}: fewer than {MIN_QUERIES} queries, too few for retention; leave them out."
+            )
         sample = _resample(self.items, draws)
         values, draws_of = [], []
-        for language, said in self.items.groupby("language", sort=False):
-            if language in languages and said["item"].nunique() >= MIN_QUERIES:
-                mean, drawn = zip(*(_score(said, p + metric, *sample) for p in ("", "chance ", "pivot ")), strict=True)
-                values.append(_ratio(*mean))
-                draws_of.append(_ratio(*drawn))
-        if not values:
-            raise UserError(f"None of {', '.join(languages)} has {MIN_QUERIES} queries here.")
+        for said in asked.values():
+            mean, drawn = zip(*(_score(said, p + metric, *sample) for p in ("", "chance ", "pivot ")), strict=True)
+            values.append(_ratio(*mean))
+            draws_of.append(_ratio(*drawn))
         return float(np.mean(values)), np.mean(draws_of, axis=0)
 
     def identity(self, languages: Sequence[str], metric: str | None = None, draws: int = 2000) -> stats.Identity:
@@ -260,10 +259,7 @@ class Results:
             raise UserError(
                 "In these results no caption stood in the picture's place: every test picture needs one in the pivot language."
             )
-        if missing := sorted(set(languages) - set(self.items["language"])):
-            raise unknown("language of these results", missing[0], sorted(set(self.items["language"])))
-        sample = _resample(self.items, draws)
-        of = {code: said for code, said in self.items.groupby("language") if code in languages}
+        of, sample = self._of_languages(languages), _resample(self.items, draws)
         scores = {
             name: stats.average_figures(stats.Drawn(*_score(said, name + metric, *sample)) for said in of.values())
             for name in ("", "text ", "pivot ", "pivot text ", "chance ")
@@ -280,11 +276,15 @@ class Results:
         if self.items.groupby(self.arms(), dropna=False).ngroups != 1:
             raise UserError("mean_score needs one arm; narrow down with .where(text=..., test=..., condition=...).")
         sample = _resample(self.items, draws)
-        asked = [said for code, said in self.items.groupby("language") if code in languages]
-        found = [_score(said, column + metric, *sample) for said in asked]
-        if not found:
-            raise UserError(f"None of {', '.join(languages)} is among these results.")
+        found = [_score(said, column + metric, *sample) for said in self._of_languages(languages).values()]
         return float(np.mean([value for value, _ in found])), np.mean([drawn for _, drawn in found], axis=0)
+
+    def _of_languages(self, languages: Sequence[str]) -> dict[str, pd.DataFrame]:
+        """The rows of each of these languages, in the order of the results. UserError for one that is not there, and for none."""
+        there = {code: said for code, said in self.items.groupby("language", sort=False) if code in languages}
+        if missing := [code for code in languages if code not in there] or ([""] if not there else []):
+            raise unknown("language of these results", missing[0], sorted(set(self.items["language"])))
+        return there
 
     def save(self, folder: str | Path) -> Path:
         """Write model.safetensors (first seed), results.parquet, items.parquet and config.json, each whole or not at all."""
@@ -293,10 +293,8 @@ class Results:
             write_atomic(folder / f"{name}.parquet", frame.to_parquet())
         if self.models:
             recipe = next(iter(self.models.values()))
-            write_atomic(
-                folder / "model.safetensors",
-                to_safetensors({k: v.contiguous() for k, v in recipe.state_dict().items()}),
-            )
+            weights = {k: v.contiguous() for k, v in recipe.state_dict().items()}
+            write_atomic(folder / "model.safetensors", to_safetensors(weights))
         write_atomic(folder / "config.json", json.dumps(self.meta, indent=1, default=str).encode())
         return folder
 
@@ -311,11 +309,15 @@ class Results:
                 raise ValueError("config.json holds no dictionary")
             return Results(table, items, meta=meta)
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder} holds no readable results ({error}); run the experiment again.") from error
+            raise UserError(
+                f"{folder} holds no readable results ({error}): delete it, and run the experiment again."
+            ) from error
 
     def plot(self, metric: str | None = None) -> Any:
         """Bars of the score by language with chance; returns the matplotlib figure."""
         metric = metric or self.usual_metric
+        if metric not in set(self.table["metric"]):
+            raise unknown("metric of these results", metric, sorted(set(self.table["metric"])))
         from mpm_lite.core import figures
 
         return figures.language_bars(self.table[self.table["metric"] == metric])
@@ -338,13 +340,11 @@ def _score(
     """The mean of a column over seeds and items, and the same under every draw. `said` is one language of one arm."""
     said = said.sort_values(["seed", "item"])
     hits = said[column].to_numpy().reshape(said["seed"].nunique(), -1)  # (S, Q): every seed asks the same
-    columns = [place[item] for item in said["item"].iloc[: hits.shape[1]]]
+    weights = weights[:, [place[item] for item in said["item"].iloc[: hits.shape[1]]]]
     there = np.isfinite(hits)
     if there.all():
-        return float(hits.mean()), stats.average_draws(hits, weights[:, columns], seed_weights)
-    over, share = (
-        stats.average_draws(x, weights[:, columns], seed_weights) for x in (np.nan_to_num(hits), there * 1.0)
-    )
+        return float(hits.mean()), stats.average_draws(hits, weights, seed_weights)
+    over, share = (stats.average_draws(x, weights, seed_weights) for x in (np.nan_to_num(hits), there * 1.0))
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw may hold no picture that has a value
         return float(np.nanmean(hits)), over / share
 

@@ -270,12 +270,8 @@ class Trial:
         and captions that it learns from and is asked about."""
         split = str(self.asked.get("split", "test"))
         told = {"asked": dict(self.asked), "split": split} if self.told is None else self.told
-        kind = type(self.system)
-        decides = {
-            "kind": kind.__name__,
-            "arm": json.dumps(deciding_dials(self.system), sort_keys=True),
-            "seed": str(self.seed),
-        }
+        kind, arm = type(self.system), json.dumps(deciding_dials(self.system), sort_keys=True)
+        decides = {"kind": kind.__name__, "arm": arm, "seed": str(self.seed)}
         decides |= {name: json.dumps(value, sort_keys=True, default=dict) for name, value in told.items()}
         if not kind.__module__.startswith("mpm_lite."):
             decides["code"] = code_of(kind)

@@ -244,14 +244,16 @@ def count_ranks_of_chunk(
     own = target[:, None]
     if groups is None:
         best = scores.gather(1, own)  # (R, 1)
-        tied_correct = torch.ones_like(target)
+        tied_correct = right = torch.ones_like(target)
         scores.scatter_(1, own, -torch.inf)
     else:
         correct = (groups[0][:, None] == groups[1]).scatter_(1, own, True)  # (R, M)
         best = scores.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)
-        tied_correct = ((scores == best) & correct).sum(dim=1)
+        tied_correct, right = ((scores == best) & correct).sum(dim=1), correct.sum(dim=1)
         scores.masked_fill_(correct, -torch.inf)
-    return Ranks((scores > best).sum(dim=1), (scores == best).sum(dim=1), tied_correct)
+    # What is no number counts against the query. Correct ones, now -inf, lie at or below `best`, unless that is none.
+    better = scores.shape[1] - (scores <= best).sum(dim=1) - right * best[:, 0].isnan()
+    return Ranks(better, (scores == best).sum(dim=1), tied_correct)
 
 
 def _chunks(rows: int, plan: ChunkPlan) -> Iterator[slice]:

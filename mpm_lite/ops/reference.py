@@ -95,7 +95,9 @@ def retrieval_ranks(
     if groups is not None:
         correct |= groups[0][:, None] == groups[1][None, :]
     best = scores.masked_fill(~correct, -torch.inf).amax(dim=1, keepdim=True)  # (N, 1)
-    better = ((scores > best) & ~correct).sum(dim=1)
+    better = (~(scores <= best) & ~correct).sum(
+        dim=1
+    )  # what is no number beats the correct ones: nobody is right by it
     if not return_ties:
         return better
     return Ranks(better, ((scores == best) & ~correct).sum(dim=1), ((scores == best) & correct).sum(dim=1))

@@ -42,6 +42,15 @@ class Fingerprinted:
         """Take this as the fingerprint, for as long as nobody changes the weights or the decisive attributes."""
         self._loaded, self._settings = fingerprint, self._decisive()
         self._state, self._digest = _state(self.model), _content(self.model)
+        self._sums = _sums(self.model)
+
+    def check_unchanged(self) -> None:
+        """UserError where weights were changed so that neither torch's count of changes nor the places looked at show it."""
+        if _state(self.model) == self._state and _sums(self.model) != self._sums:
+            raise UserError(
+                "Some weights of a tower were changed through .data, which its fingerprint does not show: change them in place "
+                "under torch.no_grad() instead, or load the tower again."
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +69,7 @@ class Fingerprinted:
         told, state = [self._loaded], _state(self.model)
         if state != self._state:  # perhaps only written again as they were, as when weights are loaded into the model
             if (content := _content(self.model)) == self._digest:
-                self._state = state
+                self._state, self._sums = state, _sums(self.model)
             else:
                 told.append(content)
         if self._decisive() != self._settings:
@@ -92,6 +101,12 @@ def _state(model: nn.Module) -> list[Any]:
     ]
 
 
+def _sums(model: nn.Module) -> list[int]:
+    """The sum of the bits of each weight, read as whole numbers: another one for nearly any change, and quick to add up."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return [int(of.detach().contiguous().view(whole[of.element_size()]).sum()) for of in model.parameters()]
+
+
 def _content(model: nn.Module) -> str:
     """SHA-256 of the weights."""
     weights = model.state_dict()
@@ -100,7 +115,7 @@ def _content(model: nn.Module) -> str:
 
 def _sample(weight: torch.Tensor) -> bytes:
     few = tuple(slice(None, None, max(1, -(-side // SAMPLED))) for side in weight.shape)
-    return _bytes(weight[few].clone())
+    return _bytes(weight[few].clone(memory_format=torch.contiguous_format))  # a single number may keep a stride
 
 
 def _bytes(weight: Any) -> bytes:
@@ -110,6 +125,19 @@ def _bytes(weight: Any) -> bytes:
 
 
 # Features, encoded and kept block by block.
+
+
+def _as_told(found: Any, count: int, tower: Any) -> np.ndarray:
+    """What a tower made of `count` inputs, about to be kept. UserError where it is no vector for each, and where the tower's weights
+    have changed in a way that its fingerprint does not show."""
+    if np.shape(found) != (count, tower.width):
+        raise UserError(
+            f"{tower.name} gave an array {np.shape(found)} for {count} inputs; it should be {(count, tower.width)}."
+        )
+    if isinstance(tower, Fingerprinted):
+        tower.check_unchanged()
+    return found
+
 
 CHUNK = 512  # a whole number of batches in every preset
 KEEP = 2048  # pictures in a block, whole chunks: drawn for several towers at once (400 MB) and cached together
@@ -126,6 +154,8 @@ class _Block:
         """What `compute` makes of the block's pictures, CHUNK at a time, from the store or for it; `also` goes into the key."""
         decides = {"weights": tower.fingerprint, "pictures": self.part.image_digest(), "block": str(self.number)}
         what = {"image": "vectors of pictures", "patches": "patches of pictures"}[kind]
+        if kind == "image":
+            encode, compute = compute, lambda pictures: _as_told(encode(pictures), len(pictures), tower)
         starts, label = range(self.start, self.end, CHUNK), f"{tower.name}: {self.part.name}, from {self.start:,}"
         return store.keep_features(
             Key(what, {"kind": kind, **decides, **also}),
@@ -205,5 +235,6 @@ def _vectors(texts: list[str], tower: Any, progress: bool, kind: str, **told: st
     whole, said = np.full((len(texts), tower.width), np.nan, dtype=np.float32), [text for text in texts if text]
     if said:
         key = Key("vectors of captions", {"kind": kind, "weights": tower.fingerprint, **told})
-        whole[list(map(bool, texts))] = store.keep_features(key, lambda: tower.encode(said, progress=progress))
+        compute = lambda: _as_told(tower.encode(said, progress=progress), len(said), tower)  # noqa: E731
+        whole[list(map(bool, texts))] = store.keep_features(key, compute)
     return whole

@@ -8,6 +8,7 @@ brings is ever run.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, wraps
@@ -169,9 +170,12 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's object, {} where there is no such file. Raises UserError for a damaged one."""
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        told = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
         raise UserError(f"{path} is damaged: fetch or save that checkpoint again.") from error
+    if not isinstance(told, dict) and path.name != "modules.json":
+        raise UserError(f"{path} holds no object: fetch or save that checkpoint again.")
+    return told
 
 
 def fingerprint_folder(root: Path, *also: str | Path) -> str:
@@ -266,6 +270,10 @@ def load_model(loader: Any, root: Path, **options: Any) -> tuple[Any, list[str]]
     vital = [key for key in missing if "pooler" not in key]
     if vital:
         raise UserError(f"The checkpoint in {root} lacks weights of its own model ({vital[0]} and the like).")
+    layer = lambda key: re.sub(r"\d+", "#", key)  # noqa: E731
+    known = set(map(layer, model.state_dict()))
+    if more := sorted(key for key in info["unexpected_keys"] if layer(key) in known):
+        raise UserError(f"The checkpoint in {root} has more layers than its config.json says ({more[0]} is not used).")
     return model, missing
 
 

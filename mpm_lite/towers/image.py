@@ -236,6 +236,14 @@ def preprocessing(root: Path) -> dict[str, Any]:
     return said or folders.read_json(root / "processor_config.json").get("image_processor") or {}
 
 
+_CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+# How kinds of models read pictures where their folder does not say it, as save_pretrained of a model alone leaves it.
+USUAL: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("siglip", "siglip_vision_model", "siglip2", "siglip2_vision_model", "vit", "deit", "beit"), {}),
+    **dict.fromkeys(("clip", "clip_vision_model"), _CLIP),
+}
+
+
 def _sides(config: Any, said: dict[str, Any]) -> tuple[int, int]:
     """The (H, W) that pictures are resized to."""
     if config.model_type == "siglip2_vision_model":  # its positions are learned for a square of patches
@@ -304,7 +312,13 @@ def vision_tower(name: str, root: Path, device: torch.device) -> TorchImageTower
     model = inner if inner is not None and (hasattr(full, "text_model") or hasattr(full, "visual_projection")) else full
     if not hasattr(model.config, "image_size") and not hasattr(model.config, "num_patches"):
         raise UserError(f"{root} is no vision model (its model_type is {model.config.model_type!r}).")
-    said = preprocessing(root)
+    said = preprocessing(root) or USUAL.get(model.config.model_type)
+    if said is None:
+        raise UserError(
+            f"{root} has no preprocessor_config.json, so that nobody knows how its pictures are scaled: save its image processor there too."
+        )
+    if said.get("do_rescale") is False or abs(255 * said.get("rescale_factor", 1 / 255) - 1) > 1e-6:
+        raise UserError(f"{root} scales pixels by {said.get('rescale_factor', 1)}: only 1/255 is known here.")
     mean, std = (tuple(said.get(key) or [0.5] * 3) for key in ("image_mean", "image_std"))
     if said.get("do_normalize") is False:
         mean, std = (0.0,) * 3, (1.0,) * 3

@@ -109,11 +109,18 @@ def in_batches(
 
 
 def frozen(model: torch.nn.Module, device: torch.device, name: str) -> torch.nn.Module:
-    """The model on the device, in float32, without gradients and dropout. Raises UserError where it does not fit there."""
+    """The model on the device, in float32, without gradients and dropout. Raises UserError where it does not fit there, and for
+    weights that are no numbers."""
     try:
-        return model.to(device).float().eval().requires_grad_(False)
+        found = model.to(device).float().eval().requires_grad_(False)
     except torch.cuda.OutOfMemoryError as error:
         raise too_large(name) from error
+    for part, weight in found.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise UserError(
+                f"{name}: its weights {part} hold values that are no numbers; fetch or save that checkpoint again."
+            )
+    return found
 
 
 def too_large(name: str) -> UserError:

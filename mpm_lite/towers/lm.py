@@ -245,6 +245,8 @@ class LM(Fingerprinted):
         of = [i for i, few in enumerate(options) for _ in few]
         flat = [one for few in options for one in few]
         scores = self.log_likelihood([prompts[i] for i in of], flat, None if soft is None else soft[of], end)
+        if np.isnan(scores).any():
+            raise UserError("The likelihoods of some options are no numbers (NaN): look at the soft tokens.")
         starts = np.cumsum([0, *(len(few) for few in options)])
         return [int(scores[start : start + len(few)].argmax()) for start, few in zip(starts, options, strict=False)]
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mpm_lite.core import runtime
+from mpm_lite.core.keys import digest
 from mpm_lite.core.runtime import UserError
 from mpm_lite.towers.catalogue import TOKEN_TOWERS
 from mpm_lite.towers.feature_cache import Fingerprinted
@@ -226,7 +227,8 @@ class TransformerTower(_Sentences, Fingerprinted):
         self.name, self.languages, self.prefix = name, languages, prefix
         check_vocabulary(name, model, tokenizer)
         self.model = frozen(model, device, name)
-        self.tokenizer, self.max_tokens, self.device = tokenizer, max_tokens, device
+        self.tokenizer = self._own_tokenizer = tokenizer
+        self.max_tokens, self.device = max_tokens, device
         self._pool, self._clean = pool or mean, clean or str
         if isinstance(pool, nn.Module):
             frozen(pool, device, name)
@@ -239,6 +241,12 @@ class TransformerTower(_Sentences, Fingerprinted):
         if pool is not None:  # pooling may change the width; one text shows to what
             _, _, vectors, _ = next(self._said(self._ids(["a"]), False))
             self.width = int(vectors.shape[-1])
+
+    def _decisive(self) -> list[tuple[str, Any]]:
+        """A tokenizer that somebody put in the place of the tower's own decides, too."""
+        other = self.tokenizer is not self._own_tokenizer
+        pieces = sorted(self.tokenizer.get_vocab().items()) if other else ()
+        return [*super()._decisive(), ("tokenizer", digest(map(str, pieces)))]
 
     def _hides_padding(self) -> bool:
         """See `hides_padding`. Raises UserError for a model that does not read token ids: it shows here."""

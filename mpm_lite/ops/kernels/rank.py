@@ -106,7 +106,7 @@ def _count(
                 correct = correct | (mates[None, :] == group[:, None])
             equal = score == bar[:, None]
             # Three counts in one integer, 10 bits each: one sum over the columns, and a quarter has no more than 64.
-            count = tl.where(equal, 1 << 10, (score > bar[:, None]).to(tl.int32))
+            count = tl.where(equal, 1 << 10, 1 - (score <= bar[:, None]).to(tl.int32))  # NaN beats
             count = tl.where(correct, tl.where(equal, 1 << 20, 0), count)
             count = tl.sum(tl.where((col <= last)[None, :], count, 0), 1)
             better += count & 1023
