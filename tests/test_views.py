@@ -42,7 +42,7 @@ def test_a_look_shows_picture_reply_attention_and_lens(bench, recipe):
     page = views.show_reply(bench, recipe, views.compose("large red star", "small blue heart"), "ar", reads=3)
     assert page.data.count("<img") == 4 and all('alt="' in tag for tag in re.findall(r"<img[^>]*>", page.data))
     assert 'lang="ar" dir="auto"' in page.data and page.words.startswith(grammar.describe("ar"))
-    assert len(re.findall("<td>", page.data)) == 3 * 5 and "behind layer 4" in page.data
+    assert len(re.findall("<td>", page.data)) == 3 * 5 and "after layer 4" in page.data
     english = bench.recipe(language_model("toy-english", 0), recipe.options)
     with pytest.raises(UserError, match="never read 'ar': ask in one of en"):
         views.show_reply(bench, english, views.compose("large red star"), "ar")
