@@ -83,9 +83,8 @@ def language_bars(table: pd.DataFrame, columns: str = "text", order: list[str] |
     axis.set_xticks(np.arange(len(order)), order, rotation=90 if len(order) > 16 else 0)
     axis.set(ylabel="score (share of queries)", xlabel="language of the query (BCP 47)", title=title, ylim=(0, None))
     axis.grid(axis="x", visible=False)
-    figure.legend(
-        ncols=min(4, len(names) + len(lines)), loc="outside lower center", fontsize=8
-    )  # inside, it would hide bars
+    # Below the axes: inside, it would hide bars.
+    figure.legend(ncols=min(4, len(names) + len(lines)), loc="outside lower center", fontsize=8)
     ends = [(name, mean[name].reindex(order)) for name in names]
     told = "; ".join(f"{name} {of.min():.2f} ({of.idxmin()}) to {of.max():.2f} ({of.idxmax()})" for name, of in ends)
     return describe(figure, f"Bars of the score in {len(order)} languages: {told}. Dashed lines are chance.")

@@ -236,9 +236,9 @@ def captions_of(row: Mapping[str, Any], columns: Columns, code: str, shown: str 
         if text and text.strip():
             if not isinstance(own, str) or not own.strip():
                 raise UserError(f"{shown} has a caption, and no language in column {columns.language!r}: fill it in.")
-            if not _CODE.fullmatch(code := bcp47(own)):
+            if not _CODE.fullmatch(known := bcp47(own)):
                 raise UserError(f"{shown} says the language {own!r}, which is no code such as 'de' or 'zh-Hans'.")
-            found.setdefault(code, []).append(text)
+            found.setdefault(known, []).append(text)
     return found
 
 

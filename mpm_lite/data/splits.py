@@ -1,7 +1,8 @@
 """The pictures of a captioned set: which rows show the same picture, which split it is in, and what is left out.
 
-Pictures are compared by their bytes, so that a picture which was saved again in another format counts as another one: rows without ids are one picture if their bytes are equal, rows with one id must show the
-same picture, and no picture may be in two splits.
+Pictures are compared by their bytes, so that a picture which was saved again in another format counts as another one:
+rows without ids are one picture if their bytes are equal, rows with one id must show the same picture, and no picture may
+be in two splits.
 """
 
 from __future__ import annotations

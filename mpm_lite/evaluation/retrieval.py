@@ -51,9 +51,8 @@ def group_captions(*captions: list[str]) -> np.ndarray:
     for texts in captions:
         first: dict[str, int] = {}
         for i, text in enumerate(texts):
-            plain = (
-                unicodedata.normalize("NFC", text).replace("\u200b", "").replace("\ufeff", "")
-            )  # no letter, and no width
+            # These two characters are no letters, and have no width.
+            plain = unicodedata.normalize("NFC", text).replace("\u200b", "").replace("\ufeff", "")
             if said := " ".join(plain.casefold().split()):
                 rows.append(i)
                 columns.append(first.setdefault(said, i))

@@ -2,10 +2,10 @@
 
 The result is the gradient of the whole batch, whatever the number of processes and parts, for two kinds of objectives. If it
 is a mean, each share is weighted by how many things in it the mean is taken over. (An objective that adds means over different
-things, such as M3P's masked words and regions, is weighted by examples: close to the whole batch's gradient, but not equal.) If the objective compares examples with each other, their
-features are computed in parts without a graph, compared once, and computed again with a graph that carries the gradient on
-(GradCache, 2101.06983). That takes the memory of one part, has the negatives of the whole batch, and costs one more forward
-pass.
+things, such as M3P's masked words and regions, is weighted by examples: close to the whole batch's gradient, but not
+equal.) If the objective compares examples with each other, their features are computed in parts without a graph, compared
+once, and computed again with a graph that carries the gradient on (GradCache, 2101.06983). That takes the memory of one
+part, has the negatives of the whole batch, and costs one more forward pass.
 
 Shapes: N examples of an update, W processes, K parts.
 """
